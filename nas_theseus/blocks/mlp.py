@@ -1,0 +1,81 @@
+"""Multilayer-perceptron blocks: over positions and channels, and over vectors."""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor, nn
+
+from nas_theseus.blocks.base import scaled_width
+from nas_theseus.errors import ShapeError
+from nas_theseus.values import Boundary
+
+
+class TokenMixer(nn.Module):
+    """Mixes positions, then channels; positions of a map are its H·W pixels.
+
+    Inlet and outlet are maps (C,H,W) or tokens (T,D) of any sizes: the position mixer changes
+    their number, the channel mixer their width. Source: MLP-Mixer, Tolstikhin et al. 2021.
+
+    Args:
+        hidden: width of both hidden layers.
+    """
+
+    def __init__(self, inlet: Boundary, outlet: Boundary, hidden: int = 64) -> None:
+        super().__init__()
+        for boundary in (inlet, outlet):
+            if boundary.kind not in ("map", "tokens"):
+                raise ShapeError(f"needs (C,H,W) or (T,D) on both sides, got {boundary}")
+        self.inlet, self.outlet = inlet, outlet
+        before, after = _positions(inlet), _positions(outlet)
+        self.norm = nn.LayerNorm(inlet.width)
+        self.positions = nn.Sequential(
+            nn.Linear(before, hidden), nn.GELU(), nn.Linear(hidden, after)
+        )
+        self.channel_norm = nn.LayerNorm(inlet.width)
+        self.channels = nn.Sequential(nn.Linear(inlet.width, hidden), nn.GELU())
+        self.last = nn.Linear(hidden, outlet.width)
+        self.skips_positions = before == after
+        self.skips = inlet == outlet
+
+    def forward(self, x: Tensor) -> Tensor:
+        tokens = x.flatten(2).transpose(1, 2) if self.inlet.kind == "map" else x
+        mixed = self.positions(self.norm(tokens).transpose(1, 2)).transpose(1, 2)
+        if self.skips_positions:
+            mixed = mixed + tokens
+        out: Tensor = self.last(self.channels(self.channel_norm(mixed)))
+        if self.outlet.kind == "map":
+            out = out.transpose(1, 2).unflatten(2, self.outlet.shape[1:])
+        return out + x if self.skips else out
+
+
+class PooledMLP(nn.Module):
+    """Mean over positions, one hidden layer, then the outlet vector: a head.
+
+    Args:
+        hidden: hidden width as a multiple of the inlet's; 0 for a single linear map.
+    """
+
+    def __init__(self, inlet: Boundary, outlet: Boundary, hidden: float = 1.0) -> None:
+        super().__init__()
+        if outlet.kind != "vector" or inlet.kind == "ids":
+            raise ShapeError(f"gives a vector (D,) from features; asked for {inlet} to {outlet}")
+        self.inlet = inlet
+        width = scaled_width(inlet.width, hidden) if hidden else inlet.width
+        self.hidden = nn.Sequential(nn.Linear(inlet.width, width), nn.ReLU()) if hidden else None
+        self.last = nn.Linear(width, outlet.width)
+
+    def forward(self, x: Tensor) -> Tensor:
+        if self.inlet.kind == "map":
+            x = torch.mean(x, dim=(2, 3))
+        elif self.inlet.kind == "tokens":
+            x = torch.mean(x, dim=1)
+        if self.hidden is not None:
+            x = self.hidden(x)
+        out: Tensor = self.last(x)
+        return out
+
+
+def _positions(boundary: Boundary) -> int:
+    if boundary.kind == "map":
+        return boundary.shape[1] * boundary.shape[2]
+    return boundary.shape[0]

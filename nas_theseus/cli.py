@@ -1,0 +1,331 @@
+"""The command line: reads arguments, calls, prints. Run ``nas-theseus --help``."""
+
+from __future__ import annotations
+
+import importlib
+import json
+import os
+import subprocess
+import sys
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any, Optional
+
+import typer
+from rich.console import Console
+
+if TYPE_CHECKING:
+    from nas_theseus.settings import SearchSettings
+
+# torch, Ray and MLflow take seconds to import, so commands import what they need; --help is quick.
+
+app = typer.Typer(
+    no_args_is_help=True,
+    pretty_exceptions_enable=False,
+    add_completion=False,
+    help=(
+        "Find the best networks for other budgets by converting one that works (the guide), "
+        "block by block, instead of training each candidate from scratch.\n\n"
+        "Start: nas-theseus search search_spaces/digits.py; then nas-theseus front digits, and "
+        "nas-theseus ui.\n\n"
+        "Everything goes under --storage (./theseus): guides/ holds trained guides, "
+        "searches/NAME/ the study, evaluations, weights and the front. MLflow's records go to "
+        "./mlflow.db and ./mlruns, or to MLFLOW_TRACKING_URI."
+    ),
+)
+
+SpaceFile = Annotated[Path, typer.Argument(help="Python file with a function space().")]
+StorageOption = Annotated[
+    Path, typer.Option("--storage", help="Folder for guides, searches, weights and results.")
+]
+DEFAULT_STORAGE = Path("theseus")
+
+
+@app.callback()
+def options(
+    debug: Annotated[bool, typer.Option("--debug", help="Show tracebacks of errors.")] = False,
+) -> None:
+    """Options before the command."""
+    if debug:
+        os.environ["NAS_THESEUS_DEBUG"] = "1"
+
+
+@app.command()
+def search(
+    space: SpaceFile,
+    name: Annotated[
+        Optional[str],
+        typer.Option(help="Search name; the file's name by default. An existing one goes on."),
+    ] = None,
+    trials: Annotated[int, typer.Option(help="Architectures to evaluate in all.")] = 20,
+    parallel: Annotated[
+        Optional[int], typer.Option(help="Trials at once; what the machine has room for.")
+    ] = None,
+    time_budget: Annotated[
+        Optional[float], typer.Option(help="Seconds after which no new trial starts.")
+    ] = None,
+    storage: StorageOption = DEFAULT_STORAGE,
+    study: Annotated[
+        Optional[str], typer.Option(help="Optuna storage URL; a journal file in --storage.")
+    ] = None,
+    sampler: Annotated[Optional[str], typer.Option(help="tpe, nsga2, nsga3 or random.")] = None,
+    seed: Annotated[Optional[int], typer.Option(help="Seed of proposals and trials.")] = None,
+    address: Annotated[
+        Optional[str], typer.Option(help="Ray cluster to join, such as auto; else this machine.")
+    ] = None,
+    cpus_per_trial: Annotated[float, typer.Option(help="CPU cores of one trial.")] = 1.0,
+    gpus_per_trial: Annotated[
+        float, typer.Option(help="GPUs of one trial; 0.5 puts two on one GPU.")
+    ] = 0.0,
+) -> None:
+    """Run a search, or go on with the one of this name (finished trials stay).
+
+    Before it starts it says how long it will take. Ctrl-C or kill at any moment; the same command
+    continues.
+    """
+    from nas_theseus.settings import SearchSettings, validated
+
+    given: dict[str, Any] = {
+        "name": name or space.stem, "trials": trials, "parallel": parallel,
+        "time_budget_s": time_budget, "storage": storage, "study_url": study,
+        "sampler": sampler, "seed": seed, "address": address,
+        "cpus_per_trial": cpus_per_trial, "gpus_per_trial": gpus_per_trial,
+    }  # fmt: skip
+    kept = _kept_settings(storage, str(given["name"]))
+    for key in ("sampler", "seed"):
+        if given[key] is None:
+            given.pop(key)
+            if key in kept:
+                given[key] = kept[key]
+    _search(space, validated(SearchSettings, given, "search"))
+
+
+def _kept_settings(storage: Path, name: str) -> dict[str, Any]:
+    try:
+        found: dict[str, Any] = json.loads(
+            (storage / "searches" / name / "settings.json").read_text()
+        )
+        return found
+    except (OSError, ValueError):
+        return {}
+
+
+def _search(space: Path, settings: SearchSettings) -> None:
+    console = Console()
+    console.print(f"search {settings.name} in {settings.storage}", highlight=False)
+    from nas_theseus.report import LiveReport, front_table
+    from nas_theseus.search import front_rows, run_search
+
+    report = LiveReport(console)
+    state = None
+    try:
+        result = run_search(space, settings, report)
+        state = result.state
+    finally:
+        report.close(state)
+    console.print(f"ended: {result.state.ended_because or 'nothing was left to run'}")
+    rows = [_short_row(row) for row in front_rows(result.front)]
+    console.print(front_table(rows, f"front of {result.name}: {len(rows)} architectures"))
+    guide = ", ".join(f"{name} {value:,.4g}" for name, value in result.guide.items())
+    console.print(f"guide: {guide}", highlight=False)
+    if result.undelivered:
+        console.print(
+            f"{result.undelivered} records wait for MLflow in {result.folder / 'outbox'}; "
+            "the next start of this search delivers them"
+        )
+    console.print(
+        f"front:     nas-theseus front {result.name}"
+        + ("" if settings.storage == DEFAULT_STORAGE else f" --storage {settings.storage}")
+        + f"  (picture: {result.folder / 'front' / 'front.html'})\n"
+        "MLflow:    nas-theseus ui  (query: tags.\"theseus.front\" = 'true')",
+        highlight=False, soft_wrap=True,
+    )  # fmt: skip
+    if rows:
+        best = result.folder / "front" / rows[-1]["architecture"]
+        console.print(
+            f'a network: nas_theseus.load("{best}", trust_code=True)',
+            highlight=False, soft_wrap=True,
+        )  # fmt: skip
+
+
+def _short_row(row: dict[str, Any]) -> dict[str, Any]:
+    return {name: value for name, value in row.items() if name not in ("pairing", "seconds")}
+
+
+@app.command()
+def front(
+    name: Annotated[str, typer.Argument(help="Search name.")],
+    as_json: Annotated[bool, typer.Option("--json", help="Print JSON.")] = False,
+    where: Annotated[
+        Optional[str],
+        typer.Option(help="Conditions on the members, such as 'macs < 2e6 and val_accuracy > 0.9'."),
+    ] = None,
+    storage: StorageOption = DEFAULT_STORAGE,
+) -> None:
+    """The front of a search, finished or running: what no other evaluation dominates."""
+    from nas_theseus.errors import SpaceError
+    from nas_theseus.report import front_table
+    from nas_theseus.search import front_rows, read_front
+    from nas_theseus.settings import matches
+    from nas_theseus.storage import Storage
+
+    rows = front_rows(read_front(Storage(storage, name)))
+    if where:
+        try:
+            numbers = {"architecture", "pairing", "blocks", "run_id"}
+            rows = [
+                row
+                for row in rows
+                if matches({k: v for k, v in row.items() if k not in numbers}, where)
+            ]
+        except ValueError as error:
+            raise SpaceError("--where", [str(error)]) from error
+    if as_json:
+        print(json.dumps(rows, indent=1))
+    else:
+        Console().print(front_table(rows, f"front of {name}: {len(rows)} architectures"))
+
+
+@app.command()
+def parts(
+    model: Annotated[
+        str,
+        typer.Argument(help="SPACE.py, or a model as module:callable (torchvision.models:resnet18)."),
+    ],
+    inlet: Annotated[
+        str, typer.Option(help="Shape of one input, for a module:callable.")
+    ] = "3,224,224",
+) -> None:
+    """Where a model can be cut: names for cut(at=[…]), boundary shapes, parameters and MACs."""
+    from nas_theseus.costs import cost_of
+    from nas_theseus.guide import cut, cut_points
+    from nas_theseus.report import plain_table, short_count
+    from nas_theseus.space import load_space
+
+    if model.endswith(".py"):
+        guide = load_space(model).guide
+        title = f"parts of the guide in {model}"
+    else:
+        network = _model(model)
+        shape = _shape(inlet)
+        names = [point.name for point in cut_points(network)]
+        guide = cut(network, names, shape)
+        title = f"{model} can be cut after these names (all of them cut here)"
+    rows = []
+    for index, (name, part) in enumerate(zip(guide.names, guide.parts, strict=True)):
+        cost = cost_of(part, guide.boundaries[index])
+        rows.append(
+            [name, str(guide.boundaries[index + 1]), short_count(cost.params), short_count(cost.macs)]
+        )
+    Console().print(plain_table(title, ["part", "boundary behind it", "params", "MACs"], rows))
+
+
+def _model(text: str) -> Any:
+    from nas_theseus.errors import SpaceError
+
+    module, _, attribute = text.partition(":")
+    try:
+        return getattr(importlib.import_module(module), attribute)()
+    except (ImportError, AttributeError, TypeError, ValueError) as error:
+        raise SpaceError(
+            text, [f"{error}; give SPACE.py or module:callable, such as torchvision.models:resnet18"]
+        ) from error
+
+
+def _shape(text: str) -> tuple[int, ...]:
+    from nas_theseus.errors import SpaceError
+
+    try:
+        return tuple(int(number) for number in text.split(","))
+    except ValueError as error:
+        raise SpaceError("--inlet", [f"{text!r} is not a shape such as 3,224,224"]) from error
+
+
+@app.command()
+def check(space: SpaceFile) -> None:
+    """Every mistake of a search space at once, before any training; its size and cost range."""
+    from nas_theseus.costs.table import CostTable
+    from nas_theseus.report import plain_table, short_count
+    from nas_theseus.search import refuse_mistakes
+    from nas_theseus.space import COSTS, load_space
+
+    found = load_space(space)
+    refuse_mistakes(found, space)
+    table = CostTable(found)
+    guide = table.of_parts().known()
+    rows = [
+        [name, *(short_count(v) for v in table.range(name)), short_count(guide[name])]
+        for name in COSTS
+    ]
+    console = Console()
+    console.print(f"{space}: no mistakes; {found.count():,} architectures", highlight=False)
+    console.print(plain_table("cost range", ["cost", "cheapest", "dearest", "guide"], rows))
+
+
+@app.command()
+def convert(
+    space: SpaceFile,
+    architecture: Annotated[
+        str, typer.Option(help="Architecture id from a search in --storage, or a JSON file.")
+    ],
+    schedule: Annotated[
+        Optional[str],
+        typer.Option(help="progressive, sequential, independent, joint, naive or scratch."),
+    ] = None,
+    similarity: Annotated[Optional[str], typer.Option(help="cka, dmnn, regression, …")] = None,
+    seed: Annotated[int, typer.Option(help="Seed of the conversion.")] = 0,
+    gpu: Annotated[bool, typer.Option(help="Convert on the GPU.")] = False,
+    out: Annotated[Path, typer.Option(help="Folder for the converted network.")] = Path("converted"),
+    storage: StorageOption = DEFAULT_STORAGE,
+) -> None:
+    """Convert one architecture here, show similarity per part over stages, keep the network."""
+    from nas_theseus.conversion import convert_one
+    from nas_theseus.report import plain_table
+
+    console = Console()
+    changes = {"schedule": schedule, "similarity": similarity}
+    result = convert_one(
+        space, architecture, {k: v for k, v in changes.items() if v is not None},
+        seed=seed, device="cuda" if gpu else "cpu", out=out, storage=storage,
+        say=lambda line: console.print(line, highlight=False),
+    )  # fmt: skip
+    if result.similarity:
+        console.print(plain_table("similarity per block after each stage", *result.table()))
+    for name, value in result.converted.evaluation.values().items():
+        console.print(f"{name}: {value:,.6g}", highlight=False)
+    console.print(f'nas_theseus.load("{out}", trust_code=True) rebuilds it', highlight=False)
+
+
+@app.command()
+def ui(
+    port: Annotated[int, typer.Option(help="Port on this machine's loopback.")] = 5000,
+) -> None:
+    """Open MLflow's own UI on the store that searches here write to, on loopback."""
+    import mlflow
+
+    uri = mlflow.get_tracking_uri()
+    if uri.startswith(("http://", "https://")):
+        print(f"MLflow's server is {uri}: open it in a browser")
+        return
+    command = [sys.executable, "-m", "mlflow", "ui", "--backend-store-uri", uri]
+    print(f"http://127.0.0.1:{port}  (Ctrl-C ends it)", flush=True)
+    raise typer.Exit(subprocess.call([*command, "--host", "127.0.0.1", "--port", str(port)]))
+
+
+def main() -> None:
+    """Entry point: errors a user can mend are printed without a traceback and end with 2."""
+    from nas_theseus.errors import TheseusError
+
+    try:
+        app()
+    except TheseusError as error:
+        if os.environ.get("NAS_THESEUS_DEBUG"):
+            raise
+        Console(stderr=True).print(f"error: {error}", style="red", highlight=False, markup=False)
+        sys.exit(2)
+    except KeyboardInterrupt:
+        Console(stderr=True).print("interrupted; the same command goes on from here")
+        sys.exit(130)
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,76 @@
+"""Guide work done once a process: activations at boundaries of a bounded sample, and logits."""
+
+from __future__ import annotations
+
+import math
+
+import torch
+from torch import Tensor
+
+from nas_theseus.errors import ConversionError
+from nas_theseus.guide import Guide
+from nas_theseus.tasks import Task
+
+
+class GuideActivations:
+    """The guide's activations for a bounded sample of training inputs, and its training logits.
+
+    Augmentation is frozen into the sample. The guide is in eval mode and never written to.
+
+    Args:
+        guide: on `device` already.
+        sample: inputs, shape (N, *inlet).
+        limit_bytes: the sample is shortened so that all boundaries fit into this.
+    """
+
+    def __init__(
+        self,
+        guide: Guide,
+        sample: Tensor,
+        device: torch.device,
+        limit_bytes: int = 2 << 30,
+    ) -> None:
+        self._guide = guide.eval().requires_grad_(False)
+        self._device = device
+        example_bytes = 4 * sum(math.prod(b.shape) for b in guide.boundaries)
+        count = min(len(sample), max(2, limit_bytes // example_bytes))
+        self.count = count
+        self._found: dict[int, Tensor] = {0: sample[:count].to(device)}
+        self._logits: dict[str, Tensor] = {}
+
+    def at(self, boundary: int) -> Tensor:
+        """Activations at one boundary, shape (count, *boundary), computed on first use."""
+        if boundary not in self._found:
+            nearest = max(known for known in self._found if known < boundary)
+            between = self._guide.parts[nearest:boundary]
+            chunks = []
+            with torch.no_grad():
+                for features in self._found[nearest].split(256):
+                    for part in between:
+                        features = part(features)
+                    chunks.append(features)
+            found = torch.cat(chunks)
+            if not torch.isfinite(found).all():
+                raise ConversionError(
+                    f"the guide gives NaN or infinite values at boundary {boundary}, behind part "
+                    f"{self._guide.names[boundary - 1]!r}; a guide must be finite on training data"
+                )
+            self._found[boundary] = found
+        return self._found[boundary]
+
+    def logits(self, task: Task) -> Tensor:
+        """The guide's outputs for the whole training split in order, shape (size, *outputs)."""
+        key = task.data_hash()
+        if key not in self._logits:
+            chunks = []
+            with torch.no_grad():
+                for batch in task.batches("train", 512, device=self._device):
+                    chunks.append(self._guide(batch.inputs).float())
+            self._logits[key] = torch.cat(chunks)
+        return self._logits[key]
+
+    def teach(self, inputs: Tensor) -> Tensor:
+        """The guide's outputs for inputs that are not cached (augmented or streamed)."""
+        with torch.no_grad():
+            out: Tensor = self._guide(inputs).float()
+        return out

@@ -1,0 +1,118 @@
+"""Task training of a whole network, with the guide's logits as teacher where wanted."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from nas_theseus.convert.activations import GuideActivations
+from nas_theseus.errors import ConversionError
+from nas_theseus.settings import Recipe
+from nas_theseus.tasks import Task
+
+
+@dataclass(frozen=True)
+class EpochLoss:
+    """Mean training loss of one epoch, and how many examples it saw."""
+
+    epoch: int
+    loss: float
+    examples: int
+
+
+def distillation_loss(outputs: Tensor, teacher: Tensor, temperature: float) -> Tensor:
+    """Cross-entropy between softened distributions, times T², less the teacher's entropy.
+
+    Args:
+        outputs, teacher: logits of shape (..., classes).
+
+    Source: Hinton et al. 2015, arXiv:1503.02531, section 2.
+    """
+    student = F.log_softmax(outputs / temperature, dim=-1).flatten(0, -2)
+    target = F.log_softmax(teacher / temperature, dim=-1).flatten(0, -2)
+    return (
+        F.kl_div(student, target, reduction="batchmean", log_target=True)
+        * temperature**2
+    )
+
+
+def train(
+    network: nn.Module,
+    task: Task,
+    recipe: Recipe,
+    seed: int,
+    teacher: GuideActivations | None = None,
+) -> Iterator[EpochLoss]:
+    """Train in place with AdamW and a one-cycle schedule; bf16 autocast on CUDA.
+
+    Args:
+        network: on its device already; put into train mode.
+        seed: fixes the order of examples.
+        teacher: used when ``recipe.distill > 0``.
+
+    Raises:
+        ConversionError: the loss is not finite.
+    """
+    device = next(network.parameters()).device
+    examples = task.size("train")
+    batch_size = min(recipe.batch_size, examples)
+    steps = recipe.epochs * (examples // batch_size)
+    if steps == 0:
+        return
+    parameters = [p for p in network.parameters() if p.requires_grad]
+    optimizer = torch.optim.AdamW(
+        parameters, lr=recipe.learning_rate, weight_decay=recipe.weight_decay
+    )
+    # Cycles the learning rate only: momentum stays, as the recipe was tuned so.
+    schedule = torch.optim.lr_scheduler.OneCycleLR(
+        optimizer,
+        recipe.learning_rate,
+        total_steps=steps,
+        pct_start=0.2,
+        cycle_momentum=False,
+    )
+    weight = recipe.distill if teacher is not None else 0.0
+    network.train()
+    for epoch in range(recipe.epochs):
+        total = torch.zeros((), device=device)
+        seen = 0
+        for batch in task.batches(
+            "train", batch_size, seed=seed + epoch, device=device
+        ):
+            with torch.autocast(
+                device.type, torch.bfloat16, enabled=device.type == "cuda"
+            ):
+                outputs = network(batch.inputs)
+            outputs = outputs.float()
+            loss = (
+                (1 - weight) * task.loss(outputs, batch.targets)
+                if weight < 1
+                else 0.0 * total
+            )
+            if teacher is not None and weight > 0:
+                taught = (
+                    teacher.teach(batch.inputs)
+                    if batch.index is None
+                    else teacher.logits(task)[batch.index]
+                )
+                loss = loss + weight * distillation_loss(
+                    outputs, taught, recipe.temperature
+                )
+            optimizer.zero_grad(set_to_none=True)
+            loss.backward()  # type: ignore[no-untyped-call]
+            torch.nn.utils.clip_grad_norm_(parameters, recipe.gradient_clip)
+            optimizer.step()
+            schedule.step()
+            total += loss.detach()
+            seen += len(batch.inputs)
+        mean = float(total) / max(1, seen // batch_size)
+        if mean != mean or mean in (float("inf"), float("-inf")):
+            raise ConversionError(
+                f"task training diverged in epoch {epoch}: the mean loss is {mean}; lower "
+                "learning_rate"
+            )
+        yield EpochLoss(epoch, mean, seen)

@@ -1,0 +1,71 @@
+"""Train a guide once and keep it under a content hash, so that it is never trained twice."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable
+from pathlib import Path
+
+import torch
+
+from nas_theseus.convert.finetune import EpochLoss, train
+from nas_theseus.errors import GuideError
+from nas_theseus.guide import Guide, load_weights, plain_state
+from nas_theseus.settings import Recipe
+from nas_theseus.storage import write_tensors
+from nas_theseus.tasks import Task
+from nas_theseus.values import derive_seed, short_hash
+
+
+def guide_key(guide: Guide, task: Task, training: Recipe | None) -> str:
+    """What a guide's weights depend on: initial weights, data, recipe."""
+    recipe = None if training is None else training.model_dump()
+    return short_hash([guide.content_hash(), task.data_hash(), json.dumps(recipe)], 16)
+
+
+def prepare_guide(
+    guide: Guide,
+    task: Task,
+    training: Recipe | None,
+    folder: Path,
+    device: torch.device,
+    progress: Callable[[EpochLoss], None] = lambda _: None,
+) -> Path:
+    """Put the guide's weights into `guide` and into ``<folder>/<key>.safetensors``.
+
+    Args:
+        guide: with its initial weights; holds the trained ones afterwards, on the CPU.
+        training: task training recipe; None keeps the weights as they are.
+
+    Returns:
+        The file that holds the weights.
+
+    Raises:
+        GuideError: the file exists and is damaged or of another network.
+    """
+    path = folder / f"{guide_key(guide, task, training)}.safetensors"
+    if path.exists():
+        load_weights(guide, path)
+        return path
+    if training is not None:
+        guide.to(device).requires_grad_(True)
+        seed = derive_seed("guide", path.stem)
+        with torch.random.fork_rng(devices=[]):
+            torch.manual_seed(seed)
+            for epoch in train(guide, task, training, seed):
+                progress(epoch)
+        guide.to("cpu")
+    guide.eval()
+    state = plain_state(guide)
+    broken = [
+        name
+        for name, t in state.items()
+        if t.is_floating_point() and not t.isfinite().all()
+    ]
+    if broken:
+        raise GuideError(
+            f"the guide's weights are not finite after training ({broken[0]}); lower "
+            "learning_rate in guide_training"
+        )
+    write_tensors(path, state)
+    return path

@@ -1,0 +1,141 @@
+"""Assemble a target network from an architecture: new blocks, and copies of the guide's parts."""
+
+from __future__ import annotations
+
+import copy
+from collections.abc import Collection
+
+import torch
+from torch import Tensor, nn
+
+from nas_theseus.space import SearchSpace
+from nas_theseus.tasks import Task
+from nas_theseus.values import Architecture
+
+
+class Target(nn.Module):
+    """A candidate as a chain of blocks, one for each choice of its architecture."""
+
+    def __init__(
+        self, architecture: Architecture, blocks: list[nn.Module], kept: list[bool]
+    ):
+        super().__init__()
+        self.architecture = architecture
+        self.blocks = nn.ModuleList(blocks)
+        self.kept = tuple(kept)
+        self.replaced = tuple(
+            position
+            for position, (block, keeps) in enumerate(zip(blocks, kept, strict=True))
+            if not keeps and any(True for _ in block.parameters())
+        )
+
+    def forward(self, inputs: Tensor) -> Tensor:
+        features = inputs
+        for block in self.blocks:
+            features = block(features)
+        return features
+
+    def inlet_boundary(self, position: int) -> int:
+        return self.architecture.choices[position].span.start
+
+    def outlet_boundary(self, position: int) -> int:
+        return self.architecture.choices[position].span.stop
+
+    def label(self, position: int) -> str:
+        choice = self.architecture.choices[position]
+        return f"{position}:{choice} for parts {choice.span}"
+
+    def freeze_all_but(self, positions: Collection[int]) -> None:
+        """Only these blocks train; the others are in eval mode, their statistics at rest."""
+        for position, block in enumerate(self.blocks):
+            block.train(position in positions)
+            block.requires_grad_(position in positions)
+
+    def thaw(self) -> None:
+        self.train()
+        self.requires_grad_(True)
+
+    def parameters_of(self, positions: Collection[int]) -> list[nn.Parameter]:
+        return [p for position in positions for p in self.blocks[position].parameters()]
+
+
+def assemble(
+    space: SearchSpace,
+    architecture: Architecture,
+    generator_seed: int,
+    *,
+    fresh: bool = False,
+) -> Target:
+    """A target on the CPU: kept parts are copied (never shared), blocks are new.
+
+    Kept parts are copied together, so that weights tied between them stay tied.
+
+    Args:
+        generator_seed: fixes the new blocks' random weights.
+        fresh: kept parts too start from random weights (the control `scratch`).
+
+    Raises:
+        PairingError: a block cannot stand for its span.
+    """
+    kept = [space.families[choice.block].keeps for choice in architecture.choices]
+    parts = copy.deepcopy(
+        {
+            choice.span.start: space.guide.parts[choice.span.start]
+            for choice, keeps in zip(architecture.choices, kept, strict=True)
+            if keeps
+        }
+    )
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(generator_seed)
+        if fresh:
+            for part in parts.values():
+                reinitialise(part)
+        blocks = [
+            parts[choice.span.start] if keeps else space.build(choice)
+            for choice, keeps in zip(architecture.choices, kept, strict=True)
+        ]
+    return Target(architecture, blocks, kept)
+
+
+def reinitialise(module: nn.Module) -> None:
+    """Random weights as each layer's own `reset_parameters` draws them.
+
+    Parameters that stand alone (position embeddings, class tokens) are drawn from a normal
+    distribution cut at two deviations, 0.02 wide (ours).
+    """
+    for layer in module.modules():
+        if not any(True for _ in layer.parameters(recurse=False)):
+            continue
+        reset = getattr(layer, "reset_parameters", None) or getattr(
+            layer, "_reset_parameters", None
+        )
+        if callable(reset):
+            reset()
+        else:
+            for parameter in layer.parameters(recurse=False):
+                nn.init.trunc_normal_(parameter, std=0.02)
+
+
+def recalibrate(target: nn.Module, task: Task, batch_size: int, examples: int) -> None:
+    """Batch-norm statistics anew from training inputs; a cumulative mean, weights untouched."""
+    norms = [
+        m for m in target.modules() if isinstance(m, nn.modules.batchnorm._BatchNorm)
+    ]
+    if not norms:
+        return
+    momenta = [norm.momentum for norm in norms]
+    was_training = target.training
+    target.eval()
+    for norm in norms:
+        norm.reset_running_stats()
+        norm.momentum = None
+        norm.train()
+    device = next(target.parameters()).device
+    with torch.no_grad():
+        for batch in task.batches(
+            "train", batch_size, seed=0, device=device, limit=examples
+        ):
+            target(batch.inputs)
+    for norm, momentum in zip(norms, momenta, strict=True):
+        norm.momentum = momentum
+    target.train(was_training)

@@ -1,0 +1,104 @@
+"""Wall time of one forward, measured."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+
+import numpy as np
+import torch
+from torch import Tensor, nn
+
+from nas_theseus.costs.probe import eval_view, example_input
+from nas_theseus.values import Boundary
+
+
+@dataclass(frozen=True)
+class Latency:
+    """Milliseconds of one forward over all repeats: median and the 10th and 90th percentile.
+
+    Attributes:
+        threads: torch's intra-operator threads during the measurement.
+    """
+
+    median_ms: float
+    p10_ms: float
+    p90_ms: float
+    batch: int
+    threads: int
+    device: str
+
+
+@contextmanager
+def _threads(count: int | None) -> Iterator[int]:
+    before = torch.get_num_threads()
+    if count is not None:
+        torch.set_num_threads(count)
+    try:
+        yield torch.get_num_threads()
+    finally:
+        torch.set_num_threads(before)
+
+
+def _forward_ms(module: nn.Module, inputs: Tensor) -> float:
+    if inputs.device.type == "cuda":
+        start = torch.cuda.Event(enable_timing=True)
+        stop = torch.cuda.Event(enable_timing=True)
+        with torch.cuda.device(inputs.device):
+            start.record()
+            module(inputs)
+            stop.record()
+        stop.synchronize()
+        return float(start.elapsed_time(stop))
+    began_ns = time.perf_counter_ns()
+    module(inputs)
+    return (time.perf_counter_ns() - began_ns) / 1e6
+
+
+def measure_latency(
+    module: nn.Module,
+    inlet: Boundary,
+    *,
+    batch: int = 1,
+    device: torch.device | str,
+    threads: int | None = None,
+    warmup: int = 5,
+    repeats: int = 30,
+) -> Latency:
+    """Time forwards in evaluation and inference mode; the module and the thread count stay.
+
+    On CUDA the time is the device's, between two events; else the wall clock's.
+
+    Args:
+        inlet: shape of one input; the forward runs on (batch, *inlet.shape).
+        device: where to measure; the module is copied there if it lies elsewhere.
+        threads: torch's intra-operator threads; as they are when None.
+        warmup: forwards before the measured ones.
+        repeats: measured forwards.
+
+    Raises:
+        ValueError: batch, threads or repeats < 1, or warmup < 0.
+        CostError: the module cannot be copied.
+    """
+    limits = (
+        ("repeats", repeats, 1),
+        ("warmup", warmup, 0),
+        ("threads", threads or 1, 1),
+    )
+    if threads == 0:
+        limits = (*limits, ("threads", threads, 1))
+    for name, value, least in limits:
+        if value < least:
+            raise ValueError(f"{name} must be at least {least}, not {value}")
+    view = eval_view(module, torch.device(device))
+    inputs = example_input(view, inlet, batch).to(device)
+    with _threads(threads) as used, torch.inference_mode():
+        for _ in range(warmup):
+            view(inputs)
+        if inputs.device.type == "cuda":
+            torch.cuda.synchronize(inputs.device)
+        times_ms = [_forward_ms(view, inputs) for _ in range(repeats)]
+    p10_ms, median_ms, p90_ms = (float(q) for q in np.percentile(times_ms, (10, 50, 90)))
+    return Latency(median_ms, p10_ms, p90_ms, batch, used, str(inputs.device))

@@ -1,0 +1,74 @@
+"""What a cost is taken on: an evaluation-mode view of a module, and one example input."""
+
+from __future__ import annotations
+
+import copy
+from collections.abc import Iterator
+
+import torch
+from torch import Tensor, nn
+
+from nas_theseus.errors import CostError
+from nas_theseus.values import Boundary
+
+
+def _state(module: nn.Module) -> Iterator[Tensor]:
+    yield from module.parameters()
+    yield from module.buffers()
+
+
+def device_of(module: nn.Module) -> torch.device:
+    """Where the module's first parameter or buffer lies; the CPU when it has none."""
+    return next((tensor.device for tensor in _state(module)), torch.device("cpu"))
+
+
+def eval_view(module: nn.Module, device: torch.device | None = None) -> nn.Module:
+    """A copy of the module in evaluation mode that shares its parameters.
+
+    Counting and measuring run on the view, so the module keeps its training flags, buffers,
+    hooks and whatever Python state its forward writes, even when the run fails half-way. On
+    another `device` the parameters are copied too.
+
+    Raises:
+        CostError: the module holds something that cannot be copied.
+    """
+    memo: dict[int, object] = {id(parameter): parameter for parameter in module.parameters()}
+    memo.update((id(buffer), buffer.detach().clone()) for buffer in module.buffers())
+    for child in module.modules():
+        # Plain tensor attributes (old-style weight_norm) may be non-leaf, which deepcopy refuses.
+        memo.update(
+            (id(value), value.detach().clone())
+            for value in vars(child).values()
+            if isinstance(value, Tensor) and id(value) not in memo
+        )
+    try:
+        view = copy.deepcopy(module, memo)
+        if device is not None and device != device_of(module):
+            view = copy.deepcopy(view).to(device)
+    except Exception as error:
+        raise CostError(
+            f"{type(module).__name__} cannot be copied, so its cost cannot be taken without "
+            f"changing it: {error}. Keep locks, files and other live objects out of the module."
+        ) from error
+    return view.eval()
+
+
+def example_input(module: nn.Module, inlet: Boundary, batch: int = 1) -> Tensor:
+    """An input of shape (batch, *inlet.shape) on the module's device, always the same values.
+
+    Token ids are zeros; other inlets are standard normal in the module's own floating dtype. The
+    global random state is not touched.
+
+    Raises:
+        ValueError: batch < 1.
+    """
+    if batch < 1:
+        raise ValueError(f"a batch holds at least one example, not {batch}")
+    shape = (batch, *inlet.shape)
+    device = device_of(module)
+    if inlet.integer:
+        return torch.zeros(shape, dtype=torch.long, device=device)
+    floating = (tensor.dtype for tensor in _state(module) if tensor.is_floating_point())
+    dtype = next(floating, torch.get_default_dtype())
+    generator = torch.Generator().manual_seed(0)
+    return torch.randn(shape, generator=generator).to(device=device, dtype=dtype)

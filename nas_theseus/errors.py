@@ -1,0 +1,56 @@
+"""Errors a user can meet: each names the thing, what was possible and what to do."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+
+
+class TheseusError(Exception):
+    """Base of every error nas-theseus raises on purpose; the command line prints it and exits with 2."""
+
+
+class ShapeError(TheseusError, ValueError):
+    """Tensors or boundaries whose shapes do not fit what was asked."""
+
+
+class CutError(TheseusError, ValueError):
+    """A network that cannot be cut where it was asked to be."""
+
+
+class GuideError(TheseusError, ValueError):
+    """A guide whose weights are missing, damaged or of another network."""
+
+
+class PairingError(TheseusError, ValueError):
+    """A block that cannot stand for a span of the guide."""
+
+
+class DataError(TheseusError, ValueError):
+    """A data set that cannot be had or is not what the task needs."""
+
+
+class CostError(TheseusError, RuntimeError):
+    """A cost that cannot be counted truthfully."""
+
+
+class ConversionError(TheseusError, RuntimeError):
+    """A conversion that cannot start or that diverged."""
+
+
+class ServiceError(TheseusError, RuntimeError):
+    """Ray, Optuna or MLflow cannot be reached or refuses."""
+
+
+class StorageError(TheseusError, OSError):
+    """A storage folder or file that cannot be read, written or trusted."""
+
+
+class SpaceError(TheseusError, ValueError):
+    """Mistakes in a search space or in settings, all of them together."""
+
+    def __init__(self, where: str, mistakes: Iterable[str]) -> None:
+        self.where = where
+        self.mistakes = tuple(mistakes)
+        count = len(self.mistakes)
+        head = f"{where}: {count} mistake{'s' if count != 1 else ''}"
+        super().__init__("\n".join([head, *(f"  - {mistake}" for mistake in self.mistakes)]))

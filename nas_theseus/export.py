@@ -1,0 +1,66 @@
+"""A found net as a folder that rebuilds it: architecture, weights and the space's code."""
+
+from __future__ import annotations
+
+
+from nas_theseus.convert.target import Target, assemble
+from nas_theseus.errors import StorageError
+from nas_theseus.guide import load_weights
+from nas_theseus.space import load_space
+from nas_theseus.storage import read_architecture, write_bytes, write_json
+from nas_theseus.values import Evaluation
+
+ARCHITECTURE_FILE = "architecture.json"
+WEIGHTS_FILE = "weights.safetensors"
+SPACE_FILE = "space.py"
+MEMBER_FILES = (ARCHITECTURE_FILE, WEIGHTS_FILE, SPACE_FILE)
+
+
+def write_member(folder: Path, evaluation: Evaluation, weights: Path, space_text: str) -> None:
+    """Put what `load` needs into one folder.
+
+    Raises:
+        StorageError: the weights are gone, or the folder cannot be written.
+    """
+    if not weights.is_file():
+        raise StorageError(
+            f"weights of architecture {evaluation.architecture.id} are gone: {weights}; delete "
+            f"evaluations/{evaluation.name}.json and continue the search to make them again"
+        )
+    write_bytes(folder / WEIGHTS_FILE, weights.read_bytes())
+    write_bytes(folder / SPACE_FILE, space_text.encode())
+    write_json(folder / ARCHITECTURE_FILE, evaluation.to_json())
+
+
+def load(path: str | Path, *, trust_code: bool = False) -> Target:
+    """Rebuild a found network from its folder, in eval mode on the CPU.
+
+    Args:
+        path: folder with ``architecture.json``, ``weights.safetensors`` and ``space.py``, such as
+            ``theseus/searches/NAME/front/ARCHITECTURE`` or the artifacts of its MLflow run.
+        trust_code: consent to run ``space.py`` of that folder, which makes the blocks (custom
+            ones included). Read the file first when others sent it.
+
+    Raises:
+        StorageError: no consent, or a file is missing.
+        GuideError: the weights are damaged or of another network.
+        SpaceError: the space file cannot be run.
+    """
+    folder = Path(path)
+    missing = [name for name in MEMBER_FILES if not (folder / name).is_file()]
+    if missing:
+        raise StorageError(
+            f"{folder} holds no found network: {', '.join(missing)} missing; give the folder of a "
+            "front member"
+        )
+    if not trust_code:
+        raise StorageError(
+            f"loading {folder} runs the Python code in {folder / SPACE_FILE}; read it, then call "
+            "load(path, trust_code=True)"
+        )
+    space = load_space(folder / SPACE_FILE)
+    target = assemble(space, read_architecture(folder / ARCHITECTURE_FILE), 0)
+    load_weights(target, folder / WEIGHTS_FILE)
+    return target.eval()
+
+

@@ -1,0 +1,112 @@
+"""What a person sees in the terminal: live progress, the front, tables; drawn by rich."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+from rich.console import Console, Group
+from rich.live import Live
+from rich.progress_bar import ProgressBar
+from rich.table import Table
+from rich.text import Text
+
+from nas_theseus.search import State
+
+
+class LiveReport:
+    """Shows a running search: a live panel in a terminal, plain lines otherwise."""
+
+    def __init__(self, console: Console) -> None:
+        self._console = console
+        self._live: Live | None = None
+        self._last_line = 0.0
+        self._began = time.monotonic()
+
+    def say(self, message: str) -> None:
+        self._console.print(message, highlight=False)
+
+    def show(self, state: State) -> None:
+        if self._console.is_terminal:
+            if self._live is None:
+                self._live = Live(console=self._console, refresh_per_second=4)
+                self._live.start()
+            self._live.update(self._panel(state))
+        elif state.done + state.failed and time.monotonic() - self._last_line > 10:
+            self._last_line = time.monotonic()
+            self._console.print(self._line(state), highlight=False)
+
+    def close(self, state: State | None = None) -> None:
+        if self._live is not None:
+            self._live.stop()
+            self._live = None
+        elif state is not None:
+            self._console.print(self._line(state), highlight=False)
+
+    def _panel(self, state: State) -> Group:
+        ended = state.done + state.failed
+        running = ", ".join(f"{name[:6]} {stage}" for name, stage in state.running.items())
+        return Group(
+            ProgressBar(total=state.wanted, completed=ended, width=60),
+            Text(self._line(state)),
+            Text(f"running: {running}" if running else "", style="dim"),
+        )
+
+    def _line(self, state: State) -> str:
+        parts = [
+            f"{state.done} of {state.wanted} done, {len(state.running)} running, "
+            f"{state.failed} failed",
+            f"{state.refused} refused, {state.duplicates} known",
+            f"front {state.front_size}, hypervolume {state.hypervolume:.4f}",
+            *(f"best {name} {value:,.4g}" for name, value in state.best.items()),
+            f"{time.monotonic() - self._began:.0f} s so far",
+        ]
+        if state.seconds_left is not None and state.running:
+            parts.append(f"about {state.seconds_left:.0f} s left")
+        return "; ".join(parts)
+
+
+def front_table(rows: Sequence[Mapping[str, Any]], title: str) -> Table:
+    """The front, one line a member; long block lists are shortened, `--json` has them whole."""
+    table = Table(title=title, title_justify="left")
+    columns = [name for name in (rows[0] if rows else {}) if name not in ("run_id",)]
+    for name in columns:
+        wide = name in ("blocks", "pairing")
+        table.add_column(
+            name, justify="left" if wide or name == "architecture" else "right",
+            overflow="ellipsis" if wide else "fold", no_wrap=True, max_width=44 if wide else None,
+        )  # fmt: skip
+    for row in rows:
+        table.add_row(*(figure(name, row.get(name)) for name in columns))
+    return table
+
+
+def figure(name: str, value: Any) -> str:
+    """A number as people read it: counts in thousands, seconds with unit, shares with digits."""
+    if value is None:
+        return "-"
+    if isinstance(value, str):
+        return value
+    if name in ("macs", "params", "train_macs_spent"):
+        return short_count(float(value))
+    if name == "seconds":
+        return f"{value:.1f}"
+    return f"{value:.4f}"
+
+
+def short_count(value: float) -> str:
+    """1234567 as 1.23 M."""
+    for limit, unit in ((1e12, "T"), (1e9, "G"), (1e6, "M"), (1e3, "k")):
+        if value >= limit:
+            return f"{value / limit:.3g} {unit}"
+    return f"{value:.0f}"
+
+
+def plain_table(title: str, columns: Sequence[str], rows: Sequence[Sequence[str]]) -> Table:
+    table = Table(title=title, title_justify="left")
+    for index, name in enumerate(columns):
+        table.add_column(name, justify="left" if index == 0 else "right", overflow="fold")
+    for row in rows:
+        table.add_row(*row)
+    return table

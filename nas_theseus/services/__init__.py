@@ -1,0 +1,1 @@
+"""Outside services, one a module; none of them imports another."""

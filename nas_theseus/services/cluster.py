@@ -1,0 +1,227 @@
+"""Ray Tune: candidates as trials, resources and retries; never a proposal of its own."""
+
+from __future__ import annotations
+
+import logging
+import os
+from collections.abc import Callable, Generator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Protocol
+
+from nas_theseus.errors import ServiceError, TheseusError
+from nas_theseus.settings import SearchSettings
+from nas_theseus.values import Architecture, Failure, Outcome
+
+# Read by Ray when it is imported: its per-trial CSV, JSON and TensorBoard files are not wanted
+# (evaluations/ and MLflow keep the results), nor its reports to its makers or its own table.
+os.environ.setdefault("TUNE_DISABLE_AUTO_CALLBACK_LOGGERS", "1")
+os.environ.setdefault("RAY_AIR_NEW_OUTPUT", "0")
+os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")
+os.environ.setdefault("RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO", "0")
+
+import ray
+from ray import tune
+from ray.tune.search import Searcher
+
+
+@dataclass(frozen=True)
+class Job:
+    """An architecture for a worker; `key` finds it again when its trial ends."""
+
+    key: int
+    architecture: Architecture
+
+
+class Jobs(Protocol):
+    """Where the Searcher gets its trials from and tells their ends to; called in one thread."""
+
+    def next(self) -> Job | None:
+        """The next job; None when there will be no more."""
+
+    def reported(self, job: Job, stage: str) -> None:
+        """A running job told where it is."""
+
+    def ended(self, job: Job, worker_error: str | None) -> None:
+        """A job's trial ended; an error means that its worker died more often than allowed."""
+
+
+class WorkerRun(Protocol):
+    """What a worker process does with a job: a step at a time, keeping the outcome itself."""
+
+    def __call__(self, architecture: Architecture) -> Generator[str, None, Outcome]:
+        """Yields the stage it is in; returns the outcome after it was written."""
+
+
+class JobSearcher(Searcher):
+    """A Tune Searcher that hands out jobs; proposals are made elsewhere."""
+
+    def __init__(self, jobs: Jobs) -> None:
+        super().__init__()
+        self._jobs = jobs
+        self._running: dict[str, Job] = {}
+
+    def suggest(self, trial_id: str) -> dict[str, Any] | str:
+        job = self._jobs.next()
+        if job is None:
+            return str(Searcher.FINISHED)
+        self._running[trial_id] = job
+        return {"architecture": job.architecture.to_json()}
+
+    def on_trial_result(self, trial_id: str, result: dict[str, Any]) -> None:
+        if trial_id in self._running and "stage" in result:
+            self._jobs.reported(self._running[trial_id], result["stage"])
+
+    def on_trial_complete(
+        self, trial_id: str, result: dict[str, Any] | None = None, error: bool = False
+    ) -> None:
+        job = self._running.pop(trial_id)
+        self._jobs.ended(job, "its worker died more often than retries allow" if error else None)
+
+    def __getstate__(self) -> dict[str, Any]:
+        # Tune pickles its settings for a restore that is never used; what runs here stays here.
+        return {}
+
+    def save(self, checkpoint_path: str) -> None:
+        """Nothing: the study is the truth of proposals, and Tune's restore is never used."""
+        Path(checkpoint_path).touch()
+
+    def restore(self, checkpoint_path: str) -> None:
+        """Nothing; see `save`."""
+
+
+class CandidateTrial(tune.Trainable):
+    """One architecture as a Tune trial; the process is used again for the next one."""
+
+    def setup(self, config: dict[str, Any], make_run: Callable[[], WorkerRun]) -> None:
+        self._run = make_run()
+        self._begin(config)
+
+    def reset_config(self, new_config: dict[str, Any]) -> bool:
+        self._begin(new_config)
+        return True
+
+    def _begin(self, config: dict[str, Any]) -> None:
+        self._steps = self._run(Architecture.from_json(config["architecture"]))
+
+    def step(self) -> dict[str, Any]:
+        try:
+            return {"stage": next(self._steps), "done": False}
+        except StopIteration as end:
+            stage = "failed" if isinstance(end.value, Failure) else "done"
+            return {"stage": stage, "done": True}
+
+    def save_checkpoint(self, checkpoint_dir: str) -> None:
+        """Nothing: an interrupted trial runs again from its start."""
+
+    def load_checkpoint(self, checkpoint: Any) -> None:
+        """Nothing; see `save_checkpoint`."""
+
+
+def connect(settings: SearchSettings, log: Path) -> None:
+    """Start Ray on this machine, on loopback, or join the cluster at ``settings.address``.
+
+    Ray's own messages go to ``<log>/ray.log`` and Ray's session folder, not to the terminal.
+
+    Raises:
+        ServiceError: the cluster cannot be reached, or lacks what one trial asks for.
+    """
+    _divert_logging(log / "ray.log")
+    quiet = {"log_to_driver": False, "logging_level": logging.ERROR, "configure_logging": False}
+    try:
+        if settings.address is None:
+            cpus = max(settings.cpus_per_trial * (settings.parallel or 1), os.cpu_count() or 1)
+            ray.init(
+                address="local", num_cpus=int(cpus), include_dashboard=False,
+                _node_ip_address="127.0.0.1", **quiet,
+            )  # fmt: skip
+        else:
+            ray.init(address=settings.address, **quiet)
+    except Exception as error:  # Ray raises many kinds here, OSError to RuntimeError
+        raise ServiceError(
+            f"Ray cannot be {'started' if settings.address is None else 'reached'}"
+            f"{'' if settings.address is None else f' at {settings.address}'}: {error}. "
+            "Check the address (ray status), or leave --address out to run on this machine"
+        ) from error
+    have = ray.cluster_resources()
+    for name, wanted in (("CPU", settings.cpus_per_trial), ("GPU", settings.gpus_per_trial)):
+        if wanted > have.get(name, 0):
+            disconnect()
+            raise ServiceError(
+                f"one trial asks for {wanted:g} {name}, the cluster has {have.get(name, 0):g}; "
+                f"lower --{name.lower()}s-per-trial"
+            )
+
+
+def disconnect() -> None:
+    """End what `connect` began."""
+    ray.shutdown()
+
+
+def slots(settings: SearchSettings) -> int:
+    """How many trials run at once: ``settings.parallel``, or what the cluster has room for."""
+    if settings.parallel is not None:
+        return settings.parallel
+    have = ray.cluster_resources()
+    room = int(have.get("CPU", 1) // settings.cpus_per_trial)
+    if settings.gpus_per_trial:
+        room = min(room, int(have.get("GPU", 0) / settings.gpus_per_trial))
+    return max(1, room)
+
+
+def run_jobs(
+    jobs: Jobs, make_run: Callable[[], WorkerRun], settings: SearchSettings, folder: Path
+) -> None:
+    """Run jobs until there are no more; an interrupt ends the trials and is raised again.
+
+    Args:
+        make_run: called once in each worker process; must pickle.
+        folder: Tune's own files; nothing in them is needed afterwards.
+
+    Raises:
+        ServiceError: Tune itself stopped.
+    """
+    resources = {"CPU": settings.cpus_per_trial, "GPU": settings.gpus_per_trial}
+    trainable = tune.with_resources(
+        tune.with_parameters(CandidateTrial, make_run=make_run), resources
+    )
+    tuner = tune.Tuner(
+        trainable,
+        tune_config=tune.TuneConfig(
+            search_alg=JobSearcher(jobs),
+            num_samples=-1,
+            max_concurrent_trials=slots(settings),
+            reuse_actors=True,
+            trial_dirname_creator=lambda trial: str(trial.trial_id),
+        ),
+        run_config=tune.RunConfig(
+            name="tune",
+            storage_path=str(folder.resolve()),
+            verbose=0,
+            failure_config=tune.FailureConfig(max_failures=settings.max_failures),
+        ),
+    )
+    try:
+        tuner.fit()
+    except (TheseusError, KeyboardInterrupt):
+        raise
+    except Exception as error:
+        cause = error.__cause__
+        while cause is not None:
+            if isinstance(cause, TheseusError):
+                raise cause from error
+            cause = cause.__cause__
+        raise ServiceError(f"Ray Tune stopped: {type(error).__name__}: {error}") from error
+
+
+def _divert_logging(path: Path) -> None:
+    """Python messages of Ray's driver side go to a file."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    handler = logging.FileHandler(path)
+    handler.setFormatter(logging.Formatter("%(asctime)s %(levelname)s %(name)s: %(message)s"))
+    logger = logging.getLogger("ray")
+    for old in list(logger.handlers):
+        logger.removeHandler(old)
+    logger.addHandler(handler)
+    logger.setLevel(logging.INFO)
+    logger.propagate = False

@@ -1,0 +1,275 @@
+"""Optuna: the durable study, samplers and constraints; the truth of proposals."""
+
+from __future__ import annotations
+
+import warnings
+from collections import Counter, deque
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+import optuna
+from optuna.distributions import CategoricalDistribution
+from optuna.samplers import BaseSampler
+from optuna.storages import BaseStorage, JournalStorage
+from optuna.storages.journal import JournalFileBackend
+from optuna.trial import FrozenTrial, TrialState
+
+from nas_theseus.errors import ServiceError
+from nas_theseus.genome import Genome
+from nas_theseus.settings import Sampler
+from nas_theseus.values import (
+    Architecture,
+    Constraint,
+    Cost,
+    Evaluation,
+    Failure,
+    Objective,
+    Outcome,
+    derive_seed,
+)
+
+# A refused or worst-valued proposal must be comparable, so no infinities.
+WORST = 1e12
+FRUITLESS_PROPOSALS = 200
+_ARCHITECTURE = "theseus:architecture"
+_VIOLATIONS = "theseus:violations"
+_REASON = "theseus:reason"
+_ABANDONED = "theseus:abandoned"
+
+
+@dataclass(frozen=True)
+class Proposal:
+    """An architecture that is to be evaluated, under its Optuna trial's number."""
+
+    number: int
+    architecture: Architecture
+
+
+class Study:
+    """Proposals of one search: never the same architecture twice, refused ones told to the sampler.
+
+    The sampler is made anew for every proposal, seeded from the search's seed and the number of
+    proposals so far, so that a study that was killed goes on as if it had not been.
+
+    Args:
+        name: the search's.
+        storage: a journal file's path, or any Optuna storage URL.
+        genome: of the search space.
+        objectives, constraints: of the search space.
+        cost_of: computable cost of an architecture, asked before it is proposed.
+        known: the result of an architecture that was evaluated before, or None.
+        warm_starts: architectures that are proposed first in a new study.
+    """
+
+    def __init__(
+        self,
+        name: str,
+        storage: Path | str,
+        genome: Genome,
+        objectives: Sequence[Objective],
+        constraints: Sequence[Constraint],
+        cost_of: Callable[[Architecture], Cost],
+        known: Callable[[Architecture], Outcome | None],
+        *,
+        sampler: Sampler,
+        seed: int,
+        warm_starts: Sequence[Architecture] = (),
+    ) -> None:
+        self._genome = genome
+        self._objectives = tuple(objectives)
+        self._constraints = tuple(constraints)
+        self._cost_of = cost_of
+        self._known = known
+        self._sampler: Sampler = sampler
+        self._seed = seed
+        self._distributions = {
+            gene: CategoricalDistribution(values) for gene, values in genome.genes.items()
+        }
+        self._running: dict[str, int] = {}
+        self._twins: dict[int, list[int]] = {}
+        self._waiting: deque[Proposal] = deque()
+        self.refused = 0
+        self.duplicates = 0
+        optuna.logging.set_verbosity(optuna.logging.WARNING)
+        self._storage, self._study = _open(name, storage, self._objectives)
+        self._study_id = self._storage.get_study_id_from_name(name)
+        if not self._study.get_trials(deepcopy=False):
+            for architecture in warm_starts:
+                self._study.enqueue_trial(genome.encode(architecture))
+        self._asked = 0
+        self._adopt()
+
+    def _adopt(self) -> None:
+        """Take up what an earlier driver left RUNNING: told if its result is there, else rerun."""
+        for trial in self._study.get_trials(deepcopy=False):
+            if trial.user_attrs.get(_ABANDONED):
+                continue
+            if trial.state != TrialState.WAITING:
+                self._asked += 1
+            if trial.state != TrialState.RUNNING:
+                continue
+            if set(trial.params) != set(self._distributions):
+                # Killed between two genes: the same proposal is made again in its place.
+                self._set(trial.number, _ABANDONED, True)
+                self._study.tell(trial.number, state=TrialState.FAIL)
+                self._asked -= 1
+                continue
+            architecture = self._genome.decode(trial.params)
+            outcome = self._known(architecture)
+            if outcome is not None:
+                self._tell(trial.number, outcome)
+            elif self._is_twin(trial.number, architecture):
+                pass
+            elif self._refusal(trial.number, architecture) is None:
+                self._running[architecture.id] = trial.number
+                self._waiting.append(Proposal(trial.number, architecture))
+
+    def propose(self) -> Proposal | None:
+        """The next architecture to evaluate; None when nothing new turns up: space exhausted."""
+        if self._waiting:
+            return self._waiting.popleft()
+        for _ in range(FRUITLESS_PROPOSALS):
+            trial = self._ask()
+            architecture = self._genome.decode(trial.params)
+            self._set(trial.number, _ARCHITECTURE, architecture.id)
+            outcome = self._known(architecture)
+            if outcome is not None:
+                self.duplicates += 1
+                self._tell(trial.number, outcome)
+                continue
+            if self._is_twin(trial.number, architecture):
+                self.duplicates += 1
+                continue
+            if self._refusal(trial.number, architecture) is not None:
+                continue
+            self._running[architecture.id] = trial.number
+            return Proposal(trial.number, architecture)
+        return None
+
+    def tell(self, proposal: Proposal, outcome: Outcome) -> None:
+        """Tell a proposal's result, and that of proposals that turned out to mean the same."""
+        self._running.pop(proposal.architecture.id, None)
+        self._tell(proposal.number, outcome)
+        for twin in self._twins.pop(proposal.number, []):
+            self._tell(twin, outcome)
+
+    @property
+    def states(self) -> Counter[str]:
+        """How many trials are in each of Optuna's states."""
+        return Counter(t.state.name for t in self._study.get_trials(deepcopy=False))
+
+    def _ask(self) -> optuna.Trial:
+        self._study.sampler = make_sampler(
+            self._sampler, derive_seed(self._seed, self._asked), self._constraints
+        )
+        self._asked += 1
+        return self._study.ask(self._distributions)
+
+    def _is_twin(self, number: int, architecture: Architecture) -> bool:
+        """Another trial that means the same is running: this one gets its result."""
+        elder = self._running.get(architecture.id)
+        if elder is not None and elder != number:
+            self._twins.setdefault(elder, []).append(number)
+            return True
+        return False
+
+    def _refusal(self, number: int, architecture: Architecture) -> str | None:
+        """Refuse what breaks a constraint by its computable cost; told so that samplers learn."""
+        costs = self._cost_of(architecture).known()
+        violations = [limit.violation(costs) for limit in self._constraints]
+        if not any(violations):
+            return None
+        broken = [str(c) for c, v in zip(self._constraints, violations, strict=True) if v > 0]
+        self._set(number, _VIOLATIONS, violations)
+        self._set(number, _REASON, f"refused: breaks {', '.join(broken)}")
+        self._study.tell(number, [self._worst(goal, costs) for goal in self._objectives])
+        self.refused += 1
+        return broken[0]
+
+    def _worst(self, goal: Objective, costs: dict[str, float]) -> float:
+        if goal.name in costs:
+            return costs[goal.name]
+        return -WORST if goal.direction == "maximize" else WORST
+
+    def _tell(self, number: int, outcome: Outcome) -> None:
+        if isinstance(outcome, Failure):
+            self._set(number, _REASON, f"failed: {outcome.message}"[:500])
+            self._study.tell(number, state=TrialState.FAIL)
+            return
+        values = outcome.values()
+        self._set(number, _VIOLATIONS, [c.violation(values) for c in self._constraints])
+        self._study.tell(number, [values[goal.name] for goal in self._objectives])
+
+    def _set(self, number: int, key: str, value: object) -> None:
+        trial_id = self._storage.get_trial_id_from_study_id_trial_number(self._study_id, number)
+        self._storage.set_trial_user_attr(trial_id, key, value)
+
+
+def make_sampler(name: Sampler, seed: int, constraints: Sequence[Constraint]) -> BaseSampler:
+    """One of Optuna's samplers, seeded; constraints are read from what trials were told."""
+
+    def violations(trial: FrozenTrial) -> Sequence[float]:
+        return trial.user_attrs.get(_VIOLATIONS, [0.0] * len(constraints))
+
+    limits = violations if constraints else None
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore", optuna.exceptions.ExperimentalWarning)
+        if name == "tpe":
+            return optuna.samplers.TPESampler(
+                seed=seed, multivariate=True, constant_liar=True, constraints_func=limits
+            )
+        if name == "nsga2":
+            return optuna.samplers.NSGAIISampler(
+                seed=seed, population_size=20, constraints_func=limits
+            )
+        if name == "nsga3":
+            return optuna.samplers.NSGAIIISampler(
+                seed=seed, population_size=20, constraints_func=limits
+            )
+        return optuna.samplers.RandomSampler(seed=seed)
+
+
+def _open(
+    name: str, storage: Path | str, objectives: Sequence[Objective]
+) -> tuple[BaseStorage, optuna.Study]:
+    try:
+        durable = _durable(storage)
+        study = optuna.create_study(
+            study_name=name,
+            storage=durable,
+            directions=[goal.direction for goal in objectives],
+            load_if_exists=True,
+        )
+        return durable, study
+    except Exception as error:  # database drivers raise their own kinds
+        raise ServiceError(
+            f"Optuna's storage {_without_password(str(storage))} cannot be used: "
+            f"{type(error).__name__}: {str(error).splitlines()[0]}"
+        ) from error
+
+
+def _durable(storage: Path | str) -> BaseStorage:
+    if isinstance(storage, str):
+        return optuna.storages.get_storage(storage)
+    _mend_torn_line(storage)
+    return JournalStorage(JournalFileBackend(str(storage)))
+
+
+def _mend_torn_line(journal: Path) -> None:
+    """Cut a last line that a crash left half written, so that nothing is appended to it."""
+    if not journal.exists():
+        return
+    data = journal.read_bytes()
+    if data and not data.endswith(b"\n"):
+        whole = data[: data.rfind(b"\n") + 1]
+        journal.with_suffix(".torn").write_bytes(data[len(whole) :])
+        with journal.open("r+b") as file:
+            file.truncate(len(whole))
+
+
+def _without_password(url: str) -> str:
+    scheme, separator, rest = url.partition("://")
+    if separator and "@" in rest:
+        return f"{scheme}://…@{rest.rpartition('@')[2]}"
+    return url

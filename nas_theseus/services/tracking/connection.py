@@ -1,0 +1,65 @@
+"""Reach MLflow's server: a quick probe, messages without secrets, quiet first use."""
+
+from __future__ import annotations
+
+import logging
+import os
+import socket
+import ssl
+import urllib.error
+import urllib.request
+from urllib.parse import unquote, urlsplit, urlunsplit
+
+PROBE_TIMEOUT_S = 5.0
+_DATABASE_PORTS = {"postgresql": 5432, "mysql": 3306, "mssql": 1433}
+
+
+def without_credentials(uri: str) -> str:
+    """A tracking URI fit for messages: no user, password or query."""
+    parts = urlsplit(uri)
+    return urlunsplit(parts._replace(netloc=parts.netloc.rpartition("@")[2], query="", fragment=""))
+
+
+def scrub(text: str, uri: str) -> str:
+    parts = urlsplit(uri)
+    text = text.replace(uri, without_credentials(uri))
+    for secret in {parts.password or "", unquote(parts.password or "")} - {""}:
+        text = text.replace(secret, "***")
+    return text
+
+
+def probe(uri: str) -> None:
+    """Ask quickly whether a server is there at all; MLflow's own retries take minutes.
+
+    Raises:
+        OSError: nothing answers at the URI's host and port, or only a gateway does.
+    """
+    parts = urlsplit(uri)
+    if parts.scheme in ("http", "https"):
+        url = without_credentials(uri).rstrip("/") + "/health"
+        try:
+            with urllib.request.urlopen(url, timeout=PROBE_TIMEOUT_S):
+                return
+        except urllib.error.HTTPError as error:
+            # 401 or 404 is an answer, which MLflow judges next; 502 to 504 a gateway's excuse.
+            if error.code >= 500:
+                raise
+        except urllib.error.URLError as error:
+            # MLflow has its own settings for certificates.
+            if not isinstance(error.reason, ssl.SSLError):
+                raise
+    port = parts.port or _DATABASE_PORTS.get(parts.scheme.split("+")[0])
+    if parts.scheme.split("+")[0] in _DATABASE_PORTS and parts.hostname and port:
+        socket.create_connection((parts.hostname, port), PROBE_TIMEOUT_S).close()
+
+
+def quieten() -> None:
+    """Keep MLflow's and alembic's chatter (migrations, tracebacks we report) off the console."""
+    if "MLFLOW_LOGGING_LEVEL" in os.environ:
+        return
+    for name, level in (
+        ("mlflow", logging.WARNING),
+        ("alembic", logging.WARNING),
+        ("mlflow.store.db.utils", logging.CRITICAL),
+    ):
+        logging.getLogger(name).setLevel(level)

@@ -1,0 +1,352 @@
+"""MLflow's runs of one search: brings them to what a record says, however often it is applied."""
+
+from __future__ import annotations
+
+import contextlib
+import json
+import logging
+import os
+import time
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from mlflow.entities import Metric, Param, Run, RunTag, ViewType
+from mlflow.tracking import MlflowClient
+
+from nas_theseus.values import Architecture, CurvePoint, Evaluation, Failure
+
+_log = logging.getLogger(__name__)
+
+# Limits of MLflow 3: entities a log_batch call, characters of a parameter and of a tag.
+_BATCH, _PARAMS_BATCH, _PARAM_CHARACTERS, _TAG_CHARACTERS = 1000, 100, 6000, 8000
+
+
+def replace_text(path: Path, text: str, *, durable: bool) -> None:
+    aside = path.with_name(path.name + ".tmp")
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        with aside.open("w", encoding="utf-8") as file:
+            file.write(text)
+            if durable:
+                file.flush()
+                os.fsync(file.fileno())
+        os.replace(aside, path)
+        if durable:
+            folder = os.open(path.parent, os.O_RDONLY)
+            try:
+                os.fsync(folder)
+            finally:
+                os.close(folder)
+    except OSError:
+        with contextlib.suppress(OSError):
+            aside.unlink(missing_ok=True)
+        raise
+
+
+def shorten(text: str, limit: int) -> str:
+    return text if len(text) <= limit else text[: limit - 1] + "…"
+
+
+class RecordError(Exception):
+    """A record that cannot be applied whatever the server does."""
+
+
+@dataclass
+class _Child:
+    """What the writer remembers of an architecture's run."""
+
+    run_id: str
+    status: str = "RUNNING"
+    front: bool = False
+    evaluation: str = ""
+    rank: str | None = None
+
+
+class Projection:
+    """The search's runs in MLflow; used by the writer thread alone."""
+
+    def __init__(
+        self, client: MlflowClient, experiment_id: str, search: str, runs_file: Path
+    ) -> None:
+        self.client = client
+        self.synced = False
+        self._experiment_id = experiment_id
+        self._search = search
+        self._runs_file = runs_file
+        self._runs_changed = False
+        self._parent: str | None = None
+        self._children: dict[str, _Child] = {}
+        self._front: set[str] = set()
+
+    def sync(self) -> None:
+        """Read the search's runs; drop a run that a lost answer made us create twice."""
+        found: list[Run] = []
+        token: str | None = None
+        while True:
+            page = self.client.search_runs(
+                [self._experiment_id],
+                f"tags.`theseus.search` = '{self._search}'",
+                ViewType.ACTIVE_ONLY,
+                max_results=1000,
+                page_token=token,
+            )
+            found += [run for run in page if run.data.tags["theseus.search"] == self._search]
+            token = page.token
+            if not token:
+                break
+        found.sort(key=lambda run: (run.info.status == "RUNNING", run.info.start_time))
+        parent, children = None, dict[str, _Child]()
+        for run in found:
+            tags = run.data.tags
+            name = tags.get("theseus.architecture")
+            if tags.get("theseus.kind") == "search" and parent is None:
+                parent = run.info.run_id
+            elif tags.get("theseus.kind") == "architecture" and name and name not in children:
+                children[name] = _Child(
+                    run.info.run_id,
+                    run.info.status,
+                    tags.get("theseus.front") == "true",
+                    tags.get("theseus.evaluation", ""),
+                    tags.get("theseus.rank"),
+                )
+            elif self._is_double(run, children.get(name or "")):
+                self.client.delete_run(run.info.run_id)
+        self._parent, self._children, self.synced = parent, children, True
+        self._runs_changed = True
+
+    def _is_double(self, run: Run, kept: _Child | None) -> bool:
+        """Whether a run is ours and says nothing that the kept one does not."""
+        tags = run.data.tags
+        if tags.get("theseus.kind") == "search":
+            return bool(run.info.status == "RUNNING")
+        same = kept is not None and tags.get("theseus.evaluation", "") in ("", kept.evaluation)
+        return tags.get("theseus.kind") == "architecture" and same
+
+    def apply(self, record: Mapping[str, Any]) -> None:
+        """Bring MLflow to what a record says, whether or not it was applied before."""
+        if not self.synced:
+            self.sync()
+        time_ms = int(record["time_ms"])
+        kind = record["kind"]
+        if kind == "start":
+            self._start(record["parameters"], time_ms)
+        elif kind == "evaluation":
+            self._evaluation(Evaluation.from_json(record["evaluation"]), time_ms)
+        elif kind == "failure":
+            self._failure(Failure.from_json(record["failure"]), time_ms)
+        elif kind == "front":
+            self._set_front(record["ids"])
+            metrics, step = record["metrics"], int(record["step"])
+            points = [Metric(name, value, time_ms, step) for name, value in metrics.items()]
+            self._log(self._parent_run(time_ms), points)
+        elif kind == "ranks":
+            self._set_ranks(record["ranks"], record["test"], time_ms)
+        elif kind == "artifacts":
+            self._upload(record, time_ms)
+        elif kind == "finish":
+            self.sync()
+            self.client.set_terminated(self._parent_run(time_ms), record["status"], time_ms)
+        else:
+            raise RecordError(f"unknown kind of record {kind!r}")
+
+    def takes_writes(self) -> bool:
+        """Whether the server accepts something harmless, so that a refusal is the record's."""
+        try:
+            if not self.synced:
+                self.sync()
+            now_ms = time.time_ns() // 1_000_000
+            self.client.set_tag(self._parent_run(now_ms), "theseus.checked", str(now_ms))
+        except Exception:  # any failure means the same: not now
+            return False
+        return True
+
+    def close_refused(self, record: Mapping[str, Any], reason: str) -> None:
+        """End the run that a refused record left open."""
+        item = record.get("evaluation") or record.get("failure")
+        if not item:
+            return
+        child = self._children.get(Architecture.from_json(item["architecture"]).id)
+        if child is not None and child.status == "RUNNING":
+            text = shorten(f"MLflow refused the record: {reason}", _TAG_CHARACTERS)
+            self.client.set_tag(child.run_id, "theseus.failure", text)
+            self.client.set_terminated(child.run_id, "FAILED")
+            child.status = "FAILED"
+
+    def write_runs_file(self) -> None:
+        """Tell other commands the run ids; never an obstacle to the search."""
+        if not self._runs_changed:
+            return
+        runs = {"parent": self._parent} if self._parent else {}
+        runs |= {name: child.run_id for name, child in sorted(self._children.items())}
+        try:
+            replace_text(self._runs_file, json.dumps(runs, indent=1), durable=False)
+            self._runs_changed = False
+        except OSError as error:
+            _log.warning("cannot write the run ids to %s: %s", self._runs_file, error)
+
+    def _parent_run(self, time_ms: int) -> str:
+        if self._parent is None:
+            tags = {"theseus.search": self._search, "theseus.kind": "search"}
+            run = self.client.create_run(self._experiment_id, time_ms, tags, self._search)
+            self._parent, self._runs_changed = run.info.run_id, True
+            for child in self._children.values():  # their parent was deleted
+                self.client.set_tag(child.run_id, "mlflow.parentRunId", self._parent)
+        return self._parent
+
+    def _start(self, parameters: Mapping[str, object], time_ms: int) -> None:
+        run_id = self._parent_run(time_ms)
+        self.client.update_run(run_id, status="RUNNING")
+        data = self.client.get_run(run_id).data
+        texts = {
+            name: shorten("none" if value is None else str(value), _PARAM_CHARACTERS)
+            for name, value in parameters.items()
+        }
+        # MLflow never changes a parameter: what a later start changed stands in tags.
+        changed = {
+            f"theseus.changed.{name}": text
+            for name, text in texts.items()
+            if name in data.params
+            and (data.params[name] != text or f"theseus.changed.{name}" in data.tags)
+        }
+        new = {name: text for name, text in texts.items() if name not in data.params}
+        self._log(run_id, params=new, tags=changed)
+
+    def _open_child(
+        self, item: Evaluation | Failure, start_ms: int, time_ms: int, tags: Mapping[str, str]
+    ) -> _Child:
+        """The architecture's run, RUNNING, with its parameters and tags."""
+        architecture = item.architecture
+        params = {
+            "architecture": architecture.id,
+            "pairing": architecture.pairing,
+            "blocks": architecture.blocks,
+            "recipe": item.recipe,
+            "seed": str(item.seed),
+        }
+        child = self._children.get(architecture.id)
+        if child is None:
+            front = architecture.id in self._front
+            fixed = {
+                "theseus.search": self._search,
+                "theseus.kind": "architecture",
+                "theseus.architecture": architecture.id,
+                "theseus.front": str(front).lower(),
+                "mlflow.parentRunId": self._parent_run(time_ms),
+            }
+            run = self.client.create_run(self._experiment_id, start_ms, fixed, architecture.id)
+            child = _Child(run.info.run_id, front=front)
+            self._children[architecture.id] = child
+            self._runs_changed = True
+        else:
+            data = self.client.get_run(child.run_id).data
+            # Evaluated again under another recipe or seed: parameters keep the first, the tag
+            # theseus.evaluation names the last.
+            params = {name: text for name, text in params.items() if name not in data.params}
+            for stale in {"theseus.failure", "theseus.stage"} & set(data.tags) - set(tags):
+                self.client.delete_tag(child.run_id, stale)
+            if child.status != "RUNNING":
+                self.client.update_run(child.run_id, status="RUNNING")
+                child.status = "RUNNING"
+        self._log(child.run_id, params=params, tags={**tags, "theseus.evaluation": item.name})
+        child.evaluation = item.name
+        return child
+
+    def _evaluation(self, evaluation: Evaluation, time_ms: int) -> None:
+        known = self._children.get(evaluation.architecture.id)
+        if known and (known.status, known.evaluation) == ("FINISHED", evaluation.name):
+            return
+        tags = {"theseus.notes": "\n".join(evaluation.notes)} if evaluation.notes else {}
+        start_ms = time_ms - int(evaluation.seconds * 1000)
+        child = self._open_child(evaluation, start_ms, time_ms, tags)
+        finals = {
+            **evaluation.values(),
+            "train_macs_spent": evaluation.train_macs_spent,
+            "seconds": evaluation.seconds,
+        }
+        last: dict[str, CurvePoint] = {}
+        for point in evaluation.curve:
+            if point.metric not in last or point.step >= last[point.metric].step:
+                last[point.metric] = point
+        points = [Metric(p.metric, float(p.value), time_ms, p.step) for p in evaluation.curve]
+        for name, value in finals.items():
+            if name not in last:
+                points.append(Metric(name, float(value), time_ms, 0))
+            elif last[name].value != value:
+                # The latest value is that of the last step and time: one millisecond later wins
+                # over the curve's own last point (the best checkpoint may not be the last).
+                points.append(Metric(name, float(value), time_ms + 1, last[name].step))
+        self._log(child.run_id, points)
+        self.client.set_terminated(child.run_id, "FINISHED", time_ms)
+        child.status = "FINISHED"
+
+    def _failure(self, failure: Failure, time_ms: int) -> None:
+        known = self._children.get(failure.architecture.id)
+        if known and known.status == "FINISHED":
+            return  # a result outlives an older attempt's failure
+        if known and (known.status, known.evaluation) == ("FAILED", failure.name):
+            return
+        tags = {"theseus.failure": failure.message, "theseus.stage": failure.stage}
+        child = self._open_child(failure, time_ms, time_ms, tags)
+        self._log(child.run_id, [Metric(p.metric, p.value, time_ms, p.step) for p in failure.curve])
+        self.client.set_terminated(child.run_id, "FAILED", time_ms)
+        child.status = "FAILED"
+
+    def _set_front(self, ids: Iterable[str]) -> None:
+        self._front = set(ids)
+        for name, child in self._children.items():
+            if child.front != (name in self._front):
+                self.client.set_tag(child.run_id, "theseus.front", str(not child.front).lower())
+                child.front = not child.front
+
+    def _set_ranks(
+        self, ranks: Mapping[str, int], test: Mapping[str, Mapping[str, float]], time_ms: int
+    ) -> None:
+        for name, child in self._children.items():
+            rank = str(ranks[name]) if name in ranks else None
+            if rank is None and child.rank is not None:
+                self.client.delete_tag(child.run_id, "theseus.rank")
+            points = [
+                Metric(f"test_{metric.removeprefix('test_')}", float(value), time_ms, 0)
+                for metric, value in test.get(name, {}).items()
+            ]
+            tags = {"theseus.rank": rank} if rank is not None and rank != child.rank else {}
+            self._log(child.run_id, points, tags=tags)
+            child.rank = rank
+
+    def _upload(self, record: Mapping[str, Any], time_ms: int) -> None:
+        name, target = record["architecture"], record["artifact_path"]
+        if name is None:
+            run_id = self._parent_run(time_ms)
+        elif name in self._children:
+            run_id = self._children[name].run_id
+        else:
+            raise RecordError(f"architecture {name} has no run to upload files to")
+        paths = [Path(record["folder"]) / file for file in record["files"]]
+        if missing := [str(path) for path in paths if not path.is_file()]:
+            raise RecordError(f"files to upload are gone: {', '.join(missing)}")
+        for path in paths:
+            self.client.log_artifact(run_id, str(path), target)
+
+    def _log(
+        self,
+        run_id: str,
+        metrics: Sequence[Metric] = (),
+        params: Mapping[str, str] | None = None,
+        tags: Mapping[str, str] | None = None,
+    ) -> None:
+        pairs = list((params or {}).items())
+        for start in range(0, len(pairs), _PARAMS_BATCH):
+            batch = pairs[start : start + _PARAMS_BATCH]
+            self.client.log_batch(
+                run_id, params=[Param(k, shorten(v, _PARAM_CHARACTERS)) for k, v in batch]
+            )
+        pairs = list((tags or {}).items())
+        for start in range(0, len(pairs), _PARAMS_BATCH):
+            batch = pairs[start : start + _PARAMS_BATCH]
+            self.client.log_batch(
+                run_id, tags=[RunTag(k, shorten(v, _TAG_CHARACTERS)) for k, v in batch]
+            )
+        for start in range(0, len(metrics), _BATCH):
+            self.client.log_batch(run_id, metrics=metrics[start : start + _BATCH])

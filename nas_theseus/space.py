@@ -1,0 +1,313 @@
+"""What is searched: guide, task, blocks, objectives, constraints; read from one Python file."""
+
+from __future__ import annotations
+
+import hashlib
+import sys
+import types
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass, field
+from functools import cached_property
+from pathlib import Path
+
+import torch
+from torch import nn
+
+from nas_theseus.blocks import BlockFamily
+from nas_theseus.errors import SpaceError, TheseusError
+from nas_theseus.guide import Guide, example_input
+from nas_theseus.settings import Recipe, parse_constraint
+from nas_theseus.tasks import Task
+from nas_theseus.values import (
+    Architecture,
+    BlockChoice,
+    Boundary,
+    Constraint,
+    Direction,
+    Hyperparameter,
+    Objective,
+    Span,
+)
+
+COSTS = ("macs", "params")
+
+
+def maximize(name: str, reference: float | None = None) -> Objective:
+    """An objective that grows, such as ``maximize("val_accuracy")``."""
+    return Objective(name, "maximize", log=False, reference=reference)
+
+
+def minimize(name: str, log: bool | None = None, reference: float | None = None) -> Objective:
+    """An objective that shrinks, such as ``minimize("macs")``; costs are on a log scale."""
+    return Objective(name, "minimize", name in COSTS if log is None else log, reference)
+
+
+@dataclass(frozen=True, eq=False)
+class SearchSpace:
+    """All architectures that one search may propose, and how they are judged.
+
+    Attributes:
+        guide: the network that candidates are converted from, cut into parts.
+        task: data, loss and metric.
+        blocks: what may stand for a span of guide parts, preferred first.
+        max_span: how many guide parts one block may stand for.
+        guide_training: recipe that trains the guide once before the search (its task-training
+            settings are used); None takes the guide with the weights that it has.
+        recipe: how every candidate is converted and trained.
+        objectives: default: the task's validation metric, and MACs down.
+        constraints: hard limits, such as ``"macs <= 2e6"``.
+        keep: guide parts that are always kept.
+    """
+
+    guide: Guide
+    task: Task
+    blocks: Sequence[BlockFamily]
+    max_span: int = 1
+    guide_training: Recipe | None = None
+    recipe: Recipe = field(default_factory=Recipe)
+    objectives: Sequence[Objective] = ()
+    constraints: Sequence[str] = ()
+    keep: Sequence[str] = ()
+
+    @property
+    def metric(self) -> str:
+        """The validation metric that the task names."""
+        return f"val_{self.task.metric}"
+
+    @cached_property
+    def goals(self) -> tuple[Objective, ...]:
+        """The objectives, with the defaults filled in."""
+        direction: Direction = self.task.direction
+        return tuple(self.objectives) or (Objective(self.metric, direction), minimize("macs"))
+
+    @cached_property
+    def limits(self) -> tuple[Constraint, ...]:
+        """The constraints, parsed."""
+        return tuple(parse_constraint(text) for text in self.constraints)
+
+    @cached_property
+    def families(self) -> dict[str, BlockFamily]:
+        return {family.name: family for family in self.blocks}
+
+    def inlet(self, span: Span) -> Boundary:
+        return self.guide.boundaries[span.start]
+
+    def outlet(self, span: Span) -> Boundary:
+        return self.guide.boundaries[span.stop]
+
+    def spans(self) -> Iterator[Span]:
+        """Every span a block could stand for, by start, shortest first."""
+        for start in range(len(self.guide)):
+            for stop in range(start + 1, min(start + self.max_span, len(self.guide)) + 1):
+                yield Span(start, stop)
+
+    @cached_property
+    def fitting(self) -> dict[Span, tuple[BlockFamily, ...]]:
+        """The blocks that can stand for each span, in declared order; spans with none left out."""
+        found = {span: tuple(self._fitting(span)) for span in self.spans()}
+        return {span: families for span, families in found.items() if families}
+
+    def _fitting(self, span: Span) -> Iterator[BlockFamily]:
+        names = self.guide.names[span.start : span.stop]
+        kept = [name for name in names if name in self.keep]
+        for family in self.blocks:
+            if family.keeps or kept:
+                if family.keeps and len(span) == 1:
+                    yield family
+                continue
+            if family.parts and not set(names) <= set(family.parts):
+                continue
+            if family.refusal(self.inlet(span), self.outlet(span)) is None:
+                yield family
+
+    def build(self, choice: BlockChoice) -> nn.Module:
+        """A new block for one choice, from torch's global generator."""
+        family = self.families[choice.block]
+        return family.build(self.inlet(choice.span), self.outlet(choice.span), choice.kwargs)
+
+    def choices(self, span: Span) -> Iterator[BlockChoice]:
+        """Every block and hyperparameter combination for one span."""
+        for family in self.fitting.get(span, ()):
+            for variant in family.variants():
+                yield BlockChoice(span, family.name, variant)
+
+    def count(self) -> int:
+        """How many different architectures the space holds, before constraints."""
+        ways = [1] + [0] * len(self.guide)
+        for span in self.spans():
+            ways[span.stop] += ways[span.start] * sum(1 for _ in self.choices(span))
+        return ways[-1]
+
+    def guide_architecture(self) -> Architecture | None:
+        """Every part kept: the guide itself; None when no block keeps parts."""
+        keep = next((family.name for family in self.blocks if family.keeps), None)
+        if keep is None:
+            return None
+        return Architecture(
+            tuple(BlockChoice(Span(i, i + 1), keep) for i in range(len(self.guide)))
+        )
+
+    def refusal(self, architecture: Architecture) -> str | None:
+        """Why an architecture is not of this space; None when it is."""
+        if architecture.stop != len(self.guide):
+            return f"covers {architecture.stop} parts, the guide has {len(self.guide)}"
+        for choice in architecture.choices:
+            if choice not in set(self.choices(choice.span)):
+                return f"block {choice} cannot stand for parts {choice.span} in this space"
+        return None
+
+    def mistakes(self) -> list[str]:
+        """Every mistake that can be seen before any training; empty when there is none."""
+        return [*self._declaration_mistakes(), *self._block_mistakes(), *self._goal_mistakes()]
+
+    def _declaration_mistakes(self) -> Iterator[str]:
+        names = [family.name for family in self.blocks]
+        for name in sorted({name for name in names if names.count(name) > 1}):
+            yield f"blocks: two blocks are called {name!r}; give one a name of its own"
+        if not names:
+            yield "blocks: empty; a space needs at least one block, such as Keep()"
+        if self.max_span < 1:
+            yield f"max_span: must be at least 1, got {self.max_span}"
+        parts = set(self.guide.names)
+        known = f"; the guide's parts are {', '.join(self.guide.names)}"
+        for name in self.keep:
+            if name not in parts:
+                yield f"keep: no part is called {name!r}{known}"
+        if self.keep and not any(family.keeps for family in self.blocks):
+            yield "keep: needs Keep() among the blocks"
+        for family in self.blocks:
+            for name in family.parts:
+                if name not in parts:
+                    yield f"block {family.name!r}: no part is called {name!r}{known}"
+        if self.guide.boundaries[0] != self.task.inlet:
+            yield (
+                f"guide: takes {self.guide.boundaries[0]}, but task {self.task.name!r} gives "
+                f"{self.task.inlet}; cut the guide with inlet={self.task.inlet.shape}"
+            )
+        if self.guide.boundaries[-1].shape != self.task.outputs.shape:
+            yield (
+                f"guide: gives {self.guide.boundaries[-1]}, but task {self.task.name!r} needs "
+                f"{self.task.outputs}; give the guide a head for it"
+            )
+
+    def _block_mistakes(self) -> Iterator[str]:
+        reachable = {0}
+        for start in range(len(self.guide)):
+            if start in reachable:
+                ends = {span.stop for span in self.fitting if span.start == start}
+                reachable |= ends
+        if len(self.guide) not in reachable:
+            stuck = max(reachable)
+            name = self.guide.names[stuck]
+            refusals = "; ".join(
+                family.refusal(self.guide.boundaries[stuck], self.guide.boundaries[stuck + 1])
+                or f"block {family.name!r} is not allowed on part {name!r}"
+                for family in self.blocks
+                if not family.keeps
+            )
+            yield f"blocks: none can stand for part {name!r} (add Keep()): {refusals}"
+        tested: set[tuple[str, object, Boundary, Boundary]] = set()
+        for span in self.fitting:
+            for choice in self.choices(span):
+                case = (choice.block, choice.hyperparameters, self.inlet(span), self.outlet(span))
+                if self.families[choice.block].keeps or case in tested:
+                    continue
+                tested.add(case)
+                mistake = self._build_mistake(choice)
+                if mistake:
+                    yield f"block {choice} for parts {span}: {mistake}"
+
+    def _build_mistake(self, choice: BlockChoice) -> str | None:
+        outlet = self.outlet(choice.span)
+        try:
+            with torch.random.fork_rng(devices=[]):
+                module = self.build(choice).eval()
+            with torch.no_grad():
+                found = module(example_input(self.inlet(choice.span), batch=2))
+        except Exception as error:  # a custom block may raise anything; all of it is the user's
+            return f"cannot be built and run: {type(error).__name__}: {error}"
+        if not isinstance(found, torch.Tensor) or tuple(found.shape[1:]) != outlet.shape:
+            shape = tuple(found.shape[1:]) if isinstance(found, torch.Tensor) else type(found)
+            return f"gives {shape}, its outlet is {outlet}"
+        return None
+
+    def _goal_mistakes(self) -> Iterator[str]:
+        known = {self.metric, *COSTS}
+        names = [goal.name for goal in self.goals]
+        for name in names:
+            if name not in known:
+                yield f"objectives: unknown {name!r}; known: {', '.join(sorted(known))}"
+        if len(set(names)) != len(names):
+            yield "objectives: one is named twice"
+        if not set(names) - set(COSTS):
+            yield f"objectives: one of them must be a quality, such as {self.metric!r}"
+        for text in self.constraints:
+            try:
+                limit = parse_constraint(text)
+            except ValueError as error:
+                yield f"constraints: {error}"
+                continue
+            if limit.name not in known:
+                yield (
+                    f"constraints: unknown {limit.name!r} in {text!r}; known: "
+                    f"{', '.join(sorted(known))}"
+                )
+
+
+def load_space(source: str | Path, text: str | None = None) -> SearchSpace:
+    """Run a search-space file and call its ``space()``. The file's code is run: read it first.
+
+    Args:
+        source: path of the file; its folder is importable while it runs.
+        text: its content, when it was read before (a kept copy); otherwise the file is read.
+
+    Raises:
+        SpaceError: no file, no ``space()``, an error in it, or not a `SearchSpace`.
+    """
+    path = Path(source)
+    if text is None:
+        if not path.is_file():
+            raise SpaceError(
+                str(path), ["no such file; give a Python file with a function space()"]
+            )
+        text = path.read_text(encoding="utf-8")
+    # Named by content, so that classes of two versions of a file never mix in one process.
+    name = f"theseus_space_{hashlib.sha256(text.encode()).hexdigest()[:12]}"
+    module = types.ModuleType(name)
+    module.__file__ = str(path)
+    folder = str(path.resolve().parent)
+    sys.path.insert(0, folder)
+    sys.modules[name] = module
+    try:
+        exec(compile(text, str(path), "exec"), module.__dict__)  # the user's file, run knowingly
+        if not callable(getattr(module, "space", None)):
+            raise SpaceError(str(path), ["has no function space() that returns a SearchSpace"])
+        with torch.random.fork_rng(devices=[]):
+            # An untrained guide must have the same weights in every process.
+            torch.manual_seed(0)
+            found = module.space()
+    except SpaceError:
+        raise
+    except TheseusError as error:
+        raise SpaceError(str(path), [str(error)]) from error
+    except Exception as error:  # whatever the user's code raises is told as theirs, with the line
+        raise SpaceError(str(path), [_where(error, str(path))]) from error
+    finally:
+        sys.path.remove(folder)
+    if not isinstance(found, SearchSpace):
+        raise SpaceError(
+            str(path), [f"space() must return a SearchSpace, not {type(found).__name__}"]
+        )
+    return found
+
+
+def _where(error: Exception, path: str) -> str:
+    line = getattr(error, "lineno", None)
+    trace = error.__traceback__
+    while trace is not None:
+        if trace.tb_frame.f_code.co_filename == path:
+            line = trace.tb_lineno
+        trace = trace.tb_next
+    return f"line {line}: {type(error).__name__}: {error}"
+
+

@@ -1,0 +1,183 @@
+"""Where everything goes under `--storage`, and writes that are whole or not there at all."""
+
+from __future__ import annotations
+
+import json
+import os
+import tempfile
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import safetensors.torch
+from torch import Tensor
+
+from nas_theseus.errors import StorageError
+from nas_theseus.values import Architecture, Evaluation, Failure, Outcome
+
+
+@dataclass(frozen=True)
+class Storage:
+    """The folder layout of one search inside a storage folder.
+
+    ::
+
+        <root>/guides/<key>.safetensors           trained guides, shared by all searches
+        <root>/searches/<name>/space.py           the kept copy of the space file
+        <root>/searches/<name>/settings.json      seed and sampler, fixed when the search began
+        <root>/searches/<name>/study.journal      Optuna's study: the truth of proposals
+        <root>/searches/<name>/evaluations/       one JSON a result: the truth of results
+        <root>/searches/<name>/weights/           safetensors of each evaluated architecture
+        <root>/searches/<name>/outbox/            records MLflow has not taken yet
+        <root>/searches/<name>/front/             front.json, .html, .png; one folder a member
+        <root>/searches/<name>/log/               Ray's and the driver's messages
+    """
+
+    root: Path
+    name: str
+
+    @property
+    def folder(self) -> Path:
+        return self.root / "searches" / self.name
+
+    @property
+    def guides(self) -> Path:
+        return self.root / "guides"
+
+    @property
+    def space_file(self) -> Path:
+        return self.folder / "space.py"
+
+    @property
+    def settings_file(self) -> Path:
+        return self.folder / "settings.json"
+
+    @property
+    def journal(self) -> Path:
+        return self.folder / "study.journal"
+
+    @property
+    def evaluations(self) -> Path:
+        return self.folder / "evaluations"
+
+    @property
+    def weights(self) -> Path:
+        return self.folder / "weights"
+
+    @property
+    def outbox(self) -> Path:
+        return self.folder / "outbox"
+
+    @property
+    def runs_file(self) -> Path:
+        return self.folder / "runs.json"
+
+    @property
+    def front(self) -> Path:
+        return self.folder / "front"
+
+    @property
+    def log(self) -> Path:
+        return self.folder / "log"
+
+    @property
+    def lock_file(self) -> Path:
+        return self.folder / "driver.lock"
+
+    def create(self) -> None:
+        """Make the folders.
+
+        Raises:
+            StorageError: the storage cannot be written.
+        """
+        try:
+            for folder in (self.guides, self.evaluations, self.weights, self.outbox, self.log):
+                folder.mkdir(parents=True, exist_ok=True)
+            with tempfile.NamedTemporaryFile(dir=self.folder, prefix=".probe-"):
+                pass
+        except OSError as error:
+            raise StorageError(
+                f"storage {self.root} cannot be written: {error.strerror or error}; give another "
+                "with --storage"
+            ) from error
+
+    def weights_of(self, outcome_name: str) -> Path:
+        return self.weights / f"{outcome_name}.safetensors"
+
+    def write_outcome(self, outcome: Outcome) -> Path:
+        """Keep a result: evaluations as ``.json``, failures as ``.failed.json``."""
+        suffix = ".json" if isinstance(outcome, Evaluation) else ".failed.json"
+        path = self.evaluations / f"{outcome.name}{suffix}"
+        write_json(path, outcome.to_json())
+        return path
+
+    def read_outcome(self, name: str) -> Outcome | None:
+        """The result of one architecture, recipe and seed; None when there is none (yet).
+
+        A damaged file is set aside as ``.damaged``, so that the trial runs again.
+        """
+        for suffix, kind in ((".json", Evaluation), (".failed.json", Failure)):
+            path = self.evaluations / f"{name}{suffix}"
+            if path.exists():
+                try:
+                    found: Outcome = kind.from_json(json.loads(path.read_text()))
+                    return found
+                except (ValueError, KeyError, TypeError):
+                    path.rename(path.with_suffix(".damaged"))
+        return None
+
+    def outcomes(self) -> Iterator[Outcome]:
+        """All results, in order of their names."""
+        names = {p.name.removesuffix(".json").removesuffix(".failed")
+                 for p in self.evaluations.glob("*.json")}  # fmt: skip
+        for name in sorted(names):
+            outcome = self.read_outcome(name)
+            if outcome is not None:
+                yield outcome
+
+
+def searches(root: Path) -> list[str]:
+    """Names of the searches kept in a storage folder."""
+    folder = root / "searches"
+    return sorted(p.name for p in folder.iterdir() if p.is_dir()) if folder.is_dir() else []
+
+
+def write_bytes(path: Path, data: bytes) -> None:
+    """Write aside, flush to the disk, rename: a reader sees the old file or the new one.
+
+    Raises:
+        StorageError: the disk is full or the folder cannot be written.
+    """
+    aside = path.with_name(f".{path.name}.{os.getpid()}.aside")
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        with aside.open("wb") as file:
+            file.write(data)
+            file.flush()
+            os.fsync(file.fileno())
+        aside.replace(path)
+    except OSError as error:
+        aside.unlink(missing_ok=True)
+        raise StorageError(f"cannot write {path}: {error.strerror or error}") from error
+
+
+def write_json(path: Path, value: Mapping[str, Any] | list[Any]) -> None:
+    write_bytes(path, json.dumps(value, indent=1, allow_nan=False).encode())
+
+
+def write_tensors(path: Path, tensors: Mapping[str, Tensor]) -> None:
+    write_bytes(path, safetensors.torch.save(dict(tensors)))
+
+
+def read_architecture(path: Path) -> Architecture:
+    """An architecture from a JSON file (a list of choices, or an object that holds one).
+
+    Raises:
+        StorageError: no such file, or not an architecture.
+    """
+    try:
+        data = json.loads(path.read_text())
+        return Architecture.from_json(data["architecture"] if isinstance(data, dict) else data)
+    except (OSError, ValueError, KeyError) as error:
+        raise StorageError(f"{path} holds no architecture: {error}") from error

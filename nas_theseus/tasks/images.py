@@ -1,0 +1,376 @@
+"""Image classification: digits, Fashion-MNIST, any torchvision data set, folders of images."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any, Literal, Protocol, TypeAlias
+
+import numpy as np
+import torch
+from sklearn.datasets import load_digits  # type: ignore[import-untyped]
+from sklearn.model_selection import train_test_split  # type: ignore[import-untyped]
+from torch import Tensor
+from torch.nn import functional
+from torchvision.transforms.functional import pil_to_tensor  # type: ignore[import-untyped]
+
+from nas_theseus.errors import DataError, ShapeError
+from nas_theseus.tasks.base import Splits, SplitTask, shuffled
+from nas_theseus.tasks.folders import ImageFolders
+from nas_theseus.tasks.idx import read_idx
+from nas_theseus.tasks.tensors import (
+    ImageExamples,
+    channel_statistics,
+    check_labels,
+    flip_and_crop,
+)
+from nas_theseus.values import Boundary, Direction
+
+Augment: TypeAlias = Literal["flip-crop"] | None
+
+DEBIAN_FASHION_MNIST = Path("/usr/share/datasets/fashion-mnist")
+
+
+class ImageSource(Protocol):
+    """Where the images of a task come from; classes are known without reading images."""
+
+    @property
+    def classes(self) -> int:
+        """Labels are 0 … classes-1."""
+
+    def load(self) -> Splits:
+        """Read the images."""
+
+
+@dataclass(frozen=True, eq=False)
+class ImageTask(SplitTask):
+    """Classify images: cross-entropy is minimised, accuracy is measured.
+
+    Attributes:
+        name: what records call it.
+        inlet: shape of one image (C, H, W).
+        source: where the images come from.
+        label_smoothing: share of each target spread over all classes, in training only.
+        augment: None, or ``flip-crop`` to vary training batches that are drawn with a seed.
+    """
+
+    name: str
+    inlet: Boundary
+    source: ImageSource
+    label_smoothing: float = 0.0
+    augment: Augment = None
+    metric: str = "accuracy"
+    direction: Direction = "maximize"
+
+    def __post_init__(self) -> None:
+        if not 0 <= self.label_smoothing < 1:
+            raise DataError(f"label_smoothing is in [0, 1), not {self.label_smoothing}")
+        if self.augment not in (None, "flip-crop"):
+            raise DataError(f"augment is None or 'flip-crop', not {self.augment!r}")
+
+    @property
+    def outputs(self) -> Boundary:
+        """One logit a class."""
+        return Boundary((self.source.classes,))
+
+    def load(self) -> Splits:
+        """Read the images from the source."""
+        return self.source.load()
+
+    def augment_batch(self, inputs: Tensor, random: np.random.RandomState) -> Tensor:
+        """Flip and shift training images where the task asks for it."""
+        return flip_and_crop(inputs, random) if self.augment else inputs
+
+    def loss(self, outputs: Tensor, targets: Tensor) -> Tensor:
+        """Mean cross-entropy of logits (B, classes) against labels (B,).
+
+        Raises:
+            ShapeError: the outputs are not (B, classes).
+        """
+        self._check(outputs, targets)
+        return functional.cross_entropy(outputs, targets, label_smoothing=self.label_smoothing)
+
+    def total(self, outputs: Tensor, targets: Tensor) -> tuple[float, int]:
+        """Number of images whose greatest logit is at their label, and number of images.
+
+        Raises:
+            ShapeError: the outputs are not (B, classes).
+        """
+        self._check(outputs, targets)
+        return float((outputs.argmax(dim=1) == targets).sum()), len(targets)
+
+    def finish(self, total: float, count: int) -> float:
+        """Share of right answers.
+
+        Raises:
+            DataError: no images were counted.
+        """
+        if count < 1:
+            raise DataError(f"task {self.name!r}: accuracy over no images is undefined")
+        return total / count
+
+    def _check(self, outputs: Tensor, targets: Tensor) -> None:
+        expected = (len(targets), *self.outputs.shape)
+        if tuple(outputs.shape) != expected:
+            raise ShapeError(
+                f"task {self.name!r}: outputs have shape {tuple(outputs.shape)}, expected "
+                f"{expected} (batch, classes); does the network end in a pooled linear head?"
+            )
+
+
+def digits(seed: int = 0, label_smoothing: float = 0.0, augment: Augment = None) -> ImageTask:
+    """scikit-learn's 1,797 handwritten digits, 1×8×8, split 60/20/20 and stratified.
+
+    For trying things out: the data come with scikit-learn.
+    """
+    return ImageTask("digits", Boundary((1, 8, 8)), _Digits(seed), label_smoothing, augment)
+
+
+def fashion_mnist(
+    folder: str | Path | None = None,
+    train_images: int | None = None,
+    validation_images: int = 5_000,
+    pad: int = 2,
+    seed: int = 0,
+    label_smoothing: float = 0.0,
+    augment: Augment = None,
+) -> ImageTask:
+    """Fashion-MNIST: 28×28 grey images of ten kinds of clothes, padded with black to 32×32.
+
+    Args:
+        folder: where the four idx files are: the folder itself, or a root that torchvision's
+            ``FashionMNIST(root, download=True)`` has filled. None looks in ``data`` under the
+            current folder and then where Debian's package puts them.
+        train_images: train on this many only. They are taken after the validation images, so
+            validation is the same for every number; smaller subsets are part of greater ones.
+        validation_images: how many of the 60,000 training images are kept for validation.
+        pad: black pixels added on each side.
+        seed: fixes the split.
+        label_smoothing: see `ImageTask`.
+        augment: see `ImageTask`.
+
+    Raises:
+        DataError: a count that cannot be; on first use also when the files are missing or damaged.
+    """
+    if pad < 0:
+        raise DataError(f"fashion_mnist: pad is 0 or more pixels, not {pad}")
+    if validation_images < 1 or (train_images is not None and train_images < 1):
+        raise DataError(
+            "fashion_mnist: validation_images and train_images must be at least 1, not "
+            f"{validation_images} and {train_images}"
+        )
+    # Absolute from the start: a worker elsewhere may have another current folder.
+    given = Path("data" if folder is None else folder).expanduser().absolute()
+    places = [given, given / "raw", given / "FashionMNIST" / "raw"]
+    if folder is None:
+        places.append(DEBIAN_FASHION_MNIST)
+    source = _FashionMNIST(tuple(places), train_images, validation_images, pad, seed)
+    inlet = Boundary((1, 28 + 2 * pad, 28 + 2 * pad))
+    return ImageTask("fashion-mnist", inlet, source, label_smoothing, augment)
+
+
+def from_datasets(
+    train: Any,
+    test: Any,
+    inlet: tuple[int, int, int] = (3, 32, 32),
+    classes: int = 10,
+    validation_share: float = 0.1,
+    seed: int = 0,
+    name: str = "images",
+    label_smoothing: float = 0.0,
+    augment: Augment = None,
+) -> ImageTask:
+    """Any torchvision-style data sets that fit in memory.
+
+    Args:
+        train: gives (image, label) for 0 … len-1. An image is a PIL image or bytes (C, H, W),
+            which are standardised per channel, or a float tensor, which is taken as it is. Its
+            transform must not be random: it runs once.
+        test: the test split, in the same form.
+        inlet: shape of one image (C, H, W).
+        classes: labels are 0 … classes-1.
+        validation_share: share of `train` that is kept for validation.
+        seed: fixes the split.
+        name: what records call the task.
+        label_smoothing: see `ImageTask`.
+        augment: see `ImageTask`.
+
+    Raises:
+        DataError: a share outside (0, 1); on first use also when images or labels do not fit.
+    """
+    if not 0 < validation_share < 1:
+        raise DataError(f"validation_share is between 0 and 1, not {validation_share}")
+    source = _Datasets(name, train, test, inlet, classes, validation_share, seed)
+    return ImageTask(name, Boundary(inlet), source, label_smoothing, augment)
+
+
+def image_folder(
+    root: str | Path,
+    size: int = 224,
+    validation_share: float = 0.1,
+    seed: int = 0,
+    workers: int = 4,
+    name: str | None = None,
+    label_smoothing: float = 0.0,
+    augment: Augment = None,
+) -> ImageTask:
+    """A folder of images too many for memory, as ImageNet is laid out: one folder a class.
+
+    Args:
+        root: holds ``train/<class>/…`` and ``test/<class>/…`` (or ``val/<class>/…``, which is
+            then the test split). Validation is taken from ``train``.
+        size: images are resized to 8/7 of this and the middle is cut out.
+        validation_share: share of the training images that is kept for validation.
+        seed: fixes the split and its order.
+        workers: processes that read images; never more than there are cores.
+        name: what records call the task; the folder's name when None.
+        label_smoothing: see `ImageTask`.
+        augment: see `ImageTask`.
+
+    Raises:
+        DataError: a share or size that cannot be; on first use also when folders are missing,
+            train and test have other classes, or an image cannot be read.
+    """
+    if not 0 < validation_share < 1:
+        raise DataError(f"validation_share is between 0 and 1, not {validation_share}")
+    if size < 1 or workers < 0:
+        raise DataError(f"image_folder: size {size} must be above 0, workers {workers} 0 or more")
+    path = Path(root).expanduser().absolute()
+    source = ImageFolders(path, size, validation_share, seed, workers)
+    inlet = Boundary((3, size, size))
+    return ImageTask(name or path.name, inlet, source, label_smoothing, augment)
+
+
+@dataclass(frozen=True)
+class _Digits:
+    seed: int
+    classes: int = 10
+
+    def load(self) -> Splits:
+        bunch = load_digits()
+        images = torch.from_numpy(bunch.images.astype(np.uint8)).unsqueeze(1)
+        labels = torch.from_numpy(bunch.target.astype(np.int64))
+        everything = np.arange(len(labels))
+        rest, test = train_test_split(
+            everything, test_size=0.2, stratify=labels, random_state=self.seed
+        )
+        train, validation = train_test_split(
+            rest, test_size=0.25, stratify=labels[rest], random_state=self.seed
+        )
+        statistics = channel_statistics(images[train])
+
+        def part(chosen: Any) -> ImageExamples:
+            return ImageExamples(images[chosen], labels[chosen], statistics)
+
+        return Splits(part(train), part(validation), part(test))
+
+
+@dataclass(frozen=True)
+class _FashionMNIST:
+    places: tuple[Path, ...]
+    train_images: int | None
+    validation_images: int
+    pad: int
+    seed: int
+    classes: int = 10
+
+    def load(self) -> Splits:
+        images, labels = self._read("train")
+        test = ImageExamples(*self._read("t10k"), None)
+        return _split_training(
+            "fashion-mnist", images, labels, test, self.validation_images, self.train_images,
+            self.seed,
+        )  # fmt: skip
+
+    def _read(self, part: str) -> tuple[Tensor, Tensor]:
+        images_path, labels_path = (
+            self._find(f"{part}-{kind}-ubyte") for kind in ("images-idx3", "labels-idx1")
+        )
+        images, labels = read_idx(images_path), read_idx(labels_path).long()
+        if images.shape[1:] != (28, 28) or labels.dim() != 1:
+            raise DataError(
+                f"Fashion-MNIST has images (N, 28, 28) and labels (N,); {images_path} holds "
+                f"{tuple(images.shape)} and {labels_path} {tuple(labels.shape)}"
+            )
+        check_labels(str(images_path), labels, len(images), self.classes)
+        return functional.pad(images.unsqueeze(1), [self.pad] * 4), labels
+
+    def _find(self, stem: str) -> Path:
+        for place in self.places:
+            for path in (place / f"{stem}.gz", place / stem):
+                if path.is_file():
+                    return path
+        raise DataError(
+            f"Fashion-MNIST's file {stem}[.gz] is in none of "
+            f"{', '.join(map(str, self.places))}. On Debian or Ubuntu: apt-get install "
+            "dataset-fashion-mnist. Elsewhere: torchvision.datasets.FashionMNIST(root, "
+            "download=True), then fashion_mnist(folder=root)"
+        )
+
+
+@dataclass(frozen=True, eq=False)
+class _Datasets:
+    name: str
+    train: Any
+    test: Any
+    shape: tuple[int, int, int]
+    classes: int
+    validation_share: float
+    seed: int
+
+    def load(self) -> Splits:
+        images, labels = self._read("train", self.train)
+        test_images, test_labels = self._read("test", self.test)
+        # A test set sorted by class would make every limited look at it one-sided.
+        order = shuffled(len(test_labels), self.seed)
+        test = ImageExamples(test_images[order], test_labels[order], None)
+        kept = max(1, round(len(labels) * self.validation_share))
+        return _split_training(self.name, images, labels, test, kept, None, self.seed)
+
+    def _read(self, part: str, data: Any) -> tuple[Tensor, Tensor]:
+        images: list[Tensor] = []
+        labels: list[int] = []
+        for index in range(len(data)):
+            image, label = data[index]
+            tensor = image if isinstance(image, Tensor) else pil_to_tensor(image)
+            if tuple(tensor.shape) != self.shape:
+                raise DataError(
+                    f"{self.name}: {part} image {index} has shape {tuple(tensor.shape)}, expected "
+                    f"{self.shape} (C, H, W); give the data set a transform or correct inlet="
+                )
+            images.append(tensor if tensor.dtype == torch.uint8 else tensor.float())
+            labels.append(int(label))
+        if not images:
+            raise DataError(f"{self.name}: the {part} data set is empty")
+        targets = torch.tensor(labels)
+        check_labels(f"{self.name}, {part}", targets, len(images), self.classes)
+        return torch.stack(images), targets
+
+
+def _split_training(
+    name: str,
+    images: Tensor,
+    labels: Tensor,
+    test: ImageExamples,
+    validation_images: int,
+    train_images: int | None,
+    seed: int,
+) -> Splits:
+    """Validation first, training from the rest, so that the first never depends on the second."""
+    available = len(labels) - validation_images
+    if available < max(1, train_images or 1):
+        raise DataError(
+            f"{name}: {len(labels):,} training images do not give {validation_images:,} for "
+            f"validation and {train_images or 1:,} to train on; ask for fewer"
+        )
+    order = shuffled(len(labels), seed)
+    held, rest = order[:validation_images], order[validation_images:]
+    # Over all of the rest, so that validation inputs are the same for every train_images.
+    bytes_only = images.dtype == torch.uint8
+    statistics = channel_statistics(images[rest]) if bytes_only else None
+    chosen = rest[:train_images]
+    return Splits(
+        ImageExamples(images[chosen], labels[chosen], statistics),
+        ImageExamples(images[held], labels[held], statistics),
+        replace(test, statistics=statistics),
+    )

@@ -1,0 +1,135 @@
+"""Examples held in memory, and the seeded augmentation of whole batches of images."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import dataclass, field
+from typing import TypeAlias
+
+import numpy as np
+import torch
+from torch import Tensor
+from torch.nn import functional
+
+from nas_theseus.errors import DataError
+from nas_theseus.tasks.base import Device, Digest, hash_tensor
+
+Statistics: TypeAlias = tuple[tuple[float, ...], tuple[float, ...]]
+
+
+def channel_statistics(images: Tensor) -> Statistics:
+    """Mean and standard deviation of each channel of bytes (N, C, H, W).
+
+    Sums of bytes are exact integers, so the figures are the same on every machine. A channel
+    that never changes gets the deviation 1.
+    """
+    count = images.numel() // images.shape[1]
+    means, deviations = [], []
+    for channel in range(images.shape[1]):
+        histogram = torch.bincount(images[:, channel].flatten(), minlength=256).tolist()
+        first = sum(value * times for value, times in enumerate(histogram))
+        second = sum(value * value * times for value, times in enumerate(histogram))
+        # In integers: count * second - first², the variance times count².
+        variance = (count * second - first * first) / (count * count)
+        means.append(first / count)
+        deviations.append(variance**0.5 or 1.0)
+    return tuple(means), tuple(deviations)
+
+
+def standardise(images: Tensor, statistics: Statistics) -> Tensor:
+    """Images (N, C, H, W) as float32 with each channel's mean taken off and deviation divided."""
+    mean, deviation = (
+        torch.tensor(values, device=images.device).reshape(-1, 1, 1) for values in statistics
+    )
+    return images.to(torch.float32).sub_(mean).div_(deviation)
+
+
+@dataclass(frozen=True, eq=False)
+class ImageExamples:
+    """Images and labels in memory.
+
+    Attributes:
+        images: (N, C, H, W), bytes or float32; bytes stay bytes until a batch is taken, a
+            quarter of the memory.
+        labels: (N,), int64.
+        statistics: what to standardise by; None leaves the values alone.
+    """
+
+    images: Tensor
+    labels: Tensor
+    statistics: Statistics | None
+    _moved: dict[str, tuple[Tensor, Tensor]] = field(default_factory=dict, init=False, repr=False)
+
+    def __len__(self) -> int:
+        return len(self.labels)
+
+    def select(self, order: Tensor, batch_size: int, device: Device) -> Iterator[tuple[Tensor, Tensor]]:
+        """Batches by index; the data move to a device once and stay there."""
+        key = str(device)
+        if key not in self._moved:
+            self._moved[key] = (self.images.to(device), self.labels.to(device))
+        images, labels = self._moved[key]
+        order = order.to(device)
+        for start in range(0, len(order), batch_size):
+            chosen = order[start : start + batch_size]
+            inputs = images.index_select(0, chosen)
+            if self.statistics is not None:
+                inputs = standardise(inputs, self.statistics)
+            yield inputs, labels.index_select(0, chosen)
+
+    def update(self, digest: Digest) -> None:
+        """Hash images, labels and what they are standardised by."""
+        hash_tensor(digest, self.images)
+        hash_tensor(digest, self.labels)
+        digest.update(repr(self.statistics).encode())
+
+
+def check_labels(name: str, labels: Tensor, count: int, classes: int) -> None:
+    """Refuse labels that do not fit the images or the classes.
+
+    Args:
+        name: what messages call the data.
+        labels: (N,), integers.
+        count: number of images.
+        classes: labels are 0 … classes-1.
+
+    Raises:
+        DataError: another number of labels than images, or a label out of range.
+    """
+    if len(labels) != count:
+        raise DataError(
+            f"{name}: {count:,} images and {len(labels):,} labels; each image needs exactly one"
+        )
+    if count and not 0 <= int(labels.min()) <= int(labels.max()) < classes:
+        raise DataError(
+            f"{name}: labels run from {int(labels.min())} to {int(labels.max())}, "
+            f"{classes} classes allow 0 to {classes - 1}; correct the labels or classes="
+        )
+
+
+def flip_and_crop(images: Tensor, random: np.random.RandomState) -> Tensor:
+    """Flip half of the images left to right and shift each by up to an eighth of its height.
+
+    What a shift uncovers is the nearest border pixel, which is background in standardised
+    images too, whatever their mean.
+
+    Args:
+        images: (N, C, H, W).
+        random: draws on CPU, so that the same seed varies batches alike on every device.
+
+    Returns:
+        New images of the same shape.
+    """
+    count, _, height, width = images.shape
+    reach = max(1, height // 8)
+    top, left = random.randint(0, 2 * reach + 1, (2, count))
+    flipped = random.randint(0, 2, count).astype(bool)
+    rows = top[:, None] + np.arange(height)
+    columns = left[:, None] + np.arange(width)
+    columns[flipped] = columns[flipped, ::-1]
+    padded = functional.pad(images, [reach] * 4, mode="replicate")
+    example = torch.arange(count, device=images.device)[:, None, None]
+    row = torch.from_numpy(rows).to(images.device)[:, :, None]
+    column = torch.from_numpy(columns).to(images.device)[:, None, :]
+    # The slice between index tensors puts channels last: (N, H, W, C).
+    return padded[example, :, row, column].permute(0, 3, 1, 2).contiguous()

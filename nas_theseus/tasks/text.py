@@ -1,0 +1,247 @@
+"""Language modelling of the user's own text: predict each next character or token."""
+
+from __future__ import annotations
+
+import math
+from collections import Counter
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass, field
+from functools import cached_property
+from pathlib import Path
+from typing import Literal, TypeAlias
+
+import torch
+from torch import Tensor
+from torch.nn import functional
+
+from nas_theseus.errors import DataError, ShapeError
+from nas_theseus.tasks.base import (
+    Device,
+    Digest,
+    Splits,
+    SplitTask,
+    hash_tensor,
+    shuffled,
+)
+from nas_theseus.values import Boundary, Direction
+
+Level: TypeAlias = Literal["character", "bpe"]
+
+BPE_VOCABULARY = 4096
+_TRAIN_SHARE, _VALIDATION_SHARE = 0.90, 0.05
+
+
+@dataclass(frozen=True, eq=False)
+class TokenExamples:
+    """Windows of a run of tokens: inputs are a window, targets the same window one token later.
+
+    Attributes:
+        windows: (N, context + 1), int32; neighbours share one token, the first one's last target.
+    """
+
+    windows: Tensor
+    _moved: dict[str, Tensor] = field(default_factory=dict, init=False, repr=False)
+
+    def __len__(self) -> int:
+        return len(self.windows)
+
+    def select(self, order: Tensor, batch_size: int, device: Device) -> Iterator[tuple[Tensor, Tensor]]:
+        """Inputs and targets (B, context), int64."""
+        key = str(device)
+        if key not in self._moved:
+            self._moved[key] = self.windows.to(device)
+        order = order.to(device)
+        for start in range(0, len(order), batch_size):
+            chosen = order[start : start + batch_size]
+            tokens = self._moved[key].index_select(0, chosen).long()
+            yield tokens[:, :-1], tokens[:, 1:]
+
+    def update(self, digest: Digest) -> None:
+        """Hash the windows in order."""
+        hash_tensor(digest, self.windows)
+
+
+@dataclass(frozen=True, eq=False)
+class TextTask(SplitTask):
+    """Model text: cross-entropy of the next token is minimised, perplexity is measured.
+
+    Perplexities compare only between tasks of the same tokens.
+
+    Attributes:
+        name: what records call it.
+        paths: text files in UTF-8, read one after the other.
+        level: ``character``, or ``bpe`` for byte-level pair encoding learnt on the training text.
+        context: tokens a network sees at once.
+        vocabulary: number of different tokens; None is counted from the text (characters) or
+            4,096 (bpe).
+        seed: fixes the order of the training windows.
+    """
+
+    name: str
+    paths: tuple[Path, ...]
+    level: Level
+    context: int
+    vocabulary: int | None
+    seed: int
+    metric: str = "perplexity"
+    direction: Direction = "minimize"
+
+    @property
+    def inlet(self) -> Boundary:
+        """Token ids (context,)."""
+        return Boundary((self.context,), integer=True)
+
+    @property
+    def outputs(self) -> Boundary:
+        """Logits (context, vocabulary); at character level without `vocabulary` reads the text."""
+        if self.vocabulary is not None:
+            return Boundary((self.context, self.vocabulary))
+        if self.level == "bpe":
+            return Boundary((self.context, BPE_VOCABULARY))
+        # One more for characters that the training text lacks.
+        return Boundary((self.context, len(set(self._segments[0])) + 1))
+
+    @cached_property
+    def _segments(self) -> tuple[str, str, str]:
+        text = "".join(_read(path) for path in self.paths)
+        train = int(len(text) * _TRAIN_SHARE)
+        validation = train + int(len(text) * _VALIDATION_SHARE)
+        return text[:train], text[train:validation], text[validation:]
+
+    def load(self) -> Splits:
+        """Read the text, cut it into three contiguous segments (90/5/5) and those into windows.
+
+        Raises:
+            DataError: a file cannot be read as UTF-8, a segment has no window, or ``tokenizers``
+                is missing.
+        """
+        size = self.outputs.shape[1]
+        encode = _encode_characters if self.level == "character" else _encode_bpe
+        tokens = encode(self._segments, size)
+        parts = ("train", "validation", "test")
+        train, *others = (self._windows(part, one) for part, one in zip(parts, tokens, strict=True))
+        order = shuffled(len(train), self.seed)
+        return Splits(TokenExamples(train[order]), *map(TokenExamples, others))
+
+    def _windows(self, part: str, tokens: Tensor) -> Tensor:
+        if len(tokens) <= self.context:
+            raise DataError(
+                f"task {self.name!r}: the {part} segment has {len(tokens):,} tokens, a window of "
+                f"context {self.context} needs {self.context + 1:,}; give more text (validation "
+                "and test are 5 % each) or a shorter context"
+            )
+        return tokens.unfold(0, self.context + 1, self.context)
+
+    def loss(self, outputs: Tensor, targets: Tensor) -> Tensor:
+        """Mean cross-entropy per token of logits (B, T, vocabulary) against ids (B, T).
+
+        Raises:
+            ShapeError: the outputs are not (B, T, vocabulary).
+        """
+        self._check(outputs, targets)
+        return functional.cross_entropy(outputs.flatten(0, 1), targets.flatten())
+
+    def total(self, outputs: Tensor, targets: Tensor) -> tuple[float, int]:
+        """Negative log-likelihood in nats summed over tokens, and number of tokens.
+
+        Raises:
+            ShapeError: the outputs are not (B, T, vocabulary).
+        """
+        self._check(outputs, targets)
+        summed = functional.cross_entropy(
+            outputs.flatten(0, 1).float(), targets.flatten(), reduction="sum"
+        )
+        return float(summed), targets.numel()
+
+    def finish(self, total: float, count: int) -> float:
+        """Perplexity: the exponential of the mean; infinite where that overflows.
+
+        Raises:
+            DataError: no tokens were counted.
+        """
+        if count < 1:
+            raise DataError(f"task {self.name!r}: perplexity over no tokens is undefined")
+        mean = total / count
+        return math.exp(mean) if mean < 700 else math.inf
+
+    def _check(self, outputs: Tensor, targets: Tensor) -> None:
+        expected = (*targets.shape, self.outputs.shape[1])
+        if tuple(outputs.shape) != expected:
+            raise ShapeError(
+                f"task {self.name!r}: outputs have shape {tuple(outputs.shape)}, expected "
+                f"{expected} (batch, tokens, vocabulary)"
+            )
+
+
+def text_file(
+    path: str | Path | Sequence[str | Path],
+    *,
+    level: Level = "character",
+    context: int = 128,
+    vocabulary: int | None = None,
+    seed: int = 0,
+    name: str | None = None,
+) -> TextTask:
+    """Model one text file or several, joined in the order given; see `TextTask`.
+
+    Args:
+        path: file or files in UTF-8; read on first use.
+        level: ``character`` or ``bpe`` (needs the optional extra ``text``).
+        context: tokens a network sees at once.
+        vocabulary: keep only so many tokens. Of characters the most frequent in the training
+            text, the rest become one unknown token; a byte-level bpe needs at least 256.
+        seed: fixes the order of the training windows.
+        name: what records call the task; the first file's name without ending when None.
+
+    Raises:
+        DataError: no file, an unknown level, or a context or vocabulary that cannot be.
+    """
+    given = [path] if isinstance(path, str | Path) else list(path)
+    if not given:
+        raise DataError("text_file needs at least one file")
+    if level not in ("character", "bpe"):
+        raise DataError(f"text_file: level is 'character' or 'bpe', not {level!r}")
+    least = 256 if level == "bpe" else 2
+    if context < 1 or (vocabulary is not None and vocabulary < least):
+        raise DataError(
+            f"text_file: context is at least 1 and vocabulary at least {least} at level {level!r}, "
+            f"not {context} and {vocabulary}"
+        )
+    paths = tuple(Path(one).expanduser().absolute() for one in given)
+    return TextTask(name or paths[0].stem, paths, level, context, vocabulary, seed)
+
+
+def _read(path: Path) -> str:
+    try:
+        # Bytes first: text mode would turn line ends into another content on another system.
+        return path.read_bytes().decode("utf-8")
+    except (OSError, UnicodeDecodeError) as error:
+        raise DataError(f"{path} cannot be read as UTF-8 text: {error}") from error
+
+
+def _encode_characters(segments: tuple[str, str, str], size: int) -> list[Tensor]:
+    """Ids by frequency in the training text, ties by character; 0 stands for all others."""
+    counts = Counter(segments[0])
+    kept = sorted(counts, key=lambda character: (-counts[character], character))[: size - 1]
+    ids = {character: number for number, character in enumerate(kept, start=1)}
+    return [
+        torch.tensor([ids.get(character, 0) for character in segment], dtype=torch.int32)
+        for segment in segments
+    ]
+
+
+def _encode_bpe(segments: tuple[str, str, str], size: int) -> list[Tensor]:
+    """Ids of a byte-level pair encoding learnt on the training segment alone."""
+    try:
+        # The one optional import: only this level needs it.
+        from tokenizers import ByteLevelBPETokenizer
+    except ImportError as error:
+        raise DataError(
+            "level='bpe' needs the package tokenizers: pip install 'nas-theseus[text]', or use "
+            "level='character'"
+        ) from error
+    tokenizer = ByteLevelBPETokenizer()
+    tokenizer.train_from_iterator(
+        segments[0].splitlines(keepends=True), vocab_size=size, show_progress=False
+    )
+    return [torch.tensor(tokenizer.encode(segment).ids, dtype=torch.int32) for segment in segments]

@@ -1,0 +1,212 @@
+"""The study on real Optuna storage: no repeats, refusals told, the same again after a kill."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from pathlib import Path
+
+import optuna
+import pytest
+from torch import nn
+
+from nas_theseus import SearchSpace, choice, cut
+from nas_theseus.blocks import Depthwise, Identity, Keep, Linear
+from nas_theseus.costs.table import CostTable
+from nas_theseus.errors import ServiceError
+from nas_theseus.genome import Genome
+from nas_theseus.services.study import FRUITLESS_PROPOSALS, Proposal, Study
+from nas_theseus.settings import Sampler, parse_constraint
+from nas_theseus.tasks import digits
+from nas_theseus.values import Architecture, Evaluation, Failure, Outcome
+
+
+def conv(inlet: int, outlet: int) -> nn.Module:
+    return nn.Sequential(nn.Conv2d(inlet, outlet, 3, 1, 1), nn.ReLU())
+
+
+HEAD = nn.Sequential(nn.AdaptiveAvgPool2d(1), nn.Flatten(), nn.Linear(4, 10))
+SPACE = SearchSpace(
+    guide=cut(nn.Sequential(conv(1, 4), conv(4, 4), conv(4, 4), HEAD), ["0", "1", "2"], (1, 8, 8)),
+    task=digits(),
+    blocks=[Keep(), Depthwise(expand=choice(1, 2)), Linear(), Identity()],
+    max_span=2,
+    keep=["head"],
+)
+COSTS = CostTable(SPACE)
+
+
+def outcome(architecture: Architecture) -> Evaluation:
+    """A quality made from the id: any deterministic function of the architecture will do."""
+    quality = int(architecture.id, 16) % 1000 / 1000
+    return Evaluation(
+        architecture, "r", 0, {"val_accuracy": quality}, COSTS.of(architecture), 0, 0.0
+    )
+
+
+class Bench:
+    """A study in a folder with the results it was given."""
+
+    def __init__(self, folder: Path) -> None:
+        self.folder = folder
+        self.results: dict[str, Outcome] = {}
+
+    def study(self, sampler: Sampler = "tpe", seed: int = 0, limits: tuple[str, ...] = ()) -> Study:
+        return Study(
+            "one", self.folder / "study.journal", Genome(SPACE), SPACE.goals,
+            [parse_constraint(text) for text in limits], COSTS.of,
+            lambda architecture: self.results.get(architecture.id),
+            sampler=sampler, seed=seed,
+        )  # fmt: skip
+
+    def finish(self, study: Study, proposal: Proposal) -> None:
+        result = outcome(proposal.architecture)
+        self.results[proposal.architecture.id] = result
+        study.tell(proposal, result)
+
+    def run(self, study: Study, count: int) -> list[str]:
+        ids = []
+        for _ in range(count):
+            proposal = study.propose()
+            if proposal is None:
+                break
+            ids.append(proposal.architecture.id)
+            self.finish(study, proposal)
+        return ids
+
+
+@pytest.fixture
+def bench(tmp_path: Path) -> Callable[[str], Bench]:
+    def make(name: str) -> Bench:
+        (tmp_path / name).mkdir()
+        return Bench(tmp_path / name)
+
+    return make
+
+
+@pytest.mark.parametrize("sampler", ["tpe", "nsga2", "nsga3", "random"])
+def test_proposals_never_repeat_and_follow_the_seed(
+    bench: Callable[[str], Bench], sampler: Sampler
+) -> None:
+    first, second, other = bench("a"), bench("b"), bench("c")
+    ids = first.run(first.study(sampler), 25)
+    assert len(set(ids)) == 25
+    assert second.run(second.study(sampler), 25) == ids
+    assert other.run(other.study(sampler, seed=1), 25) != ids
+
+
+@pytest.mark.parametrize("sampler", ["tpe", "nsga2"])
+def test_a_study_killed_with_a_proposal_open_goes_on_as_if_it_had_not_been(
+    bench: Callable[[str], Bench], sampler: Sampler
+) -> None:
+    whole, killed = bench("whole"), bench("killed")
+    ids = whole.run(whole.study(sampler), 24)
+    found: list[str] = []
+    for count in (1, 7, 12):
+        study = killed.study(sampler)
+        found += killed.run(study, count)
+        study.propose()  # left open: the driver dies here
+    found += killed.run(killed.study(sampler), 4)
+    assert found == ids
+
+
+def test_a_result_kept_before_the_kill_is_told_and_not_run_again(
+    bench: Callable[[str], Bench],
+) -> None:
+    here = bench("a")
+    study = here.study()
+    here.run(study, 3)
+    proposal = study.propose()
+    assert proposal is not None
+    here.results[proposal.architecture.id] = outcome(proposal.architecture)
+    again = here.study()
+    assert again.states["RUNNING"] == 0
+    later = again.propose()
+    assert later is not None and later.architecture != proposal.architecture
+
+
+def test_a_proposal_killed_between_two_genes_is_made_again(bench: Callable[[str], Bench]) -> None:
+    whole, torn = bench("whole"), bench("torn")
+    ids = whole.run(whole.study(), 6)
+    found = torn.run(torn.study(), 3)
+    journal = torn.folder / "study.journal"
+    stored = optuna.load_study(
+        study_name="one",
+        storage=optuna.storages.JournalStorage(
+            optuna.storages.journal.JournalFileBackend(str(journal))
+        ),
+    )
+    stored.ask().suggest_categorical("cut_1", [True, False])
+    with journal.open("ab") as file:
+        file.write(b'{"op_code": 4, "half')
+    found += torn.run(torn.study(), 3)
+    assert found == ids
+    assert journal.with_suffix(".torn").read_bytes().startswith(b'{"op_code"')
+
+
+def test_a_constraint_is_refused_before_it_runs_and_told_as_violated(
+    bench: Callable[[str], Bench],
+) -> None:
+    here = bench("a")
+    low, high = COSTS.range("macs")
+    limit = f"macs <= {(low + high) // 3}"
+    study = here.study(limits=(limit,))
+    here.run(study, 15)
+    assert study.refused > 0
+    for result in here.results.values():
+        assert isinstance(result, Evaluation) and result.cost.macs <= (low + high) // 3
+    states = study.states
+    assert states["COMPLETE"] == len(here.results) + study.refused + study.duplicates
+    assert states["RUNNING"] == 0
+
+
+def test_proposals_that_mean_a_running_one_get_its_result(bench: Callable[[str], Bench]) -> None:
+    here = bench("a")
+    study = here.study("random")
+    running = []
+    while (proposal := study.propose()) is not None:
+        running.append(proposal)
+    assert len({p.architecture.id for p in running}) == len(running)
+    assert study.duplicates >= FRUITLESS_PROPOSALS
+    for proposal in running:
+        here.finish(study, proposal)
+    assert study.states["RUNNING"] == 0
+
+
+def test_a_space_without_anything_new_is_exhausted(bench: Callable[[str], Bench]) -> None:
+    here = bench("a")
+    ids = here.run(here.study("random"), SPACE.count() + 1)
+    assert len(ids) == SPACE.count()
+
+
+def test_a_failure_is_told_and_the_study_goes_on(bench: Callable[[str], Bench]) -> None:
+    here = bench("a")
+    study = here.study()
+    proposal = study.propose()
+    assert proposal is not None
+    failure = Failure(proposal.architecture, "r", 0, "convert", "diverged")
+    here.results[proposal.architecture.id] = failure
+    study.tell(proposal, failure)
+    assert study.states["FAIL"] == 1
+    assert proposal.architecture.id not in here.run(study, 10)
+
+
+def test_warm_starts_come_first(bench: Callable[[str], Bench]) -> None:
+    here = bench("a")
+    guide = SPACE.guide_architecture()
+    assert guide is not None
+    study = Study(
+        "one", here.folder / "study.journal", Genome(SPACE), SPACE.goals, [], COSTS.of,
+        lambda _: None, sampler="tpe", seed=0, warm_starts=[guide],
+    )  # fmt: skip
+    proposal = study.propose()
+    assert proposal is not None and proposal.architecture == guide
+
+
+def test_a_storage_that_does_not_answer_names_it_without_the_password() -> None:
+    with pytest.raises(ServiceError) as caught:
+        Study(
+            "one", "postgresql+psycopg2://me:secret@127.0.0.1:1/db", Genome(SPACE), SPACE.goals,
+            [], COSTS.of, lambda _: None, sampler="tpe", seed=0,
+        )  # fmt: skip
+    assert "127.0.0.1:1/db" in str(caught.value)
+    assert "secret" not in str(caught.value)

@@ -1,0 +1,171 @@
+"""Language modelling: segments, windows, vocabularies and perplexity."""
+
+from __future__ import annotations
+
+import math
+import pickle
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+import torch
+from torch import Tensor
+
+from nas_theseus.errors import DataError, ShapeError
+from nas_theseus.tasks.base import SPLITS, Task
+from nas_theseus.tasks.text import text_file
+
+LINE = "the quick brown fox jumps over the lazy dog, and {} comes after {}.\n"
+
+
+@pytest.fixture
+def corpus(tmp_path: Path) -> Path:
+    path = tmp_path / "corpus.txt"
+    path.write_text("".join(LINE.format(n + 1, n) for n in range(300)), encoding="utf-8")
+    return path
+
+
+def windows(task: Task, split: str) -> tuple[Tensor, Tensor]:
+    inputs, targets = zip(*task.batches(split, 7), strict=True)  # type: ignore[arg-type]
+    return torch.cat(inputs), torch.cat(targets)
+
+
+def test_characters_are_cut_into_contiguous_segments(corpus: Path) -> None:
+    task: Task = text_file(corpus, context=16)
+    text = corpus.read_text(encoding="utf-8")
+    train_end = int(len(text) * 0.9)
+    validation_end = train_end + int(len(text) * 0.05)
+    letters = sorted(set(text[:train_end]))
+    assert task.inlet.shape == (16,)
+    assert task.inlet.integer
+    assert task.outputs.shape == (16, len(letters) + 1)
+    # Decode by frequency, derived here again: every window must be the text it was cut from.
+    by_frequency = sorted(letters, key=lambda one: (-text[:train_end].count(one), one))
+    segments = (text[:train_end], text[train_end:validation_end], text[validation_end:])
+    for split, segment in zip(SPLITS, segments, strict=True):
+        inputs, targets = windows(task, split)
+        assert torch.equal(inputs[:, 1:], targets[:, :-1])
+        decoded = {
+            "".join(by_frequency[i - 1] for i in [*row.tolist(), int(last)])
+            for row, last in zip(inputs, targets[:, -1], strict=True)
+        }
+        count = (len(segment) - 1) // 16
+        assert decoded == {segment[16 * i : 16 * i + 17] for i in range(count)}
+        assert task.size(split) == count
+
+
+def test_rare_and_unseen_characters_share_one_token(tmp_path: Path) -> None:
+    path = tmp_path / "small.txt"
+    path.write_text("aaab" * 90 + "ab☃c" * 10, encoding="utf-8")
+    full = text_file(path, context=4)
+    assert full.outputs.shape == (4, 3)
+    assert 0 not in windows(full, "train")[0]
+    assert set(windows(full, "test")[0].flatten().tolist()) == {0, 1, 2}
+    limited = text_file(path, context=4, vocabulary=2)
+    assert limited.outputs.shape == (4, 2)
+    assert set(windows(limited, "train")[0].flatten().tolist()) == {0, 1}
+
+
+def test_outputs_are_known_without_reading_where_the_vocabulary_is_given() -> None:
+    assert text_file("nowhere.txt", vocabulary=50).outputs.shape == (128, 50)
+    assert text_file("nowhere.txt", level="bpe").outputs.shape == (128, 4096)
+    with pytest.raises(DataError, match=r"nowhere.txt cannot be read"):
+        _ = text_file("nowhere.txt").outputs
+
+
+def test_files_are_joined_in_the_given_order(corpus: Path, tmp_path: Path) -> None:
+    text = corpus.read_text(encoding="utf-8")
+    pieces = [tmp_path / "1.txt", tmp_path / "2.txt"]
+    pieces[0].write_text(text[:5000], encoding="utf-8")
+    pieces[1].write_text(text[5000:], encoding="utf-8")
+    assert text_file(pieces).data_hash() == text_file(corpus).data_hash()
+    assert text_file(pieces[::-1]).data_hash() != text_file(corpus).data_hash()
+
+
+def test_orders_hashes_and_samples(corpus: Path) -> None:
+    task = text_file(corpus, context=16)
+    first, _ = next(task.batches("train", 32, seed=1))
+    again, _ = next(text_file(corpus, context=16).batches("train", 32, seed=1))
+    other, _ = next(task.batches("train", 32, seed=2))
+    assert torch.equal(first, again)
+    assert not torch.equal(first, other)
+    assert task.sample(5).shape == (5, 16)
+    assert torch.equal(task.sample(5), windows(task, "train")[0][:5])
+    assert not torch.equal(task.sample(9), text_file(corpus, context=16, seed=1).sample(9))
+    assert text_file(corpus, context=8).data_hash() != task.data_hash()
+    unread = len(pickle.dumps(text_file(corpus, context=16)))
+    assert len(pickle.dumps(task)) == unread
+
+
+def test_loss_and_perplexity_against_their_definitions(corpus: Path) -> None:
+    task = text_file(corpus, context=16)
+    vocabulary = task.outputs.shape[1]
+    _, targets = next(task.batches("validation", 3))
+    uniform = torch.zeros(3, 16, vocabulary)
+    assert float(task.loss(uniform, targets)) == pytest.approx(math.log(vocabulary), rel=1e-5)
+    total, count = task.total(uniform, targets)
+    assert count == 48
+    assert task.finish(total, count) == pytest.approx(vocabulary, rel=1e-5)
+    logits = torch.randn(3, 16, vocabulary, generator=torch.Generator().manual_seed(0))
+    by_hand = -sum(
+        float(logits[i, j].log_softmax(0)[targets[i, j]]) for i in range(3) for j in range(16)
+    )
+    assert task.total(logits, targets)[0] == pytest.approx(by_hand, rel=1e-5)
+    assert task.finish(1e6, 10) == math.inf
+    with pytest.raises(ShapeError, match=r"expected \(3, 16, "):
+        task.loss(logits[:, :-1], targets)
+    with pytest.raises(DataError, match="over no tokens"):
+        task.finish(0.0, 0)
+
+
+def test_bpe_learns_on_training_text_alone_and_alike_in_every_process(corpus: Path) -> None:
+    pytest.importorskip("tokenizers", reason="the optional extra text is not installed")
+    task = text_file(corpus, level="bpe", context=8, vocabulary=400)
+    assert task.outputs.shape == (8, 400)
+    inputs, targets = windows(task, "train")
+    assert 256 <= int(inputs.max()) < 400
+    assert int(windows(task, "test")[1].max()) < 400
+    characters = int(len(corpus.read_text(encoding="utf-8")) * 0.9)
+    assert inputs.numel() < characters / 2
+    script = (
+        "import sys; from nas_theseus.tasks.text import text_file\n"
+        "print(text_file(sys.argv[1], level='bpe', context=8, vocabulary=400).data_hash())"
+    )
+    printed = subprocess.run(
+        [sys.executable, "-c", script, str(corpus)], capture_output=True, text=True, check=True
+    ).stdout.strip()
+    assert printed == task.data_hash()
+    # A changed end of the file changes only the test segment.
+    text = corpus.read_text(encoding="utf-8")
+    corpus.write_text(text[:-40] + "#" * 40, encoding="utf-8")
+    assert text_file(corpus, level="bpe", context=8, vocabulary=400).data_hash() == printed
+
+
+def test_text_that_is_too_short_or_not_text_is_refused(tmp_path: Path) -> None:
+    path = tmp_path / "short.txt"
+    path.write_text("abcdefghij" * 4, encoding="utf-8")
+    with pytest.raises(DataError, match="validation segment has 2 tokens, .* context 4 needs 5"):
+        text_file(path, context=4).size("train")
+    path.write_text("", encoding="utf-8")
+    with pytest.raises(DataError, match="train segment has 0 tokens"):
+        text_file(path).size("train")
+    path.write_bytes(b"\xff\xfe\xfa")
+    with pytest.raises(DataError, match="cannot be read as UTF-8 text"):
+        text_file(path).size("train")
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        ({"level": "word"}, "'character' or 'bpe', not 'word'"),
+        ({"context": 0}, "context is at least 1"),
+        ({"vocabulary": 1}, "vocabulary at least 2"),
+        ({"level": "bpe", "vocabulary": 255}, "vocabulary at least 256"),
+    ],
+)
+def test_impossible_settings_are_refused_at_once(options: dict[str, object], message: str) -> None:
+    with pytest.raises(DataError, match=message):
+        text_file("any.txt", **options)  # type: ignore[arg-type]
+    with pytest.raises(DataError, match="at least one file"):
+        text_file([])
