@@ -57,9 +57,7 @@ class Workshop:
         self.costs = CostTable(self.space)
         self._guide_on_device = self.space.guide.to(self.device)
         recipe = self.space.recipe
-        sample = self.space.task.sample(
-            min(recipe.align_examples, self.space.task.size("train"))
-        )
+        sample = self.space.task.sample(min(recipe.align_examples, self.space.task.size("train")))
         self.activations = GuideActivations(self._guide_on_device, sample, self.device)
 
     def run(

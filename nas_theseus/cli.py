@@ -8,7 +8,7 @@ import os
 import subprocess
 import sys
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any, Optional
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 from rich.console import Console
@@ -53,24 +53,24 @@ def options(
 def search(
     space: SpaceFile,
     name: Annotated[
-        Optional[str],
+        str | None,
         typer.Option(help="Search name; the file's name by default. An existing one goes on."),
     ] = None,
     trials: Annotated[int, typer.Option(help="Architectures to evaluate in all.")] = 20,
     parallel: Annotated[
-        Optional[int], typer.Option(help="Trials at once; what the machine has room for.")
+        int | None, typer.Option(help="Trials at once; what the machine has room for.")
     ] = None,
     time_budget: Annotated[
-        Optional[float], typer.Option(help="Seconds after which no new trial starts.")
+        float | None, typer.Option(help="Seconds after which no new trial starts.")
     ] = None,
     storage: StorageOption = DEFAULT_STORAGE,
     study: Annotated[
-        Optional[str], typer.Option(help="Optuna storage URL; a journal file in --storage.")
+        str | None, typer.Option(help="Optuna storage URL; a journal file in --storage.")
     ] = None,
-    sampler: Annotated[Optional[str], typer.Option(help="tpe, nsga2, nsga3 or random.")] = None,
-    seed: Annotated[Optional[int], typer.Option(help="Seed of proposals and trials.")] = None,
+    sampler: Annotated[str | None, typer.Option(help="tpe, nsga2, nsga3 or random.")] = None,
+    seed: Annotated[int | None, typer.Option(help="Seed of proposals and trials.")] = None,
     address: Annotated[
-        Optional[str], typer.Option(help="Ray cluster to join, such as auto; else this machine.")
+        str | None, typer.Option(help="Ray cluster to join, such as auto; else this machine.")
     ] = None,
     cpus_per_trial: Annotated[float, typer.Option(help="CPU cores of one trial.")] = 1.0,
     gpus_per_trial: Annotated[
@@ -112,8 +112,9 @@ def _kept_settings(storage: Path, name: str) -> dict[str, Any]:
 def _search(space: Path, settings: SearchSettings) -> None:
     console = Console()
     console.print(f"search {settings.name} in {settings.storage}", highlight=False)
+    from nas_theseus.front import front_rows
     from nas_theseus.report import LiveReport, front_table
-    from nas_theseus.search import front_rows, run_search
+    from nas_theseus.search import run_search
 
     report = LiveReport(console)
     state = None
@@ -156,15 +157,17 @@ def front(
     name: Annotated[str, typer.Argument(help="Search name.")],
     as_json: Annotated[bool, typer.Option("--json", help="Print JSON.")] = False,
     where: Annotated[
-        Optional[str],
-        typer.Option(help="Conditions on the members, such as 'macs < 2e6 and val_accuracy > 0.9'."),
+        str | None,
+        typer.Option(
+            help="Conditions on the members, such as 'macs < 2e6 and val_accuracy > 0.9'."
+        ),
     ] = None,
     storage: StorageOption = DEFAULT_STORAGE,
 ) -> None:
     """The front of a search, finished or running: what no other evaluation dominates."""
     from nas_theseus.errors import SpaceError
+    from nas_theseus.front import front_rows, read_front
     from nas_theseus.report import front_table
-    from nas_theseus.search import front_rows, read_front
     from nas_theseus.settings import matches
     from nas_theseus.storage import Storage
 
@@ -189,7 +192,9 @@ def front(
 def parts(
     model: Annotated[
         str,
-        typer.Argument(help="SPACE.py, or a model as module:callable (torchvision.models:resnet18)."),
+        typer.Argument(
+            help="SPACE.py, or a model as module:callable (torchvision.models:resnet18)."
+        ),
     ],
     inlet: Annotated[
         str, typer.Option(help="Shape of one input, for a module:callable.")
@@ -214,7 +219,12 @@ def parts(
     for index, (name, part) in enumerate(zip(guide.names, guide.parts, strict=True)):
         cost = cost_of(part, guide.boundaries[index])
         rows.append(
-            [name, str(guide.boundaries[index + 1]), short_count(cost.params), short_count(cost.macs)]
+            [
+                name,
+                str(guide.boundaries[index + 1]),
+                short_count(cost.params),
+                short_count(cost.macs),
+            ]
         )
     Console().print(plain_table(title, ["part", "boundary behind it", "params", "MACs"], rows))
 
@@ -227,7 +237,8 @@ def _model(text: str) -> Any:
         return getattr(importlib.import_module(module), attribute)()
     except (ImportError, AttributeError, TypeError, ValueError) as error:
         raise SpaceError(
-            text, [f"{error}; give SPACE.py or module:callable, such as torchvision.models:resnet18"]
+            text,
+            [f"{error}; give SPACE.py or module:callable (torchvision.models:resnet18)"],
         ) from error
 
 
@@ -244,8 +255,8 @@ def _shape(text: str) -> tuple[int, ...]:
 def check(space: SpaceFile) -> None:
     """Every mistake of a search space at once, before any training; its size and cost range."""
     from nas_theseus.costs.table import CostTable
+    from nas_theseus.kept import refuse_mistakes
     from nas_theseus.report import plain_table, short_count
-    from nas_theseus.search import refuse_mistakes
     from nas_theseus.space import COSTS, load_space
 
     found = load_space(space)
@@ -268,13 +279,15 @@ def convert(
         str, typer.Option(help="Architecture id from a search in --storage, or a JSON file.")
     ],
     schedule: Annotated[
-        Optional[str],
+        str | None,
         typer.Option(help="progressive, sequential, independent, joint, naive or scratch."),
     ] = None,
-    similarity: Annotated[Optional[str], typer.Option(help="cka, dmnn, regression, …")] = None,
+    similarity: Annotated[str | None, typer.Option(help="cka, dmnn, regression, …")] = None,
     seed: Annotated[int, typer.Option(help="Seed of the conversion.")] = 0,
     gpu: Annotated[bool, typer.Option(help="Convert on the GPU.")] = False,
-    out: Annotated[Path, typer.Option(help="Folder for the converted network.")] = Path("converted"),
+    out: Annotated[Path, typer.Option(help="Folder for the converted network.")] = Path(
+        "converted"
+    ),
     storage: StorageOption = DEFAULT_STORAGE,
 ) -> None:
     """Convert one architecture here, show similarity per part over stages, keep the network."""

@@ -6,7 +6,7 @@ from collections.abc import Iterable
 
 
 class TheseusError(Exception):
-    """Base of every error nas-theseus raises on purpose; the command line prints it and exits with 2."""
+    """Base of every error raised on purpose; the command line prints it and exits with 2."""
 
 
 class ShapeError(TheseusError, ValueError):

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from pathlib import Path
 
 from nas_theseus.convert.target import Target, assemble
 from nas_theseus.errors import StorageError
@@ -62,5 +63,3 @@ def load(path: str | Path, *, trust_code: bool = False) -> Target:
     target = assemble(space, read_architecture(folder / ARCHITECTURE_FILE), 0)
     load_weights(target, folder / WEIGHTS_FILE)
     return target.eval()
-
-

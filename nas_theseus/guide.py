@@ -92,7 +92,9 @@ class Guide(nn.Module):
         digest = hashlib.sha256("|".join(self.names).encode())
         for name, tensor in sorted(self.state_dict().items()):
             digest.update(f"{name}{tuple(tensor.shape)}{tensor.dtype}".encode())
-            digest.update(tensor.detach().cpu().contiguous().view(-1).view(torch.uint8).numpy().data)
+            digest.update(
+                tensor.detach().cpu().contiguous().view(-1).view(torch.uint8).numpy().data
+            )
         return digest.hexdigest()[:16]
 
 

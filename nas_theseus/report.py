@@ -12,7 +12,7 @@ from rich.progress_bar import ProgressBar
 from rich.table import Table
 from rich.text import Text
 
-from nas_theseus.search import State
+from nas_theseus.jobs import State
 
 
 class LiveReport:
@@ -104,6 +104,7 @@ def short_count(value: float) -> str:
 
 
 def plain_table(title: str, columns: Sequence[str], rows: Sequence[Sequence[str]]) -> Table:
+    """A table whose first column is text and the others are figures."""
     table = Table(title=title, title_justify="left")
     for index, name in enumerate(columns):
         table.add_column(name, justify="left" if index == 0 else "right", overflow="fold")

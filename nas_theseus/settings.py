@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import operator
 import re
 from collections.abc import Mapping
 from pathlib import Path
@@ -138,8 +139,8 @@ def parse_constraint(text: str) -> Constraint:
             f"constraint {text!r} must read 'name <= number' or 'name >= number', "
             "such as 'macs <= 2e6'"
         )
-    name, operator, number = match.groups()
-    return Constraint(name, "<=" if operator == "<=" else ">=", _number(number, text))
+    name, symbol, number = match.groups()
+    return Constraint(name, "<=" if symbol == "<=" else ">=", _number(number, text))
 
 
 def matches(values: Mapping[str, Any], expression: str) -> bool:
@@ -149,7 +150,7 @@ def matches(values: Mapping[str, Any], expression: str) -> bool:
         ValueError: a condition cannot be read, or names something that the values lack.
     """
     compare = {
-        "<=": float.__le__, ">=": float.__ge__, "<": float.__lt__, ">": float.__gt__, "==": float.__eq__,
+        "<=": operator.le, ">=": operator.ge, "<": operator.lt, ">": operator.gt, "==": operator.eq,
     }  # fmt: skip
     verdict = True
     for condition in re.split(r"\s+and\s+", expression.strip()):
@@ -159,10 +160,10 @@ def matches(values: Mapping[str, Any], expression: str) -> bool:
                 f"condition {condition!r} must read 'name OP number' with <=, >=, <, > or ==, "
                 "joined by 'and': 'macs < 2e6 and val_accuracy > 0.9'"
             )
-        name, operator, number = match.groups()
+        name, symbol, number = match.groups()
         if name not in values:
             raise ValueError(f"unknown name {name!r} in {expression!r}; known: {', '.join(values)}")
-        verdict &= compare[operator](float(values[name]), _number(number, condition))
+        verdict &= compare[symbol](float(values[name]), _number(number, condition))
     return verdict
 
 

@@ -24,7 +24,6 @@ from nas_theseus.values import (
     Boundary,
     Constraint,
     Direction,
-    Hyperparameter,
     Objective,
     Span,
 )
@@ -309,5 +308,3 @@ def _where(error: Exception, path: str) -> str:
             line = trace.tb_lineno
         trace = trace.tb_next
     return f"line {line}: {type(error).__name__}: {error}"
-
-

@@ -163,10 +163,12 @@ def write_bytes(path: Path, data: bytes) -> None:
 
 
 def write_json(path: Path, value: Mapping[str, Any] | list[Any]) -> None:
+    """`write_bytes` of a JSON value; NaN is refused."""
     write_bytes(path, json.dumps(value, indent=1, allow_nan=False).encode())
 
 
 def write_tensors(path: Path, tensors: Mapping[str, Tensor]) -> None:
+    """`write_bytes` of safetensors."""
     write_bytes(path, safetensors.torch.save(dict(tensors)))
 
 

@@ -54,6 +54,7 @@ def digits_net() -> nn.Sequential:
 
 
 def space() -> SearchSpace:
+    """What nas-theseus reads."""
     return SearchSpace(
         guide=cut(digits_net(), ["stem", "block1", "block2", "block3", "block4"], (1, 8, 8)),
         task=digits(),

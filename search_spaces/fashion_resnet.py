@@ -72,6 +72,7 @@ class FashionResNet(nn.Module):
 
 
 def space() -> SearchSpace:
+    """What nas-theseus reads."""
     at = ["stem", "block1", "block2", "block3", "block4", "block5", "block6"]
     return SearchSpace(
         guide=cut(FashionResNet(), at, inlet=(1, 32, 32)),

@@ -1,7 +1,7 @@
 """A search space to copy: your guide, your data, the blocks to try, one block of your own.
 
-    nas-theseus check my_space.py      every mistake at once, before any training
-    nas-theseus search my_space.py     the search
+nas-theseus check my_space.py      every mistake at once, before any training
+nas-theseus search my_space.py     the search
 """
 
 from __future__ import annotations
@@ -46,6 +46,7 @@ def network() -> nn.Module:
 
 
 def space() -> SearchSpace:
+    """What nas-theseus reads."""
     return SearchSpace(
         # Your weights: cut(model, at, inlet, weights="model.safetensors"), and leave
         # guide_training out. A model from torchvision or timm with its weights works as well.

@@ -1,6 +1,6 @@
 """Target blocks by family, and `block` and `choice` to declare one's own.
 
-    blocks=[Keep(), Depthwise(expand=choice(1, 2, 4)), block(MyModule, hidden=choice(32, 64))]
+blocks=[Keep(), Depthwise(expand=choice(1, 2, 4)), block(MyModule, hidden=choice(32, 64))]
 """
 
 from __future__ import annotations
@@ -26,6 +26,7 @@ from nas_theseus.blocks.simple import IdentityBlock, LinearBlock, PoolBlock
 from nas_theseus.values import Hyperparameter
 
 __all__ = [
+    "MLP",
     "Basic",
     "BlockFamily",
     "Bottleneck",
@@ -34,7 +35,6 @@ __all__ = [
     "Identity",
     "Keep",
     "Linear",
-    "MLP",
     "Pointwise",
     "Pool",
     "TokenMLP",

@@ -1,4 +1,4 @@
-"""What a block is: a module made from inlet and outlet shape, and how a search space declares it."""
+"""What a block is: a module made from inlet and outlet shape, and its declaration."""
 
 from __future__ import annotations
 

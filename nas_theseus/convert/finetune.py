@@ -34,10 +34,7 @@ def distillation_loss(outputs: Tensor, teacher: Tensor, temperature: float) -> T
     """
     student = F.log_softmax(outputs / temperature, dim=-1).flatten(0, -2)
     target = F.log_softmax(teacher / temperature, dim=-1).flatten(0, -2)
-    return (
-        F.kl_div(student, target, reduction="batchmean", log_target=True)
-        * temperature**2
-    )
+    return F.kl_div(student, target, reduction="batchmean", log_target=True) * temperature**2
 
 
 def train(
@@ -80,28 +77,18 @@ def train(
     for epoch in range(recipe.epochs):
         total = torch.zeros((), device=device)
         seen = 0
-        for batch in task.batches(
-            "train", batch_size, seed=seed + epoch, device=device
-        ):
-            with torch.autocast(
-                device.type, torch.bfloat16, enabled=device.type == "cuda"
-            ):
+        for batch in task.batches("train", batch_size, seed=seed + epoch, device=device):
+            with torch.autocast(device.type, torch.bfloat16, enabled=device.type == "cuda"):
                 outputs = network(batch.inputs)
             outputs = outputs.float()
-            loss = (
-                (1 - weight) * task.loss(outputs, batch.targets)
-                if weight < 1
-                else 0.0 * total
-            )
+            loss = (1 - weight) * task.loss(outputs, batch.targets) if weight < 1 else 0.0 * total
             if teacher is not None and weight > 0:
                 taught = (
                     teacher.teach(batch.inputs)
                     if batch.index is None
                     else teacher.logits(task)[batch.index]
                 )
-                loss = loss + weight * distillation_loss(
-                    outputs, taught, recipe.temperature
-                )
+                loss = loss + weight * distillation_loss(outputs, taught, recipe.temperature)
             optimizer.zero_grad(set_to_none=True)
             loss.backward()  # type: ignore[no-untyped-call]
             torch.nn.utils.clip_grad_norm_(parameters, recipe.gradient_clip)

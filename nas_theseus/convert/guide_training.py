@@ -57,11 +57,7 @@ def prepare_guide(
         guide.to("cpu")
     guide.eval()
     state = plain_state(guide)
-    broken = [
-        name
-        for name, t in state.items()
-        if t.is_floating_point() and not t.isfinite().all()
-    ]
+    broken = [name for name, t in state.items() if t.is_floating_point() and not t.isfinite().all()]
     if broken:
         raise GuideError(
             f"the guide's weights are not finite after training ({broken[0]}); lower "

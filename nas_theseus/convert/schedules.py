@@ -93,12 +93,8 @@ def align(
     Raises:
         ConversionError: an alignment loss is not finite, or features cannot be compared.
     """
-    for number, stage in enumerate(
-        stages(recipe.schedule, recipe.order, target.replaced)
-    ):
-        yield from _run_stage(
-            number, stage, target, guide, similarity, recipe, generator
-        )
+    for number, stage in enumerate(stages(recipe.schedule, recipe.order, target.replaced)):
+        yield from _run_stage(number, stage, target, guide, similarity, recipe, generator)
 
 
 def _run_stage(
@@ -143,9 +139,7 @@ def _run_stage(
     with torch.no_grad():
         for position, features in _chain(target, stage, inputs[batches[0]]):
             if position in goals:
-                check_features(
-                    features, goals[position][batches[0]], part=target.label(position)
-                )
+                check_features(features, goals[position][batches[0]], part=target.label(position))
                 score = 1 - similarity.loss(features, prepared[position, 0])
                 yield CurvePoint(f"similarity/{position}", number, float(score))
     residual = stitch(target, stage, guide, batches)
@@ -172,9 +166,7 @@ def stitch(
     goal = guide.at(target.outlet_boundary(stage.stitched))
     inputs = guide.at(target.inlet_boundary(stage.start))
     caught: list[Tensor] = []
-    hook = last.register_forward_hook(
-        lambda _module, _inputs, output: caught.append(output)
-    )
+    hook = last.register_forward_hook(lambda _module, _inputs, output: caught.append(output))
     fit = LeastSquares()
     try:
         with torch.no_grad():
@@ -205,9 +197,7 @@ def fixed_batches(count: int, size: int, generator: torch.Generator) -> list[Ten
     return full[:-1] if len(full) > 1 and len(full[-1]) < size else full
 
 
-def _chain(
-    target: Target, stage: Stage, features: Tensor
-) -> Iterator[tuple[int, Tensor]]:
+def _chain(target: Target, stage: Stage, features: Tensor) -> Iterator[tuple[int, Tensor]]:
     for position in range(stage.start, stage.stop):
         features = target.blocks[position](features)
         yield position, features

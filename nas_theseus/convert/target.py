@@ -16,9 +16,7 @@ from nas_theseus.values import Architecture
 class Target(nn.Module):
     """A candidate as a chain of blocks, one for each choice of its architecture."""
 
-    def __init__(
-        self, architecture: Architecture, blocks: list[nn.Module], kept: list[bool]
-    ):
+    def __init__(self, architecture: Architecture, blocks: list[nn.Module], kept: list[bool]):
         super().__init__()
         self.architecture = architecture
         self.blocks = nn.ModuleList(blocks)
@@ -118,9 +116,7 @@ def reinitialise(module: nn.Module) -> None:
 
 def recalibrate(target: nn.Module, task: Task, batch_size: int, examples: int) -> None:
     """Batch-norm statistics anew from training inputs; a cumulative mean, weights untouched."""
-    norms = [
-        m for m in target.modules() if isinstance(m, nn.modules.batchnorm._BatchNorm)
-    ]
+    norms = [m for m in target.modules() if isinstance(m, nn.modules.batchnorm._BatchNorm)]
     if not norms:
         return
     momenta = [norm.momentum for norm in norms]
@@ -132,9 +128,7 @@ def recalibrate(target: nn.Module, task: Task, batch_size: int, examples: int) -
         norm.train()
     device = next(target.parameters()).device
     with torch.no_grad():
-        for batch in task.batches(
-            "train", batch_size, seed=0, device=device, limit=examples
-        ):
+        for batch in task.batches("train", batch_size, seed=0, device=device, limit=examples):
             target(batch.inputs)
     for norm, momentum in zip(norms, momenta, strict=True):
         norm.momentum = momentum

@@ -44,8 +44,8 @@ def _threads(count: int | None) -> Iterator[int]:
 
 def _forward_ms(module: nn.Module, inputs: Tensor) -> float:
     if inputs.device.type == "cuda":
-        start = torch.cuda.Event(enable_timing=True)
-        stop = torch.cuda.Event(enable_timing=True)
+        start = torch.cuda.Event(enable_timing=True)  # type: ignore[no-untyped-call]
+        stop = torch.cuda.Event(enable_timing=True)  # type: ignore[no-untyped-call]
         with torch.cuda.device(inputs.device):
             start.record()
             module(inputs)
@@ -82,16 +82,12 @@ def measure_latency(
         ValueError: batch, threads or repeats < 1, or warmup < 0.
         CostError: the module cannot be copied.
     """
-    limits = (
-        ("repeats", repeats, 1),
-        ("warmup", warmup, 0),
-        ("threads", threads or 1, 1),
-    )
-    if threads == 0:
-        limits = (*limits, ("threads", threads, 1))
-    for name, value, least in limits:
-        if value < least:
-            raise ValueError(f"{name} must be at least {least}, not {value}")
+    least = {"repeats": (repeats, 1), "warmup": (warmup, 0)}
+    if threads is not None:
+        least["threads"] = (threads, 1)
+    for name, (value, minimum) in least.items():
+        if value < minimum:
+            raise ValueError(f"{name} must be at least {minimum}, not {value}")
     view = eval_view(module, torch.device(device))
     inputs = example_input(view, inlet, batch).to(device)
     with _threads(threads) as used, torch.inference_mode():

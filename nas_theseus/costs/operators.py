@@ -117,8 +117,8 @@ def _einsum(inputs: list[Any], outputs: list[Any]) -> int:
 def _refuse(kind: str) -> Handle:
     def macs(inputs: list[Any], outputs: list[Any]) -> NoReturn:
         raise CostError(
-            f"{kind}: scripted control flow hides its operators from the trace, so they cannot "
-            "be counted; use the module unscripted"
+            f"{kind}: scripted code hides its operators from the trace, so they cannot be "
+            "counted; use the module unscripted"
         )
 
     return macs
@@ -146,14 +146,17 @@ HANDLES: dict[str, Handle] = {
     "aten::scaled_dot_product_attention": _attention,
     **{f"aten::{name}": _recurrent for name in ("gru", "lstm", "rnn_tanh", "rnn_relu")},
     **{f"aten::{name}_cell": _recurrent_cell for name in ("gru", "lstm", "rnn_tanh", "rnn_relu")},
-    # fvcore skips prim:: operators, and these may hold any number of others.
-    **{kind: _refuse(kind) for kind in ("prim::If", "prim::Loop", "prim::CallMethod")},
+    # fvcore skips most prim:: operators, and these may hold any number of others.
+    **{
+        f"prim::{kind}": _refuse(f"prim::{kind}")
+        for kind in ("If", "Loop", "CallMethod", "CallFunction")
+    },
 }
 
 
 _FREE_NAMES = {
     "normalisation": """batch_norm layer_norm group_norm instance_norm rms_norm
-        local_response_norm normalize linalg_vector_norm norm renorm""",
+        local_response_norm _weight_norm normalize linalg_vector_norm norm renorm""",
     "activation": """relu relu6 leaky_relu prelu rrelu elu selu celu gelu glu silu mish tanh
         sigmoid hardtanh hardsigmoid hardswish hardshrink softshrink softplus softsign
         log_sigmoid threshold softmax _softmax log_softmax softmin gumbel_softmax""",

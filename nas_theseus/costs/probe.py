@@ -43,7 +43,10 @@ def eval_view(module: nn.Module, device: torch.device | None = None) -> nn.Modul
         )
     try:
         view = copy.deepcopy(module, memo)
-        if device is not None and device != device_of(module):
+        here = device_of(module)
+        if device is not None and (
+            device.type != here.type or device.index not in (None, here.index)
+        ):
             view = copy.deepcopy(view).to(device)
     except Exception as error:
         raise CostError(

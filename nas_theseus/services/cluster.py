@@ -61,7 +61,8 @@ class JobSearcher(Searcher):
         self._jobs = jobs
         self._running: dict[str, Job] = {}
 
-    def suggest(self, trial_id: str) -> dict[str, Any] | str:
+    # Tune's annotation leaves out FINISHED, which its documentation names.
+    def suggest(self, trial_id: str) -> dict[str, Any] | str:  # type: ignore[override]
         job = self._jobs.next()
         if job is None:
             return str(Searcher.FINISHED)
@@ -93,7 +94,10 @@ class JobSearcher(Searcher):
 class CandidateTrial(tune.Trainable):
     """One architecture as a Tune trial; the process is used again for the next one."""
 
-    def setup(self, config: dict[str, Any], make_run: Callable[[], WorkerRun]) -> None:
+    # `tune.with_parameters` adds arguments to setup.
+    def setup(  # type: ignore[override]
+        self, config: dict[str, Any], make_run: Callable[[], WorkerRun]
+    ) -> None:
         self._run = make_run()
         self._begin(config)
 
@@ -127,23 +131,25 @@ def connect(settings: SearchSettings, log: Path) -> None:
         ServiceError: the cluster cannot be reached, or lacks what one trial asks for.
     """
     _divert_logging(log / "ray.log")
-    quiet = {"log_to_driver": False, "logging_level": logging.ERROR, "configure_logging": False}
     try:
         if settings.address is None:
             cpus = max(settings.cpus_per_trial * (settings.parallel or 1), os.cpu_count() or 1)
             ray.init(
-                address="local", num_cpus=int(cpus), include_dashboard=False,
-                _node_ip_address="127.0.0.1", **quiet,
-            )  # fmt: skip
+                address="local",
+                num_cpus=int(cpus),
+                include_dashboard=False,
+                log_to_driver=False,
+                _node_ip_address="127.0.0.1",
+            )
         else:
-            ray.init(address=settings.address, **quiet)
+            ray.init(address=settings.address, log_to_driver=False)
     except Exception as error:  # Ray raises many kinds here, OSError to RuntimeError
         raise ServiceError(
             f"Ray cannot be {'started' if settings.address is None else 'reached'}"
             f"{'' if settings.address is None else f' at {settings.address}'}: {error}. "
             "Check the address (ray status), or leave --address out to run on this machine"
         ) from error
-    have = ray.cluster_resources()
+    have: dict[str, float] = ray.cluster_resources()  # type: ignore[no-untyped-call]
     for name, wanted in (("CPU", settings.cpus_per_trial), ("GPU", settings.gpus_per_trial)):
         if wanted > have.get(name, 0):
             disconnect()
@@ -162,7 +168,7 @@ def slots(settings: SearchSettings) -> int:
     """How many trials run at once: ``settings.parallel``, or what the cluster has room for."""
     if settings.parallel is not None:
         return settings.parallel
-    have = ray.cluster_resources()
+    have: dict[str, float] = ray.cluster_resources()  # type: ignore[no-untyped-call]
     room = int(have.get("CPU", 1) // settings.cpus_per_trial)
     if settings.gpus_per_trial:
         room = min(room, int(have.get("GPU", 0) / settings.gpus_per_trial))
@@ -215,13 +221,13 @@ def run_jobs(
 
 
 def _divert_logging(path: Path) -> None:
-    """Python messages of Ray's driver side go to a file."""
+    """Python messages of Ray's driver side go to a file; Ray gives several loggers a handler."""
     path.parent.mkdir(parents=True, exist_ok=True)
     handler = logging.FileHandler(path)
     handler.setFormatter(logging.Formatter("%(asctime)s %(levelname)s %(name)s: %(message)s"))
-    logger = logging.getLogger("ray")
-    for old in list(logger.handlers):
-        logger.removeHandler(old)
-    logger.addHandler(handler)
-    logger.setLevel(logging.INFO)
-    logger.propagate = False
+    for name in [*logging.root.manager.loggerDict, "ray"]:
+        if name.partition(".")[0] == "ray":
+            logger = logging.getLogger(name)
+            logger.handlers = [handler] if name == "ray" else []
+            logger.propagate = name != "ray"
+    logging.getLogger("ray").setLevel(logging.INFO)

@@ -9,7 +9,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import optuna
-from optuna.distributions import CategoricalDistribution
+from optuna.distributions import BaseDistribution, CategoricalDistribution
 from optuna.samplers import BaseSampler
 from optuna.storages import BaseStorage, JournalStorage
 from optuna.storages.journal import JournalFileBackend
@@ -22,7 +22,6 @@ from nas_theseus.values import (
     Architecture,
     Constraint,
     Cost,
-    Evaluation,
     Failure,
     Objective,
     Outcome,
@@ -83,7 +82,7 @@ class Study:
         self._known = known
         self._sampler: Sampler = sampler
         self._seed = seed
-        self._distributions = {
+        self._distributions: dict[str, BaseDistribution] = {
             gene: CategoricalDistribution(values) for gene, values in genome.genes.items()
         }
         self._running: dict[str, int] = {}
@@ -210,7 +209,8 @@ def make_sampler(name: Sampler, seed: int, constraints: Sequence[Constraint]) ->
     """One of Optuna's samplers, seeded; constraints are read from what trials were told."""
 
     def violations(trial: FrozenTrial) -> Sequence[float]:
-        return trial.user_attrs.get(_VIOLATIONS, [0.0] * len(constraints))
+        told: Sequence[float] = trial.user_attrs.get(_VIOLATIONS, [0.0] * len(constraints))
+        return told
 
     limits = violations if constraints else None
     with warnings.catch_warnings():

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from nas_theseus.tasks.base import Batch, Split, Task
+from nas_theseus.tasks.base import SPLITS, Batch, Split, Task
 from nas_theseus.tasks.images import (
     ImageTask,
     digits,
@@ -13,6 +13,7 @@ from nas_theseus.tasks.images import (
 from nas_theseus.tasks.text import TextTask, text_file
 
 __all__ = [
+    "SPLITS",
     "Batch",
     "ImageTask",
     "Split",

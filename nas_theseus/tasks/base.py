@@ -20,20 +20,21 @@ Split: TypeAlias = Literal["train", "validation", "test"]
 Device: TypeAlias = str | torch.device
 
 
+SPLITS: tuple[Split, ...] = get_args(Split)
+
+
 class Batch(NamedTuple):
     """Inputs (B, *inlet), targets, and where the inputs stand in their split's order.
 
     Attributes:
         index: (B,) positions, so that what was computed once for a split (a teacher's logits) can
-            be looked up; None where the inputs are augmented, that is new.
+            be looked up. None where that would be wrong, as augmented inputs are new, or too much
+            to keep: data read from disk batch by batch, and text, with logits for every token.
     """
 
     inputs: Tensor
     targets: Tensor
-    index: Tensor | None
-
-
-SPLITS: tuple[Split, ...] = get_args(Split)
+    index: Tensor | None = None  # type: ignore[assignment] # hides tuple.index, unused here
 
 
 class Task(Protocol):
@@ -74,7 +75,7 @@ class Task(Protocol):
         device: Device = "cpu",
         limit: int | None = None,
     ) -> Iterator[Batch]:
-        """Inputs (B, *inlet) and targets of a split; see `SplitTask.batches`."""
+        """The examples of a split; see `SplitTask.batches`."""
 
     def sample(self, count: int) -> Tensor:
         """The first `count` training inputs in the split's order, shape (count, *inlet)."""
@@ -98,6 +99,10 @@ class Digest(Protocol):
 
 class Examples(Protocol):
     """One split of a data set, in its fixed order."""
+
+    @property
+    def indexed(self) -> bool:
+        """Whether predictions for all of the split are small enough to keep."""
 
     def __len__(self) -> int:
         """Number of examples."""
@@ -206,7 +211,7 @@ class SplitTask(ABC):
         device: Device = "cpu",
         limit: int | None = None,
     ) -> Iterator[Batch]:
-        """Inputs (B, *inlet) and targets of a split.
+        """The examples of a split, a batch at a time.
 
         Args:
             split: which examples.
@@ -245,9 +250,12 @@ class SplitTask(ABC):
         random: np.random.RandomState | None,
     ) -> Iterator[Batch]:
         pairs = examples.select(order, batch_size, device)
-        for (inputs, targets), chosen in zip(pairs, order.split(batch_size), strict=True):
+        for number, (inputs, targets) in enumerate(pairs):
             varied = inputs if random is None else self.augment_batch(inputs, random)
-            index = chosen.to(targets.device) if varied is inputs else None
+            index = None
+            if examples.indexed and varied is inputs:
+                chosen = order[number * batch_size : (number + 1) * batch_size]
+                index = chosen.to(targets.device)
             yield Batch(varied, targets, index)
 
     def sample(self, count: int) -> Tensor:

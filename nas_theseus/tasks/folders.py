@@ -7,6 +7,7 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
+from typing import ClassVar
 
 import torch
 from torch import Tensor
@@ -105,11 +106,14 @@ class FolderExamples:
     files: tuple[tuple[str, int], ...]
     size: int
     workers: int
+    indexed: ClassVar[bool] = False
 
     def __len__(self) -> int:
         return len(self.files)
 
-    def select(self, order: Tensor, batch_size: int, device: Device) -> Iterator[tuple[Tensor, Tensor]]:
+    def select(
+        self, order: Tensor, batch_size: int, device: Device
+    ) -> Iterator[tuple[Tensor, Tensor]]:
         """Batches read by worker processes, standardised on the device they are for."""
         target = torch.device(device)
         loader: DataLoader[tuple[Tensor, int]] = DataLoader(

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from dataclasses import dataclass, field
-from typing import TypeAlias
+from typing import ClassVar, TypeAlias
 
 import numpy as np
 import torch
@@ -58,12 +58,15 @@ class ImageExamples:
     images: Tensor
     labels: Tensor
     statistics: Statistics | None
+    indexed: ClassVar[bool] = True
     _moved: dict[str, tuple[Tensor, Tensor]] = field(default_factory=dict, init=False, repr=False)
 
     def __len__(self) -> int:
         return len(self.labels)
 
-    def select(self, order: Tensor, batch_size: int, device: Device) -> Iterator[tuple[Tensor, Tensor]]:
+    def select(
+        self, order: Tensor, batch_size: int, device: Device
+    ) -> Iterator[tuple[Tensor, Tensor]]:
         """Batches by index; the data move to a device once and stay there."""
         key = str(device)
         if key not in self._moved:

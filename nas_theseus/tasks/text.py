@@ -8,7 +8,7 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
 from functools import cached_property
 from pathlib import Path
-from typing import Literal, TypeAlias
+from typing import ClassVar, Literal, TypeAlias
 
 import torch
 from torch import Tensor
@@ -40,12 +40,15 @@ class TokenExamples:
     """
 
     windows: Tensor
+    indexed: ClassVar[bool] = False
     _moved: dict[str, Tensor] = field(default_factory=dict, init=False, repr=False)
 
     def __len__(self) -> int:
         return len(self.windows)
 
-    def select(self, order: Tensor, batch_size: int, device: Device) -> Iterator[tuple[Tensor, Tensor]]:
+    def select(
+        self, order: Tensor, batch_size: int, device: Device
+    ) -> Iterator[tuple[Tensor, Tensor]]:
         """Inputs and targets (B, context), int64."""
         key = str(device)
         if key not in self._moved:

@@ -199,11 +199,11 @@ def test_hypervolume_of_is_in_log_on_both_sides() -> None:
 
 
 def test_objectives_that_cannot_be_used_are_named() -> None:
-    with pytest.raises(ValueError, match="macs .* has no logarithm"):
+    with pytest.raises(ValueError, match=r"macs .* has no logarithm"):
         as_minimised([evaluation(0, 0.9, 0)], [MACS])
     with pytest.raises(ValueError, match="has no latency_ms; it has macs, params, val_accuracy"):
         as_minimised([evaluation(0, 0.9, 1)], [Objective("latency_ms", "minimize")])
-    with pytest.raises(ValueError, match="val_accuracy of evaluation .*-r-3 is not finite"):
+    with pytest.raises(ValueError, match=r"val_accuracy of evaluation .*-r-3 is not finite"):
         as_minimised([evaluation(3, math.nan, 1)], [ACCURACY])
     with pytest.raises(ValueError, match="at least one objective"):
         as_minimised([], [])

@@ -21,6 +21,7 @@ def without_credentials(uri: str) -> str:
 
 
 def scrub(text: str, uri: str) -> str:
+    """A message without the password that the URI holds."""
     parts = urlsplit(uri)
     text = text.replace(uri, without_credentials(uri))
     for secret in {parts.password or "", unquote(parts.password or "")} - {""}:

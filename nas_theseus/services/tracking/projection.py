@@ -24,6 +24,7 @@ _BATCH, _PARAMS_BATCH, _PARAM_CHARACTERS, _TAG_CHARACTERS = 1000, 100, 6000, 800
 
 
 def replace_text(path: Path, text: str, *, durable: bool) -> None:
+    """Write aside and rename; `durable` waits for the disk."""
     aside = path.with_name(path.name + ".tmp")
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
@@ -46,6 +47,7 @@ def replace_text(path: Path, text: str, *, durable: bool) -> None:
 
 
 def shorten(text: str, limit: int) -> str:
+    """Text cut to what MLflow takes."""
     return text if len(text) <= limit else text[: limit - 1] + "…"
 
 

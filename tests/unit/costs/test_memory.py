@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import itertools
+
 import pytest
 import torch
 from torch import Tensor, nn
@@ -14,7 +16,7 @@ from nas_theseus.values import Boundary
 @pytest.mark.parametrize("batch", [1, 8])
 def test_chain_of_linear_maps(batch: int) -> None:
     widths = (16, 64, 32, 8)
-    pairs = list(zip(widths, widths[1:], strict=False))
+    pairs = list(itertools.pairwise(widths))
     chain = nn.Sequential(*(nn.Linear(a, b) for a, b in pairs))
     params = sum(a * b + b for a, b in pairs)
     # The caller holds the input; each map holds its own inlet and outlet.

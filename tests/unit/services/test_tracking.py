@@ -20,7 +20,8 @@ from mlflow.entities import Run
 from mlflow.tracking import MlflowClient
 
 from nas_theseus.errors import ServiceError, StorageError
-from nas_theseus.services.tracking import Tracker, connection, tracker, without_credentials
+from nas_theseus.services.tracking import Tracker, connection, without_credentials
+from nas_theseus.services.tracking import tracker as tracker_module
 from nas_theseus.values import (
     Architecture,
     BlockChoice,
@@ -85,7 +86,7 @@ def uri(tmp_path: Path, migrated: Path, monkeypatch: pytest.MonkeyPatch) -> str:
     monkeypatch.chdir(tmp_path)
     monkeypatch.delenv("MLFLOW_TRACKING_URI", raising=False)
     monkeypatch.delenv("MLFLOW_EXPERIMENT_NAME", raising=False)
-    monkeypatch.setattr(tracker, "FIRST_RETRY_S", 0.02)
+    monkeypatch.setattr(tracker_module, "FIRST_RETRY_S", 0.02)
     return f"sqlite:///{tmp_path / 'mlflow.db'}"
 
 
@@ -483,7 +484,7 @@ def test_experiment_and_server_from_the_environment(
 def test_outbox_has_one_writer(
     new: Callable[..., Tracker], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(tracker, "LOCK_TIMEOUT_S", 0.1)
+    monkeypatch.setattr(tracker_module, "LOCK_TIMEOUT_S", 0.1)
     tracker = new()
     tracker.start(PARAMETERS)
     with pytest.raises(ServiceError, match="another process"):

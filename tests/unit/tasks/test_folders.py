@@ -42,7 +42,7 @@ def test_splits_sizes_and_pixels(root: Path) -> None:
     assert set.union(*files) == {str(path) for path in root.rglob("*.png")}
     assert sum(map(len, files)) == 26
     assert all("/train/" in path for path in files[0] | files[1])
-    for inputs, targets in task.batches("train", 4, seed=1):
+    for inputs, targets, _ in task.batches("train", 4, seed=1):
         assert inputs.shape == (4, 3, 8, 8)
         # ImageNet's constants undone: the channel of the label's colour is 200 or more.
         pixels = inputs * torch.tensor([58.395, 57.12, 57.375]).reshape(3, 1, 1)
@@ -54,13 +54,13 @@ def test_splits_sizes_and_pixels(root: Path) -> None:
 def test_worker_processes_give_the_same_batches(root: Path) -> None:
     alone, helped = task_of(root), task_of(root, workers=2)
     pairs = zip(alone.batches("train", 8, seed=3), helped.batches("train", 8, seed=3), strict=True)
-    for (inputs, targets), (other_inputs, other_targets) in pairs:
+    for (inputs, targets, _), (other_inputs, other_targets, _) in pairs:
         assert torch.equal(inputs, other_inputs)
         assert torch.equal(targets, other_targets)
 
 
 def test_limited_looks_see_both_classes(root: Path) -> None:
-    (_, targets), *_ = task_of(root).batches("train", 16)
+    (_, targets, _), *_ = task_of(root).batches("train", 16)
     assert 0 < targets[:8].sum() < 8
 
 
@@ -81,10 +81,10 @@ def test_hash_follows_content_but_not_the_place(
 
 def test_missing_folders_are_told(root: Path, tmp_path_factory: pytest.TempPathFactory) -> None:
     empty = tmp_path_factory.mktemp("empty")
-    with pytest.raises(DataError, match="there is no folder .*train"):
+    with pytest.raises(DataError, match=r"there is no folder .*train"):
         _ = task_of(empty).outputs
     (empty / "train").mkdir()
-    with pytest.raises(DataError, match=r"train is empty"):
+    with pytest.raises(DataError, match="train is empty"):
         _ = task_of(empty).outputs
     (root / "val" / "cow").mkdir()
     with pytest.raises(DataError, match="only one has cow"):

@@ -1,0 +1,91 @@
+"""What a search keeps of its beginning, and the refusal to go on with something else."""
+
+from __future__ import annotations
+
+import difflib
+import json
+from dataclasses import asdict
+from pathlib import Path
+
+from nas_theseus.costs.table import CostTable
+from nas_theseus.errors import SpaceError
+from nas_theseus.settings import SearchSettings
+from nas_theseus.space import SearchSpace
+from nas_theseus.storage import Storage, write_bytes, write_json
+
+
+def read_space_text(space_file: Path) -> str:
+    """The space file's text.
+
+    Raises:
+        SpaceError: it cannot be read.
+    """
+    try:
+        return space_file.read_text(encoding="utf-8")
+    except (OSError, UnicodeDecodeError) as error:
+        reason = getattr(error, "strerror", None) or str(error)
+        raise SpaceError(
+            str(space_file), [f"{reason}; give a Python file with a function space()"]
+        ) from error
+
+
+def refuse_mistakes(space: SearchSpace, space_file: Path) -> None:
+    """Raise every mistake of a space together.
+
+    Raises:
+        SpaceError: there is at least one.
+    """
+    mistakes = space.mistakes()
+    if not mistakes:
+        mistakes = CostTable(space).unmeetable()
+    if mistakes:
+        raise SpaceError(str(space_file), mistakes)
+
+
+def check_kept(storage: Storage, settings: SearchSettings, text: str) -> None:
+    """Refuse to go on under an existing name with another space, seed or sampler.
+
+    Raises:
+        SpaceError: what changed, with the difference shown.
+    """
+    if storage.space_file.exists():
+        kept = storage.space_file.read_text(encoding="utf-8")
+        if kept != text:
+            lines = difflib.unified_diff(
+                kept.splitlines(), text.splitlines(), "kept space.py", "given", lineterm="", n=1
+            )
+            raise SpaceError(
+                f"search {settings.name!r}",
+                [
+                    "the space file changed since this search began; take another --name, or "
+                    f"restore it from {storage.space_file}:\n" + "\n".join(list(lines)[:40])
+                ],
+            )
+    if storage.settings_file.exists():
+        kept_settings = json.loads(storage.settings_file.read_text())
+        mistakes = [
+            f"it began with --{name} {kept_settings[name]}, not {getattr(settings, name)}; leave "
+            "the option out, or take another --name"
+            for name in ("seed", "sampler")
+            if kept_settings[name] != getattr(settings, name)
+        ]
+        if mistakes:
+            raise SpaceError(f"search {settings.name!r}", mistakes)
+
+
+def keep_beginning(
+    storage: Storage, settings: SearchSettings, text: str, space: SearchSpace
+) -> None:
+    """Keep what the search began with; `check_kept` holds later launches to it."""
+    if not storage.settings_file.exists():
+        write_json(
+            storage.settings_file,
+            {
+                "seed": settings.seed,
+                "sampler": settings.sampler,
+                "recipe": space.recipe.id,
+                "objectives": [asdict(goal) for goal in space.goals],
+                "constraints": [asdict(limit) for limit in space.limits],
+            },
+        )
+        write_bytes(storage.space_file, text.encode())
