@@ -1,0 +1,267 @@
+"""Whole searches on real digits: real Ray, real Optuna storage, real MLflow."""
+
+from __future__ import annotations
+
+import json
+import os
+import subprocess
+import sys
+from collections.abc import Callable
+from pathlib import Path
+
+import mlflow
+import pytest
+import torch
+
+import nas_theseus
+from nas_theseus.errors import StorageError
+from nas_theseus.front import read_front
+from nas_theseus.storage import Storage
+from nas_theseus.values import Evaluation
+
+SPACE = '''
+from torch import nn
+from nas_theseus import Recipe, SearchSpace, choice, cut
+from nas_theseus.blocks import Basic, Depthwise, Identity, Keep, Linear
+from nas_theseus.tasks import digits
+
+
+def conv(inlet, outlet, stride=1):
+    return nn.Sequential(
+        nn.Conv2d(inlet, outlet, 3, stride, 1), nn.BatchNorm2d(outlet), nn.ReLU()
+    )
+
+
+def space():
+    head = nn.Sequential(nn.AdaptiveAvgPool2d(1), nn.Flatten(), nn.Linear(16, 10))
+    net = nn.Sequential(conv(1, 8), conv(8, 8), conv(8, 16, 2), head)
+    return SearchSpace(
+        guide=cut(net, ["0", "1", "2"], (1, 8, 8)),
+        task=digits(),
+        blocks=[Keep(), Basic(width=choice(0.5, 1)), Depthwise(expand=choice(1, 2)), Linear(),
+                Identity()],
+        max_span=2,
+        guide_training=Recipe(epochs=4, distill=0, batch_size=64),
+        recipe=Recipe(epochs=1, align_steps=4, align_examples=256, batch_size=64),
+        keep=["head"],
+    )
+'''
+
+
+class Desk:
+    """A folder with a space file, from which the command line is run as users run it."""
+
+    def __init__(self, folder: Path) -> None:
+        self.folder = folder
+        (folder / "small.py").write_text(SPACE)
+
+    def command(self, *arguments: str) -> list[str]:
+        return [sys.executable, "-m", "nas_theseus.cli", *arguments]
+
+    def environment(self) -> dict[str, str]:
+        clean = {k: v for k, v in os.environ.items() if not k.startswith("MLFLOW_")}
+        return clean | {"OMP_NUM_THREADS": "1"}
+
+    def run(self, *arguments: str) -> subprocess.CompletedProcess[str]:
+        return subprocess.run(
+            self.command(*arguments), cwd=self.folder, env=self.environment(),
+            capture_output=True, text=True, timeout=240, check=False,
+        )  # fmt: skip
+
+    def search(self, *arguments: str) -> str:
+        done = self.run("search", "small.py", *arguments)
+        assert done.returncode == 0, done.stdout + done.stderr
+        return done.stdout
+
+    def evaluations(self, name: str) -> dict[str, Evaluation]:
+        found = {}
+        for outcome in Storage(self.folder / "theseus", name).outcomes():
+            assert isinstance(outcome, Evaluation), outcome
+            found[outcome.architecture.id] = outcome
+        return found
+
+    def front(self, name: str) -> list[tuple[str, dict[str, float]]]:
+        members = read_front(Storage(self.folder / "theseus", name))
+        return [(m.evaluation.architecture.id, m.evaluation.values()) for m in members]
+
+
+@pytest.fixture(scope="module")
+def desk(tmp_path_factory: pytest.TempPathFactory) -> Desk:
+    """One folder with one finished search `small` of 6 trials, two at a time."""
+    made = Desk(tmp_path_factory.mktemp("desk"))
+    made.output = made.search("--trials", "6", "--parallel", "2")  # type: ignore[attr-defined]
+    return made
+
+
+def results(evaluations: dict[str, Evaluation]) -> dict[str, tuple[dict[str, float], int]]:
+    """What must not depend on how a search was run: everything but the time it took."""
+    return {name: (e.values(), e.train_macs_spent) for name, e in evaluations.items()}
+
+
+def test_the_front_is_printed_and_said_where_to_look(desk: Desk) -> None:
+    output = desk.output  # type: ignore[attr-defined]
+    assert "6 of 6 done" in output
+    assert "6 trials to run, 2 at a time: about" in output
+    assert "nas-theseus front small" in output
+    assert len(desk.evaluations("small")) == 6
+    for chatter in ("Traceback", "Warning", "ray.io", "INFO"):
+        assert chatter not in output
+
+
+def test_front_as_json_with_conditions(desk: Desk) -> None:
+    rows = json.loads(desk.run("front", "small", "--json").stdout)
+    assert [row["architecture"] for row in rows] == [name for name, _ in desk.front("small")]
+    assert {"architecture", "pairing", "blocks", "val_accuracy", "test_accuracy", "macs",
+            "params", "run_id"} <= set(rows[0])  # fmt: skip
+    assert all(row["run_id"] and 0 <= row["test_accuracy"] <= 1 for row in rows)
+    limit = rows[0]["macs"]
+    some = json.loads(desk.run("front", "small", "--json", "--where", f"macs <= {limit}").stdout)
+    assert some == rows[:1]
+    wrong = desk.run("front", "small", "--where", "mac < 3")
+    assert wrong.returncode == 2 and "unknown name 'mac'" in wrong.stderr
+
+
+def test_mlflow_holds_the_search_as_documented(desk: Desk, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.delenv("MLFLOW_TRACKING_URI", raising=False)
+    mlflow.set_tracking_uri(f"sqlite:///{desk.folder / 'mlflow.db'}")
+    try:
+        rows = json.loads(desk.run("front", "small", "--json").stdout)
+        limit = max(row["macs"] for row in rows)
+        found = mlflow.search_runs(
+            experiment_names=["nas-theseus"],
+            filter_string=f"tags.\"theseus.front\" = 'true' and metrics.macs < {limit}",
+            order_by=["metrics.macs"],
+        )
+        assert list(found["tags.theseus.architecture"]) == [
+            row["architecture"] for row in rows if row["macs"] < limit
+        ]
+        runs = mlflow.search_runs(experiment_names=["nas-theseus"], output_format="list")
+        children = [r for r in runs if r.data.tags["theseus.kind"] == "architecture"]
+        (parent,) = [r for r in runs if r.data.tags["theseus.kind"] == "search"]
+        assert {r.info.status for r in runs} == {"FINISHED"}
+        assert len(children) == 6
+        assert all(r.data.tags["mlflow.parentRunId"] == parent.info.run_id for r in children)
+        assert all("theseus.rank" in r.data.tags for r in children)
+        ranks = {r.data.tags["theseus.architecture"]: r.data.tags["theseus.rank"] for r in children}
+        assert all(ranks[row["architecture"]] == "0" for row in rows)
+        client = mlflow.MlflowClient()
+        steps = [m.step for m in client.get_metric_history(parent.info.run_id, "trials_done")]
+        assert steps == sorted(set(steps)) and steps[-1] == 6
+        names = {f.path for f in client.list_artifacts(parent.info.run_id)}
+        assert {"front.html", "front.png", "front.json"} <= names
+        best = next(r for r in children if r.info.run_id == rows[-1]["run_id"])
+        stored = {f.path for f in client.list_artifacts(best.info.run_id, "network")}
+        assert "network/weights.safetensors" in stored
+        trained = next(r for r in children if "similarity/0" in r.data.metrics)
+        curve = client.get_metric_history(trained.info.run_id, "val_accuracy")
+        assert [m.step for m in curve] == [0, 1]
+    finally:
+        mlflow.set_tracking_uri(None)  # type: ignore[arg-type]
+
+
+def test_the_winner_is_rebuilt_only_on_consent(desk: Desk) -> None:
+    name, values = desk.front("small")[-1]
+    folder = desk.folder / "theseus" / "searches" / "small" / "front" / name
+    with pytest.raises(StorageError, match="trust_code=True"):
+        nas_theseus.load(folder)
+    network = nas_theseus.load(folder, trust_code=True)
+    task = nas_theseus.space.load_space(folder / "space.py").task
+    correct = total = 0
+    with torch.no_grad():
+        for batch in task.batches("validation", 64):
+            correct += int((network(batch.inputs).argmax(1) == batch.targets).sum())
+            total += len(batch.targets)
+    assert correct / total == pytest.approx(values["val_accuracy"], abs=1e-9)
+
+
+def test_the_same_seed_gives_the_same_search_and_reused_actors_change_nothing(desk: Desk) -> None:
+    """Alone in fresh processes or two at a time in reused ones: bit-equal evaluations."""
+    desk.search("--name", "again", "--trials", "6", "--parallel", "1")
+    desk.search("--name", "third", "--trials", "6", "--parallel", "1")
+    assert results(desk.evaluations("again")) == results(desk.evaluations("third"))
+    assert desk.front("again") == desk.front("third")
+    parallel, alone = results(desk.evaluations("small")), results(desk.evaluations("again"))
+    shared = set(parallel) & set(alone)
+    assert shared
+    assert {n: parallel[n] for n in shared} == {n: alone[n] for n in shared}
+
+
+def test_more_trials_continue_and_a_finished_search_says_so(desk: Desk) -> None:
+    desk.search("--name", "longer", "--trials", "3", "--parallel", "1")
+    before = results(desk.evaluations("longer"))
+    assert "0 trials to run" in desk.search("--name", "longer", "--trials", "3")
+    assert results(desk.evaluations("longer")) == before
+    desk.search("--name", "longer", "--trials", "5", "--parallel", "1")
+    after = results(desk.evaluations("longer"))
+    assert len(after) == 5 and before.items() <= after.items()
+
+
+def test_a_changed_space_under_the_same_name_is_refused_with_the_difference(desk: Desk) -> None:
+    (desk.folder / "other.py").write_text(SPACE.replace("max_span=2", "max_span=1"))
+    done = desk.run("search", "other.py", "--name", "small", "--trials", "7")
+    assert done.returncode == 2
+    assert "-        max_span=2," in done.stderr and "+        max_span=1," in done.stderr
+    seed = desk.run("search", "small.py", "--trials", "7", "--seed", "5")
+    assert seed.returncode == 2 and "began with --seed 0, not 5" in seed.stderr
+
+
+def test_convert_one_architecture_by_id_shows_similarity(desk: Desk) -> None:
+    name = next(n for n, e in desk.evaluations("small").items() if e.curve)
+    done = desk.run("convert", "small.py", "--architecture", name, "--schedule", "sequential")
+    assert done.returncode == 0, done.stderr
+    assert "similarity per block after each stage" in done.stdout
+    assert "val_accuracy: " in done.stdout
+    assert nas_theseus.load(desk.folder / "converted", trust_code=True) is not None
+
+
+@pytest.fixture
+def here(tmp_path: Path) -> Callable[..., subprocess.CompletedProcess[str]]:
+    desk = Desk(tmp_path)
+
+    def run(text: str | None, *arguments: str) -> subprocess.CompletedProcess[str]:
+        if text is not None:
+            (tmp_path / "small.py").write_text(text)
+        return desk.run(*arguments)
+
+    return run
+
+
+@pytest.mark.parametrize(
+    ("change", "messages"),
+    [
+        (("def space()", "def spaces()"), ["has no function space()"]),
+        (('["0", "1", "2"]', '["0", "9"]'), ["cannot cut after '9'", "known: 0, 0.0"]),
+        (
+            ('keep=["head"],', 'keep=["tail"], constraints=["macs <= 10", "mac <= 3"],'),
+            ["no part is called 'tail'", "unknown 'mac'"],
+        ),
+        (
+            ('keep=["head"],', 'keep=["head"], constraints=["macs <= 10"],'),
+            ["'macs <= 10' can be met by no architecture: the cheapest has macs ="],
+        ),
+        (("blocks=[Keep(), ", "blocks=["), ["keep: needs Keep()", "none can stand for part 'head'"]),
+        (("Recipe(epochs=1,", "Recipe(epochs=-1,"), ["epochs", "got -1"]),
+    ],
+)
+def test_bad_spaces_are_told_before_any_training(
+    here: Callable[..., subprocess.CompletedProcess[str]],
+    change: tuple[str, str],
+    messages: list[str],
+) -> None:
+    done = here(SPACE.replace(*change), "check", "small.py")
+    assert done.returncode == 2, done.stdout
+    for message in messages:
+        assert message in done.stderr
+    assert "Traceback" not in done.stderr
+
+
+def test_bad_arguments_and_files(here: Callable[..., subprocess.CompletedProcess[str]]) -> None:
+    missing = here(None, "search", "nowhere.py")
+    assert missing.returncode == 2 and "No such file" in missing.stderr
+    sampler = here(None, "search", "small.py", "--sampler", "grid", "--trials", "0")
+    assert sampler.returncode == 2
+    assert "sampler" in sampler.stderr and "'tpe'" in sampler.stderr and "trials" in sampler.stderr
+    front = here(None, "front", "nothing")
+    assert front.returncode == 2 and "no search 'nothing'" in front.stderr
+    debug = here(None, "--debug", "front", "nothing")
+    assert "Traceback" in debug.stderr
