@@ -2,12 +2,16 @@
 
 from __future__ import annotations
 
-from nas_theseus.blocks import block, choice
-from nas_theseus.export import load
-from nas_theseus.guide import Guide, cut, cut_points
-from nas_theseus.settings import Recipe
-from nas_theseus.space import SearchSpace, maximize, minimize
-from nas_theseus.values import Architecture, Boundary
+import importlib
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from nas_theseus.blocks import block, choice
+    from nas_theseus.export import load
+    from nas_theseus.guide import Guide, cut, cut_points
+    from nas_theseus.settings import Recipe
+    from nas_theseus.space import SearchSpace, maximize, minimize
+    from nas_theseus.values import Architecture, Boundary
 
 __version__ = "0.1.0"
 
@@ -25,3 +29,25 @@ __all__ = [
     "maximize",
     "minimize",
 ]
+
+_MODULES = {
+    "Architecture": "values",
+    "Boundary": "values",
+    "Guide": "guide",
+    "Recipe": "settings",
+    "SearchSpace": "space",
+    "block": "blocks",
+    "choice": "blocks",
+    "cut": "guide",
+    "cut_points": "guide",
+    "load": "export",
+    "maximize": "space",
+    "minimize": "space",
+}
+
+
+def __getattr__(name: str) -> object:
+    """Import on first use (PEP 562): commands that need no torch must not wait for it."""
+    if name not in _MODULES:
+        raise AttributeError(f"module 'nas_theseus' has no attribute {name!r}")
+    return getattr(importlib.import_module(f"nas_theseus.{_MODULES[name]}"), name)

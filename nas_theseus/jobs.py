@@ -3,12 +3,11 @@
 from __future__ import annotations
 
 import time
-from dataclasses import dataclass, field
-from typing import Protocol
 
 from nas_theseus.costs.table import CostTable
 from nas_theseus.genome import Genome
 from nas_theseus.pareto import IncrementalFront, hypervolume_of
+from nas_theseus.progress import Reporter, State
 from nas_theseus.services.cluster import Job
 from nas_theseus.services.study import Proposal, Study
 from nas_theseus.services.tracking import Tracker
@@ -16,34 +15,6 @@ from nas_theseus.settings import SearchSettings
 from nas_theseus.space import SearchSpace
 from nas_theseus.storage import Storage
 from nas_theseus.values import Architecture, Evaluation, Failure, Objective, Outcome
-
-
-@dataclass
-class State:
-    """Where a search is, for those who show it."""
-
-    name: str
-    wanted: int
-    done: int = 0
-    failed: int = 0
-    running: dict[str, str] = field(default_factory=dict)
-    refused: int = 0
-    duplicates: int = 0
-    hypervolume: float = 0.0
-    front_size: int = 0
-    best: dict[str, float] = field(default_factory=dict)
-    seconds_left: float | None = None
-    ended_because: str = ""
-
-
-class Reporter(Protocol):
-    """Who shows a search while it runs."""
-
-    def say(self, message: str) -> None:
-        """One line about what happens next."""
-
-    def show(self, state: State) -> None:
-        """The search's state changed."""
 
 
 class ProposalJobs:

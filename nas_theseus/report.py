@@ -12,7 +12,7 @@ from rich.progress_bar import ProgressBar
 from rich.table import Table
 from rich.text import Text
 
-from nas_theseus.jobs import State
+from nas_theseus.progress import State
 
 
 class LiveReport:

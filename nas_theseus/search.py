@@ -21,9 +21,10 @@ from nas_theseus.export import MEMBER_FILES, write_member
 from nas_theseus.forecast import forecast
 from nas_theseus.front import read_runs, write_front
 from nas_theseus.guide import load_weights
-from nas_theseus.jobs import ProposalJobs, Reporter, State
+from nas_theseus.jobs import ProposalJobs
 from nas_theseus.kept import check_kept, keep_beginning, read_space_text, refuse_mistakes
 from nas_theseus.pareto import as_minimised, ranks
+from nas_theseus.progress import Reporter, State
 from nas_theseus.services import cluster
 from nas_theseus.services.tracking import Tracker
 from nas_theseus.settings import SearchSettings

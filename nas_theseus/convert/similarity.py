@@ -66,12 +66,7 @@ def unbiased_linear_cka(x: Tensor, y: Tensor) -> Tensor:
 
     The biased form is inflated when features outnumber examples. This one may leave [0, 1].
 
-    Args:
-        x: features of N examples, shape (N, ...); flattened to (N, D).
-        y: features of the same N examples, shape (N, ...); flattened to (N, E).
-
-    Returns:
-        Scalar tensor, differentiable in both arguments.
+    Args and Returns as in `linear_cka`.
 
     Raises:
         ShapeError: N differs, or N < 4.
@@ -93,8 +88,7 @@ def mutual_neighbours(x: Tensor, y: Tensor, temperature: float = 0.1, k: int = 1
     For k > 1 similarities above an example's k-th largest count as the k-th, so that the k nearest
     weigh the same.
 
-    The formula is ours: Network of Theseus (arXiv:2512.04198) names D-MNN, its formula is not
-    public.
+    Ours: Network of Theseus (arXiv:2512.04198) names D-MNN, but its formula is not public.
 
     Args:
         x: features of N examples, shape (N, ...).
@@ -112,11 +106,7 @@ def mutual_neighbours(x: Tensor, y: Tensor, temperature: float = 0.1, k: int = 1
 
 
 def relative_mse(x: Tensor, y: Tensor) -> Tensor:
-    """Mean squared error of x over the variance of y about its mean example; 0 is perfect.
-
-    Args:
-        x: features, shape (N, ...).
-        y: the guide's features, the same shape; the first dimension is examples.
+    """Mean squared error of x over the variance of y, the guide's, about its mean example.
 
     Raises:
         ShapeError: the shapes differ.
@@ -246,10 +236,7 @@ class Similarity:
         return self.name in ("regression", "cosine")
 
     def prepare(self, guide: Tensor) -> Prepared:
-        """Compute the guide's side once for a fixed batch; it carries no gradient.
-
-        Args:
-            guide: the guide's features, (N, C, H, W), (N, T, D) or (N, D).
+        """Compute the guide's side once for a fixed batch, (N, C, H, W), (N, T, D) or (N, D).
 
         Raises:
             ShapeError: too few examples.
@@ -324,9 +311,8 @@ class Similarity:
     def _comparable(self, shape: tuple[int, ...], guide: tuple[int, ...]) -> bool:
         if self.aligned_basis:
             return shape == guide
-        if self.examples == "maps":
-            return shape[0] == guide[0]
-        return shape[0] == guide[0] and _positions(shape) == _positions(guide)
+        same = self.examples == "maps" or _positions(shape) == _positions(guide)
+        return same and shape[0] == guide[0]
 
     def _rows(self, features: Tensor) -> Tensor:
         """One row an example, (rows, width), sampled and projected as asked."""
@@ -434,16 +420,13 @@ def _hsic(x: Tensor, y: Tensor, gram: Tensor | None) -> Tensor:
     n = len(x)
     if n <= x.shape[1] + y.shape[1]:
         kernel = (x @ x.T).fill_diagonal_(0)
-        if y is x:
-            other = kernel
-        else:
-            other = (y @ y.T if gram is None else gram.clone()).fill_diagonal_(0)
+        other = kernel if y is x else (y @ y.T if gram is None else gram.clone()).fill_diagonal_(0)
         shared, own, others = (kernel * other).sum(), kernel.sum(1), other.sum(1)
     else:
         size, other_size = x.square().sum(1), y.square().sum(1)
         shared = (y.T @ x).square().sum() - size @ other_size
-        # Columns are centred, yet their sum is kept: it is exact for uncentred rows too.
-        own, others = x @ x.sum(0) - size, y @ y.sum(0) - other_size
+        # Rows sum to zero over the examples, so a Gram matrix's row sums to minus its diagonal.
+        own, others = -size, -other_size
     return shared + own.sum() * others.sum() / ((n - 1) * (n - 2)) - 2 / (n - 2) * (own @ others)
 
 

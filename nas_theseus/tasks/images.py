@@ -8,15 +8,11 @@ from typing import Any, Literal, Protocol, TypeAlias
 
 import numpy as np
 import torch
-from sklearn.datasets import load_digits  # type: ignore[import-untyped]
-from sklearn.model_selection import train_test_split  # type: ignore[import-untyped]
 from torch import Tensor
 from torch.nn import functional
-from torchvision.transforms.functional import pil_to_tensor  # type: ignore[import-untyped]
 
 from nas_theseus.errors import DataError, ShapeError
 from nas_theseus.tasks.base import Splits, SplitTask, shuffled
-from nas_theseus.tasks.folders import ImageFolders
 from nas_theseus.tasks.idx import read_idx
 from nas_theseus.tasks.tensors import (
     ImageExamples,
@@ -25,6 +21,9 @@ from nas_theseus.tasks.tensors import (
     flip_and_crop,
 )
 from nas_theseus.values import Boundary, Direction
+
+# scikit-learn and torchvision take seconds to import and are needed where their data are read, so
+# they are imported there: every command and every worker imports this module.
 
 Augment: TypeAlias = Literal["flip-crop"] | None
 
@@ -235,6 +234,8 @@ def image_folder(
         raise DataError(f"validation_share is between 0 and 1, not {validation_share}")
     if size < 1 or workers < 0:
         raise DataError(f"image_folder: size {size} must be above 0, workers {workers} 0 or more")
+    from nas_theseus.tasks.folders import ImageFolders
+
     path = Path(root).expanduser().absolute()
     source = ImageFolders(path, size, validation_share, seed, workers)
     inlet = Boundary((3, size, size))
@@ -247,6 +248,9 @@ class _Digits:
     classes: int = 10
 
     def load(self) -> Splits:
+        from sklearn.datasets import load_digits  # type: ignore[import-untyped]
+        from sklearn.model_selection import train_test_split  # type: ignore[import-untyped]
+
         bunch = load_digits()
         images = torch.from_numpy(bunch.images.astype(np.uint8)).unsqueeze(1)
         labels = torch.from_numpy(bunch.target.astype(np.int64))
@@ -328,6 +332,10 @@ class _Datasets:
         return _split_training(self.name, images, labels, test, kept, None, self.seed)
 
     def _read(self, part: str, data: Any) -> tuple[Tensor, Tensor]:
+        from torchvision.transforms.functional import (  # type: ignore[import-untyped]
+            pil_to_tensor,
+        )
+
         images: list[Tensor] = []
         labels: list[int] = []
         for index in range(len(data)):
