@@ -44,7 +44,7 @@ class TokenMixer(nn.Module):
             mixed = mixed + tokens
         out: Tensor = self.last(self.channels(self.channel_norm(mixed)))
         if self.outlet.kind == "map":
-            out = out.transpose(1, 2).unflatten(2, self.outlet.shape[1:])
+            out = out.transpose(1, 2).reshape(-1, *self.outlet.shape)
         return out + x if self.skips else out
 
 

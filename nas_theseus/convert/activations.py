@@ -45,7 +45,7 @@ class GuideActivations:
             between = self._guide.parts[nearest:boundary]
             chunks = []
             with torch.no_grad():
-                for features in self._found[nearest].split(256):
+                for features in torch.split(self._found[nearest], 256):
                     for part in between:
                         features = part(features)
                     chunks.append(features)

@@ -164,8 +164,12 @@ def stitch(
     if last is None:
         return None
     goal = guide.at(target.outlet_boundary(stage.stitched))
+    goal_width = rows(goal[:1]).shape[1]
     inputs = guide.at(target.inlet_boundary(stage.start))
     caught: list[Tensor] = []
+    count = 0
+    sums = torch.zeros(2, goal_width, dtype=torch.float64, device=goal.device)
+    squares = torch.zeros(2, dtype=torch.float64, device=goal.device)
     hook = last.register_forward_hook(lambda _module, _inputs, output: caught.append(output))
     fit = LeastSquares()
     try:
@@ -174,8 +178,12 @@ def stitch(
                 caught.clear()
                 for position, features in _chain(target, stage, inputs[batch]):
                     if position == stage.stitched:
-                        mapped = rows(caught[-1])
-                        fit.add(mapped, rows(goal[batch]) - (rows(features) - mapped))
+                        mapped, guided = rows(caught[-1]), rows(goal[batch])
+                        wanted = guided - (rows(features) - mapped)
+                        fit.add(mapped, wanted)
+                        both = torch.stack([wanted, guided]).double()
+                        count += len(mapped)
+                        sums, squares = sums + both.sum(1), squares + both.square().sum((1, 2))
                         break
     finally:
         hook.remove()
@@ -187,13 +195,15 @@ def stitch(
             last.bias = torch.nn.Parameter(bias.to(weight.device))
         else:
             last.bias.copy_(bias)
-    return float(linear_map.residual)
+    # The fit's residual is a share of what the skip leaves over; told as a share of the guide's.
+    left_over, guided_spread = squares - (sums**2).sum(1) / count
+    return linear_map.residual * float(left_over / guided_spread)
 
 
 def fixed_batches(count: int, size: int, generator: torch.Generator) -> list[Tensor]:
     """A random partition into batches that stay the same, so that the guide's side is reused."""
     order = torch.randperm(count, generator=generator)
-    full = list(order.split(size))
+    full = list(torch.split(order, size))
     return full[:-1] if len(full) > 1 and len(full[-1]) < size else full
 
 

@@ -62,9 +62,9 @@ def linear_cka(x: Tensor, y: Tensor) -> Tensor:
 
 
 def unbiased_linear_cka(x: Tensor, y: Tensor) -> Tensor:
-    """Linear CKA from the unbiased estimator of HSIC: about 0 for independent features at any width.
+    """Linear CKA from the unbiased estimator of HSIC: 0 on average for independent features.
 
-    The biased form is inflated when features outnumber examples. This one may leave [0, 1].
+    The biased form is inflated when features outnumber examples; this one may leave [0, 1].
 
     Args and Returns as in `linear_cka`.
 
@@ -489,4 +489,4 @@ def _sketch(rows: Tensor, width: int, seed: int) -> Tensor:
     groups = -(-rows.shape[1] // width)
     padded = F.pad(rows, (0, groups * width - rows.shape[1]))
     signs = _signs(groups, width, seed, rows.device).to(rows.dtype)
-    return (padded.unflatten(1, (groups, width)) * signs).sum(1)
+    return (padded.view(-1, groups, width) * signs).sum(1)

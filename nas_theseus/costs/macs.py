@@ -5,10 +5,10 @@ from __future__ import annotations
 import warnings
 from collections.abc import Iterator
 from contextlib import contextmanager
+from functools import cache
 from typing import Any
 
 import torch
-from fvcore.nn import FlopCountAnalysis  # type: ignore[import-untyped]
 from torch import Tensor, nn
 
 from nas_theseus.costs.operators import FREE, HANDLES
@@ -26,6 +26,15 @@ def unfused_attention() -> Iterator[None]:
         yield
     finally:
         torch.backends.mha.set_fastpath_enabled(enabled)
+
+
+@cache
+def _fvcore() -> Any:
+    """The counter of fvcore, imported on first use: it takes seconds and warns of torch's scripting."""
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore", FutureWarning)
+        from fvcore.nn import FlopCountAnalysis  # type: ignore[import-untyped]
+    return FlopCountAnalysis
 
 
 def _record_calls(view: nn.Module) -> set[str]:
@@ -72,7 +81,7 @@ def count_macs(module: nn.Module, inlet: Boundary) -> int:
     name = type(module).__name__
     view = eval_view(module)
     called = _record_calls(view)
-    analysis = FlopCountAnalysis(view, (example_input(view, inlet),))
+    analysis = _fvcore()(view, (example_input(view, inlet),))
     analysis.clear_op_handles().set_op_handle(**HANDLES, **dict.fromkeys(FREE))
     analysis.unsupported_ops_warnings(False).uncalled_modules_warnings(False)
     device = device_of(view)

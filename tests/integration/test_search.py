@@ -19,7 +19,7 @@ from nas_theseus.front import read_front
 from nas_theseus.storage import Storage
 from nas_theseus.values import Evaluation
 
-SPACE = '''
+SPACE = """
 from torch import nn
 from nas_theseus import Recipe, SearchSpace, choice, cut
 from nas_theseus.blocks import Basic, Depthwise, Identity, Keep, Linear
@@ -45,7 +45,7 @@ def space():
         recipe=Recipe(epochs=1, align_steps=4, align_examples=256, batch_size=64),
         keep=["head"],
     )
-'''
+"""
 
 
 class Desk:
@@ -239,7 +239,10 @@ def here(tmp_path: Path) -> Callable[..., subprocess.CompletedProcess[str]]:
             ('keep=["head"],', 'keep=["head"], constraints=["macs <= 10"],'),
             ["'macs <= 10' can be met by no architecture: the cheapest has macs ="],
         ),
-        (("blocks=[Keep(), ", "blocks=["), ["keep: needs Keep()", "none can stand for part 'head'"]),
+        (
+            ("blocks=[Keep(), ", "blocks=["),
+            ["keep: needs Keep()", "none can stand for part 'head'"],
+        ),
         (("Recipe(epochs=1,", "Recipe(epochs=-1,"), ["epochs", "got -1"]),
     ],
 )

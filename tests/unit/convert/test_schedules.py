@@ -1,0 +1,167 @@
+"""Stages of each schedule, and what a stage does to a target and to nothing else."""
+
+from __future__ import annotations
+
+import pytest
+import torch
+from torch import nn
+
+from nas_theseus import Recipe, SearchSpace, cut
+from nas_theseus.blocks import Basic, Identity, Keep, Pointwise
+from nas_theseus.convert.activations import GuideActivations
+from nas_theseus.convert.schedules import Stage, align, fixed_batches, stages, stitch
+from nas_theseus.convert.similarity import similarity
+from nas_theseus.convert.target import Target, assemble, recalibrate
+from nas_theseus.settings import Order, Schedule
+from nas_theseus.tasks import digits
+from nas_theseus.values import Architecture, BlockChoice, Span
+
+
+def conv(inlet: int, outlet: int, stride: int = 1) -> nn.Module:
+    return nn.Sequential(nn.Conv2d(inlet, outlet, 3, stride, 1), nn.BatchNorm2d(outlet), nn.ReLU())
+
+
+def make_space() -> SearchSpace:
+    torch.manual_seed(0)
+    head = nn.Sequential(nn.AdaptiveAvgPool2d(1), nn.Flatten(), nn.Linear(8, 10))
+    net = nn.Sequential(conv(1, 6), conv(6, 6), conv(6, 8, 2), head)
+    return SearchSpace(
+        guide=cut(net, ["0", "1", "2"], (1, 8, 8)),
+        task=digits(),
+        blocks=[Keep(), Basic(width=0.5), Pointwise(), Identity()],
+        max_span=2,
+    )
+
+
+SPACE = make_space()
+SAMPLE = SPACE.task.sample(192)
+ARCHITECTURE = Architecture(
+    (
+        BlockChoice(Span(0, 1), "keep"),
+        BlockChoice(Span(1, 2), "basic", (("width", 0.5),)),
+        BlockChoice(Span(2, 3), "pointwise", (("expand", 1.0),)),
+        BlockChoice(Span(3, 4), "keep"),
+    )
+)
+
+
+def guide() -> GuideActivations:
+    return GuideActivations(SPACE.guide, SAMPLE, torch.device("cpu"))
+
+
+def run(recipe: Recipe, seed: int = 0) -> tuple[Target, dict[str, list[float]]]:
+    target = assemble(SPACE, ARCHITECTURE, seed)
+    generator = torch.Generator().manual_seed(seed)
+    curves: dict[str, list[float]] = {}
+    measure = similarity(recipe.similarity)
+    for point in align(target, guide(), measure, recipe, generator):
+        curves.setdefault(point.metric, []).append(point.value)
+    return target, curves
+
+
+@pytest.mark.parametrize(
+    ("schedule", "order", "expected"),
+    [
+        ("progressive", "forward", [Stage(1, 2, (1,), (1,), 1), Stage(1, 4, (1, 3), (1, 3), 3)]),
+        ("progressive", "reverse", [Stage(3, 4, (3,), (3,), 3), Stage(1, 4, (1, 3), (1, 3), 3)]),
+        ("sequential", "forward", [Stage(1, 2, (1,), (1,), 1), Stage(1, 4, (3,), (3,), 3)]),
+        ("sequential", "reverse", [Stage(3, 4, (3,), (3,), 3), Stage(1, 4, (1,), (1, 3), 1)]),
+        ("independent", "forward", [Stage(1, 2, (1,), (1,), 1), Stage(3, 4, (3,), (3,), 3)]),
+        ("independent", "reverse", [Stage(3, 4, (3,), (3,), 3), Stage(1, 2, (1,), (1,), 1)]),
+        ("joint", "forward", [Stage(1, 4, (1, 3), (1, 3), 3)]),
+        ("naive", "forward", []),
+        ("scratch", "forward", []),
+    ],
+)
+def test_stages(schedule: Schedule, order: Order, expected: list[Stage]) -> None:
+    assert stages(schedule, order, (1, 3)) == expected
+    assert stages(schedule, order, ()) == []
+
+
+@pytest.mark.parametrize("schedule", ["progressive", "sequential", "independent", "joint"])
+@pytest.mark.parametrize("order", ["forward", "reverse"])
+def test_alignment_helps_and_leaves_guide_and_kept_parts_alone(
+    schedule: Schedule, order: Order
+) -> None:
+    before = SPACE.guide.content_hash()
+    short = Recipe(schedule=schedule, order=order, align_steps=1, align_batch_size=64)
+    long = short.model_copy(update={"align_steps": 40})
+    _, first = run(short)
+    target, later = run(long)
+    newest = f"similarity/{stages(schedule, order, target.replaced)[0].trained[0]}"
+    assert later[newest][0] > first[newest][0]
+    assert SPACE.guide.content_hash() == before
+    kept = dict(SPACE.guide.parts[0].named_buffers())
+    for name, buffer in target.blocks[0].named_buffers():
+        assert torch.equal(buffer, kept[name])
+    assert target.blocks[0] is not SPACE.guide.parts[0]
+
+
+def test_a_stitch_brings_the_block_into_the_guide_s_basis_without_a_new_layer() -> None:
+    """After CKA the basis is any; the fold makes the output itself predict the guide's."""
+    target = assemble(SPACE, ARCHITECTURE, 0)
+    target.freeze_all_but(())
+    cache = guide()
+    stage = Stage(1, 2, (1,), (1,), 1)
+    goal = cache.at(2)
+
+    def unexplained() -> float:
+        with torch.no_grad():
+            found = target.blocks[1](cache.at(1))
+        centred = goal - goal.mean((0, 2, 3), keepdim=True)
+        return float((found - goal).square().sum() / centred.square().sum())
+
+    parameters = sum(1 for _ in target.parameters())
+    before = unexplained()
+    residual = stitch(target, stage, cache, fixed_batches(cache.count, 64, torch.Generator()))
+    assert residual is not None and residual < before
+    assert unexplained() == pytest.approx(residual, abs=0.02)
+    assert sum(1 for _ in target.parameters()) == parameters
+
+
+def test_the_same_seed_gives_bit_equal_targets() -> None:
+    recipe = Recipe(align_steps=3, align_batch_size=64)
+    first, second, other = run(recipe)[0], run(recipe)[0], run(recipe, seed=1)[0]
+    names = [n for n, _ in first.named_parameters()]
+    equal = [
+        torch.equal(a, b) for a, b in zip(first.parameters(), second.parameters(), strict=True)
+    ]
+    assert all(equal) and len(equal) == len(names)
+    pairs = zip(first.parameters(), other.parameters(), strict=True)
+    assert not all(torch.equal(a, b) for a, b in pairs)
+
+
+def test_recalibration_moves_statistics_only() -> None:
+    target = assemble(SPACE, ARCHITECTURE, 0)
+    weights = [p.clone() for p in target.parameters()]
+    momenta = [m.momentum for m in target.modules() if isinstance(m, nn.BatchNorm2d)]
+    statistics = [b.clone() for n, b in target.named_buffers() if n.endswith("running_var")]
+    recalibrate(target, SPACE.task, 64, 128)
+    after = [b for n, b in target.named_buffers() if n.endswith("running_var")]
+    assert not any(torch.equal(a, b) for a, b in zip(statistics, after, strict=True))
+    assert all(torch.equal(a, b) for a, b in zip(weights, target.parameters(), strict=True))
+    assert [m.momentum for m in target.modules() if isinstance(m, nn.BatchNorm2d)] == momenta
+    assert target.training
+
+
+def test_scratch_starts_kept_parts_anew_and_naive_does_not() -> None:
+    fresh = assemble(SPACE, ARCHITECTURE, 0, fresh=True)
+    kept = assemble(SPACE, ARCHITECTURE, 0)
+    original = dict(SPACE.guide.parts[3].named_parameters())
+    for name, parameter in kept.blocks[3].named_parameters():
+        assert torch.equal(parameter, original[name])
+    assert not any(torch.equal(p, original[n]) for n, p in fresh.blocks[3].named_parameters())
+
+
+def test_activations_are_the_guide_s_own_and_bounded() -> None:
+    cache = guide()
+    with torch.no_grad():
+        expected = SPACE.guide.eval()(SAMPLE)
+    assert torch.allclose(cache.at(4), expected, atol=1e-6)
+    small = GuideActivations(SPACE.guide, SAMPLE, torch.device("cpu"), limit_bytes=200_000)
+    assert 2 <= small.count < len(SAMPLE)
+    logits = cache.logits(SPACE.task)
+    assert len(logits) == SPACE.task.size("train")
+    batch = next(iter(SPACE.task.batches("train", 32, seed=1)))
+    assert batch.index is not None
+    assert torch.allclose(logits[batch.index], cache.teach(batch.inputs), atol=1e-5)

@@ -1,0 +1,112 @@
+"""One candidate: bit-equal whatever ran before, honest MACs, controls."""
+
+from __future__ import annotations
+
+import pytest
+import torch
+from torch import nn
+
+from nas_theseus import Recipe, SearchSpace, cut
+from nas_theseus.blocks import Basic, Keep, Linear
+from nas_theseus.candidate import Converted, Workshop
+from nas_theseus.costs import count_macs, count_params
+from nas_theseus.costs.table import CostTable
+from nas_theseus.errors import ConversionError
+from nas_theseus.tasks import digits
+from nas_theseus.values import Architecture, BlockChoice, Span
+
+
+def make_space(recipe: Recipe) -> SearchSpace:
+    torch.manual_seed(0)
+
+    def conv(inlet: int, outlet: int) -> nn.Module:
+        return nn.Sequential(nn.Conv2d(inlet, outlet, 3, 1, 1), nn.BatchNorm2d(outlet), nn.ReLU())
+
+    head = nn.Sequential(nn.AdaptiveAvgPool2d(1), nn.Flatten(), nn.Linear(6, 10))
+    net = nn.Sequential(conv(1, 6), conv(6, 6), head)
+    return SearchSpace(
+        guide=cut(net, ["0", "1"], (1, 8, 8)), task=digits(),
+        blocks=[Keep(), Basic(width=0.5), Linear()], recipe=recipe,
+    )  # fmt: skip
+
+
+RECIPE = Recipe(epochs=1, align_steps=3, align_examples=256, align_batch_size=64, batch_size=64)
+
+
+def architecture(*blocks: str) -> Architecture:
+    values = {"basic": (("width", 0.5),)}
+    return Architecture(
+        tuple(BlockChoice(Span(i, i + 1), b, values.get(b, ())) for i, b in enumerate(blocks))
+    )
+
+
+def run(workshop: Workshop, chosen: Architecture, recipe: Recipe | None = None) -> Converted:
+    steps = workshop.run(chosen, 0, recipe)
+    while True:
+        try:
+            next(steps)
+        except StopIteration as end:
+            found: Converted = end.value
+            return found
+
+
+def test_a_used_workshop_gives_bit_equal_results() -> None:
+    first = Workshop(make_space(RECIPE), torch.device("cpu"))
+    run(first, architecture("linear", "keep", "keep"))
+    torch.manual_seed(99)
+    second = Workshop(make_space(RECIPE), torch.device("cpu"))
+    chosen = architecture("keep", "basic", "keep")
+    used, fresh = run(first, chosen), run(second, chosen)
+    assert used.evaluation.values() == fresh.evaluation.values()
+    assert used.evaluation.curve == fresh.evaluation.curve
+    pairs = zip(
+        used.network.state_dict().values(), fresh.network.state_dict().values(), strict=True
+    )
+    assert all(torch.equal(a, b) for a, b in pairs)
+
+
+def test_the_guide_as_architecture_is_the_guide_untrained() -> None:
+    workshop = Workshop(make_space(RECIPE), torch.device("cpu"))
+    found = run(workshop, architecture("keep", "keep", "keep"))
+    assert found.evaluation.train_macs_spent == 0
+    inputs = workshop.space.task.sample(8)
+    with torch.no_grad():
+        assert torch.equal(found.network(inputs), workshop.space.guide.eval()(inputs))
+
+
+def test_costs_are_those_of_the_whole_network_counted_at_once() -> None:
+    workshop = Workshop(make_space(RECIPE), torch.device("cpu"))
+    found = run(workshop, architecture("keep", "basic", "keep"))
+    inlet = workshop.space.guide.boundaries[0]
+    assert found.evaluation.cost.macs == count_macs(found.network, inlet)
+    assert found.evaluation.cost.params == count_params(found.network)
+    table = CostTable(workshop.space)
+    assert table.range("macs")[0] <= found.evaluation.cost.macs <= table.range("macs")[1]
+
+
+def test_training_macs_in_closed_form() -> None:
+    workshop = Workshop(make_space(RECIPE), torch.device("cpu"))
+    chosen = architecture("keep", "basic", "keep")
+    found = run(workshop, chosen).evaluation
+    block = workshop.costs.of_choice(chosen.choices[1]).macs
+    whole = workshop.costs.of(chosen).macs
+    align = 3 * 64 * 3 * block + 256 * block
+    seen = workshop.space.task.size("train") // 64 * 64
+    assert found.train_macs_spent == align + 256 * whole + 3 * seen * whole
+
+
+def test_naive_and_scratch_align_nothing() -> None:
+    workshop = Workshop(make_space(RECIPE), torch.device("cpu"))
+    chosen = architecture("basic", "basic", "keep")
+    for schedule in ("naive", "scratch"):
+        recipe = Recipe.model_validate(RECIPE.model_dump() | {"schedule": schedule})
+        evaluation = run(workshop, chosen, recipe).evaluation
+        assert not any(p.metric.startswith("similarity") for p in evaluation.curve)
+        assert evaluation.recipe == recipe.id != RECIPE.id
+
+
+def test_a_diverging_candidate_says_what_to_do() -> None:
+    wild = RECIPE.model_copy(update={"learning_rate": 1e30, "schedule": "naive"})
+    workshop = Workshop(make_space(RECIPE), torch.device("cpu"))
+    with pytest.raises(ConversionError, match="lower learning_rate"):
+        run(workshop, architecture("basic", "basic", "keep"), wild)
