@@ -124,7 +124,7 @@ def _search(space: Path, settings: SearchSettings) -> None:
     finally:
         report.close(state)
     console.print(f"ended: {result.state.ended_because or 'nothing was left to run'}")
-    rows = [_short_row(row) for row in front_rows(result.front)]
+    rows = front_rows(result.front)
     console.print(front_table(rows, f"front of {result.name}: {len(rows)} architectures"))
     guide = ", ".join(f"{name} {value:,.4g}" for name, value in result.guide.items())
     console.print(f"guide: {guide}", highlight=False)
@@ -146,10 +146,6 @@ def _search(space: Path, settings: SearchSettings) -> None:
             f'a network: nas_theseus.load("{best}", trust_code=True)',
             highlight=False, soft_wrap=True,
         )  # fmt: skip
-
-
-def _short_row(row: dict[str, Any]) -> dict[str, Any]:
-    return {name: value for name, value in row.items() if name not in ("pairing", "seconds")}
 
 
 @app.command()

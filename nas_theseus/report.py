@@ -68,15 +68,16 @@ class LiveReport:
 
 
 def front_table(rows: Sequence[Mapping[str, Any]], title: str) -> Table:
-    """The front, one line a member; long block lists are shortened, `--json` has them whole."""
+    """The front, one line a member; block lists are cut to the terminal, `--json` has all."""
     table = Table(title=title, title_justify="left")
-    columns = [name for name in (rows[0] if rows else {}) if name not in ("run_id",)]
+    left_out = ("pairing", "train_macs_spent", "seconds", "run_id")
+    columns = [name for name in (rows[0] if rows else {}) if name not in left_out]
+    columns.sort(key=lambda name: name == "blocks")  # last: it takes what room is left
     for name in columns:
-        wide = name in ("blocks", "pairing")
-        table.add_column(
-            name, justify="left" if wide or name == "architecture" else "right",
-            overflow="ellipsis" if wide else "fold", no_wrap=True, max_width=44 if wide else None,
-        )  # fmt: skip
+        if name == "blocks":
+            table.add_column(name, overflow="ellipsis", no_wrap=True, ratio=1)
+        else:
+            table.add_column(name, justify="right", no_wrap=True, min_width=8)
     for row in rows:
         table.add_row(*(figure(name, row.get(name)) for name in columns))
     return table

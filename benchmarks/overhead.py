@@ -1,0 +1,169 @@
+"""What the search costs beside its trials' own work: driver seconds a trial, wall over ideal, demo.
+
+    python benchmarks/overhead.py            everything
+    python benchmarks/overhead.py --short    20 trials and the demo only
+
+The overhead runs are real searches (Ray Tune, Optuna's journal, MLflow on SQLite, the space of
+search_spaces/digits.py), but their evaluation returns at once with a made-up quality.
+"""
+
+from __future__ import annotations
+
+import argparse
+import os
+import subprocess
+import sys
+import tempfile
+import time
+from collections.abc import Generator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from benchmarks.record import write_record
+from nas_theseus.costs.table import CostTable
+from nas_theseus.jobs import ProposalJobs
+from nas_theseus.progress import State
+from nas_theseus.services import cluster
+from nas_theseus.services.tracking import Tracker
+from nas_theseus.settings import SearchSettings
+from nas_theseus.space import load_space
+from nas_theseus.storage import Storage
+from nas_theseus.values import Architecture, Cost, Evaluation, Outcome
+
+ROOT = Path(__file__).resolve().parent.parent
+DIGITS = ROOT / "search_spaces" / "digits.py"
+
+
+@dataclass(frozen=True)
+class AtOnce:
+    """A worker whose evaluations cost nothing: quality and MACs from the architecture's id."""
+
+    storage: Storage
+    recipe: str
+
+    def __call__(self) -> AtOnce:
+        return self
+
+    def run(self, architecture: Architecture) -> Generator[str, None, Outcome]:
+        number = int(architecture.id, 16)
+        quality, macs = number % 1009 / 1009, 20_000 + number // 1009 % 2_000_000
+        evaluation = Evaluation(
+            architecture, self.recipe, 0, {"val_accuracy": quality}, Cost(macs, 1), 0, 0.0
+        )
+        self.storage.write_outcome(evaluation)
+        yield "done at once"
+        return evaluation
+
+
+@dataclass(frozen=True)
+class MakeAtOnce:
+    """Makes `AtOnce.run` in the worker's process."""
+
+    worker: AtOnce
+
+    def __call__(self) -> cluster.WorkerRun:
+        return self.worker.run
+
+
+class Silent:
+    """Shows nothing."""
+
+    def say(self, message: str) -> None:
+        """Nothing."""
+
+    def show(self, state: State) -> None:
+        """Nothing."""
+
+
+def overhead(trials: int, sampler: str, folder: Path) -> dict[str, Any]:
+    """Wall seconds a trial of a search whose evaluations cost nothing, without Ray's start."""
+    os.environ["MLFLOW_TRACKING_URI"] = f"sqlite:///{folder / 'mlflow.db'}"
+    space = load_space(DIGITS)
+    settings = SearchSettings.model_validate(
+        {"name": "overhead", "trials": trials, "parallel": 2, "sampler": sampler,
+         "storage": folder}
+    )  # fmt: skip
+    storage = Storage(folder.resolve(), "overhead")
+    storage.create()
+    tracker = Tracker("overhead", storage.outbox, storage.runs_file)
+    tracker.start({})
+    cluster.connect(settings, storage.log)
+    try:
+        costs = CostTable(space)
+        guide = {"val_accuracy": 0.99, **costs.of_parts().known()}
+        jobs = ProposalJobs(space, costs, storage, tracker, settings, Silent(), guide)
+        make = MakeAtOnce(AtOnce(storage, space.recipe.id))
+        started = time.perf_counter()
+        processor = time.process_time()
+        cluster.run_jobs(jobs, make, settings, storage.log)
+        seconds = time.perf_counter() - started
+        processor = time.process_time() - processor
+    finally:
+        cluster.disconnect()
+        left = tracker.finish(timeout_s=120)
+    done = jobs.state.done
+    return {
+        "kind": "overhead", "sampler": sampler, "trials": done, "seconds": seconds,
+        "seconds_per_trial": seconds / done, "driver_cpu_seconds_per_trial": processor / done,
+        "proposals_known": jobs.state.duplicates, "records_undelivered": left,
+    }  # fmt: skip
+
+
+def demo(folder: Path) -> dict[str, Any]:
+    """The command of ``make demo`` after set-up, in an empty folder."""
+    environment = {k: v for k, v in os.environ.items() if not k.startswith("MLFLOW_")}
+    command = [
+        sys.executable, "-m", "nas_theseus.cli", "search", str(DIGITS), "--name", "demo",
+        "--trials", "12",
+    ]  # fmt: skip
+    started = time.perf_counter()
+    subprocess.run(command, cwd=folder, env=environment, check=True, stdout=subprocess.DEVNULL)
+    wall = time.perf_counter() - started
+    storage = Storage(folder / "theseus", "demo")
+    trials = [o for o in storage.outcomes() if isinstance(o, Evaluation)]
+    own = sum(trial.seconds for trial in trials)
+    times = sorted(path.stat().st_mtime for path in storage.evaluations.glob("*.json"))
+    return {
+        "kind": "demo", "seconds": wall, "trials": len(trials), "trial_seconds": own,
+        "parallel": os.cpu_count() or 1, "first_to_last_result_seconds": times[-1] - times[0],
+    }  # fmt: skip
+
+
+def main() -> None:
+    """Measure and write results/overhead.json."""
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("--short", action="store_true", help="leave out the 2,000 trials")
+    short = parser.parse_args().short
+    os.environ["OMP_NUM_THREADS"] = "1"
+    cells: list[dict[str, Any]] = []
+    with tempfile.TemporaryDirectory() as name:
+        folder = Path(name)
+        for case, trials in (("demo", 12), ("few", 20), *(() if short else (("many", 2000),))):
+            (folder / case).mkdir()
+            cells.append(
+                demo(folder / case) if case == "demo" else overhead(trials, "tpe", folder / case)
+            )
+            print(cells[-1], flush=True)
+    shown = {cell.get("trials"): cell for cell in cells if cell["kind"] == "overhead"}
+    first = cells[0]
+    notes = {
+        "wall_over_ideal": "the whole command: imports, guide training, Ray's start, tests of the "
+        "front and artifacts included; ideal is trial seconds / parallel",
+        "driver_seconds_per_trial_20": "includes the start of two worker processes",
+    }
+    if short:
+        notes["driver_seconds_per_trial_2000"] = "left out by --short"
+    figures = {
+        "driver_seconds_per_trial_20": shown[20]["seconds_per_trial"],
+        "driver_seconds_per_trial_2000": (
+            None if short else shown[2000]["seconds_per_trial"]
+        ),
+        "wall_over_ideal": first["seconds"] / (first["trial_seconds"] / first["parallel"]),
+        "demo_seconds": first["seconds"],
+    }
+    print(figures, write_record("overhead", figures, cells, [0], notes))
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,63 @@
+"""What every benchmark writes beside its figures: command, versions, machine, commit."""
+
+from __future__ import annotations
+
+import os
+import platform
+import shlex
+import subprocess
+import sys
+from collections.abc import Mapping, Sequence
+from importlib.metadata import version
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from nas_theseus.storage import write_json
+
+RESULTS = Path(__file__).parent / "results"
+
+
+def write_record(
+    name: str,
+    figures: Mapping[str, float | int | None],
+    cells: Sequence[Mapping[str, Any]],
+    seeds: Sequence[int],
+    notes: Mapping[str, str],
+    packages: Sequence[str] = ("torch", "ray", "optuna", "mlflow", "fvcore"),
+) -> Path:
+    """Write ``results/<name>.json``; a figure that is None must have a note.
+
+    Raises:
+        ValueError: a figure was not measured and no note says why.
+    """
+    silent = [key for key, value in figures.items() if value is None and key not in notes]
+    if silent:
+        raise ValueError(f"figures without a value need a note: {', '.join(silent)}")
+    accelerator = torch.cuda.get_device_name() if torch.cuda.is_available() else "none"
+    path = RESULTS / f"{name}.json"
+    write_json(
+        path,
+        {
+            "figures": dict(figures),
+            "notes": dict(notes),
+            "command": shlex.join(["python", *sys.argv]),
+            "seeds": list(seeds),
+            "versions": {
+                "python": platform.python_version(), **{p: version(p) for p in packages}
+            },
+            "machine": {"cores": os.cpu_count(), "accelerator": accelerator},
+            "commit": _commit(),
+            "cells": [dict(cell) for cell in cells],
+        },
+    )  # fmt: skip
+    return path
+
+
+def _commit() -> str:
+    done = subprocess.run(
+        ["git", "describe", "--always", "--dirty", "--abbrev=12"],
+        cwd=Path(__file__).parent, capture_output=True, text=True, check=False,
+    )  # fmt: skip
+    return done.stdout.strip() or "unknown"
