@@ -125,7 +125,8 @@ def _search(space: Path, settings: SearchSettings) -> None:
         report.close(state)
     console.print(f"ended: {result.state.ended_because or 'nothing was left to run'}")
     rows = front_rows(result.front)
-    console.print(front_table(rows, f"front of {result.name}: {len(rows)} architectures"))
+    title = f"front of {result.name}: {len(rows)} architectures"
+    console.print(front_table(rows, title, console.width))
     guide = ", ".join(f"{name} {value:,.4g}" for name, value in result.guide.items())
     console.print(f"guide: {guide}", highlight=False)
     if result.undelivered:
@@ -181,7 +182,9 @@ def front(
     if as_json:
         print(json.dumps(rows, indent=1))
     else:
-        Console().print(front_table(rows, f"front of {name}: {len(rows)} architectures"))
+        console = Console()
+        title = f"front of {name}: {len(rows)} architectures"
+        console.print(front_table(rows, title, console.width))
 
 
 @app.command()

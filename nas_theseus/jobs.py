@@ -5,6 +5,7 @@ from __future__ import annotations
 import time
 
 from nas_theseus.costs.table import CostTable
+from nas_theseus.front import read_runs
 from nas_theseus.genome import Genome
 from nas_theseus.pareto import IncrementalFront, hypervolume_of
 from nas_theseus.progress import Reporter, State
@@ -42,9 +43,13 @@ class ProposalJobs:
         self._began = time.monotonic()
         self.front = IncrementalFront(space.goals, space.limits)
         self.state = State(settings.name, settings.trials)
+        recorded = read_runs(storage)
         for outcome in storage.outcomes():
             if (outcome.recipe, outcome.seed) == (space.recipe.id, settings.seed):
                 self._take(outcome)
+                # Kept by a worker whose driver died before it could queue the record.
+                if outcome.architecture.id not in recorded:
+                    self._record(outcome)
         guide = space.guide_architecture()
         self._study = Study(
             settings.name,
@@ -106,11 +111,14 @@ class ProposalJobs:
         self.state.running.pop(job.architecture.id, None)
         self._take(outcome)
         self._study.tell(Proposal(job.key, job.architecture), outcome)
+        self._record(outcome)
+        self._project()
+
+    def _record(self, outcome: Outcome) -> None:
         if isinstance(outcome, Evaluation):
             self._tracker.evaluation(outcome)
         else:
             self._tracker.failure(outcome)
-        self._project()
 
     def _known(self, architecture: Architecture) -> Outcome | None:
         known = self.evaluations.get(architecture.id)

@@ -67,19 +67,24 @@ class LiveReport:
         return "; ".join(parts)
 
 
-def front_table(rows: Sequence[Mapping[str, Any]], title: str) -> Table:
-    """The front, one line a member; block lists are cut to the terminal, `--json` has all."""
+def front_table(rows: Sequence[Mapping[str, Any]], title: str, width: int) -> Table:
+    """The front, one line a member; block lists are cut to the terminal, `--json` has all.
+
+    Args:
+        rows: as `front.front_rows` gives them.
+        width: columns of the terminal.
+    """
+    left_out = ("pairing", "blocks", "train_macs_spent", "seconds", "run_id")
+    names = [name for name in (rows[0] if rows else {}) if name not in left_out]
+    cells = [[figure(name, row.get(name)) for name in names] for row in rows]
     table = Table(title=title, title_justify="left")
-    left_out = ("pairing", "train_macs_spent", "seconds", "run_id")
-    columns = [name for name in (rows[0] if rows else {}) if name not in left_out]
-    columns.sort(key=lambda name: name == "blocks")  # last: it takes what room is left
-    for name in columns:
-        if name == "blocks":
-            table.add_column(name, overflow="ellipsis", no_wrap=True, ratio=1)
-        else:
-            table.add_column(name, justify="right", no_wrap=True, min_width=8)
-    for row in rows:
-        table.add_row(*(figure(name, row.get(name)) for name in columns))
+    for index, name in enumerate(names):
+        longest = max(len(text) for text in [name, *(line[index] for line in cells)])
+        table.add_column(name, justify="right", no_wrap=True, min_width=longest)
+        width -= longest + 3
+    table.add_column("blocks", overflow="ellipsis", no_wrap=True, width=max(10, width - 4))
+    for row, line in zip(rows, cells, strict=True):
+        table.add_row(*line, row["blocks"])
     return table
 
 

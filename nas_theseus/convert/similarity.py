@@ -401,7 +401,8 @@ def _centred(rows: Tensor) -> Tensor:
 
 def _biased_norm(rows: Tensor) -> Tensor:
     smaller = rows @ rows.T if len(rows) <= rows.shape[1] else rows.T @ rows
-    return torch.linalg.norm(smaller).clamp_min(_SMALLEST_NORM)
+    norm: Tensor = torch.linalg.norm(smaller).clamp_min(_SMALLEST_NORM)
+    return norm
 
 
 def _biased(x: Tensor, y: Tensor, gram: Tensor | None, norm: Tensor) -> Tensor:
@@ -412,7 +413,8 @@ def _biased(x: Tensor, y: Tensor, gram: Tensor | None, norm: Tensor) -> Tensor:
     else:
         kernel = x.T @ x
         shared = (y.T @ x).square().sum()
-    return shared / (torch.linalg.norm(kernel).clamp_min(_SMALLEST_NORM) * norm)
+    cka: Tensor = shared / (torch.linalg.norm(kernel).clamp_min(_SMALLEST_NORM) * norm)
+    return cka
 
 
 def _hsic(x: Tensor, y: Tensor, gram: Tensor | None) -> Tensor:

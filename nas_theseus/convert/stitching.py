@@ -274,8 +274,8 @@ class _MapTokensStitch(Stitch):
 
     def forward(self, features: Tensor) -> Tensor:
         if self.outlet.kind == "map":
-            tokens = self.linear(features[:, self.skipped :])
-            return tokens.transpose(1, 2).unflatten(2, self.outlet.shape[1:])
+            tokens: Tensor = self.linear(features[:, self.skipped :])
+            return tokens.transpose(1, 2).reshape(-1, *self.outlet.shape)
         tokens = self.linear(features.flatten(2).transpose(1, 2))
         if self.class_linear is None:
             return tokens

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import logging
 import os
+from collections import Counter
 from collections.abc import Callable, Generator
 from dataclasses import dataclass
 from pathlib import Path
@@ -37,7 +38,7 @@ class Jobs(Protocol):
     """Where the Searcher gets its trials from and tells their ends to; called in one thread."""
 
     def next(self) -> Job | None:
-        """The next job; None when there will be no more."""
+        """The next job; None when there will be no more (asked again while others run)."""
 
     def reported(self, job: Job, stage: str) -> None:
         """A running job told where it is."""
@@ -54,18 +55,26 @@ class WorkerRun(Protocol):
 
 
 class JobSearcher(Searcher):
-    """A Tune Searcher that hands out jobs; proposals are made elsewhere."""
+    """A Tune Searcher that hands out jobs; proposals are made elsewhere.
 
-    def __init__(self, jobs: Jobs) -> None:
+    It also runs a job again whose worker died: Tune's own retries leave out a trial that dies
+    while its actor is being set up or taken over from another trial.
+    """
+
+    def __init__(self, jobs: Jobs, max_failures: int) -> None:
         super().__init__()
         self._jobs = jobs
+        self._max_failures = max_failures
         self._running: dict[str, Job] = {}
+        self._again: list[Job] = []
+        self._failures: Counter[int] = Counter()
 
     # Tune's annotation leaves out FINISHED, which its documentation names.
-    def suggest(self, trial_id: str) -> dict[str, Any] | str:  # type: ignore[override]
-        job = self._jobs.next()
+    def suggest(self, trial_id: str) -> dict[str, Any] | str | None:  # type: ignore[override]
+        job = self._again.pop(0) if self._again else self._jobs.next()
         if job is None:
-            return str(Searcher.FINISHED)
+            # While a job runs it may have to be run again, and FINISHED is for good.
+            return None if self._running else str(Searcher.FINISHED)
         self._running[trial_id] = job
         return {"architecture": job.architecture.to_json()}
 
@@ -77,7 +86,14 @@ class JobSearcher(Searcher):
         self, trial_id: str, result: dict[str, Any] | None = None, error: bool = False
     ) -> None:
         job = self._running.pop(trial_id)
-        self._jobs.ended(job, "its worker died more often than retries allow" if error else None)
+        if error:
+            self._failures[job.key] += 1
+            if self._failures[job.key] <= self._max_failures:
+                self._jobs.reported(job, "again")
+                self._again.append(job)
+                return
+        count = self._failures[job.key]
+        self._jobs.ended(job, f"its worker died {count} times" if error else None)
 
     def __getstate__(self) -> dict[str, Any]:
         # Tune pickles its settings for a restore that is never used; what runs here stays here.
@@ -194,7 +210,7 @@ def run_jobs(
     tuner = tune.Tuner(
         trainable,
         tune_config=tune.TuneConfig(
-            search_alg=JobSearcher(jobs),
+            search_alg=JobSearcher(jobs, settings.max_failures),
             num_samples=-1,
             max_concurrent_trials=slots(settings),
             reuse_actors=True,
@@ -204,7 +220,6 @@ def run_jobs(
             name="tune",
             storage_path=str(folder.resolve()),
             verbose=0,
-            failure_config=tune.FailureConfig(max_failures=settings.max_failures),
         ),
     )
     try:
