@@ -155,7 +155,8 @@ def connect(settings: SearchSettings, log: Path) -> None:
                 num_cpus=int(cpus),
                 include_dashboard=False,
                 log_to_driver=False,
-                _node_ip_address="127.0.0.1",
+                # Ray puts the machine's outward address in place of 127.0.0.1; this one stays.
+                _node_ip_address="127.0.0.2",
             )
         else:
             ray.init(address=settings.address, log_to_driver=False)
