@@ -11,9 +11,10 @@ from functools import cached_property
 from pathlib import Path
 
 import torch
-from torch import nn
+from torch import Tensor, nn
 
 from nas_theseus.blocks import BlockFamily
+from nas_theseus.blocks.base import last_map
 from nas_theseus.errors import SpaceError, TheseusError
 from nas_theseus.guide import Guide, example_input
 from nas_theseus.settings import Recipe, parse_constraint
@@ -205,6 +206,12 @@ class SearchSpace:
                 if not family.keeps
             )
             yield f"blocks: none can stand for part {name!r} (add Keep()): {refusals}"
+        used = {family.name for families in self.fitting.values() for family in families}
+        for family in self.blocks:
+            if family.name not in used and set(family.parts) <= set(self.guide.names):
+                reasons = (family.refusal(self.inlet(s), self.outlet(s)) for s in self.spans())
+                reason = next(filter(None, reasons), "keep or max_span leaves it no span")
+                yield f"block {family.name!r} can stand for no span; first reason: {reason}"
         tested: set[tuple[str, object, Boundary, Boundary]] = set()
         for span in self.fitting:
             for choice in self.choices(span):
@@ -221,13 +228,20 @@ class SearchSpace:
         try:
             with torch.random.fork_rng(devices=[]):
                 module = self.build(choice).eval()
+            inputs = example_input(self.inlet(choice.span), batch=2)
             with torch.no_grad():
-                found = module(example_input(self.inlet(choice.span), batch=2))
+                found = module(inputs)
+                behind_last = _follows_last(module, inputs, found)
         except Exception as error:  # a custom block may raise anything; all of it is the user's
             return f"cannot be built and run: {type(error).__name__}: {error}"
-        if not isinstance(found, torch.Tensor) or tuple(found.shape[1:]) != outlet.shape:
-            shape = tuple(found.shape[1:]) if isinstance(found, torch.Tensor) else type(found)
+        if not isinstance(found, Tensor) or tuple(found.shape[1:]) != outlet.shape:
+            shape = tuple(found.shape[1:]) if isinstance(found, Tensor) else type(found)
             return f"gives {shape}, its outlet is {outlet}"
+        if behind_last:
+            return (
+                "something follows its layer `last`, so a stitch cannot be folded into it; make "
+                "`last` the end (a skip may be added to it), or give it another name"
+            )
         return None
 
     def _goal_mistakes(self) -> Iterator[str]:
@@ -251,6 +265,19 @@ class SearchSpace:
                     f"constraints: unknown {limit.name!r} in {text!r}; known: "
                     f"{', '.join(sorted(known))}"
                 )
+
+
+def _follows_last(module: nn.Module, inputs: Tensor, found: Tensor) -> bool:
+    """Whether a block's output is not that of `last` plus what does not depend on it."""
+    last = last_map(module)
+    if last is None or not isinstance(found, Tensor):
+        return False
+    hook = last.register_forward_hook(lambda _module, _inputs, output: output + 1)
+    try:
+        shift = module(inputs) - found
+    finally:
+        hook.remove()
+    return not torch.allclose(shift, torch.ones_like(shift), atol=1e-3)
 
 
 def load_space(source: str | Path, text: str | None = None) -> SearchSpace:

@@ -70,6 +70,8 @@ def space() -> SearchSpace:
         ],
         max_span=2,
         keep=["head"],
-        guide_training=Recipe(epochs=20, distill=0, batch_size=64),
-        recipe=Recipe(align_steps=30, align_examples=1024, epochs=10, batch_size=64),
+        guide_training=Recipe(epochs=15, distill=0, batch_size=64),
+        recipe=Recipe(
+            align_steps=15, align_examples=1024, align_batch_size=128, epochs=8, batch_size=64
+        ),
     )

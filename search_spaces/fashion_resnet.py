@@ -17,7 +17,6 @@ from nas_theseus.blocks import (
     Keep,
     Linear,
     Pointwise,
-    Pool,
     TokenMLP,
     choice,
 )
@@ -85,7 +84,6 @@ def space() -> SearchSpace:
             Pointwise(expand=choice(0.5, 1)),
             TokenMLP(hidden=choice(32, 64)),
             Linear(),
-            Pool(),
             Identity(),
         ],
         max_span=3,

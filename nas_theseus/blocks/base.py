@@ -98,6 +98,11 @@ class BlockFamily:
                 self.build(inlet, outlet, dict(next(self.variants())))
         except PairingError as error:
             return str(error)
+        except Exception as error:  # a custom block that is not written for such shapes
+            return (
+                f"block {self.name!r} cannot be made between {inlet} and {outlet}: "
+                f"{type(error).__name__}: {error}"
+            )
         return None
 
 

@@ -16,7 +16,7 @@ from nas_theseus.front import read_front
 from nas_theseus.storage import Storage
 from nas_theseus.values import Evaluation
 
-SPACE = '''
+SPACE = """
 from torch import nn
 from nas_theseus import Recipe, SearchSpace, choice, cut
 from nas_theseus.blocks import Basic, Depthwise, Keep, Linear
@@ -39,7 +39,7 @@ def space():
         guide_training=Recipe(epochs=2, distill=0, batch_size=64),
         recipe=Recipe(epochs=2, align_steps=5, align_examples=256, batch_size=64),
     )
-'''
+"""
 
 
 class Search:
@@ -131,9 +131,7 @@ def check_mlflow(search: Search) -> None:
     assert not list(search.storage.outbox.glob("*.json"))
 
 
-def test_a_killed_driver_goes_on_as_if_it_had_not_been(
-    undisturbed: Search, tmp_path: Path
-) -> None:
+def test_a_killed_driver_goes_on_as_if_it_had_not_been(undisturbed: Search, tmp_path: Path) -> None:
     killed = Search(tmp_path / "killed", undisturbed.trials)
     kept: dict[str, tuple[dict[str, float], float]] = {}
     for count in (1, 3):

@@ -1,0 +1,165 @@
+"""The front in MLflow's own pages, as a browser shows them to a user who enters the query."""
+
+from __future__ import annotations
+
+import os
+import shutil
+import signal
+import socket
+import subprocess
+import sys
+import time
+import urllib.request
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+from urllib.parse import quote, urlencode
+
+import mlflow
+import pytest
+from mlflow.tracking import MlflowClient
+
+from nas_theseus.services.tracking import Tracker
+from nas_theseus.values import Architecture, BlockChoice, Cost, Evaluation, Span
+
+FRONT = "tags.\"theseus.front\" = 'true'"
+SMALL = f"{FRONT} and metrics.macs < 2000000"
+SEARCH_BOX = "input[placeholder*='metrics.rmse']"
+RUN_LINKS = "a[href*='/runs/']"
+
+
+def evaluation(width: int) -> Evaluation:
+    return Evaluation(
+        architecture=Architecture((BlockChoice(Span(0, 2), "depthwise", (("expand", width),)),)),
+        recipe="full",
+        seed=3,
+        metrics={"val_accuracy": 0.7 + width / 100},
+        cost=Cost(macs=600_000 * width, params=1000 * width, latency_ms=None),
+        train_macs_spent=12345,
+        seconds=2.5,
+        curve=(),
+    )
+
+
+def wait_for(reached: Callable[[], bool], seconds: float, what: Callable[[], str]) -> None:
+    end = time.monotonic() + seconds
+    while not reached():
+        assert time.monotonic() < end, what()
+        time.sleep(0.2)
+
+
+@pytest.fixture
+def store(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> str:
+    # MLflow keeps artifacts of a SQLite store under the working folder.
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.delenv("MLFLOW_TRACKING_URI", raising=False)
+    monkeypatch.delenv("MLFLOW_EXPERIMENT_NAME", raising=False)
+    uri = f"sqlite:///{tmp_path / 'mlflow.db'}"
+    tracker = Tracker("first", tmp_path / "outbox", tmp_path / "runs.json", tracking_uri=uri)
+    tracker.start({"trials": 5, "seed": 7})
+    try:
+        for width in range(1, 6):
+            tracker.evaluation(evaluation(width))
+        members = [evaluation(width).architecture.id for width in (5, 1, 3)]
+        tracker.front(members, {"hypervolume": 0.5, "front_size": 3}, step=5)
+    finally:
+        left = tracker.finish()
+    assert left == 0
+    return uri
+
+
+@pytest.fixture
+def address(store: str, tmp_path: Path) -> Iterator[str]:
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        port = probe.getsockname()[1]
+    address = f"http://127.0.0.1:{port}"
+    command = [sys.executable, "-m", "mlflow", "ui", "--backend-store-uri", store, "--workers", "1"]
+    command += ["--host", "127.0.0.1", "--port", str(port)]
+    log = tmp_path / "ui.log"
+
+    def answers() -> bool:
+        try:
+            with urllib.request.urlopen(f"{address}/health", timeout=1):
+                return True
+        except OSError:
+            return False
+
+    with log.open("wb") as output:
+        server = subprocess.Popen(
+            command, stdout=output, stderr=subprocess.STDOUT, start_new_session=True
+        )
+    try:
+        wait_for(answers, 90, lambda: f"mlflow ui does not answer:\n{log.read_text()}")
+        yield address
+    finally:
+        os.killpg(server.pid, signal.SIGKILL)
+        server.wait()
+
+
+@pytest.fixture
+def browser() -> Iterator[Any]:
+    webdriver = pytest.importorskip("selenium.webdriver", reason="selenium is not installed")
+    service = pytest.importorskip("selenium.webdriver.chrome.service")
+    chromium = shutil.which("chromium") or shutil.which("chromium-browser")
+    driver = shutil.which("chromedriver")
+    if chromium is None or driver is None:
+        pytest.skip("chromium and chromedriver are not installed")
+    options = webdriver.ChromeOptions()
+    options.binary_location = chromium
+    for argument in ("--headless=new", "--no-sandbox", "--disable-gpu", "--disable-dev-shm-usage"):
+        options.add_argument(argument)
+    options.add_argument("--window-size=1500,900")
+    browser = webdriver.Chrome(options=options, service=service.Service(driver))
+    try:
+        yield browser
+    finally:
+        browser.quit()
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(
+    ("query", "widths"), [(SMALL, [1, 3]), (FRONT, [1, 3, 5])], ids=["small", "front"]
+)
+def test_query_shows_the_front(
+    browser: Any, address: str, store: str, query: str, widths: list[int]
+) -> None:
+    expected = [evaluation(width).architecture.id for width in widths]
+    mlflow.set_tracking_uri(store)
+    try:
+        found = mlflow.search_runs(
+            experiment_names=["nas-theseus"],
+            filter_string=query,
+            order_by=["metrics.macs"],
+            output_format="list",
+        )
+    finally:
+        mlflow.set_tracking_uri("")
+    assert [run.info.run_name for run in found] == expected
+
+    experiment = MlflowClient(store).get_experiment_by_name("nas-theseus")
+    assert experiment is not None
+    # Sorted by creation, MLflow's default, matches fold into their search's run, with a + to open.
+    view = {
+        "workflowType": "machine_learning",
+        "searchFilter": query,
+        "orderByKey": "metrics.`macs`",
+        "orderByAsc": "true",
+    }
+    page = f"#/experiments/{experiment.experiment_id}/runs?{urlencode(view, quote_via=quote)}"
+    browser.get(f"{address}/{page}")
+
+    def text() -> str:
+        return str(browser.execute_script("return document.body.innerText"))
+
+    def shown() -> list[str]:
+        # In one step: the page may draw its rows anew between two.
+        script = "return [...document.querySelectorAll(arguments[0])].map(a => a.innerText)"
+        return list(browser.execute_script(script, RUN_LINKS))
+
+    def counted() -> bool:
+        return f"{len(expected)} matching runs" in text() and len(shown()) > 0
+
+    wait_for(counted, 60, lambda: f"the page shows:\n{text()}")
+    assert shown() == expected
+    assert browser.find_element("css selector", SEARCH_BOX).get_attribute("value") == query

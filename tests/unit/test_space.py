@@ -1,0 +1,138 @@
+"""What is wrong with a space is told at once, before any training."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+import torch
+from torch import Tensor, nn
+
+from nas_theseus import Boundary, SearchSpace, block, choice, cut, maximize, minimize
+from nas_theseus.blocks import Basic, BlockFamily, Depthwise, Keep, Linear, TokenMLP
+from nas_theseus.blocks.base import Stitched, last_map
+from nas_theseus.costs.table import CostTable
+from nas_theseus.errors import SpaceError
+from nas_theseus.space import load_space
+from nas_theseus.tasks import digits
+from nas_theseus.values import Span
+
+ROOT = Path(__file__).resolve().parents[2]
+
+
+def make(blocks: list[BlockFamily], **changes: object) -> SearchSpace:
+    head = nn.Sequential(nn.AdaptiveAvgPool2d(1), nn.Flatten(), nn.Linear(4, 10))
+    net = nn.Sequential(nn.Conv2d(1, 4, 3, 1, 1), nn.Conv2d(4, 4, 3, 2, 1), head)
+    settings = {"guide": cut(net, ["0", "1"], (1, 8, 8)), "task": digits(), "blocks": blocks}
+    return SearchSpace(**{**settings, **changes})  # type: ignore[arg-type]
+
+
+class Activated(nn.Module):
+    """Ends in an activation, yet calls an inner layer `last`."""
+
+    def __init__(self, inlet: Boundary, outlet: Boundary) -> None:
+        super().__init__()
+        self.last = nn.Conv2d(inlet.width, outlet.width, 3, inlet.shape[1] // outlet.shape[1], 1)
+
+    def forward(self, x: Tensor) -> Tensor:
+        return torch.tanh(self.last(x))
+
+
+class WrongShape(nn.Module):
+    def __init__(self, inlet: Boundary, outlet: Boundary, hidden: int = 2) -> None:
+        super().__init__()
+        self.conv = nn.Conv2d(inlet.width, outlet.width + 1, 1)
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.conv(x)
+
+
+class Broken(nn.Module):
+    def __init__(self, inlet: Boundary, outlet: Boundary) -> None:
+        super().__init__()
+        raise RuntimeError("no such thing")
+
+
+@pytest.mark.parametrize("name", ["digits", "fashion_resnet", "template"])
+def test_the_spaces_that_ship_have_no_mistakes(name: str) -> None:
+    space = load_space(ROOT / "search_spaces" / f"{name}.py")
+    assert space.mistakes() == []
+    assert CostTable(space).unmeetable() == []
+    assert space.count() > 100
+
+
+def test_all_mistakes_are_told_together() -> None:
+    space = make(
+        [Keep(), Linear(), block(WrongShape, "linear"), block(Activated), Depthwise().on("stem")],
+        objectives=[maximize("val_accurracy"), minimize("macs")], keep=["tail"],
+        constraints=["macs < 3", "mac <= 3"], max_span=2,
+    )  # fmt: skip
+    text = "\n".join(space.mistakes())
+    for expected in (
+        "two blocks are called 'linear'",
+        "no part is called 'tail'; the guide's parts are 0, 1, head",
+        "block 'depthwise': no part is called 'stem'",
+        "something follows its layer `last`",
+        "unknown 'val_accurracy'; known: macs, params, val_accuracy",
+        "constraint 'macs < 3' must read",
+        "unknown 'mac' in 'mac <= 3'",
+    ):
+        assert expected in text, text
+
+
+def test_a_block_that_gives_the_wrong_shape_or_raises_is_named() -> None:
+    (wrong, *_) = make([Keep(), block(WrongShape)]).mistakes()
+    assert "block wrongshape(hidden" not in wrong and "block wrongshape for parts 0: " in wrong
+    (broken,) = make([Keep(), block(Broken)]).mistakes()
+    assert "block 'broken' can stand for no span; first reason: " in broken
+    assert "RuntimeError: no such thing" in broken
+
+
+def test_guide_and_task_must_fit() -> None:
+    net = nn.Sequential(nn.Conv2d(3, 4, 3), nn.Flatten(), nn.Linear(4 * 36, 7))
+    text = "\n".join(make([Keep()], guide=cut(net, ["0"], (3, 8, 8))).mistakes())
+    assert "guide: takes (C,H,W) = (3, 8, 8), but task 'digits' gives (C,H,W) = (1, 8, 8)" in text
+    assert "guide: gives (D) = (7)" in text
+
+
+def test_no_block_for_a_part() -> None:
+    (said,) = make([Basic(), TokenMLP()]).mistakes()
+    assert "none can stand for part 'head' (add Keep())" in said
+    assert "needs (C,H,W)" in said
+
+
+def test_custom_blocks_get_a_stitch_unless_they_end_in_last() -> None:
+    class Plain(nn.Module):
+        def __init__(self, inlet: Boundary, outlet: Boundary, hidden: int = 3) -> None:
+            super().__init__()
+            self.conv = nn.Conv2d(inlet.width, outlet.width, 3, 1, 1)
+
+        def forward(self, x: Tensor) -> Tensor:
+            return torch.relu(self.conv(x))
+
+    space = make([Keep(), block(Plain, hidden=choice(2, 3))])
+    (plain, *_) = [c for c in space.choices(Span(0, 1)) if c.block == "plain"]
+    built = space.build(plain)
+    assert isinstance(built, Stitched) and last_map(built) is built.last
+    inputs = torch.randn(2, 1, 8, 8)
+    assert torch.allclose(built(inputs), built.inner(inputs))
+
+
+def test_a_space_file_s_own_error_is_told_with_its_line(tmp_path: Path) -> None:
+    path = tmp_path / "mine.py"
+    path.write_text("def space():\n    return 1 / 0\n")
+    with pytest.raises(SpaceError, match="line 2: ZeroDivisionError"):
+        load_space(path)
+    path.write_text("def space():\n    return 1\n")
+    with pytest.raises(SpaceError, match="must return a SearchSpace, not int"):
+        load_space(path)
+    path.write_text("def space(:\n")
+    with pytest.raises(SpaceError, match="line 1: SyntaxError"):
+        load_space(path)
+
+
+def test_the_cheapest_architecture_is_named_when_a_constraint_cannot_be_met() -> None:
+    space = make([Keep(), Linear()], constraints=["macs <= 10", "params >= 1e9"])
+    macs, params = CostTable(space).unmeetable()
+    assert "'macs <= 10'" in macs and "cheapest has macs = " in macs
+    assert "largest has params = " in params
