@@ -156,9 +156,7 @@ def main() -> None:
         notes["driver_seconds_per_trial_2000"] = "left out by --short"
     figures = {
         "driver_seconds_per_trial_20": shown[20]["seconds_per_trial"],
-        "driver_seconds_per_trial_2000": (
-            None if short else shown[2000]["seconds_per_trial"]
-        ),
+        "driver_seconds_per_trial_2000": (None if short else shown[2000]["seconds_per_trial"]),
         "wall_over_ideal": first["seconds"] / (first["trial_seconds"] / first["parallel"]),
         "demo_seconds": first["seconds"],
     }

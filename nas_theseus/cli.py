@@ -314,12 +314,15 @@ def ui(
     """Open MLflow's own UI on the store that searches here write to, on loopback."""
     import mlflow
 
+    from nas_theseus.services.tracking import front_link, without_credentials
+
     uri = mlflow.get_tracking_uri()
     if uri.startswith(("http://", "https://")):
-        print(f"MLflow's server is {uri}: open it in a browser")
+        shown = without_credentials(uri)
+        print(f"MLflow's server is {shown}; the fronts: {front_link(shown)}")
         return
     command = [sys.executable, "-m", "mlflow", "ui", "--backend-store-uri", uri]
-    print(f"http://127.0.0.1:{port}  (Ctrl-C ends it)", flush=True)
+    print(f"the fronts: {front_link(f'http://127.0.0.1:{port}')}  (Ctrl-C ends it)", flush=True)
     raise typer.Exit(subprocess.call([*command, "--host", "127.0.0.1", "--port", str(port)]))
 
 

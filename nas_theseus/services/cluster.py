@@ -18,6 +18,8 @@ from nas_theseus.values import Architecture, Failure, Outcome
 # (evaluations/ and MLflow keep the results), nor its reports to its makers or its own table.
 os.environ.setdefault("TUNE_DISABLE_AUTO_CALLBACK_LOGGERS", "1")
 os.environ.setdefault("RAY_AIR_NEW_OUTPUT", "0")
+# Ctrl-C ends the search at once; Tune's own handler would tell half-done trials as ended.
+os.environ.setdefault("TUNE_DISABLE_SIGINT_HANDLER", "1")
 os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")
 os.environ.setdefault("RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO", "0")
 

@@ -166,6 +166,21 @@ def test_a_killed_worker_s_trial_runs_again(undisturbed: Search, tmp_path: Path)
     check_mlflow(search)
 
 
+def test_ctrl_c_ends_at_once_and_the_same_command_goes_on(
+    undisturbed: Search, tmp_path: Path
+) -> None:
+    search = Search(tmp_path / "interrupted", undisturbed.trials)
+    driver = search.start()
+    search.wait_for(2)
+    driver.send_signal(signal.SIGINT)
+    assert driver.wait(timeout=60) == 130
+    output = (search.folder / "output.log").read_text()
+    assert "the same command goes on from here" in output and "Traceback" not in output
+    search.finish()
+    assert search.values() == undisturbed.values()
+    check_mlflow(search)
+
+
 def test_two_drivers_under_one_name(undisturbed: Search, tmp_path: Path) -> None:
     search = Search(tmp_path / "two", undisturbed.trials)
     first = search.start()

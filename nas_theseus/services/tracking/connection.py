@@ -8,7 +8,9 @@ import socket
 import ssl
 import urllib.error
 import urllib.request
-from urllib.parse import unquote, urlsplit, urlunsplit
+from urllib.parse import quote, unquote, urlencode, urlsplit, urlunsplit
+
+import mlflow
 
 PROBE_TIMEOUT_S = 5.0
 _DATABASE_PORTS = {"postgresql": 5432, "mysql": 3306, "mssql": 1433}
@@ -18,6 +20,30 @@ def without_credentials(uri: str) -> str:
     """A tracking URI fit for messages: no user, password or query."""
     parts = urlsplit(uri)
     return urlunsplit(parts._replace(netloc=parts.netloc.rpartition("@")[2], query="", fragment=""))
+
+
+def front_link(server: str, experiment: str = "nas-theseus") -> str:
+    """Address of MLflow's run list with the members of all fronts, sorted by MACs.
+
+    Sorted by a metric the UI shows runs flat; by default it hides them under their parent.
+
+    Args:
+        server: address of the UI.
+        experiment: used unless MLFLOW_EXPERIMENT_NAME is set.
+    """
+    found = mlflow.get_experiment_by_name(os.environ.get("MLFLOW_EXPERIMENT_NAME") or experiment)
+    if found is None:
+        return server
+    query = urlencode(
+        {
+            "workflowType": "machine_learning",
+            "searchFilter": "tags.\"theseus.front\" = 'true'",
+            "orderByKey": "metrics.`macs`",
+            "orderByAsc": "true",
+        },
+        quote_via=quote,
+    )
+    return f"{server.rstrip('/')}/#/experiments/{found.experiment_id}/runs?{query}"
 
 
 def scrub(text: str, uri: str) -> str:
