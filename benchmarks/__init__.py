@@ -1,0 +1,1 @@
+"""Measurements; each writes results/<name>.json itself."""

@@ -30,7 +30,7 @@ def unfused_attention() -> Iterator[None]:
 
 @cache
 def _fvcore() -> Any:
-    """The counter of fvcore, imported on first use: it takes seconds and warns of torch's scripting."""
+    """The counter of fvcore, imported on first use: that takes seconds, and warns."""
     with warnings.catch_warnings():
         warnings.simplefilter("ignore", FutureWarning)
         from fvcore.nn import FlopCountAnalysis  # type: ignore[import-untyped]

@@ -7,6 +7,7 @@ from collections import Counter, deque
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import optuna
 from optuna.distributions import BaseDistribution, CategoricalDistribution
@@ -159,9 +160,10 @@ class Study:
         return Counter(t.state.name for t in self._study.get_trials(deepcopy=False))
 
     def _ask(self) -> optuna.Trial:
-        self._study.sampler = make_sampler(
+        sampler = make_sampler(
             self._sampler, derive_seed(self._seed, self._asked), self._constraints
         )
+        self._study.sampler = FixedGenome(sampler, self._distributions)
         self._asked += 1
         return self._study.ask(self._distributions)
 
@@ -203,6 +205,55 @@ class Study:
     def _set(self, number: int, key: str, value: object) -> None:
         trial_id = self._storage.get_trial_id_from_study_id_trial_number(self._study_id, number)
         self._storage.set_trial_user_attr(trial_id, key, value)
+
+
+class FixedGenome(BaseSampler):
+    """A sampler that is told the genome, which every trial has, instead of finding it out.
+
+    Optuna's samplers compare all genes of all trials to find those that every trial has; anew for
+    every proposal, as our samplers are, that took 0.9 s at 2,000 trials.
+    """
+
+    def __init__(self, sampler: BaseSampler, genome: dict[str, BaseDistribution]) -> None:
+        self._sampler = sampler
+        # A gene with one value is nothing to choose; Optuna leaves it out as well.
+        self._genome = {name: gene for name, gene in genome.items() if not gene.single()}
+
+    def infer_relative_search_space(
+        self, study: optuna.Study, trial: FrozenTrial
+    ) -> dict[str, BaseDistribution]:
+        """The whole genome."""
+        return self._genome
+
+    def sample_relative(
+        self, study: optuna.Study, trial: FrozenTrial, search_space: dict[str, BaseDistribution]
+    ) -> dict[str, Any]:
+        """As the sampler does."""
+        return self._sampler.sample_relative(study, trial, search_space)
+
+    def sample_independent(
+        self,
+        study: optuna.Study,
+        trial: FrozenTrial,
+        param_name: str,
+        param_distribution: BaseDistribution,
+    ) -> Any:
+        """As the sampler does."""
+        return self._sampler.sample_independent(study, trial, param_name, param_distribution)
+
+    def before_trial(self, study: optuna.Study, trial: FrozenTrial) -> None:
+        """As the sampler does."""
+        self._sampler.before_trial(study, trial)
+
+    def after_trial(
+        self,
+        study: optuna.Study,
+        trial: FrozenTrial,
+        state: TrialState,
+        values: Sequence[float] | None,
+    ) -> None:
+        """As the sampler does: constraints are kept here."""
+        self._sampler.after_trial(study, trial, state, values)
 
 
 def make_sampler(name: Sampler, seed: int, constraints: Sequence[Constraint]) -> BaseSampler:

@@ -177,8 +177,7 @@ def test_a_space_without_anything_new_is_exhausted(bench: Callable[[str], Bench]
     study = here.study("random")
     ids = here.run(study, SPACE.count() + 1)
     # The end is 200 proposals in a row without anything new, not the very last architecture.
-    assert 0.8 * SPACE.count() < len(ids) <= SPACE.count()
-    assert study.propose() is None
+    assert 0.8 * SPACE.count() < len(ids) < SPACE.count() + 1
     assert study.duplicates >= FRUITLESS_PROPOSALS
 
 
