@@ -6,7 +6,6 @@ import json
 import os
 import subprocess
 import sys
-from collections.abc import Callable
 from pathlib import Path
 
 import mlflow
@@ -14,8 +13,10 @@ import pytest
 import torch
 
 import nas_theseus
+from nas_theseus.cli import main
 from nas_theseus.errors import StorageError
 from nas_theseus.front import read_front
+from nas_theseus.space import load_space
 from nas_theseus.storage import Storage
 from nas_theseus.values import Evaluation
 
@@ -165,7 +166,7 @@ def test_the_winner_is_rebuilt_only_on_consent(desk: Desk) -> None:
     with pytest.raises(StorageError, match="trust_code=True"):
         nas_theseus.load(folder)
     network = nas_theseus.load(folder, trust_code=True)
-    task = nas_theseus.space.load_space(folder / "space.py").task
+    task = load_space(folder / "space.py").task
     correct = total = 0
     with torch.no_grad():
         for batch in task.batches("validation", 64):
@@ -175,25 +176,56 @@ def test_the_winner_is_rebuilt_only_on_consent(desk: Desk) -> None:
 
 
 def test_the_same_seed_gives_the_same_search_and_reused_actors_change_nothing(desk: Desk) -> None:
-    """Alone in fresh processes or two at a time in reused ones: bit-equal evaluations."""
-    desk.search("--name", "again", "--trials", "6", "--parallel", "1")
-    desk.search("--name", "third", "--trials", "6", "--parallel", "1")
-    assert results(desk.evaluations("again")) == results(desk.evaluations("third"))
+    """Alone, continued in fresh processes, or two at a time in reused ones: bit-equal results."""
+    desk.search("--name", "again", "--trials", "4", "--parallel", "1")
+    desk.search("--name", "third", "--trials", "2", "--parallel", "1")
+    before = desk.evaluations("third")
+    assert "0 trials to run" in desk.search("--name", "third", "--trials", "2")
+    desk.search("--name", "third", "--trials", "4", "--parallel", "1")
+    after = desk.evaluations("third")
+    # Equal with their seconds: finished trials were not run again.
+    assert len(after) == 4 and before.items() <= after.items()
+    assert results(desk.evaluations("again")) == results(after)
     assert desk.front("again") == desk.front("third")
-    parallel, alone = results(desk.evaluations("small")), results(desk.evaluations("again"))
+    parallel, alone = results(desk.evaluations("small")), results(after)
     shared = set(parallel) & set(alone)
-    assert shared
+    assert len(shared) > 1
     assert {n: parallel[n] for n in shared} == {n: alone[n] for n in shared}
 
 
-def test_more_trials_continue_and_a_finished_search_says_so(desk: Desk) -> None:
-    desk.search("--name", "longer", "--trials", "3", "--parallel", "1")
-    before = results(desk.evaluations("longer"))
-    assert "0 trials to run" in desk.search("--name", "longer", "--trials", "3")
-    assert results(desk.evaluations("longer")) == before
-    desk.search("--name", "longer", "--trials", "5", "--parallel", "1")
-    after = results(desk.evaluations("longer"))
-    assert len(after) == 5 and before.items() <= after.items()
+def test_the_template_works_as_it_is_copied(desk: Desk) -> None:
+    template = Path(__file__).resolve().parents[2] / "search_spaces" / "template.py"
+    (desk.folder / "mine.py").write_text(template.read_text(encoding="utf-8"), encoding="utf-8")
+    checked = desk.run("check", "mine.py")
+    assert checked.returncode == 0 and "no mistakes" in checked.stdout
+    done = desk.run("search", "mine.py", "--trials", "5", "--parallel", "2", "--sampler", "random")
+    assert done.returncode == 0, done.stderr
+    found = desk.evaluations("mine")
+    assert len(found) == 5
+    assert all(evaluation.cost.macs <= 600e3 for evaluation in found.values())
+
+
+def test_a_damaged_guide_is_told_before_any_trial(desk: Desk) -> None:
+    (desk.folder / "damaged").mkdir()
+    for path in (desk.folder / "theseus" / "guides").iterdir():
+        target = desk.folder / "damaged" / "guides" / path.name
+        target.parent.mkdir(exist_ok=True)
+        target.write_bytes(path.read_bytes()[:80])
+    done = desk.run("search", "small.py", "--storage", "damaged", "--trials", "1")
+    assert done.returncode == 2
+    assert "is damaged" in done.stderr and "Traceback" not in done.stderr
+
+
+def test_an_mlflow_server_that_is_not_there_is_told_before_training(desk: Desk) -> None:
+    done = subprocess.run(
+        desk.command("search", "small.py", "--name", "nowhere"), cwd=desk.folder,
+        env=desk.environment() | {"MLFLOW_TRACKING_URI": "http://me:secret@127.0.0.1:9"},
+        capture_output=True, text=True, timeout=120, check=False,
+    )  # fmt: skip
+    assert done.returncode == 2
+    assert "MLflow at http://127.0.0.1:9 cannot be used" in done.stderr
+    assert "secret" not in done.stderr + done.stdout
+    assert not list((desk.folder / "theseus" / "searches" / "nowhere" / "weights").iterdir())
 
 
 def test_a_changed_space_under_the_same_name_is_refused_with_the_difference(desk: Desk) -> None:
@@ -214,23 +246,10 @@ def test_convert_one_architecture_by_id_shows_similarity(desk: Desk) -> None:
     assert nas_theseus.load(desk.folder / "converted", trust_code=True) is not None
 
 
-@pytest.fixture
-def here(tmp_path: Path) -> Callable[..., subprocess.CompletedProcess[str]]:
-    desk = Desk(tmp_path)
-
-    def run(text: str | None, *arguments: str) -> subprocess.CompletedProcess[str]:
-        if text is not None:
-            (tmp_path / "small.py").write_text(text)
-        return desk.run(*arguments)
-
-    return run
-
-
 @pytest.mark.parametrize(
     ("change", "messages"),
     [
-        (("def space()", "def spaces()"), ["has no function space()"]),
-        (('["0", "1", "2"]', '["0", "9"]'), ["cannot cut after '9'", "known: 0, 0.0"]),
+        (('["0", "1", "2"]', '["0", "9"]'), ["cannot cut after '9'", "known: 0,"]),
         (
             ('keep=["head"],', 'keep=["tail"], constraints=["macs <= 10", "mac <= 3"],'),
             ["no part is called 'tail'", "unknown 'mac'"],
@@ -247,24 +266,30 @@ def here(tmp_path: Path) -> Callable[..., subprocess.CompletedProcess[str]]:
     ],
 )
 def test_bad_spaces_are_told_before_any_training(
-    here: Callable[..., subprocess.CompletedProcess[str]],
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
     change: tuple[str, str],
     messages: list[str],
 ) -> None:
-    done = here(SPACE.replace(*change), "check", "small.py")
-    assert done.returncode == 2, done.stdout
+    (tmp_path / "small.py").write_text(SPACE.replace(*change))
+    monkeypatch.setattr(sys, "argv", ["nas-theseus", "check", str(tmp_path / "small.py")])
+    monkeypatch.setenv("COLUMNS", "500")
+    with pytest.raises(SystemExit) as ended:
+        main()
+    assert ended.value.code == 2
+    errors = capsys.readouterr().err
     for message in messages:
-        assert message in done.stderr
-    assert "Traceback" not in done.stderr
+        assert message in errors
+    assert "Traceback" not in errors
 
 
-def test_bad_arguments_and_files(here: Callable[..., subprocess.CompletedProcess[str]]) -> None:
-    missing = here(None, "search", "nowhere.py")
+def test_bad_arguments_and_files(desk: Desk) -> None:
+    missing = desk.run("search", "nowhere.py")
     assert missing.returncode == 2 and "No such file" in missing.stderr
-    sampler = here(None, "search", "small.py", "--sampler", "grid", "--trials", "0")
+    sampler = desk.run("search", "small.py", "--name", "x", "--sampler", "grid", "--trials", "0")
     assert sampler.returncode == 2
     assert "sampler" in sampler.stderr and "'tpe'" in sampler.stderr and "trials" in sampler.stderr
-    front = here(None, "front", "nothing")
+    front = desk.run("front", "nothing")
     assert front.returncode == 2 and "no search 'nothing'" in front.stderr
-    debug = here(None, "--debug", "front", "nothing")
-    assert "Traceback" in debug.stderr
+    assert "Traceback" in desk.run("--debug", "front", "nothing").stderr

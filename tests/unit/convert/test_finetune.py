@@ -1,0 +1,85 @@
+"""Task training: learns, follows its seed, distils, and stops where it diverges."""
+
+from __future__ import annotations
+
+import math
+
+import pytest
+import torch
+from torch import nn
+from torch.nn import functional as F
+
+from nas_theseus import Recipe, cut
+from nas_theseus.convert.activations import GuideActivations
+from nas_theseus.convert.finetune import distillation_loss, train
+from nas_theseus.convert.guide_training import prepare_guide
+from nas_theseus.errors import ConversionError, GuideError
+from nas_theseus.evaluate import score
+from nas_theseus.guide import Guide
+from nas_theseus.tasks import digits
+
+TASK = digits()
+
+
+def network(seed: int = 0) -> nn.Module:
+    torch.manual_seed(seed)
+    return nn.Sequential(nn.Flatten(), nn.Linear(64, 32), nn.ReLU(), nn.Linear(32, 10))
+
+
+def guide(seed: int = 0) -> Guide:
+    return cut(network(seed), ["2"], (1, 8, 8))
+
+
+def test_training_learns_and_follows_its_seed() -> None:
+    recipe = Recipe(epochs=3, distill=0, batch_size=64)
+    first, second = network(), network()
+    losses = [epoch.loss for epoch in train(first, TASK, recipe, seed=1)]
+    assert losses[-1] < losses[0] / 3
+    assert [epoch.loss for epoch in train(second, TASK, recipe, seed=1)] == losses
+    assert score(first, TASK, "validation") > 0.85 > score(network(), TASK, "validation")
+    pairs = zip(first.parameters(), second.parameters(), strict=True)
+    assert all(torch.equal(a, b) for a, b in pairs)
+
+
+def test_distillation_loss_is_zero_for_the_teacher_itself_and_kl_otherwise() -> None:
+    student, teacher = torch.randn(5, 4), torch.randn(5, 4)
+    assert float(distillation_loss(teacher, teacher, 2.0)) == pytest.approx(0, abs=1e-6)
+    p, q = F.softmax(teacher / 2, -1), F.softmax(student / 2, -1)
+    expected = 4 * (p * (p / q).log()).sum(-1).mean()
+    assert float(distillation_loss(student, teacher, 2.0)) == pytest.approx(float(expected), 1e-4)
+
+
+def test_a_student_learns_from_the_guide_alone() -> None:
+    teacher = network(3)
+    for _ in train(teacher, TASK, Recipe(epochs=5, distill=0, batch_size=64), seed=0):
+        pass
+    taught = GuideActivations(cut(teacher, ["2"], (1, 8, 8)), TASK.sample(64), torch.device("cpu"))
+    student = network(5)
+    for _ in train(student, TASK, Recipe(epochs=5, distill=1, batch_size=64), 0, taught):
+        pass
+    assert score(student, TASK, "validation") > score(teacher, TASK, "validation") - 0.05
+
+
+def test_divergence_is_an_error_that_names_the_remedy() -> None:
+    recipe = Recipe(epochs=2, distill=0, learning_rate=1e30, batch_size=64)
+    with pytest.raises(ConversionError, match="lower learning_rate"):
+        list(train(network(), TASK, recipe, seed=0))
+
+
+def test_a_guide_is_trained_once_and_a_damaged_file_is_told(tmp_path) -> None:  # type: ignore[no-untyped-def]
+    recipe = Recipe(epochs=1, distill=0, batch_size=64)
+    epochs: list[float] = []
+    told = lambda epoch: epochs.append(epoch.loss)  # noqa: E731
+    first = guide()
+    path = prepare_guide(first, TASK, recipe, tmp_path, torch.device("cpu"), told)
+    assert len(epochs) == 1 and math.isfinite(epochs[0])
+    second = guide()
+    again = prepare_guide(second, TASK, recipe, tmp_path, torch.device("cpu"), told)
+    assert again == path and len(epochs) == 1
+    assert second.content_hash() == first.content_hash()
+    other = prepare_guide(guide(), TASK, recipe.model_copy(update={"epochs": 2}), tmp_path,
+                          torch.device("cpu"))  # fmt: skip
+    assert other != path
+    path.write_bytes(path.read_bytes()[:50])
+    with pytest.raises(GuideError, match=r"is damaged.*Delete it"):
+        prepare_guide(guide(), TASK, recipe, tmp_path, torch.device("cpu"))
