@@ -7,6 +7,7 @@ from collections import Counter, deque
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from random import Random
 from typing import Any
 
 import optuna
@@ -36,6 +37,7 @@ _ARCHITECTURE = "theseus:architecture"
 _VIOLATIONS = "theseus:violations"
 _REASON = "theseus:reason"
 _ABANDONED = "theseus:abandoned"
+_REPEATED = "theseus:repeated"
 
 
 @dataclass(frozen=True)
@@ -98,6 +100,7 @@ class Study:
             for architecture in warm_starts:
                 self._study.enqueue_trial(genome.encode(architecture))
         self._asked = 0
+        self._repeated: dict[str, Any] | None = None
         self._adopt()
 
     def _adopt(self) -> None:
@@ -105,6 +108,8 @@ class Study:
         for trial in self._study.get_trials(deepcopy=False):
             if trial.user_attrs.get(_ABANDONED):
                 continue
+            # Killed after a repeated proposal was found out: its neighbour comes next.
+            self._repeated = dict(trial.params) if trial.user_attrs.get(_REPEATED) else None
             if trial.state != TrialState.WAITING:
                 self._asked += 1
             if trial.state != TrialState.RUNNING:
@@ -126,25 +131,49 @@ class Study:
                 self._waiting.append(Proposal(trial.number, architecture))
 
     def propose(self) -> Proposal | None:
-        """The next architecture to evaluate; None when nothing new turns up: space exhausted."""
+        """The next architecture to evaluate; None when 200 tries bring nothing new."""
         if self._waiting:
             return self._waiting.popleft()
         for _ in range(FRUITLESS_PROPOSALS):
+            if self._repeated is not None:
+                genes = self._neighbour(self._repeated)
+                if genes is None:
+                    return None
+                self._study.enqueue_trial(genes)
+                self._repeated = None
             trial = self._ask()
             architecture = self._genome.decode(trial.params)
             self._set(trial.number, _ARCHITECTURE, architecture.id)
             outcome = self._known(architecture)
-            if outcome is not None:
+            twin = outcome is None and self._is_twin(trial.number, architecture)
+            if outcome is not None or twin:
                 self.duplicates += 1
-                self._tell(trial.number, outcome)
-                continue
-            if self._is_twin(trial.number, architecture):
-                self.duplicates += 1
-                continue
-            if self._refusal(trial.number, architecture) is not None:
-                continue
-            self._running[architecture.id] = trial.number
-            return Proposal(trial.number, architecture)
+                self._repeated = dict(trial.params)
+                self._set(trial.number, _REPEATED, True)
+                if outcome is not None:
+                    self._tell(trial.number, outcome)
+            elif self._refusal(trial.number, architecture) is None:
+                self._running[architecture.id] = trial.number
+                return Proposal(trial.number, architecture)
+        return None
+
+    def _neighbour(self, genes: dict[str, Any]) -> dict[str, Any] | None:
+        """Genes near a proposal that means nothing new, which mean something new.
+
+        A sampler that has converged proposes what it knows again and again, while its
+        neighbourhood is unknown. More and more genes are changed at random, so that the last
+        tries are anywhere in the space.
+        """
+        random = Random(derive_seed(self._seed, self._asked, "neighbour"))
+        names = list(self._genome.genes)
+        for attempt in range(FRUITLESS_PROPOSALS):
+            changed = dict(genes)
+            share = (attempt + 1) / FRUITLESS_PROPOSALS
+            for name in random.sample(names, max(1, round(share * len(names)))):
+                changed[name] = random.choice(self._genome.genes[name])
+            architecture = self._genome.decode(changed)
+            if architecture.id not in self._running and self._known(architecture) is None:
+                return changed
         return None
 
     def tell(self, proposal: Proposal, outcome: Outcome) -> None:
