@@ -161,14 +161,14 @@ class Study:
         """Genes near a proposal that means nothing new, which mean something new.
 
         A sampler that has converged proposes what it knows again and again, while its
-        neighbourhood is unknown. More and more genes are changed at random, so that the last
-        tries are anywhere in the space.
+        neighbourhood is unknown. More and more genes are changed at random, so that after a
+        quarter of the tries they are anywhere in the space.
         """
         random = Random(derive_seed(self._seed, self._asked, "neighbour"))
         names = list(self._genome.genes)
         for attempt in range(FRUITLESS_PROPOSALS):
             changed = dict(genes)
-            share = (attempt + 1) / FRUITLESS_PROPOSALS
+            share = min(1.0, 4 * (attempt + 1) / FRUITLESS_PROPOSALS)
             for name in random.sample(names, max(1, round(share * len(names)))):
                 changed[name] = random.choice(self._genome.genes[name])
             architecture = self._genome.decode(changed)
