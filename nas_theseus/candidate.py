@@ -95,8 +95,7 @@ class Workshop:
             macs.alignment(recipe, target, self.activations.count)
             if recipe.recalibrate:
                 examples = min(recipe.align_examples, task.size("train"))
-                recalibrate(target, task, recipe.align_batch_size, examples)
-                macs.forward(examples)
+                macs.forward(recalibrate(target, task, recipe.align_batch_size, examples))
             target.thaw()
             converted = CurvePoint(self.space.metric, 0, score(target, task, "validation"))
             curve.append(converted)
@@ -104,6 +103,7 @@ class Workshop:
             teacher = self.activations if recipe.distill > 0 and not from_scratch else None
             for epoch in train(target, task, recipe, seed, teacher):
                 macs.training(epoch.examples)
+                macs.spent += epoch.taught * self.costs.of_parts().macs
                 points = (
                     CurvePoint("train_loss", epoch.epoch + 1, epoch.loss),
                     CurvePoint(self.space.metric, epoch.epoch + 1,

@@ -171,11 +171,13 @@ def front(
     rows = front_rows(read_front(Storage(storage, name)))
     if where:
         try:
-            numbers = {"architecture", "pairing", "blocks", "run_id"}
+            texts = {"architecture", "pairing", "blocks", "run_id"}
+            names = {name: float("nan") for row in rows for name in row if name not in texts}
+            # What a member does not have (not tested yet) is NaN, which meets no condition.
             rows = [
                 row
                 for row in rows
-                if matches({k: v for k, v in row.items() if k not in numbers}, where)
+                if matches(names | {k: v for k, v in row.items() if k not in texts}, where)
             ]
         except ValueError as error:
             raise SpaceError("--where", [str(error)]) from error
@@ -232,9 +234,10 @@ def _model(text: str) -> Any:
     from nas_theseus.errors import SpaceError
 
     module, _, attribute = text.partition(":")
+    sys.path.insert(0, os.getcwd())  # the user's own module, as `python -m` would find it
     try:
         return getattr(importlib.import_module(module), attribute)()
-    except (ImportError, AttributeError, TypeError, ValueError) as error:
+    except Exception as error:  # whatever the user's module or model raises
         raise SpaceError(
             text,
             [f"{error}; give SPACE.py or module:callable (torchvision.models:resnet18)"],
@@ -260,6 +263,7 @@ def check(space: SpaceFile) -> None:
 
     found = load_space(space)
     refuse_mistakes(found, space)
+    found.task.data_hash()
     table = CostTable(found)
     guide = table.of_parts().known()
     rows = [

@@ -13,6 +13,7 @@ from nas_theseus.convert.guide_training import prepare_guide
 from nas_theseus.errors import SpaceError, StorageError
 from nas_theseus.export import write_member
 from nas_theseus.guide import plain_state
+from nas_theseus.kept import refuse_mistakes
 from nas_theseus.settings import Recipe, validated
 from nas_theseus.space import load_space
 from nas_theseus.storage import Storage, read_architecture, searches, write_tensors
@@ -62,6 +63,7 @@ def convert_one(
     """
     text = space_file.read_text(encoding="utf-8") if space_file.is_file() else None
     space = load_space(space_file, text)
+    refuse_mistakes(space, space_file)
     recipe = validated(Recipe, {**space.recipe.model_dump(), **changes}, "recipe")
     chosen = find_architecture(architecture, storage)
     refusal = space.refusal(chosen)

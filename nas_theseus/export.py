@@ -6,7 +6,7 @@ from pathlib import Path
 
 from nas_theseus.convert.target import Target, assemble
 from nas_theseus.errors import StorageError
-from nas_theseus.guide import load_weights
+from nas_theseus.guide import load_weights, rebuilding
 from nas_theseus.space import load_space
 from nas_theseus.storage import read_architecture, write_bytes, write_json
 from nas_theseus.values import Evaluation
@@ -59,7 +59,8 @@ def load(path: str | Path, *, trust_code: bool = False) -> Target:
             f"loading {folder} runs the Python code in {folder / SPACE_FILE}; read it, then call "
             "load(path, trust_code=True)"
         )
-    space = load_space(folder / SPACE_FILE)
+    with rebuilding():
+        space = load_space(folder / SPACE_FILE)
     target = assemble(space, read_architecture(folder / ARCHITECTURE_FILE), 0)
     load_weights(target, folder / WEIGHTS_FILE)
     return target.eval()

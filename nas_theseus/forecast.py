@@ -23,7 +23,7 @@ def forecast(
     if seconds:
         each, source = sum(seconds) / len(seconds), "from the trials so far"
     else:
-        each, source = _guide_seconds(space, device), "at most, from the guide's own steps"
+        each, source = _guide_seconds(space, device), "roughly, from the guide's own steps"
     return f"{where}: about {each * trials / parallel / 60:.1f} min ({source})"
 
 
@@ -42,6 +42,8 @@ def _guide_seconds(space: SearchSpace, device: torch.device) -> float:
             if step == 1:  # the first one warms up
                 started = time.perf_counter()
             network(inputs.to(device)).float().square().mean().backward()
+        if device.type == "cuda":
+            torch.cuda.synchronize()
         each = (time.perf_counter() - started) / 2
     finally:
         torch.set_num_threads(threads)

@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Collection, Mapping, Sequence
+from collections.abc import Collection, Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from contextvars import ContextVar
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -14,6 +16,18 @@ from torch import Tensor, nn
 
 from nas_theseus.errors import CutError, GuideError
 from nas_theseus.values import Boundary
+
+_REBUILDING: ContextVar[bool] = ContextVar("rebuilding", default=False)
+
+
+@contextmanager
+def rebuilding() -> Iterator[None]:
+    """While a found network is rebuilt, `cut` does not ask for the guide's own weights file."""
+    token = _REBUILDING.set(True)
+    try:
+        yield
+    finally:
+        _REBUILDING.reset(token)
 
 
 class Guide(nn.Module):
@@ -130,7 +144,7 @@ def cut(
             than one tensor crosses a cut; the message names what else crosses.
         GuideError: the weights file is missing, damaged or of another network.
     """
-    if weights is not None:
+    if weights is not None and not _REBUILDING.get():
         load_weights(model, weights)
     traced = _trace(model)
     cuts = [(name, _node_of(traced, name)) for name in at]

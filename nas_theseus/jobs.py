@@ -5,6 +5,7 @@ from __future__ import annotations
 import time
 
 from nas_theseus.costs.table import CostTable
+from nas_theseus.errors import ConversionError
 from nas_theseus.front import read_runs
 from nas_theseus.genome import Genome
 from nas_theseus.pareto import IncrementalFront, hypervolume_of
@@ -38,7 +39,8 @@ class ProposalJobs:
         self._reporter = reporter
         self.reference = reference_of(space.goals, guide_values)
         self.evaluations: dict[str, Evaluation] = {}
-        self._failed: set[str] = set()
+        self._failed: dict[str, Failure] = {}
+        self._exhausted = False
         self._seconds = 0.0
         self._began = time.monotonic()
         self.front = IncrementalFront(space.goals, space.limits)
@@ -70,6 +72,19 @@ class ProposalJobs:
         done = len(self.evaluations) + len(self._failed)
         return max(0, self._settings.trials - done - len(self.state.running))
 
+    def refuse_if_all_failed(self) -> None:
+        """End with the first failure when nothing could be evaluated.
+
+        Raises:
+            ConversionError: every trial failed.
+        """
+        if self._failed and not self.evaluations:
+            first = next(iter(self._failed.values()))
+            raise ConversionError(
+                f"all {len(self._failed)} trials failed; the first, architecture "
+                f"{first.architecture.id} in stage {first.stage!r}: {first.message}"
+            )
+
     def summary(self) -> dict[str, float]:
         """The search's own metrics."""
         return {
@@ -87,8 +102,10 @@ class ProposalJobs:
         if budget is not None and time.monotonic() - self._began > budget:
             self.state.ended_because = f"the time budget of {budget:g} s is spent"
             return None
-        proposal = self._study.propose()
+        # Asked again while others run: a result may end the exhaustion, time alone does not.
+        proposal = None if self._exhausted else self._study.propose()
         if proposal is None:
+            self._exhausted = True
             self.state.ended_because = "space exhausted: 200 proposals brought nothing new"
             return None
         self.state.running[proposal.architecture.id] = "waiting"
@@ -101,13 +118,14 @@ class ProposalJobs:
             self._show()
 
     def ended(self, job: Job, worker_error: str | None) -> None:
+        self._exhausted = False
         outcome = self._known(job.architecture)
         if outcome is None:
+            # Not kept as a file: a dead worker says nothing of the architecture.
             outcome = Failure(
                 job.architecture, self._space.recipe.id, self._settings.seed, "worker",
                 worker_error or "the worker ended without a result; its messages are in Ray's log",
             )  # fmt: skip
-            self._storage.write_outcome(outcome)
         self.state.running.pop(job.architecture.id, None)
         self._take(outcome)
         self._study.tell(Proposal(job.key, job.architecture), outcome)
@@ -127,7 +145,7 @@ class ProposalJobs:
 
     def _take(self, outcome: Outcome) -> None:
         if isinstance(outcome, Failure):
-            self._failed.add(outcome.architecture.id)
+            self._failed[outcome.architecture.id] = outcome
         elif outcome.architecture.id not in self.evaluations:
             self.evaluations[outcome.architecture.id] = outcome
             self._seconds += outcome.seconds

@@ -4,14 +4,17 @@ from __future__ import annotations
 
 import difflib
 import json
+import uuid
 from dataclasses import asdict
 from pathlib import Path
 
+from nas_theseus.convert.guide_training import guide_key
 from nas_theseus.costs.table import CostTable
 from nas_theseus.errors import SpaceError
 from nas_theseus.settings import SearchSettings
 from nas_theseus.space import SearchSpace
 from nas_theseus.storage import Storage, write_bytes, write_json
+from nas_theseus.values import short_hash
 
 
 def read_space_text(space_file: Path) -> str:
@@ -37,7 +40,8 @@ def refuse_mistakes(space: SearchSpace, space_file: Path) -> None:
     """
     mistakes = space.mistakes()
     if not mistakes:
-        mistakes = CostTable(space).unmeetable()
+        table = CostTable(space)
+        mistakes = table.uncountable() or [*table.unmeetable(), *table.without_logarithm()]
     if mistakes:
         raise SpaceError(str(space_file), mistakes)
 
@@ -75,17 +79,39 @@ def check_kept(storage: Storage, settings: SearchSettings, text: str) -> None:
 
 def keep_beginning(
     storage: Storage, settings: SearchSettings, text: str, space: SearchSpace
-) -> None:
-    """Keep what the search began with; `check_kept` holds later launches to it."""
+) -> str:
+    """Keep what the search began with, or hold it to what it began with.
+
+    Returns:
+        The search's identity, which tells it apart from others of the same name.
+
+    Raises:
+        SpaceError: the guide's weights, the data or the study's storage are others than before.
+    """
+    now = {
+        "guide": guide_key(space.guide, space.task, space.guide_training),
+        "study": short_hash(settings.study_url),  # a hash, as the URL may hold a password
+    }
     if not storage.settings_file.exists():
-        write_json(
-            storage.settings_file,
-            {
-                "seed": settings.seed,
-                "sampler": settings.sampler,
-                "recipe": space.recipe.id,
-                "objectives": [asdict(goal) for goal in space.goals],
-                "constraints": [asdict(limit) for limit in space.limits],
-            },
-        )
         write_bytes(storage.space_file, text.encode())
+        begun = {
+            "identity": uuid.uuid4().hex[:12],
+            "seed": settings.seed,
+            "sampler": settings.sampler,
+            "recipe": space.recipe.id,
+            "objectives": [asdict(goal) for goal in space.goals],
+            "constraints": [asdict(limit) for limit in space.limits],
+            **now,
+        }
+        write_json(storage.settings_file, begun)
+        return str(begun["identity"])
+    begun = json.loads(storage.settings_file.read_text())
+    said = {
+        "guide": "the guide's first weights or the training data changed since this search began; "
+        "restore them, or take another --name",
+        "study": "it began with another --study; give that one, or take another --name",
+    }
+    mistakes = [said[name] for name, value in now.items() if begun[name] != value]
+    if mistakes:
+        raise SpaceError(f"search {settings.name!r}", mistakes)
+    return str(begun["identity"])

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import shutil
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
@@ -78,13 +79,14 @@ def _run(
     settings: SearchSettings,
     reporter: Reporter,
 ) -> SearchResult:
-    space.task.data_hash()  # data that cannot be had are told before anything else starts
-    tracker = Tracker(settings.name, storage.outbox, storage.runs_file)
+    cluster.check_device(settings)
+    # Reads the data: what cannot be had is told before anything else starts.
+    identity = keep_beginning(storage, settings, text, space)
+    tracker = Tracker(settings.name, storage.outbox, storage.runs_file, identity=identity)
     tracker.start(_parameters(space, space_file, settings))
     status = "KILLED"
     try:
-        keep_beginning(storage, settings, text, space)
-        device = torch.device(settings.device)
+        device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
         guide = _prepare_guide(space, storage, device, reporter)
         costs = CostTable(space)
         guide_values = {space.metric: score(space.guide, space.task, "validation")}
@@ -105,6 +107,7 @@ def _run(
                 cluster.run_jobs(jobs, make, settings, storage.log)
         finally:
             cluster.disconnect()
+        jobs.refuse_if_all_failed()
         front = _finish(space, text, storage, jobs, tracker, guide_values, guide)
         status = "FINISHED"
     finally:
@@ -158,6 +161,10 @@ def _finish(
 
         test = {test_name: _tested(folder / "test.json", test_name, measure)}
         members.append(FrontMember(evaluation, 0, test))
+    for folder in storage.front.iterdir():
+        # A former member's folder would still look like a result of the front.
+        if folder.is_dir() and folder.name not in {m.evaluation.architecture.id for m in members}:
+            shutil.rmtree(folder)
     evaluations = list(jobs.evaluations.values())
     ids = {member.evaluation.architecture.id for member in members}
     if evaluations:

@@ -15,6 +15,7 @@ from nas_theseus.values import Constraint, short_hash
 
 Schedule = Literal["progressive", "sequential", "independent", "joint", "naive", "scratch"]
 Order = Literal["forward", "reverse"]
+SimilarityName = Literal["cka", "cka-unbiased", "dmnn", "regression", "cosine"]
 Sampler = Literal["tpe", "nsga2", "nsga3", "random"]
 
 Positive = Annotated[int, Field(gt=0)]
@@ -44,12 +45,11 @@ class Recipe(BaseModel):
 
     schedule: Schedule = "progressive"
     order: Order = "forward"
-    similarity: str = "cka"
+    similarity: SimilarityName = "cka"
     align_examples: Positive = 2048
     align_steps: Annotated[int, Field(ge=0)] = 40
     align_batch_size: Annotated[int, Field(ge=4)] = 256
     align_learning_rate: PositiveFloat = 3e-3
-    hybrid_finetune: Annotated[int, Field(ge=0)] = 0
     recalibrate: bool = True
     epochs: Annotated[int, Field(ge=0)] = 2
     batch_size: Annotated[int, Field(ge=2)] = 128

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+import math
 from collections.abc import Generator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -10,12 +11,12 @@ from pathlib import Path
 import torch
 from torch import Tensor
 
-from nas_theseus.candidate import Workshop
-from nas_theseus.errors import TheseusError
+from nas_theseus.candidate import Converted, Workshop
+from nas_theseus.errors import ConversionError, TheseusError
 from nas_theseus.guide import plain_state
 from nas_theseus.space import SearchSpace, load_space
 from nas_theseus.storage import Storage, write_tensors
-from nas_theseus.values import Architecture, CurvePoint, Failure, Outcome
+from nas_theseus.values import Architecture, CurvePoint, Evaluation, Failure, Outcome
 
 logger = logging.getLogger(__name__)
 
@@ -63,24 +64,38 @@ class Worker:
         stage = "assemble"
         curve: list[CurvePoint] = []
         steps = self._workshop.run(architecture, seed)
+        finished: Converted | None = None
         try:
-            while True:
-                progress = next(steps)
-                stage = progress.stage
-                curve.extend(progress.points)
-                yield stage
-        except StopIteration as end:
-            outcome = end.value.evaluation
-            # Weights first: a result that is there always has its weights.
-            write_tensors(storage.weights_of(outcome.name), plain_state(end.value.network))
+            while finished is None:
+                try:
+                    progress = next(steps)
+                except StopIteration as end:
+                    finished = end.value
+                else:
+                    stage = progress.stage
+                    curve.extend(progress.points)
+                    yield stage
+            outcome = finished.evaluation
+            broken = [p.metric for p in outcome.curve if not math.isfinite(p.value)]
+            broken += [name for name, value in outcome.values().items() if not math.isfinite(value)]
+            if broken:
+                raise ConversionError(f"{broken[0]} is not finite; lower the learning rates")
         except TheseusError as error:
-            outcome = Failure(architecture, recipe, seed, stage, str(error), tuple(curve))
+            outcome = Failure(architecture, recipe, seed, stage, str(error), finite(curve))
         except Exception as error:  # a custom block's own; one candidate must not end the search
             logger.exception("architecture %s failed", architecture.id)
             message = f"{type(error).__name__}: {error}"
-            outcome = Failure(architecture, recipe, seed, stage, message, tuple(curve))
+            outcome = Failure(architecture, recipe, seed, stage, message, finite(curve))
+        if finished is not None and isinstance(outcome, Evaluation):
+            # Weights first: a result that is there always has its weights.
+            write_tensors(storage.weights_of(outcome.name), plain_state(finished.network))
         storage.write_outcome(outcome)
         return outcome
+
+
+def finite(curve: list[CurvePoint]) -> tuple[CurvePoint, ...]:
+    """The points of a curve that a record can hold."""
+    return tuple(point for point in curve if math.isfinite(point.value))
 
 
 @dataclass(frozen=True)

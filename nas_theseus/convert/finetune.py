@@ -13,15 +13,17 @@ from nas_theseus.convert.activations import GuideActivations
 from nas_theseus.errors import ConversionError
 from nas_theseus.settings import Recipe
 from nas_theseus.tasks import Task
+from nas_theseus.values import derive_seed
 
 
 @dataclass(frozen=True)
 class EpochLoss:
-    """Mean training loss of one epoch, and how many examples it saw."""
+    """Mean training loss of one epoch, examples seen, and of them those the teacher ran for."""
 
     epoch: int
     loss: float
     examples: int
+    taught: int = 0
 
 
 def distillation_loss(outputs: Tensor, teacher: Tensor, temperature: float) -> Tensor:
@@ -75,8 +77,10 @@ def train(
     weight = recipe.distill if teacher is not None else 0.0
     network.train()
     for epoch in range(recipe.epochs):
+        # Dropout and the like draw from torch's global generator, whatever ran here before.
+        torch.manual_seed(derive_seed("epoch", seed, epoch))
         total = torch.zeros((), device=device)
-        seen = 0
+        seen = taught_anew = 0
         for batch in task.batches("train", batch_size, seed=seed + epoch, device=device):
             with torch.autocast(device.type, torch.bfloat16, enabled=device.type == "cuda"):
                 outputs = network(batch.inputs)
@@ -89,6 +93,7 @@ def train(
                     else teacher.logits(task)[batch.index]
                 )
                 loss = loss + weight * distillation_loss(outputs, taught, recipe.temperature)
+                taught_anew += len(batch.inputs) if batch.index is None else 0
             optimizer.zero_grad(set_to_none=True)
             loss.backward()  # type: ignore[no-untyped-call]
             torch.nn.utils.clip_grad_norm_(parameters, recipe.gradient_clip)
@@ -102,4 +107,4 @@ def train(
                 f"task training diverged in epoch {epoch}: the mean loss is {mean}; lower "
                 "learning_rate"
             )
-        yield EpochLoss(epoch, mean, seen)
+        yield EpochLoss(epoch, mean, seen, taught_anew)

@@ -7,6 +7,7 @@ from collections.abc import Callable
 from pathlib import Path
 
 import torch
+from filelock import FileLock
 
 from nas_theseus.convert.finetune import EpochLoss, train
 from nas_theseus.errors import GuideError
@@ -44,9 +45,24 @@ def prepare_guide(
         GuideError: the file exists and is damaged or of another network.
     """
     path = folder / f"{guide_key(guide, task, training)}.safetensors"
-    if path.exists():
-        load_weights(guide, path)
-        return path
+    folder.mkdir(parents=True, exist_ok=True)
+    # A second search with the same guide waits here and finds it trained.
+    with FileLock(path.with_suffix(".lock")):
+        if path.exists():
+            load_weights(guide, path)
+        else:
+            _make(guide, task, training, path, device, progress)
+    return path
+
+
+def _make(
+    guide: Guide,
+    task: Task,
+    training: Recipe | None,
+    path: Path,
+    device: torch.device,
+    progress: Callable[[EpochLoss], None],
+) -> None:
     if training is not None:
         guide.to(device).requires_grad_(True)
         seed = derive_seed("guide", path.stem)
@@ -64,4 +80,3 @@ def prepare_guide(
             "learning_rate in guide_training"
         )
     write_tensors(path, state)
-    return path

@@ -15,7 +15,7 @@ from nas_theseus.convert.stitching import LeastSquares, fold_after, rows
 from nas_theseus.convert.target import Target
 from nas_theseus.errors import ConversionError
 from nas_theseus.settings import Order, Recipe, Schedule
-from nas_theseus.values import CurvePoint
+from nas_theseus.values import CurvePoint, derive_seed
 
 
 @dataclass(frozen=True)
@@ -94,6 +94,8 @@ def align(
         ConversionError: an alignment loss is not finite, or features cannot be compared.
     """
     for number, stage in enumerate(stages(recipe.schedule, recipe.order, target.replaced)):
+        # Dropout and the like draw from torch's global generator, whatever ran here before.
+        torch.manual_seed(derive_seed("stage", generator.initial_seed(), number))
         yield from _run_stage(number, stage, target, guide, similarity, recipe, generator)
 
 
@@ -121,9 +123,11 @@ def _run_stage(
     for step in range(steps):
         chosen = step % len(batches)
         losses = {}
-        for position, features in _chain(target, stage, inputs[batches[chosen]]):
-            if position in goals:
-                losses[position] = similarity.loss(features, prepared[position, chosen])
+        cuda = inputs.device.type == "cuda"
+        with torch.autocast(inputs.device.type, torch.bfloat16, enabled=cuda):
+            for position, features in _chain(target, stage, inputs[batches[chosen]]):
+                if position in goals:
+                    losses[position] = similarity.loss(features, prepared[position, chosen])
         loss = torch.stack(list(losses.values())).mean()
         if not torch.isfinite(loss):
             raise ConversionError(

@@ -85,6 +85,8 @@ def assemble(
     )
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(generator_seed)
+        for part in parts.values():
+            part.to("cpu")
         if fresh:
             for part in parts.values():
                 reinitialise(part)
@@ -114,11 +116,15 @@ def reinitialise(module: nn.Module) -> None:
                 nn.init.trunc_normal_(parameter, std=0.02)
 
 
-def recalibrate(target: nn.Module, task: Task, batch_size: int, examples: int) -> None:
-    """Batch-norm statistics anew from training inputs; a cumulative mean, weights untouched."""
+def recalibrate(target: nn.Module, task: Task, batch_size: int, examples: int) -> int:
+    """Batch-norm statistics anew from training inputs; a cumulative mean, weights untouched.
+
+    Returns:
+        How many examples were run: 0 for a network without batch norm.
+    """
     norms = [m for m in target.modules() if isinstance(m, nn.modules.batchnorm._BatchNorm)]
     if not norms:
-        return
+        return 0
     momenta = [norm.momentum for norm in norms]
     was_training = target.training
     target.eval()
@@ -127,9 +133,12 @@ def recalibrate(target: nn.Module, task: Task, batch_size: int, examples: int) -
         norm.momentum = None
         norm.train()
     device = next(target.parameters()).device
+    seen = 0
     with torch.no_grad():
         for batch in task.batches("train", batch_size, seed=0, device=device, limit=examples):
             target(batch.inputs)
+            seen += len(batch.inputs)
     for norm, momentum in zip(norms, momenta, strict=True):
         norm.momentum = momentum
     target.train(was_training)
+    return seen

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from nas_theseus.costs.macs import count_macs
 from nas_theseus.costs.parameters import count_params
+from nas_theseus.errors import CostError
 from nas_theseus.space import COSTS, SearchSpace
 from nas_theseus.values import Architecture, BlockChoice, Boundary, Cost
 
@@ -66,6 +67,30 @@ class CostTable:
                 known = best.get(span.stop, ends)
                 best[span.stop] = (min(known[0], ends[0]), max(known[1], ends[1]))
         return best[len(self._space.guide)]
+
+    def uncountable(self) -> list[str]:
+        """Blocks and guide parts with an operator that cannot be counted, each told once."""
+        said: dict[str, None] = {}
+        try:
+            self.of_parts()
+        except CostError as error:
+            said[f"guide: {error}"] = None
+        for span in self._space.fitting:
+            for choice in self._space.choices(span):
+                try:
+                    self.of_choice(choice)
+                except CostError as error:
+                    said[f"block {choice.block!r}: {error}"] = None
+        return list(said)
+
+    def without_logarithm(self) -> list[str]:
+        """Costs that are objectives on a log scale, though an architecture has none of them."""
+        return [
+            f"objective {goal.name!r} is on a log scale, but the cheapest architecture has none; "
+            f"use minimize({goal.name!r}, log=False)"
+            for goal in self._space.goals
+            if goal.log and goal.name in COSTS and self.range(goal.name)[0] <= 0
+        ]
 
     def unmeetable(self) -> list[str]:
         """Constraints that no architecture of the space meets, with the nearest value."""

@@ -22,8 +22,11 @@ os.environ.setdefault("RAY_AIR_NEW_OUTPUT", "0")
 os.environ.setdefault("TUNE_DISABLE_SIGINT_HANDLER", "1")
 os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")
 os.environ.setdefault("RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO", "0")
+# A space file's relative paths mean the same in a worker as in the driver.
+os.environ.setdefault("RAY_CHDIR_TO_TRIAL_DIR", "0")
 
 import ray
+import torch
 from ray import tune
 from ray.tune.search import Searcher
 
@@ -161,7 +164,11 @@ def connect(settings: SearchSettings, log: Path) -> None:
                 _node_ip_address="127.0.0.2",
             )
         else:
-            ray.init(address=settings.address, log_to_driver=False)
+            ray.init(
+                address=settings.address,
+                log_to_driver=False,
+                runtime_env={"env_vars": {"RAY_CHDIR_TO_TRIAL_DIR": "0"}},
+            )
     except Exception as error:  # Ray raises many kinds here, OSError to RuntimeError
         raise ServiceError(
             f"Ray cannot be {'started' if settings.address is None else 'reached'}"
@@ -176,6 +183,19 @@ def connect(settings: SearchSettings, log: Path) -> None:
                 f"one trial asks for {wanted:g} {name}, the cluster has {have.get(name, 0):g}; "
                 f"lower --{name.lower()}s-per-trial"
             )
+
+
+def check_device(settings: SearchSettings) -> None:
+    """Refuse to start on this machine with GPUs that it does not have.
+
+    Raises:
+        ServiceError: trials ask for GPUs, and torch sees none here.
+    """
+    if settings.address is None and settings.gpus_per_trial > 0 and not torch.cuda.is_available():
+        raise ServiceError(
+            f"one trial asks for {settings.gpus_per_trial:g} GPU, but torch sees none on this "
+            "machine; leave --gpus-per-trial out, or join a cluster that has some with --address"
+        )
 
 
 def disconnect() -> None:

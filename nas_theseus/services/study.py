@@ -34,7 +34,6 @@ from nas_theseus.values import (
 WORST = 1e12
 FRUITLESS_PROPOSALS = 200
 _ARCHITECTURE = "theseus:architecture"
-_VIOLATIONS = "theseus:violations"
 _REASON = "theseus:reason"
 _ABANDONED = "theseus:abandoned"
 _REPEATED = "theseus:repeated"
@@ -119,6 +118,9 @@ class Study:
                 self._set(trial.number, _ABANDONED, True)
                 self._study.tell(trial.number, state=TrialState.FAIL)
                 self._asked -= 1
+                if "fixed_params" in trial.system_attrs:  # a warm start or a neighbour
+                    self._study.enqueue_trial(trial.system_attrs["fixed_params"])
+                    self._repeated = None
                 continue
             architecture = self._genome.decode(trial.params)
             outcome = self._known(architecture)
@@ -189,9 +191,7 @@ class Study:
         return Counter(t.state.name for t in self._study.get_trials(deepcopy=False))
 
     def _ask(self) -> optuna.Trial:
-        sampler = make_sampler(
-            self._sampler, derive_seed(self._seed, self._asked), self._constraints
-        )
+        sampler = make_sampler(self._sampler, derive_seed(self._seed, self._asked))
         self._study.sampler = FixedGenome(sampler, self._distributions)
         self._asked += 1
         return self._study.ask(self._distributions)
@@ -211,7 +211,7 @@ class Study:
         if not any(violations):
             return None
         broken = [str(c) for c, v in zip(self._constraints, violations, strict=True) if v > 0]
-        self._set(number, _VIOLATIONS, violations)
+        self._constrain(number, violations)
         self._set(number, _REASON, f"refused: breaks {', '.join(broken)}")
         self._study.tell(number, [self._worst(goal, costs) for goal in self._objectives])
         self.refused += 1
@@ -228,8 +228,14 @@ class Study:
             self._study.tell(number, state=TrialState.FAIL)
             return
         values = outcome.values()
-        self._set(number, _VIOLATIONS, [c.violation(values) for c in self._constraints])
+        self._constrain(number, [c.violation(values) for c in self._constraints])
         self._study.tell(number, [values[goal.name] for goal in self._objectives])
+
+    def _constrain(self, number: int, violations: Sequence[float]) -> None:
+        """What `optuna.Trial.set_constraint` writes, for a trial known by its number alone."""
+        trial_id = self._storage.get_trial_id_from_study_id_trial_number(self._study_id, number)
+        for limit, violation in zip(self._constraints, violations, strict=True):
+            self._storage.set_trial_system_attr(trial_id, f"constraints:{limit}", violation)
 
     def _set(self, number: int, key: str, value: object) -> None:
         trial_id = self._storage.get_trial_id_from_study_id_trial_number(self._study_id, number)
@@ -285,28 +291,16 @@ class FixedGenome(BaseSampler):
         self._sampler.after_trial(study, trial, state, values)
 
 
-def make_sampler(name: Sampler, seed: int, constraints: Sequence[Constraint]) -> BaseSampler:
+def make_sampler(name: Sampler, seed: int) -> BaseSampler:
     """One of Optuna's samplers, seeded; constraints are read from what trials were told."""
-
-    def violations(trial: FrozenTrial) -> Sequence[float]:
-        told: Sequence[float] = trial.user_attrs.get(_VIOLATIONS, [0.0] * len(constraints))
-        return told
-
-    limits = violations if constraints else None
     with warnings.catch_warnings():
         warnings.simplefilter("ignore", optuna.exceptions.ExperimentalWarning)
         if name == "tpe":
-            return optuna.samplers.TPESampler(
-                seed=seed, multivariate=True, constant_liar=True, constraints_func=limits
-            )
+            return optuna.samplers.TPESampler(seed=seed, multivariate=True, constant_liar=True)
         if name == "nsga2":
-            return optuna.samplers.NSGAIISampler(
-                seed=seed, population_size=20, constraints_func=limits
-            )
+            return optuna.samplers.NSGAIISampler(seed=seed, population_size=20)
         if name == "nsga3":
-            return optuna.samplers.NSGAIIISampler(
-                seed=seed, population_size=20, constraints_func=limits
-            )
+            return optuna.samplers.NSGAIIISampler(seed=seed, population_size=20)
         return optuna.samplers.RandomSampler(seed=seed)
 
 

@@ -11,11 +11,13 @@ from pathlib import Path
 import mlflow
 import pytest
 import torch
+from safetensors.torch import save_file
 
 import nas_theseus
 from nas_theseus.cli import main
 from nas_theseus.errors import StorageError
 from nas_theseus.front import read_front
+from nas_theseus.guide import plain_state
 from nas_theseus.space import load_space
 from nas_theseus.storage import Storage
 from nas_theseus.values import Evaluation
@@ -70,7 +72,10 @@ class Desk:
         )  # fmt: skip
 
     def search(self, *arguments: str) -> str:
-        done = self.run("search", "small.py", *arguments)
+        return self.search_file("small.py", *arguments)
+
+    def search_file(self, file: str, *arguments: str) -> str:
+        done = self.run("search", file, *arguments)
         assert done.returncode == 0, done.stdout + done.stderr
         return done.stdout
 
@@ -203,6 +208,48 @@ def test_the_template_works_as_it_is_copied(desk: Desk) -> None:
     found = desk.evaluations("mine")
     assert len(found) == 5
     assert all(evaluation.cost.macs <= 600e3 for evaluation in found.values())
+
+
+def test_relative_paths_of_a_space_mean_the_same_in_workers(desk: Desk) -> None:
+    """A space with its own weights file and its own text, both named relative to the folder."""
+    (desk.folder / "plays.txt").write_text("to be or not to be that is the question " * 60)
+    (desk.folder / "textual.py").write_text(
+        "from pathlib import Path\n"
+        "from nas_theseus.tasks import digits\n"
+        "assert Path('plays.txt').is_file(), Path.cwd()\n"
+        + SPACE.replace("(1, 8, 8)),", '(1, 8, 8), weights="own.safetensors"),').replace(
+            "guide_training=Recipe(epochs=4, distill=0, batch_size=64),", ""
+        )
+    )
+    torch.manual_seed(0)
+    model = load_space("small.py", SPACE).guide
+    own = {k.split(".", 2)[2]: v for k, v in plain_state(model).items()}
+    save_file(own, desk.folder / "own.safetensors")
+    desk.search_file("textual.py", "--trials", "2", "--parallel", "1")
+    assert len(desk.evaluations("textual")) == 2
+    (desk.folder / "own.safetensors").unlink()
+    name, _ = desk.front("textual")[-1]
+    folder = desk.folder / "theseus" / "searches" / "textual" / "front" / name
+    (folder / "space.py").write_text(
+        (folder / "space.py").read_text().replace("assert Path", "# assert Path")
+    )
+    assert nas_theseus.load(folder, trust_code=True) is not None
+
+
+def test_changed_weights_under_the_same_name_are_refused(desk: Desk) -> None:
+    text = SPACE.replace("(1, 8, 8)),", '(1, 8, 8), weights="mine.safetensors"),').replace(
+        "guide_training=Recipe(epochs=4, distill=0, batch_size=64),", ""
+    )
+    (desk.folder / "weighted.py").write_text(text)
+    state = plain_state(load_space("small.py", SPACE).guide)
+    own = {k.split(".", 2)[2]: v for k, v in state.items()}
+    save_file(own, desk.folder / "mine.safetensors")
+    desk.search_file("weighted.py", "--trials", "1", "--parallel", "1")
+    own["0.0.weight"] = own["0.0.weight"] + 1
+    save_file(own, desk.folder / "mine.safetensors")
+    done = desk.run("search", "weighted.py", "--trials", "2")
+    assert done.returncode == 2
+    assert "first weights or the training data changed since" in done.stderr
 
 
 def test_a_damaged_guide_is_told_before_any_trial(desk: Desk) -> None:

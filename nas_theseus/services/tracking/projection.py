@@ -70,12 +70,19 @@ class Projection:
     """The search's runs in MLflow; used by the writer thread alone."""
 
     def __init__(
-        self, client: MlflowClient, experiment_id: str, search: str, runs_file: Path
+        self,
+        client: MlflowClient,
+        experiment_id: str,
+        search: str,
+        identity: str,
+        runs_file: Path,
     ) -> None:
         self.client = client
         self.synced = False
         self._experiment_id = experiment_id
         self._search = search
+        self._identity = identity
+        self._schedule: str | None = None
         self._runs_file = runs_file
         self._runs_changed = False
         self._parent: str | None = None
@@ -89,12 +96,12 @@ class Projection:
         while True:
             page = self.client.search_runs(
                 [self._experiment_id],
-                f"tags.`theseus.search` = '{self._search}'",
+                f"tags.`theseus.identity` = '{self._identity}'",
                 ViewType.ACTIVE_ONLY,
                 max_results=1000,
                 page_token=token,
             )
-            found += [run for run in page if run.data.tags["theseus.search"] == self._search]
+            found += [run for run in page if run.data.tags["theseus.identity"] == self._identity]
             token = page.token
             if not token:
                 break
@@ -190,7 +197,11 @@ class Projection:
 
     def _parent_run(self, time_ms: int) -> str:
         if self._parent is None:
-            tags = {"theseus.search": self._search, "theseus.kind": "search"}
+            tags = {
+                "theseus.search": self._search,
+                "theseus.identity": self._identity,
+                "theseus.kind": "search",
+            }
             run = self.client.create_run(self._experiment_id, time_ms, tags, self._search)
             self._parent, self._runs_changed = run.info.run_id, True
             for child in self._children.values():  # their parent was deleted
@@ -199,6 +210,8 @@ class Projection:
 
     def _start(self, parameters: Mapping[str, object], time_ms: int) -> None:
         run_id = self._parent_run(time_ms)
+        schedule = parameters.get("recipe.schedule")
+        self._schedule = None if schedule is None else str(schedule)
         self.client.update_run(run_id, status="RUNNING")
         data = self.client.get_run(run_id).data
         texts = {
@@ -226,12 +239,14 @@ class Projection:
             "blocks": architecture.blocks,
             "recipe": item.recipe,
             "seed": str(item.seed),
+            **({"schedule": self._schedule} if self._schedule else {}),
         }
         child = self._children.get(architecture.id)
         if child is None:
             front = architecture.id in self._front
             fixed = {
                 "theseus.search": self._search,
+                "theseus.identity": self._identity,
                 "theseus.kind": "architecture",
                 "theseus.architecture": architecture.id,
                 "theseus.front": str(front).lower(),

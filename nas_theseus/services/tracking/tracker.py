@@ -46,6 +46,8 @@ class Tracker:
 
     Args:
         search: name of the search: the parent run's name and the tag ``theseus.search``.
+        identity: tells searches of one name apart (other folders, other users on one server): the
+            tag ``theseus.identity``; the name when None.
         outbox: folder of records not yet delivered; of this search alone.
         runs_file: JSON map from architecture (and ``parent``) to MLflow run id, kept up to date.
         experiment: used unless MLFLOW_EXPERIMENT_NAME is set; made if it is missing.
@@ -61,12 +63,14 @@ class Tracker:
         outbox: Path,
         runs_file: Path,
         *,
+        identity: str | None = None,
         experiment: str = "nas-theseus",
         tracking_uri: str | None = None,
     ) -> None:
         if not search or set(search) & set("'\"`"):
             raise ValueError(f"a search's name has no quotes and is not empty; given {search!r}")
         self._search = search
+        self._identity = identity or search
         self._outbox = outbox
         self._runs_file = runs_file
         self._experiment = os.environ.get("MLFLOW_EXPERIMENT_NAME") or experiment
@@ -264,7 +268,7 @@ class Tracker:
                     "MLFLOW_EXPERIMENT_NAME to another"
                 )
             experiment_id = experiment.experiment_id
-        return Projection(client, experiment_id, self._search, self._runs_file)
+        return Projection(client, experiment_id, self._search, self._identity, self._runs_file)
 
     def _write(self, lock: FileLock) -> None:
         """The writer thread: apply the oldest record until told to stop."""
