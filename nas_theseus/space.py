@@ -11,13 +11,14 @@ from functools import cached_property
 from pathlib import Path
 
 import torch
+from pydantic import ValidationError
 from torch import Tensor, nn
 
 from nas_theseus.blocks import BlockFamily
 from nas_theseus.blocks.base import last_map
 from nas_theseus.errors import SpaceError, TheseusError
 from nas_theseus.guide import Guide, example_input
-from nas_theseus.settings import Recipe, parse_constraint
+from nas_theseus.settings import Recipe, mistakes_of, parse_constraint
 from nas_theseus.tasks import Task
 from nas_theseus.values import (
     Architecture,
@@ -316,6 +317,9 @@ def load_space(source: str | Path, text: str | None = None) -> SearchSpace:
         raise
     except TheseusError as error:
         raise SpaceError(str(path), [str(error)]) from error
+    except ValidationError as error:  # a Recipe with settings that cannot be
+        where = _where(error, str(path)).partition(":")[0]
+        raise SpaceError(str(path), [f"{where}: {said}" for said in mistakes_of(error)]) from error
     except Exception as error:  # whatever the user's code raises is told as theirs, with the line
         raise SpaceError(str(path), [_where(error, str(path))]) from error
     finally:
