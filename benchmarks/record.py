@@ -42,7 +42,7 @@ def write_record(
         {
             "figures": dict(figures),
             "notes": dict(notes),
-            "command": shlex.join(["python", "-m", f"benchmarks.{Path(sys.argv[0]).stem}", *sys.argv[1:]]),
+            "command": f"python -m benchmarks.{name} {shlex.join(sys.argv[1:])}".strip(),
             "seeds": list(seeds),
             "versions": {
                 "python": platform.python_version(), **{p: version(p) for p in packages}
