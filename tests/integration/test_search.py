@@ -68,7 +68,7 @@ class Desk:
     def run(self, *arguments: str) -> subprocess.CompletedProcess[str]:
         return subprocess.run(
             self.command(*arguments), cwd=self.folder, env=self.environment(),
-            capture_output=True, text=True, timeout=240, check=False,
+            capture_output=True, text=True, timeout=500, check=False,
         )  # fmt: skip
 
     def search(self, *arguments: str) -> str:
