@@ -22,6 +22,9 @@ from nas_theseus.space import load_space
 from nas_theseus.storage import Storage
 from nas_theseus.values import Evaluation
 
+# Several whole searches one after the other, on what may be a busy machine.
+pytestmark = pytest.mark.timeout(1800)
+
 SPACE = """
 from torch import nn
 from nas_theseus import Recipe, SearchSpace, choice, cut
