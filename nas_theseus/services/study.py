@@ -11,10 +11,11 @@ from random import Random
 from typing import Any
 
 import optuna
+from filelock import FileLock
 from optuna.distributions import BaseDistribution, CategoricalDistribution
 from optuna.samplers import BaseSampler
 from optuna.storages import BaseStorage, JournalStorage
-from optuna.storages.journal import JournalFileBackend
+from optuna.storages.journal import JournalFileBackend, JournalFileOpenLock
 from optuna.trial import FrozenTrial, TrialState
 
 from nas_theseus.errors import ServiceError
@@ -327,7 +328,29 @@ def _durable(storage: Path | str) -> BaseStorage:
     if isinstance(storage, str):
         return optuna.storages.get_storage(storage)
     _mend_torn_line(storage)
-    return JournalStorage(JournalFileBackend(str(storage)))
+    return JournalStorage(JournalFileBackend(str(storage), KernelLock(storage)))
+
+
+class KernelLock(JournalFileOpenLock):
+    """A lock that the kernel takes back when its process dies.
+
+    Optuna's own lock is a link on the disk: a driver that is killed while it writes leaves it
+    behind, and the next one waits for it (for ever where the journal's path is relative: seen with
+    Optuna 5.0).
+    """
+
+    def __init__(self, journal: Path) -> None:
+        super().__init__(str(journal))
+        self._lock = FileLock(journal.with_name(journal.name + ".flock"))
+
+    def acquire(self) -> bool:
+        """Wait for the lock."""
+        self._lock.acquire()
+        return True
+
+    def release(self) -> None:
+        """Give it back."""
+        self._lock.release()
 
 
 def _mend_torn_line(journal: Path) -> None:

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import subprocess
+import sys
 from collections.abc import Callable
 from pathlib import Path
 
@@ -141,6 +143,16 @@ def test_a_proposal_killed_between_two_genes_is_made_again(bench: Callable[[str]
     found += torn.run(torn.study(), 3)
     assert found == ids
     assert journal.with_suffix(".torn").read_bytes().startswith(b'{"op_code"')
+
+
+def test_a_lock_that_a_killed_driver_held_holds_nobody_up(bench: Callable[[str], Bench]) -> None:
+    here = bench("a")
+    held = "from pathlib import Path; from nas_theseus.services.study import KernelLock; "
+    held += f"import os; KernelLock(Path({str(here.folder / 'study.journal')!r})).acquire(); "
+    subprocess.run([sys.executable, "-c", held + "os.kill(os.getpid(), 9)"], check=False)
+    # What Optuna's own lock leaves behind.
+    (here.folder / "study.journal.lock").symlink_to(here.folder / "study.journal")
+    assert len(here.run(here.study(), 3)) == 3
 
 
 def test_a_constraint_is_refused_before_it_runs_and_told_as_violated(
