@@ -121,6 +121,11 @@ def _search(space: Path, settings: SearchSettings) -> None:
     try:
         result = run_search(space, settings, report)
         state = result.state
+    except KeyboardInterrupt:
+        # Caught here: typer would end the program without a word.
+        message = "interrupted; the same command goes on from here"
+        Console(stderr=True).print(message, highlight=False)
+        raise typer.Exit(130) from None
     finally:
         report.close(state)
     console.print(f"ended: {result.state.ended_because or 'nothing was left to run'}")
@@ -341,9 +346,6 @@ def main() -> None:
             raise
         Console(stderr=True).print(f"error: {error}", style="red", highlight=False, markup=False)
         sys.exit(2)
-    except KeyboardInterrupt:
-        Console(stderr=True).print("interrupted; the same command goes on from here")
-        sys.exit(130)
 
 
 if __name__ == "__main__":
