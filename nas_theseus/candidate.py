@@ -130,8 +130,9 @@ class Workshop:
 class MacCounter:
     """Multiply-adds spent on one candidate: forward once, backward twice a forward.
 
-    A frozen block behind a trained one costs its forward and the gradient of its input. The
-    guide's own activations and logits are computed once a process and not counted here.
+    A frozen block behind a trained one costs its forward and the gradient of its input. Not
+    counted: the guide's activations, its logits where they are cached (one pass a process), and
+    the least squares of stitches. A guide that teaches uncached inputs (augmented, streamed) is.
     """
 
     costs: CostTable
