@@ -3,19 +3,20 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Generator
+from collections.abc import Collection, Generator, Iterable, Iterator
 from dataclasses import dataclass, field
 
 import torch
 
 from nas_theseus.convert.activations import GuideActivations
-from nas_theseus.convert.finetune import train
-from nas_theseus.convert.schedules import align, stages
+from nas_theseus.convert.finetune import EpochLoss, train
+from nas_theseus.convert.hybrid import Hybrid
+from nas_theseus.convert.schedules import Stage, align, stages
 from nas_theseus.convert.similarity import similarity
 from nas_theseus.convert.target import Target, assemble, recalibrate
 from nas_theseus.costs.table import CostTable
 from nas_theseus.evaluate import score
-from nas_theseus.settings import Recipe
+from nas_theseus.settings import Recipe, SimilarityOptions
 from nas_theseus.space import SearchSpace
 from nas_theseus.values import Architecture, CurvePoint, Evaluation, derive_seed
 
@@ -61,13 +62,20 @@ class Workshop:
         self.activations = GuideActivations(self._guide_on_device, sample, self.device)
 
     def run(
-        self, architecture: Architecture, search_seed: int, recipe: Recipe | None = None
+        self,
+        architecture: Architecture,
+        search_seed: int,
+        recipe: Recipe | None = None,
+        *,
+        score_hybrids: bool = False,
     ) -> Generator[Progress, None, Converted]:
         """Convert, finetune and evaluate one architecture, a step at a time.
 
         Args:
             search_seed: the trial's own seed derives from it and the architecture.
             recipe: the space's by default.
+            score_hybrids: measure the half-converted network after every stage as well, as
+                ``hybrid/<metric>``.
 
         Yields:
             Progress after every conversion stage and every epoch.
@@ -82,17 +90,31 @@ class Workshop:
         seed = derive_seed(architecture.id, search_seed)
         macs = MacCounter(self.costs, architecture)
         curve: list[CurvePoint] = []
-        from_scratch = recipe.schedule == "scratch"
-        target = assemble(self.space, architecture, seed, fresh=from_scratch).to(self.device)
+        fresh = recipe.untouched_by_guide
+        target = assemble(self.space, architecture, seed, fresh=fresh).to(self.device)
+        teacher = self.activations if recipe.taught else None
         # An architecture that keeps every part is the guide: there is nothing to convert or train.
-        is_guide = all(target.kept) and not from_scratch
+        is_guide = all(target.kept) and not fresh
         if not is_guide:
             generator = torch.Generator().manual_seed(seed)
-            measure = similarity(recipe.similarity)
-            for point in align(target, self.activations, measure, recipe, generator):
+            measure = similarity(recipe.similarity, **_given(recipe.similarity_options))
+
+            def hybrids(number: int, stage: Stage) -> Iterator[CurvePoint]:
+                if not (recipe.hybrid_epochs or score_hybrids):
+                    return
+                hybrid = Hybrid(target, self.activations, stage.replaced)
+                short = recipe.model_copy(update={"epochs": recipe.hybrid_epochs})
+                for epoch in train(hybrid, task, short, derive_seed(seed, number), teacher):
+                    macs.hybrid(epoch, stage.replaced)
+                    yield CurvePoint("hybrid_loss", number, epoch.loss)
+                if score_hybrids:
+                    value = score(hybrid, task, "validation")
+                    yield CurvePoint(f"hybrid/{self.space.metric}", number, value)
+
+            for point in align(target, self.activations, measure, recipe, generator, hybrids):
                 curve.append(point)
                 yield Progress("convert", (point,))
-            macs.alignment(recipe, target, self.activations.count)
+            macs.alignment(recipe, target, self.activations.count, curve)
             if recipe.recalibrate:
                 examples = min(recipe.align_examples, task.size("train"))
                 macs.forward(recalibrate(target, task, recipe.align_batch_size, examples))
@@ -100,10 +122,8 @@ class Workshop:
             converted = CurvePoint(self.space.metric, 0, score(target, task, "validation"))
             curve.append(converted)
             yield Progress("convert", (converted,))
-            teacher = self.activations if recipe.distill > 0 and not from_scratch else None
             for epoch in train(target, task, recipe, seed, teacher):
-                macs.training(epoch.examples)
-                macs.spent += epoch.taught * self.costs.of_parts().macs
+                macs.training(epoch)
                 points = (
                     CurvePoint("train_loss", epoch.epoch + 1, epoch.loss),
                     CurvePoint(self.space.metric, epoch.epoch + 1,
@@ -126,13 +146,20 @@ class Workshop:
         return Converted(evaluation, target.eval().to("cpu"))
 
 
+def _given(options: SimilarityOptions) -> dict[str, object]:
+    """The options that were set; 0 means none of it."""
+    chosen = options.model_dump(exclude_none=True)
+    return {name: None if value == 0 else value for name, value in chosen.items()}
+
+
 @dataclass
 class MacCounter:
     """Multiply-adds spent on one candidate: forward once, backward twice a forward.
 
     A frozen block behind a trained one costs its forward and the gradient of its input. Not
-    counted: the guide's activations, its logits where they are cached (one pass a process), and
-    the least squares of stitches. A guide that teaches uncached inputs (augmented, streamed) is.
+    counted: the guide's activations, its logits where they are cached (one pass a process), the
+    least squares of stitches, and similarities. A guide that teaches uncached inputs (augmented,
+    streamed) is.
     """
 
     costs: CostTable
@@ -142,17 +169,35 @@ class MacCounter:
     def forward(self, examples: int) -> None:
         self.spent += examples * self.costs.of(self.architecture).macs
 
-    def training(self, examples: int) -> None:
-        self.spent += 3 * examples * self.costs.of(self.architecture).macs
+    def training(self, epoch: EpochLoss) -> None:
+        self.spent += 3 * epoch.examples * self.costs.of(self.architecture).macs
+        self.spent += epoch.taught * sum(self.costs.part_macs)
 
-    def alignment(self, recipe: Recipe, target: Target, sample: int) -> None:
+    def hybrid(self, epoch: EpochLoss, replaced: Collection[int]) -> None:
+        """Task training of a hybrid: the guide's parts before the first new block run once."""
+        blocks = [cost.macs for cost in self.costs.of_blocks(self.architecture)]
+        for position, choice in enumerate(self.architecture.choices):
+            span = choice.span
+            guide = sum(self.costs.part_macs[span.start : span.stop])
+            each = blocks[position] if position in replaced else guide
+            self.spent += epoch.examples * each * _passes(position, replaced)
+        self.spent += epoch.taught * sum(self.costs.part_macs)
+
+    def alignment(
+        self, recipe: Recipe, target: Target, sample: int, curve: Iterable[CurvePoint]
+    ) -> None:
+        """All stages, with the steps that each one took."""
         batch = min(recipe.align_batch_size, sample)
-        each = [self.costs.of_choice(c).macs for c in self.architecture.choices]
-        for stage in stages(recipe.schedule, recipe.order, target.replaced):
-            step = 0
-            for position in range(stage.start, stage.stop):
-                behind = position > min(stage.trained)
-                passes = 3 if position in stage.trained else 2 if behind else 1
-                step += passes * each[position]
-            chain = sum(each[stage.start : stage.stop])
-            self.spent += recipe.align_steps * batch * step + sample * chain
+        each = [cost.macs for cost in self.costs.of_blocks(self.architecture)]
+        steps = {p.step: int(p.value) for p in curve if p.metric == "align_steps"}
+        for number, stage in enumerate(stages(recipe.schedule, recipe.order, target.replaced)):
+            if number in steps:
+                chain = range(stage.start, stage.stop)
+                step = sum(each[p] * _passes(p, stage.trained) for p in chain)
+                self.spent += steps[number] * batch * step
+                self.spent += sample * sum(each[p] for p in chain)
+
+
+def _passes(position: int, trained: Collection[int]) -> int:
+    """Forward, gradient of the input, gradient of the weights: those that a block needs."""
+    return 3 if position in trained else 2 if position > min(trained) else 1

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import math
 import shutil
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -129,7 +130,7 @@ def _prepare_guide(
     training = space.guide_training
 
     def told(epoch: EpochLoss) -> None:
-        total = training.epochs if training is not None else 0
+        total = math.ceil(training.epochs) if training is not None else 0
         reporter.say(f"guide: epoch {epoch.epoch + 1} of {total}, loss {epoch.loss:.4f}")
 
     return prepare_guide(space.guide, space.task, training, storage.guides, device, told)

@@ -13,28 +13,59 @@ from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_valida
 from nas_theseus.errors import SpaceError
 from nas_theseus.values import Constraint, short_hash
 
-Schedule = Literal["progressive", "sequential", "independent", "joint", "naive", "scratch"]
+Schedule = Literal["progressive", "sequential", "independent", "joint", "naive", "scratch", "kd"]
 Order = Literal["forward", "reverse"]
 SimilarityName = Literal["cka", "cka-unbiased", "dmnn", "regression", "cosine"]
 Sampler = Literal["tpe", "nsga2", "nsga3", "random"]
 
 Positive = Annotated[int, Field(gt=0)]
 PositiveFloat = Annotated[float, Field(gt=0, allow_inf_nan=False)]
+Epochs = Annotated[float, Field(ge=0, allow_inf_nan=False)]
+
+
+class SimilarityOptions(BaseModel):
+    """What a similarity compares; None leaves what suits it best (`convert.similarity`).
+
+    Attributes:
+        examples: what an example is on maps and tokens: the whole, or each position.
+        pool: average feature maps down to pool x pool before CKA or D-MNN; 0 for no pooling.
+        project: fixed random projection to this width before CKA or D-MNN; 0 for none.
+        rows: at most so many positions are compared.
+        temperature: of D-MNN's softmax.
+        k: neighbours of D-MNN.
+    """
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+    examples: Literal["maps", "positions"] | None = None
+    pool: Annotated[int, Field(ge=0)] | None = None
+    project: Annotated[int, Field(ge=0)] | None = None
+    rows: Positive | None = None
+    temperature: PositiveFloat | None = None
+    k: Positive | None = None
 
 
 class Recipe(BaseModel):
     """How a candidate is made from the guide and trained: conversion, then the task.
 
     Attributes:
-        schedule: how blocks are aligned; `naive` (no alignment) and `scratch` (no guide at all)
-            are controls. Source: Network of Theseus, figures 1 and 2.
+        schedule: how blocks are aligned. Controls: `naive` (put in without alignment), `scratch`
+            (nothing of the guide) and `kd` (scratch, taught by the guide's logits). Source:
+            Network of Theseus, figures 1 and 2.
         order: input to output, or output to input.
         similarity: what alignment maximises; see `convert.similarity`.
+        similarity_options: what it compares.
         align_examples: training inputs that alignment sees (bounded: a block needs some thousand).
-        align_steps: optimiser steps of one stage.
+        align_steps: optimiser steps of one stage, at most.
+        plateau: a stage ends early when its loss, averaged over one pass through its sample, is
+            not this share below that of the pass before; 0 always takes `align_steps`.
         align_batch_size: larger batches estimate similarity better (the source used 256).
         align_learning_rate: peak of a stage's cosine schedule (AdamW).
-        epochs: passes over the training split in task training; 0 leaves the conversion as it is.
+        hybrid_epochs: passes over the training split in which the replaced blocks are trained on
+            the task after every stage, the guide's parts around them frozen (Network of Theseus,
+            figure 4); 0 for none (figure 1).
+        epochs: passes over the training split in task training, fractions allowed; 0 leaves the
+            conversion as it is.
         learning_rate: peak of task training's one-cycle schedule (AdamW).
         distill: weight of the guide's logits in the loss, 0 (labels alone) to 1 (guide alone).
         temperature: softens both sides of distillation.
@@ -46,18 +77,31 @@ class Recipe(BaseModel):
     schedule: Schedule = "progressive"
     order: Order = "forward"
     similarity: SimilarityName = "cka"
+    similarity_options: SimilarityOptions = SimilarityOptions()
     align_examples: Positive = 2048
     align_steps: Annotated[int, Field(ge=0)] = 40
+    plateau: Annotated[float, Field(ge=0, lt=1)] = 0.0
     align_batch_size: Annotated[int, Field(ge=4)] = 256
     align_learning_rate: PositiveFloat = 3e-3
     recalibrate: bool = True
-    epochs: Annotated[int, Field(ge=0)] = 2
+    hybrid_epochs: Epochs = 0.0
+    epochs: Epochs = 2.0
     batch_size: Annotated[int, Field(ge=2)] = 128
     learning_rate: PositiveFloat = 6e-3
     weight_decay: Annotated[float, Field(ge=0)] = 1e-2
     distill: Annotated[float, Field(ge=0, le=1)] = 0.5
     temperature: PositiveFloat = 2.0
     gradient_clip: PositiveFloat = 1.0
+
+    @property
+    def untouched_by_guide(self) -> bool:
+        """Whether candidates start from random weights in every part."""
+        return self.schedule in ("scratch", "kd")
+
+    @property
+    def taught(self) -> bool:
+        """Whether the guide's logits teach in task training."""
+        return self.distill > 0 and self.schedule != "scratch"
 
     @property
     def id(self) -> str:

@@ -52,6 +52,8 @@ class SearchSpace:
         task: data, loss and metric.
         blocks: what may stand for a span of guide parts, preferred first.
         max_span: how many guide parts one block may stand for.
+        widths: free boundary widths, as shares of the guide's: what a block's outlet may have
+            where no kept part follows. The default is the guide's own.
         guide_training: recipe that trains the guide once before the search (its task-training
             settings are used); None takes the guide with the weights that it has.
         recipe: how every candidate is converted and trained.
@@ -64,6 +66,7 @@ class SearchSpace:
     task: Task
     blocks: Sequence[BlockFamily]
     max_span: int = 1
+    widths: Sequence[float] = (1.0,)
     guide_training: Recipe | None = None
     recipe: Recipe = field(default_factory=Recipe)
     objectives: Sequence[Objective] = ()
@@ -90,54 +93,89 @@ class SearchSpace:
     def families(self) -> dict[str, BlockFamily]:
         return {family.name: family for family in self.blocks}
 
-    def inlet(self, span: Span) -> Boundary:
-        return self.guide.boundaries[span.start]
-
-    def outlet(self, span: Span) -> Boundary:
-        return self.guide.boundaries[span.stop]
-
     def spans(self) -> Iterator[Span]:
         """Every span a block could stand for, by start, shortest first."""
         for start in range(len(self.guide)):
             for stop in range(start + 1, min(start + self.max_span, len(self.guide)) + 1):
                 yield Span(start, stop)
 
+    def boundary(self, index: int, share: float = 1.0) -> Boundary:
+        """The guide's boundary `index` (0 is the input), its width times `share`."""
+        return self.guide.boundaries[index].scaled(share)
+
+    def boundaries(self, architecture: Architecture) -> tuple[Boundary, ...]:
+        """What passes between an architecture's blocks: its input, then every block's outlet."""
+        outlets = (self.boundary(c.span.stop, c.width_share) for c in architecture.choices)
+        return (self.guide.boundaries[0], *outlets)
+
+    def shares(self, index: int) -> tuple[float, ...]:
+        """Width shares that a block's outlet may have at boundary `index`.
+
+        The guide's own where a part follows that is always kept, and at the end; also where one
+        may be kept.
+        """
+        if index in (0, len(self.guide)) or self.guide.names[index] in self.keep:
+            return (1.0,)
+        keeps = any(family.keeps for family in self.blocks)
+        return tuple(dict.fromkeys((*self.widths, 1.0) if keeps else self.widths))
+
     @cached_property
-    def fitting(self) -> dict[Span, tuple[BlockFamily, ...]]:
-        """The blocks that can stand for each span, in declared order; spans with none left out."""
-        found = {span: tuple(self._fitting(span)) for span in self.spans()}
-        return {span: families for span, families in found.items() if families}
+    def fitting(self) -> dict[tuple[Span, float], dict[str, tuple[float, ...]]]:
+        """Which blocks can stand for a span behind an inlet of a width share.
 
-    def _fitting(self, span: Span) -> Iterator[BlockFamily]:
+        For each span and share: names of the blocks, in declared order, and the width shares that
+        each one's outlet may have. Spans that no block can stand for are left out.
+        """
+        found: dict[tuple[Span, float], dict[str, tuple[float, ...]]] = {}
+        for span in self.spans():
+            for share in self.shares(span.start):
+                fits = {
+                    family.name: outlets
+                    for family in self.blocks
+                    if (outlets := self._outlet_shares(family, span, share))
+                }
+                if fits:
+                    found[span, share] = fits
+        return found
+
+    def _outlet_shares(self, family: BlockFamily, span: Span, share: float) -> tuple[float, ...]:
         names = self.guide.names[span.start : span.stop]
-        kept = [name for name in names if name in self.keep]
-        for family in self.blocks:
-            if family.keeps or kept:
-                if family.keeps and len(span) == 1:
-                    yield family
-                continue
-            if family.parts and not set(names) <= set(family.parts):
-                continue
-            if family.refusal(self.inlet(span), self.outlet(span)) is None:
-                yield family
+        if family.keeps:
+            return (1.0,) if len(span) == 1 and share == 1 else ()
+        allowed = not family.parts or set(names) <= set(family.parts)
+        if not allowed or set(names) & set(self.keep):
+            return ()
+        inlet = self.boundary(span.start, share)
+        return tuple(
+            outlet
+            for outlet in self.shares(span.stop)
+            if family.refusal(inlet, self.boundary(span.stop, outlet)) is None
+        )
 
-    def build(self, choice: BlockChoice) -> nn.Module:
+    def build(self, choice: BlockChoice, inlet_share: float = 1.0) -> nn.Module:
         """A new block for one choice, from torch's global generator."""
-        family = self.families[choice.block]
-        return family.build(self.inlet(choice.span), self.outlet(choice.span), choice.kwargs)
+        inlet = self.boundary(choice.span.start, inlet_share)
+        outlet = self.boundary(choice.span.stop, choice.width_share)
+        return self.families[choice.block].build(inlet, outlet, choice.kwargs)
 
-    def choices(self, span: Span) -> Iterator[BlockChoice]:
-        """Every block and hyperparameter combination for one span."""
-        for family in self.fitting.get(span, ()):
-            for variant in family.variants():
-                yield BlockChoice(span, family.name, variant)
+    def choices(self, span: Span, inlet_share: float = 1.0) -> Iterator[BlockChoice]:
+        """Every block, hyperparameter combination and outlet width for one span."""
+        for name, shares in self.fitting.get((span, inlet_share), {}).items():
+            for share in shares:
+                for variant in self.families[name].variants():
+                    yield BlockChoice(span, name, variant, share)
 
     def count(self) -> int:
         """How many different architectures the space holds, before constraints."""
-        ways = [1] + [0] * len(self.guide)
-        for span in self.spans():
-            ways[span.stop] += ways[span.start] * sum(1 for _ in self.choices(span))
-        return ways[-1]
+        ways = {(0, 1.0): 1}
+        for (span, share), fits in self.fitting.items():
+            here = ways.get((span.start, share), 0)
+            for name, outlets in fits.items():
+                variants = sum(1 for _ in self.families[name].variants())
+                for outlet in outlets:
+                    state = (span.stop, outlet)
+                    ways[state] = ways.get(state, 0) + here * variants
+        return ways.get((len(self.guide), 1.0), 0)
 
     def guide_architecture(self) -> Architecture | None:
         """Every part kept: the guide itself; None when no block keeps parts."""
@@ -152,9 +190,12 @@ class SearchSpace:
         """Why an architecture is not of this space; None when it is."""
         if architecture.stop != len(self.guide):
             return f"covers {architecture.stop} parts, the guide has {len(self.guide)}"
+        share = 1.0
         for choice in architecture.choices:
-            if choice not in set(self.choices(choice.span)):
-                return f"block {choice} cannot stand for parts {choice.span} in this space"
+            if choice not in set(self.choices(choice.span, share)):
+                behind = "" if share == 1 else f" behind an inlet of {share:g} the guide's width"
+                return f"block {choice} cannot stand for parts {choice.span}{behind} in this space"
+            share = choice.width_share
         return None
 
     def mistakes(self) -> list[str]:
@@ -169,6 +210,8 @@ class SearchSpace:
             yield "blocks: empty; a space needs at least one block, such as Keep()"
         if self.max_span < 1:
             yield f"max_span: must be at least 1, got {self.max_span}"
+        if not self.widths or not all(0 < share < float("inf") for share in self.widths):
+            yield f"widths: shares of the guide's widths above 0, got {list(self.widths)}"
         parts = set(self.guide.names)
         known = f"; the guide's parts are {', '.join(self.guide.names)}"
         for name in self.keep:
@@ -192,13 +235,12 @@ class SearchSpace:
             )
 
     def _block_mistakes(self) -> Iterator[str]:
-        reachable = {0}
-        for start in range(len(self.guide)):
-            if start in reachable:
-                ends = {span.stop for span in self.fitting if span.start == start}
-                reachable |= ends
-        if len(self.guide) not in reachable:
-            stuck = max(reachable)
+        reachable = {(0, 1.0)}
+        for (span, share), fits in self.fitting.items():
+            if (span.start, share) in reachable:
+                reachable |= {(span.stop, outlet) for shares in fits.values() for outlet in shares}
+        if (len(self.guide), 1.0) not in reachable:
+            stuck = max(index for index, _ in reachable)
             name = self.guide.names[stuck]
             refusals = "; ".join(
                 family.refusal(self.guide.boundaries[stuck], self.guide.boundaries[stuck + 1])
@@ -207,29 +249,33 @@ class SearchSpace:
                 if not family.keeps
             )
             yield f"blocks: none can stand for part {name!r} (add Keep()): {refusals}"
-        used = {family.name for families in self.fitting.values() for family in families}
+        used = {name for fits in self.fitting.values() for name in fits}
         for family in self.blocks:
             if family.name not in used and set(family.parts) <= set(self.guide.names):
-                reasons = (family.refusal(self.inlet(s), self.outlet(s)) for s in self.spans())
+                reasons = (
+                    family.refusal(self.boundary(s.start), self.boundary(s.stop))
+                    for s in self.spans()
+                )
                 reason = next(filter(None, reasons), "keep or max_span leaves it no span")
                 yield f"block {family.name!r} can stand for no span; first reason: {reason}"
         tested: set[tuple[str, object, Boundary, Boundary]] = set()
-        for span in self.fitting:
-            for choice in self.choices(span):
-                case = (choice.block, choice.hyperparameters, self.inlet(span), self.outlet(span))
+        for span, share in self.fitting:
+            inlet = self.boundary(span.start, share)
+            for choice in self.choices(span, share):
+                outlet = self.boundary(span.stop, choice.width_share)
+                case = (choice.block, choice.hyperparameters, inlet, outlet)
                 if self.families[choice.block].keeps or case in tested:
                     continue
                 tested.add(case)
-                mistake = self._build_mistake(choice)
+                mistake = self._build_mistake(choice, inlet, outlet)
                 if mistake:
                     yield f"block {choice} for parts {span}: {mistake}"
 
-    def _build_mistake(self, choice: BlockChoice) -> str | None:
-        outlet = self.outlet(choice.span)
+    def _build_mistake(self, choice: BlockChoice, inlet: Boundary, outlet: Boundary) -> str | None:
         try:
             with torch.random.fork_rng(devices=[]):
-                module = self.build(choice).eval()
-            inputs = example_input(self.inlet(choice.span), batch=2)
+                module = self.families[choice.block].build(inlet, outlet, choice.kwargs).eval()
+            inputs = example_input(inlet, batch=2)
             with torch.no_grad():
                 found = module(inputs)
                 behind_last = _follows_last(module, inputs, found)

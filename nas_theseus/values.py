@@ -52,6 +52,15 @@ class Boundary:
         """Channels of a map, features of a token or vector: what a linear map acts on."""
         return self.shape[0] if len(self.shape) == 3 else self.shape[-1]
 
+    def scaled(self, share: float) -> Boundary:
+        """The same positions with `share` times the width, at least 1; token ids stay."""
+        if self.integer or share == 1:
+            return self
+        width = max(1, round(self.width * share))
+        if self.kind == "map":
+            return Boundary((width, *self.shape[1:]))
+        return Boundary((*self.shape[:-1], width))
+
     def __str__(self) -> str:
         names = {"map": "C,H,W", "tokens": "T,D", "vector": "D", "ids": "T"}
         return f"({names[self.kind]}) = ({', '.join(map(str, self.shape))})"
@@ -77,11 +86,17 @@ class Span:
 
 @dataclass(frozen=True)
 class BlockChoice:
-    """One block of a target: what it is, and the span of guide parts that it stands for."""
+    """One block of a target: what it is, and the span of guide parts that it stands for.
+
+    Attributes:
+        width_share: width of its outlet as a share of the guide's boundary there; 1 everywhere
+            unless a space has free widths.
+    """
 
     span: Span
     block: str
     hyperparameters: tuple[tuple[str, Hyperparameter], ...] = ()
+    width_share: float = 1.0
 
     @property
     def kwargs(self) -> dict[str, Hyperparameter]:
@@ -89,7 +104,8 @@ class BlockChoice:
 
     def __str__(self) -> str:
         inner = ", ".join(f"{name}={value}" for name, value in self.hyperparameters)
-        return f"{self.block}({inner})" if inner else self.block
+        share = "" if self.width_share == 1 else f"@{self.width_share:g}"
+        return f"{self.block}({inner}){share}" if inner else f"{self.block}{share}"
 
 
 @dataclass(frozen=True)
@@ -140,6 +156,8 @@ class Architecture:
                 "span": [choice.span.start, choice.span.stop],
                 "block": choice.block,
                 "hyperparameters": dict(choice.hyperparameters),
+                # Left out where it is the guide's, so that an id does not depend on free widths.
+                **({} if choice.width_share == 1 else {"width_share": choice.width_share}),
             }
             for choice in self.choices
         ]
@@ -157,6 +175,7 @@ class Architecture:
                     Span(int(item["span"][0]), int(item["span"][1])),
                     str(item["block"]),
                     tuple(sorted(item.get("hyperparameters", {}).items())),
+                    float(item.get("width_share", 1.0)),
                 )
                 for item in data
             )

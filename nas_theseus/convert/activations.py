@@ -7,6 +7,7 @@ import math
 import torch
 from torch import Tensor
 
+from nas_theseus.convert.projection import Projection
 from nas_theseus.errors import ConversionError
 from nas_theseus.guide import Guide
 from nas_theseus.tasks import Task
@@ -36,10 +37,23 @@ class GuideActivations:
         count = min(len(sample), max(2, limit_bytes // example_bytes))
         self.count = count
         self._found: dict[int, Tensor] = {0: sample[:count].to(device)}
+        self._projections: dict[tuple[int, int], Projection] = {}
         self._logits: dict[str, Tensor] = {}
 
-    def at(self, boundary: int) -> Tensor:
-        """Activations at one boundary, shape (count, *boundary), computed on first use."""
+    @property
+    def guide(self) -> Guide:
+        """The guide itself, on the device, in eval mode."""
+        return self._guide
+
+    def at(self, boundary: int, width: int | None = None) -> Tensor:
+        """Activations at one boundary, shape (count, *boundary), computed on first use.
+
+        Args:
+            boundary: 0 is the input.
+            width: of the activations; projected where it is not the guide's.
+        """
+        if width is not None and width != self._guide.boundaries[boundary].width:
+            return self.projection(boundary, width).to_target(self.at(boundary))
         if boundary not in self._found:
             nearest = max(known for known in self._found if known < boundary)
             between = self._guide.parts[nearest:boundary]
@@ -57,6 +71,12 @@ class GuideActivations:
                 )
             self._found[boundary] = found
         return self._found[boundary]
+
+    def projection(self, boundary: int, width: int) -> Projection:
+        """The guide's basis at a boundary of another width, made on first use."""
+        if (boundary, width) not in self._projections:
+            self._projections[boundary, width] = Projection.of(self.at(boundary), width)
+        return self._projections[boundary, width]
 
     def logits(self, task: Task) -> Tensor:
         """The guide's outputs for the whole training split in order, shape (size, *outputs)."""

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import itertools
+import math
 from collections.abc import Iterator
 from dataclasses import dataclass
 
@@ -59,7 +61,7 @@ def train(
     device = next(network.parameters()).device
     examples = task.size("train")
     batch_size = min(recipe.batch_size, examples)
-    steps = recipe.epochs * (examples // batch_size)
+    steps = round(recipe.epochs * (examples // batch_size))
     if steps == 0:
         return
     parameters = [p for p in network.parameters() if p.requires_grad]
@@ -76,12 +78,14 @@ def train(
     )
     weight = recipe.distill if teacher is not None else 0.0
     network.train()
-    for epoch in range(recipe.epochs):
+    left = steps
+    for epoch in range(math.ceil(recipe.epochs)):
         # Dropout and the like draw from torch's global generator, whatever ran here before.
         torch.manual_seed(derive_seed("epoch", seed, epoch))
         total = torch.zeros((), device=device)
         seen = taught_anew = 0
-        for batch in task.batches("train", batch_size, seed=seed + epoch, device=device):
+        batches = task.batches("train", batch_size, seed=seed + epoch, device=device)
+        for batch in itertools.islice(batches, left):
             with torch.autocast(device.type, torch.bfloat16, enabled=device.type == "cuda"):
                 outputs = network(batch.inputs)
             outputs = outputs.float()
@@ -101,8 +105,9 @@ def train(
             schedule.step()
             total += loss.detach()
             seen += len(batch.inputs)
+        left -= seen // batch_size
         mean = float(total) / max(1, seen // batch_size)
-        if mean != mean or mean in (float("inf"), float("-inf")):
+        if not math.isfinite(mean):
             raise ConversionError(
                 f"task training diverged in epoch {epoch}: the mean loss is {mean}; lower "
                 "learning_rate"

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
 
 import torch
@@ -10,10 +10,10 @@ from torch import Tensor
 
 from nas_theseus.blocks.base import last_map
 from nas_theseus.convert.activations import GuideActivations
-from nas_theseus.convert.similarity import Similarity, check_features
+from nas_theseus.convert.similarity import Prepared, Similarity, check_features
 from nas_theseus.convert.stitching import LeastSquares, fold_after, rows
 from nas_theseus.convert.target import Target
-from nas_theseus.errors import ConversionError
+from nas_theseus.errors import ConversionError, ShapeError
 from nas_theseus.settings import Order, Recipe, Schedule
 from nas_theseus.values import CurvePoint, derive_seed
 
@@ -27,14 +27,16 @@ class Stage:
         stop: the chain ends before this position.
         trained: positions whose parameters move.
         aligned: positions whose outlets are compared with the guide's; the loss is their mean.
-        stitched: the position that is brought into the guide's basis afterwards.
+        stitched: the position that is brought into the guide's basis afterwards; None for none.
+        replaced: positions that have been replaced when the stage ends.
     """
 
     start: int
     stop: int
     trained: tuple[int, ...]
     aligned: tuple[int, ...]
-    stitched: int
+    stitched: int | None
+    replaced: tuple[int, ...]
 
 
 def stages(schedule: Schedule, order: Order, replaced: Sequence[int]) -> list[Stage]:
@@ -42,8 +44,8 @@ def stages(schedule: Schedule, order: Order, replaced: Sequence[int]) -> list[St
 
     Args:
         schedule: progressive (the replaced prefix stays trainable), sequential (earlier
-            replacements frozen), independent (each alone), joint (all at once); naive and scratch
-            have no stage.
+            replacements frozen), independent (each alone), joint (all at once), naive (put in one
+            after the other, nothing aligned); scratch and kd have no stage.
         order: forward (input to output) or reverse.
         replaced: positions of the target that are not kept and have parameters, ascending.
 
@@ -53,22 +55,26 @@ def stages(schedule: Schedule, order: Order, replaced: Sequence[int]) -> list[St
     guide's basis, so the newest block is stitched when it alone trains, the chain's exit when all
     do (ours).
     """
-    if not replaced or schedule in ("naive", "scratch"):
+    if not replaced or schedule in ("scratch", "kd"):
         return []
-    first, last = replaced[0], replaced[-1]
+    everything = tuple(replaced)
     if schedule == "joint":
-        return [Stage(first, last + 1, tuple(replaced), tuple(replaced), last)]
-    newest_first = list(replaced) if order == "forward" else list(reversed(replaced))
+        first, last = everything[0], everything[-1]
+        return [Stage(first, last + 1, everything, everything, last, everything)]
+    newest_first = everything if order == "forward" else everything[::-1]
     found = []
     for index, newest in enumerate(newest_first):
         done = tuple(sorted(newest_first[: index + 1]))
-        if schedule == "independent":
-            found.append(Stage(newest, newest + 1, (newest,), (newest,), newest))
+        alone = (newest,)
+        if schedule == "naive":
+            found.append(Stage(newest, newest + 1, (), (), None, done))
+        elif schedule == "independent":
+            found.append(Stage(newest, newest + 1, alone, alone, newest, done))
         elif schedule == "progressive":
-            found.append(Stage(done[0], done[-1] + 1, done, done, done[-1]))
+            found.append(Stage(done[0], done[-1] + 1, done, done, done[-1], done))
         else:  # sequential
-            aligned = (newest,) if order == "forward" else done
-            found.append(Stage(done[0], done[-1] + 1, (newest,), aligned, newest))
+            aligned = alone if order == "forward" else done
+            found.append(Stage(done[0], done[-1] + 1, alone, aligned, newest, done))
     return found
 
 
@@ -78,6 +84,7 @@ def align(
     similarity: Similarity,
     recipe: Recipe,
     generator: torch.Generator,
+    after_stage: Callable[[int, Stage], Iterable[CurvePoint]] = lambda _number, _stage: (),
 ) -> Iterator[CurvePoint]:
     """Run a schedule's stages on a target, in place; yields similarity per part and stage.
 
@@ -85,10 +92,11 @@ def align(
         target: assembled from new blocks and copies of kept parts, on the guide's device.
         guide: the guide's activations for a bounded sample.
         generator: fixes the batches; on the CPU.
+        after_stage: called when a stage has ended; its points are yielded too.
 
     Yields:
-        ``similarity/<position>`` at step = stage, for every aligned position, and
-        ``stitch_residual/<position>``.
+        ``similarity/<position>`` at step = stage, for every aligned position,
+        ``stitch_residual/<position>``, and ``align_steps``, the stage's optimiser steps.
 
     Raises:
         ConversionError: an alignment loss is not finite, or features cannot be compared.
@@ -96,59 +104,132 @@ def align(
     for number, stage in enumerate(stages(recipe.schedule, recipe.order, target.replaced)):
         # Dropout and the like draw from torch's global generator, whatever ran here before.
         torch.manual_seed(derive_seed("stage", generator.initial_seed(), number))
-        yield from _run_stage(number, stage, target, guide, similarity, recipe, generator)
+        if stage.aligned:
+            run = _StageRun(number, stage, target, guide, similarity, recipe, generator)
+            yield from run.points()
+        yield from after_stage(number, stage)
 
 
-def _run_stage(
-    number: int,
-    stage: Stage,
-    target: Target,
-    guide: GuideActivations,
-    similarity: Similarity,
-    recipe: Recipe,
-    generator: torch.Generator,
-) -> Iterator[CurvePoint]:
-    batches = fixed_batches(guide.count, recipe.align_batch_size, generator)
-    inputs = guide.at(target.inlet_boundary(stage.start))
-    goals = {p: guide.at(target.outlet_boundary(p)) for p in stage.aligned}
-    prepared = {(p, b): similarity.prepare(goals[p][batches[b]])
-                for p in stage.aligned for b in range(len(batches))}  # fmt: skip
-    target.freeze_all_but(stage.trained)
-    parameters = target.parameters_of(stage.trained)
-    optimizer = torch.optim.AdamW(
-        parameters, lr=recipe.align_learning_rate, weight_decay=recipe.weight_decay
-    )
-    steps = recipe.align_steps
-    schedule = torch.optim.lr_scheduler.CosineAnnealingLR(optimizer, max(1, steps))
-    for step in range(steps):
-        chosen = step % len(batches)
-        losses = {}
+class _StageRun:
+    """One stage: train the alignment of its chain, measure it, stitch."""
+
+    def __init__(
+        self,
+        number: int,
+        stage: Stage,
+        target: Target,
+        guide: GuideActivations,
+        similarity: Similarity,
+        recipe: Recipe,
+        generator: torch.Generator,
+    ) -> None:
+        self._number, self._stage, self._target, self._guide = number, stage, target, guide
+        self._similarity, self._recipe = similarity, recipe
+        self._batches = fixed_batches(guide.count, recipe.align_batch_size, generator)
+        start = stage.start
+        width = target.boundaries[start].width
+        self._inputs = guide.at(target.inlet_boundary(start), width)
+        # Basis-free similarities see all of the guide's features, the others its basis here.
+        self._goals = {
+            p: guide.at(
+                target.outlet_boundary(p),
+                target.boundaries[p + 1].width if similarity.aligned_basis else None,
+            )
+            for p in stage.aligned
+        }
+        self._prepared = {
+            (p, index): self._prepare(p, batch)
+            for p in stage.aligned
+            for index, batch in enumerate(self._batches)
+        }
+
+    def _prepare(self, position: int, batch: Tensor) -> Prepared:
+        try:
+            return self._similarity.prepare(self._goals[position][batch])
+        except ShapeError as error:
+            raise ConversionError(f"block {self._target.label(position)}: {error}") from error
+
+    def points(self) -> Iterator[CurvePoint]:
+        number, stage, target = self._number, self._stage, self._target
+        steps = self._train()
+        target.freeze_all_but(())
+        with torch.no_grad():
+            for position, features in _chain(target, stage, self._inputs[self._batches[0]]):
+                if position in self._goals:
+                    goal = self._goals[position][self._batches[0]]
+                    check_features(features, goal, part=target.label(position))
+                    loss = self._similarity.loss(features, self._prepared[position, 0])
+                    yield CurvePoint(f"similarity/{position}", number, 1 - float(loss))
+        yield CurvePoint("align_steps", number, steps)
+        residual = stitch(target, stage, self._guide, self._batches)
+        if residual is not None:
+            yield CurvePoint(f"stitch_residual/{stage.stitched}", number, residual)
+
+    def _train(self) -> int:
+        """Returns the optimiser steps taken."""
+        recipe, stage, target = self._recipe, self._stage, self._target
+        target.freeze_all_but(stage.trained)
+        parameters = target.parameters_of(stage.trained)
+        optimizer = torch.optim.AdamW(
+            parameters, lr=recipe.align_learning_rate, weight_decay=recipe.weight_decay
+        )
+        cap = recipe.align_steps
+        schedule = torch.optim.lr_scheduler.CosineAnnealingLR(optimizer, max(1, cap))
+        passes = Plateau(recipe.plateau, max(4, len(self._batches)))
+        for step in range(cap):
+            loss = self._loss(step % len(self._batches))
+            if not torch.isfinite(loss):
+                raise ConversionError(
+                    f"stage {self._number} (blocks {stage.trained}) diverged at step {step}: the "
+                    "alignment loss is not finite; lower align_learning_rate"
+                )
+            optimizer.zero_grad(set_to_none=True)
+            loss.backward()  # type: ignore[no-untyped-call]
+            torch.nn.utils.clip_grad_norm_(parameters, recipe.gradient_clip)
+            optimizer.step()
+            schedule.step()
+            if passes.ended(loss.detach()):
+                return step + 1
+        return cap
+
+    def _loss(self, chosen: int) -> Tensor:
+        inputs = self._inputs[self._batches[chosen]]
+        losses = []
         cuda = inputs.device.type == "cuda"
         with torch.autocast(inputs.device.type, torch.bfloat16, enabled=cuda):
-            for position, features in _chain(target, stage, inputs[batches[chosen]]):
-                if position in goals:
-                    losses[position] = similarity.loss(features, prepared[position, chosen])
-        loss = torch.stack(list(losses.values())).mean()
-        if not torch.isfinite(loss):
-            raise ConversionError(
-                f"stage {number} (blocks {stage.trained}) diverged at step {step}: the alignment "
-                "loss is not finite; lower align_learning_rate"
-            )
-        optimizer.zero_grad(set_to_none=True)
-        loss.backward()  # type: ignore[no-untyped-call]
-        torch.nn.utils.clip_grad_norm_(parameters, recipe.gradient_clip)
-        optimizer.step()
-        schedule.step()
-    target.freeze_all_but(())
-    with torch.no_grad():
-        for position, features in _chain(target, stage, inputs[batches[0]]):
-            if position in goals:
-                check_features(features, goals[position][batches[0]], part=target.label(position))
-                score = 1 - similarity.loss(features, prepared[position, 0])
-                yield CurvePoint(f"similarity/{position}", number, float(score))
-    residual = stitch(target, stage, guide, batches)
-    if residual is not None:
-        yield CurvePoint(f"stitch_residual/{stage.stitched}", number, residual)
+            for position, features in _chain(self._target, self._stage, inputs):
+                if position in self._goals:
+                    prepared = self._prepared[position, chosen]
+                    losses.append(self._similarity.loss(features, prepared))
+        return torch.stack(losses).mean()
+
+
+class Plateau:
+    """Tells when a loss has stopped falling (ours; the source stops after fixed steps).
+
+    Args:
+        share: by which the mean loss of a window must lie below that of the one before to go on;
+            0 never stops.
+        window: steps of one pass through the sample, so that equal batches are compared.
+    """
+
+    def __init__(self, share: float, window: int) -> None:
+        self._share, self._window = share, window
+        self._losses: list[Tensor] = []
+        self._before = float("inf")
+
+    def ended(self, loss: Tensor) -> bool:
+        """Takes the loss of one more step."""
+        if not self._share:
+            return False
+        self._losses.append(loss)
+        if len(self._losses) < self._window:
+            return False
+        mean = float(torch.stack(self._losses).mean())
+        self._losses.clear()
+        flat = mean > self._before * (1 - self._share)
+        self._before = mean
+        return flat
 
 
 def stitch(
@@ -163,13 +244,14 @@ def stitch(
         Share of the guide's variance that the block leaves unexplained; None for a block without
         a last linear map.
     """
-    block = target.blocks[stage.stitched]
-    last = last_map(block)
-    if last is None:
+    position = stage.stitched
+    last = None if position is None else last_map(target.blocks[position])
+    if position is None or last is None:
         return None
-    goal = guide.at(target.outlet_boundary(stage.stitched))
-    goal_width = rows(goal[:1]).shape[1]
-    inputs = guide.at(target.inlet_boundary(stage.start))
+    goal_width = target.boundaries[position + 1].width
+    goal = guide.at(target.outlet_boundary(position), goal_width)
+    start = stage.start
+    inputs = guide.at(target.inlet_boundary(start), target.boundaries[start].width)
     caught: list[Tensor] = []
     count = 0
     sums = torch.zeros(2, goal_width, dtype=torch.float64, device=goal.device)
@@ -180,8 +262,8 @@ def stitch(
         with torch.no_grad():
             for batch in batches:
                 caught.clear()
-                for position, features in _chain(target, stage, inputs[batch]):
-                    if position == stage.stitched:
+                for reached, features in _chain(target, stage, inputs[batch]):
+                    if reached == position:
                         mapped, guided = rows(caught[-1]), rows(goal[batch])
                         wanted = guided - (rows(features) - mapped)
                         fit.add(mapped, wanted)

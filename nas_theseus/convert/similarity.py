@@ -19,7 +19,7 @@ from torch import Tensor
 
 from nas_theseus.errors import ConversionError, ShapeError
 
-Examples = Literal["maps", "positions"]
+Examples = Literal["maps", "positions", "auto"]
 
 # Fewest examples for which the similarity is defined and can differ from its value at random.
 MINIMUM_EXAMPLES = {"cka": 2, "cka-unbiased": 4, "dmnn": 3, "regression": 2, "cosine": 1}
@@ -27,9 +27,9 @@ MINIMUM_EXAMPLES = {"cka": 2, "cka-unbiased": 4, "dmnn": 3, "regression": 2, "co
 # What `similarity(name)` starts from. Pooling to 8x8 keeps CKA near 8 % of a residual block's step
 # (16x32x32, batch 256), where the Gram matrix of raw features costs over 50 %: benchmarks/cka_step.
 _DEFAULTS: dict[str, dict[str, Any]] = {
-    "cka": {"examples": "maps", "pool": 8},
-    "cka-unbiased": {"examples": "maps", "pool": 8},
-    "dmnn": {"examples": "maps", "pool": 8, "rows": 1024},
+    "cka": {"examples": "auto", "pool": 8},
+    "cka-unbiased": {"examples": "auto", "pool": 8},
+    "dmnn": {"examples": "auto", "pool": 8, "rows": 1024},
     "regression": {"examples": "positions"},
     "cosine": {"examples": "positions"},
 }
@@ -185,7 +185,8 @@ class Similarity:
         name: "cka", "cka-unbiased", "dmnn", "regression" or "cosine".
         examples: what an example is on (N, C, H, W) and (N, T, D): "maps", the whole map
             flattened, or "positions", each position a row of its channels. Only the second
-            licenses a 1x1 stitch: a spatial permutation leaves the first at 1.
+            licenses a 1x1 stitch: a spatial permutation leaves the first at 1. "auto" takes maps
+            on (N, C, H, W) and positions on (N, T, D), where each token is predicted from.
         pool: average feature maps down to pool x pool before comparing; None for no pooling.
         project: fixed random projection of wider features to this width, for CKA and D-MNN.
         temperature: of D-MNN.
@@ -211,7 +212,7 @@ class Similarity:
             raise ConversionError(_unknown(self.name))
         if self.examples not in get_args(Examples):
             raise ConversionError(
-                f"similarity {self.name!r}: examples are 'maps' or 'positions', "
+                f"similarity {self.name!r}: examples are 'maps', 'positions' or 'auto', "
                 f"not {self.examples!r}"
             )
         for field in ("pool", "project", "rows", "k"):
@@ -246,7 +247,7 @@ class Similarity:
             pooled = self._pooled(guide)
             if self.aligned_basis:
                 axes = [i for i in range(pooled.ndim) if i != self._channels(pooled)]
-                scale = _variance(pooled, axes if self.examples == "positions" else [0])
+                scale = _variance(pooled, [0] if self._whole(pooled.ndim) else axes)
                 return Prepared(shape, pooled.shape, pooled, scale=scale)
             rows = _centred(self._rows(pooled))
             needed = max(MINIMUM_EXAMPLES[self.name], self.k + 1 if self.name == "dmnn" else 0)
@@ -283,7 +284,7 @@ class Similarity:
                 return F.mse_loss(pooled, prepared.features) / _known(prepared.scale)
             if self.name == "cosine":
                 a, b, axis = pooled, prepared.features, self._channels(pooled)
-                if self.examples == "maps":
+                if self._whole(pooled.ndim):
                     a, b, axis = a.flatten(1), b.flatten(1), 1
                 return 1 - _mean_cosine(a, b, axis)
             rows = _centred(self._rows(pooled))
@@ -298,6 +299,10 @@ class Similarity:
         with torch.no_grad():
             return 1 - self.loss(x, self.prepare(y))
 
+    def _whole(self, dimensions: int) -> bool:
+        """Whether one example is everything at its index of the batch."""
+        return self.examples == "maps" or (self.examples == "auto" and dimensions != 3)
+
     def _channels(self, features: Tensor) -> int:
         return 1 if features.ndim == 4 else features.ndim - 1
 
@@ -311,12 +316,12 @@ class Similarity:
     def _comparable(self, shape: tuple[int, ...], guide: tuple[int, ...]) -> bool:
         if self.aligned_basis:
             return shape == guide
-        same = self.examples == "maps" or _positions(shape) == _positions(guide)
+        same = self._whole(len(guide)) or _positions(shape) == _positions(guide)
         return same and shape[0] == guide[0]
 
     def _rows(self, features: Tensor) -> Tensor:
         """One row an example, (rows, width), sampled and projected as asked."""
-        if self.examples == "maps" or features.ndim == 2:
+        if self._whole(features.ndim) or features.ndim == 2:
             rows = features.flatten(1)
         else:
             places = features.flatten(2).transpose(1, 2) if features.ndim == 4 else features

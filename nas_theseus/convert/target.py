@@ -10,15 +10,28 @@ from torch import Tensor, nn
 
 from nas_theseus.space import SearchSpace
 from nas_theseus.tasks import Task
-from nas_theseus.values import Architecture
+from nas_theseus.values import Architecture, Boundary
 
 
 class Target(nn.Module):
-    """A candidate as a chain of blocks, one for each choice of its architecture."""
+    """A candidate as a chain of blocks, one for each choice of its architecture.
 
-    def __init__(self, architecture: Architecture, blocks: list[nn.Module], kept: list[bool]):
+    Attributes:
+        boundaries: what passes between the blocks: the input, then every block's outlet.
+        kept: whether each block is a copy of the guide's part.
+        replaced: positions of blocks that are new and have parameters.
+    """
+
+    def __init__(
+        self,
+        architecture: Architecture,
+        blocks: list[nn.Module],
+        kept: list[bool],
+        boundaries: tuple[Boundary, ...],
+    ):
         super().__init__()
         self.architecture = architecture
+        self.boundaries = boundaries
         self.blocks = nn.ModuleList(blocks)
         self.kept = tuple(kept)
         self.replaced = tuple(
@@ -34,9 +47,11 @@ class Target(nn.Module):
         return features
 
     def inlet_boundary(self, position: int) -> int:
+        """Index of the guide's boundary in front of a block."""
         return self.architecture.choices[position].span.start
 
     def outlet_boundary(self, position: int) -> int:
+        """Index of the guide's boundary behind a block."""
         return self.architecture.choices[position].span.stop
 
     def label(self, position: int) -> str:
@@ -90,11 +105,11 @@ def assemble(
         if fresh:
             for part in parts.values():
                 reinitialise(part)
-        blocks = [
-            parts[choice.span.start] if keeps else space.build(choice)
-            for choice, keeps in zip(architecture.choices, kept, strict=True)
-        ]
-    return Target(architecture, blocks, kept)
+        blocks, share = [], 1.0
+        for choice, keeps in zip(architecture.choices, kept, strict=True):
+            blocks.append(parts[choice.span.start] if keeps else space.build(choice, share))
+            share = choice.width_share
+    return Target(architecture, blocks, kept, space.boundaries(architecture))
 
 
 def reinitialise(module: nn.Module) -> None:

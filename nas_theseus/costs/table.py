@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from functools import cached_property
+
 from nas_theseus.costs.macs import count_macs
 from nas_theseus.costs.parameters import count_params
 from nas_theseus.errors import CostError
@@ -22,14 +24,15 @@ class CostTable:
         self._space = space
         self._known: dict[_Key, Cost] = {}
 
-    def of_choice(self, choice: BlockChoice) -> Cost:
-        """Cost of one block for its span.
+    def of_choice(self, choice: BlockChoice, inlet_share: float = 1.0) -> Cost:
+        """Cost of one block for its span, behind an inlet of a share of the guide's width.
 
         Raises:
             CostError: an operator cannot be counted; the message names block and operator.
         """
         space = self._space
-        inlet, outlet = space.inlet(choice.span), space.outlet(choice.span)
+        inlet = space.boundary(choice.span.start, inlet_share)
+        outlet = space.boundary(choice.span.stop, choice.width_share)
         keeps = space.families[choice.block].keeps
         key: _Key = (
             choice.span if keeps else (choice.block, choice.hyperparameters),
@@ -37,36 +40,49 @@ class CostTable:
             outlet,
         )
         if key not in self._known:
-            module = space.guide.parts[choice.span.start] if keeps else space.build(choice)
+            parts = space.guide.parts
+            module = parts[choice.span.start] if keeps else space.build(choice, inlet_share)
             self._known[key] = Cost(count_macs(module, inlet), count_params(module))
         return self._known[key]
 
+    def of_blocks(self, architecture: Architecture) -> list[Cost]:
+        """Cost of each block of an architecture, in order."""
+        shares = [1.0, *(choice.width_share for choice in architecture.choices)]
+        return list(map(self.of_choice, architecture.choices, shares))
+
     def of(self, architecture: Architecture) -> Cost:
         """Cost of a whole architecture."""
-        costs = [self.of_choice(choice) for choice in architecture.choices]
+        costs = self.of_blocks(architecture)
         return Cost(sum(c.macs for c in costs), sum(c.params for c in costs))
 
     def of_parts(self) -> Cost:
         """Cost of the guide itself."""
         guide = self._space.guide
-        macs = sum(count_macs(p, b) for p, b in zip(guide.parts, guide.boundaries, strict=False))
-        return Cost(macs, count_params(*guide.parts))
+        return Cost(sum(self.part_macs), count_params(*guide.parts))
+
+    @cached_property
+    def part_macs(self) -> tuple[int, ...]:
+        """MACs of each part of the guide."""
+        guide = self._space.guide
+        pairs = zip(guide.parts, guide.boundaries, strict=False)
+        return tuple(count_macs(part, inlet) for part, inlet in pairs)
 
     def range(self, name: str) -> tuple[int, int]:
         """Cheapest and dearest architecture of the space by one cost: shortest and longest path."""
         if name not in COSTS:
             raise ValueError(f"only additive costs have a range: {', '.join(COSTS)}")
-        best: dict[int, tuple[int, int]] = {0: (0, 0)}
-        for start in range(len(self._space.guide)):
-            if start not in best:
+        best: dict[tuple[int, float], tuple[int, int]] = {(0, 1.0): (0, 0)}
+        # Spans come by start, so a boundary's own range is known before it is built upon.
+        for span, share in self._space.fitting:
+            if (span.start, share) not in best:
                 continue
-            low, high = best[start]
-            for span in (span for span in self._space.fitting if span.start == start):
-                costs = [getattr(self.of_choice(c), name) for c in self._space.choices(span)]
-                ends = (low + min(costs), high + max(costs))
-                known = best.get(span.stop, ends)
-                best[span.stop] = (min(known[0], ends[0]), max(known[1], ends[1]))
-        return best[len(self._space.guide)]
+            low, high = best[span.start, share]
+            for choice in self._space.choices(span, share):
+                cost = getattr(self.of_choice(choice, share), name)
+                state = (span.stop, choice.width_share)
+                known = best.get(state, (low + cost, high + cost))
+                best[state] = (min(known[0], low + cost), max(known[1], high + cost))
+        return best[len(self._space.guide), 1.0]
 
     def uncountable(self) -> list[str]:
         """Blocks and guide parts with an operator that cannot be counted, each told once."""
@@ -75,10 +91,10 @@ class CostTable:
             self.of_parts()
         except CostError as error:
             said[f"guide: {error}"] = None
-        for span in self._space.fitting:
-            for choice in self._space.choices(span):
+        for span, share in self._space.fitting:
+            for choice in self._space.choices(span, share):
                 try:
-                    self.of_choice(choice)
+                    self.of_choice(choice, share)
                 except CostError as error:
                     said[f"block {choice.block!r}: {error}"] = None
         return list(said)

@@ -63,6 +63,8 @@ class Search:
                  "--trials", str(self.trials), "--parallel", str(parallel)],
                 cwd=self.folder, env=environment | {"OMP_NUM_THREADS": "1"},
                 stdout=log, stderr=log,
+                # A shell starts what it runs in the background with Ctrl-C ignored.
+                preexec_fn=lambda: signal.signal(signal.SIGINT, signal.SIG_DFL),
             )  # fmt: skip
 
     def finish(self, parallel: int = 1) -> None:

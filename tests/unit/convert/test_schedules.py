@@ -59,20 +59,31 @@ def run(recipe: Recipe, seed: int = 0) -> tuple[Target, dict[str, list[float]]]:
     return target, curves
 
 
+ONE, BOTH, THREE = (1,), (1, 3), (3,)
+
+
 @pytest.mark.parametrize(
     ("schedule", "order", "expected"),
     [
-        ("progressive", "forward", [Stage(1, 2, (1,), (1,), 1), Stage(1, 4, (1, 3), (1, 3), 3)]),
-        ("progressive", "reverse", [Stage(3, 4, (3,), (3,), 3), Stage(1, 4, (1, 3), (1, 3), 3)]),
-        ("sequential", "forward", [Stage(1, 2, (1,), (1,), 1), Stage(1, 4, (3,), (3,), 3)]),
-        ("sequential", "reverse", [Stage(3, 4, (3,), (3,), 3), Stage(1, 4, (1,), (1, 3), 1)]),
-        ("independent", "forward", [Stage(1, 2, (1,), (1,), 1), Stage(3, 4, (3,), (3,), 3)]),
-        ("independent", "reverse", [Stage(3, 4, (3,), (3,), 3), Stage(1, 2, (1,), (1,), 1)]),
-        ("joint", "forward", [Stage(1, 4, (1, 3), (1, 3), 3)]),
-        ("naive", "forward", []),
+        ("progressive", "forward",
+         [Stage(1, 2, ONE, ONE, 1, ONE), Stage(1, 4, BOTH, BOTH, 3, BOTH)]),
+        ("progressive", "reverse",
+         [Stage(3, 4, THREE, THREE, 3, THREE), Stage(1, 4, BOTH, BOTH, 3, BOTH)]),
+        ("sequential", "forward",
+         [Stage(1, 2, ONE, ONE, 1, ONE), Stage(1, 4, THREE, THREE, 3, BOTH)]),
+        ("sequential", "reverse",
+         [Stage(3, 4, THREE, THREE, 3, THREE), Stage(1, 4, ONE, BOTH, 1, BOTH)]),
+        ("independent", "forward",
+         [Stage(1, 2, ONE, ONE, 1, ONE), Stage(3, 4, THREE, THREE, 3, BOTH)]),
+        ("independent", "reverse",
+         [Stage(3, 4, THREE, THREE, 3, THREE), Stage(1, 2, ONE, ONE, 1, BOTH)]),
+        ("joint", "forward", [Stage(1, 4, BOTH, BOTH, 3, BOTH)]),
+        ("naive", "forward", [Stage(1, 2, (), (), None, ONE), Stage(3, 4, (), (), None, BOTH)]),
+        ("naive", "reverse", [Stage(3, 4, (), (), None, THREE), Stage(1, 2, (), (), None, BOTH)]),
         ("scratch", "forward", []),
+        ("kd", "forward", []),
     ],
-)
+)  # fmt: skip
 def test_stages(schedule: Schedule, order: Order, expected: list[Stage]) -> None:
     assert stages(schedule, order, (1, 3)) == expected
     assert stages(schedule, order, ()) == []
@@ -102,7 +113,7 @@ def test_a_stitch_brings_the_block_into_the_guide_s_basis_without_a_new_layer() 
     target = assemble(SPACE, ARCHITECTURE, 0)
     target.freeze_all_but(())
     cache = guide()
-    stage = Stage(1, 2, (1,), (1,), 1)
+    stage = Stage(1, 2, ONE, ONE, 1, ONE)
     goal = cache.at(2)
 
     def unexplained() -> float:

@@ -310,7 +310,7 @@ def test_wrong_names_and_options_list_what_is_possible() -> None:
         similarity("dmnn", temperature=0)
     with pytest.raises(ConversionError, match="pool is 0"):
         similarity("cka", pool=0)
-    with pytest.raises(ConversionError, match="'maps' or 'positions'"):
+    with pytest.raises(ConversionError, match="'maps', 'positions' or 'auto'"):
         similarity("cka", examples="images")
     with pytest.raises(ConversionError, match="projection would mix"):
         similarity("regression", project=8)
