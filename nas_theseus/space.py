@@ -116,19 +116,22 @@ class SearchSpace:
         """
         if index in (0, len(self.guide)) or self.guide.names[index] in self.keep:
             return (1.0,)
-        keeps = any(family.keeps for family in self.blocks)
-        return tuple(dict.fromkeys((*self.widths, 1.0) if keeps else self.widths))
+        name = self.guide.names[index]
+        kept = any(f.keeps and (not f.parts or name in f.parts) for f in self.blocks)
+        return tuple(dict.fromkeys((*self.widths, 1.0) if kept else self.widths))
 
     @cached_property
     def fitting(self) -> dict[tuple[Span, float], dict[str, tuple[float, ...]]]:
         """Which blocks can stand for a span behind an inlet of a width share.
 
-        For each span and share: names of the blocks, in declared order, and the width shares that
-        each one's outlet may have. Spans that no block can stand for are left out.
+        For each span and each share that can be reached: names of the blocks, in declared order,
+        and the width shares that each one's outlet may have. Spans that no block can stand for
+        are left out.
         """
         found: dict[tuple[Span, float], dict[str, tuple[float, ...]]] = {}
+        reached = {0: {1.0: None}}
         for span in self.spans():
-            for share in self.shares(span.start):
+            for share in reached.get(span.start, {}):
                 fits = {
                     family.name: outlets
                     for family in self.blocks
@@ -136,13 +139,15 @@ class SearchSpace:
                 }
                 if fits:
                     found[span, share] = fits
+                for outlets in fits.values():
+                    reached.setdefault(span.stop, {}).update(dict.fromkeys(outlets))
         return found
 
     def _outlet_shares(self, family: BlockFamily, span: Span, share: float) -> tuple[float, ...]:
         names = self.guide.names[span.start : span.stop]
-        if family.keeps:
-            return (1.0,) if len(span) == 1 and share == 1 else ()
         allowed = not family.parts or set(names) <= set(family.parts)
+        if family.keeps:
+            return (1.0,) if allowed and len(span) == 1 and share == 1 else ()
         if not allowed or set(names) & set(self.keep):
             return ()
         inlet = self.boundary(span.start, share)
@@ -178,13 +183,14 @@ class SearchSpace:
         return ways.get((len(self.guide), 1.0), 0)
 
     def guide_architecture(self) -> Architecture | None:
-        """Every part kept: the guide itself; None when no block keeps parts."""
+        """Every part kept: the guide itself; None when it is not of this space."""
         keep = next((family.name for family in self.blocks if family.keeps), None)
         if keep is None:
             return None
-        return Architecture(
+        guide = Architecture(
             tuple(BlockChoice(Span(i, i + 1), keep) for i in range(len(self.guide)))
         )
+        return guide if self.refusal(guide) is None else None
 
     def refusal(self, architecture: Architecture) -> str | None:
         """Why an architecture is not of this space; None when it is."""
@@ -235,12 +241,8 @@ class SearchSpace:
             )
 
     def _block_mistakes(self) -> Iterator[str]:
-        reachable = {(0, 1.0)}
-        for (span, share), fits in self.fitting.items():
-            if (span.start, share) in reachable:
-                reachable |= {(span.stop, outlet) for shares in fits.values() for outlet in shares}
-        if (len(self.guide), 1.0) not in reachable:
-            stuck = max(index for index, _ in reachable)
+        stuck = max((span.stop for span, _ in self.fitting), default=0)
+        if stuck < len(self.guide):
             name = self.guide.names[stuck]
             refusals = "; ".join(
                 family.refusal(self.guide.boundaries[stuck], self.guide.boundaries[stuck + 1])

@@ -1,0 +1,120 @@
+"""Ready networks to serve as guides: residual nets and a small vision transformer."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import torch.nn.functional as F
+from torch import Tensor, nn
+from torchvision.models.vision_transformer import VisionTransformer
+
+
+class BasicBlock(nn.Module):
+    """Two 3×3 convolutions around a skip. Source: He et al. 2016, figure 2."""
+
+    def __init__(self, inlet: int, outlet: int, stride: int = 1) -> None:
+        super().__init__()
+        self.conv1 = nn.Conv2d(inlet, outlet, 3, stride, 1, bias=False)
+        self.norm1 = nn.BatchNorm2d(outlet)
+        self.conv2 = nn.Conv2d(outlet, outlet, 3, 1, 1, bias=False)
+        self.norm2 = nn.BatchNorm2d(outlet)
+        self.skip = _skip(inlet, outlet, stride)
+
+    def forward(self, x: Tensor) -> Tensor:
+        out = self.norm2(self.conv2(F.relu(self.norm1(self.conv1(x)))))
+        return F.relu(out + self.skip(x))
+
+
+class BottleneckBlock(nn.Module):
+    """1×1 to a quarter of the outlet's width, 3×3, 1×1 back. Source: He et al. 2016, figure 5."""
+
+    def __init__(self, inlet: int, outlet: int, stride: int = 1) -> None:
+        super().__init__()
+        inner = max(1, outlet // 4)
+        self.conv1 = nn.Conv2d(inlet, inner, 1, bias=False)
+        self.norm1 = nn.BatchNorm2d(inner)
+        self.conv2 = nn.Conv2d(inner, inner, 3, stride, 1, bias=False)
+        self.norm2 = nn.BatchNorm2d(inner)
+        self.conv3 = nn.Conv2d(inner, outlet, 1, bias=False)
+        self.norm3 = nn.BatchNorm2d(outlet)
+        self.skip = _skip(inlet, outlet, stride)
+
+    def forward(self, x: Tensor) -> Tensor:
+        out = F.relu(self.norm1(self.conv1(x)))
+        out = self.norm3(self.conv3(F.relu(self.norm2(self.conv2(out)))))
+        return F.relu(out + self.skip(x))
+
+
+def _skip(inlet: int, outlet: int, stride: int) -> nn.Module:
+    if stride == 1 and inlet == outlet:
+        return nn.Identity()
+    return nn.Sequential(nn.Conv2d(inlet, outlet, 1, stride, bias=False), nn.BatchNorm2d(outlet))
+
+
+class ResNet(nn.Module):
+    """A residual net for small images: `stem`, `block1` … `blockN`, `head`, one part each.
+
+    The stem halves the image, and so does the first block of every stage but the first; widths
+    double from stage to stage. Source: He et al. 2016, section 4.2.
+
+    Args:
+        blocks: how many blocks each stage has.
+        width: of the stem and the first stage; bottleneck blocks give four times as much.
+        channels: of the image.
+        bottleneck: bottleneck blocks instead of basic ones.
+    """
+
+    def __init__(
+        self,
+        blocks: Sequence[int] = (2, 2, 2),
+        width: int = 16,
+        channels: int = 1,
+        classes: int = 10,
+        *,
+        bottleneck: bool = False,
+    ) -> None:
+        super().__init__()
+        kind = BottleneckBlock if bottleneck else BasicBlock
+        self.stem = nn.Sequential(
+            nn.Conv2d(channels, width, 3, 2, 1, bias=False), nn.BatchNorm2d(width), nn.ReLU()
+        )
+        self.cuts = ["stem"]
+        inlet = width
+        for stage, count in enumerate(blocks):
+            outlet = width * 2**stage * (4 if bottleneck else 1)
+            for place in range(count):
+                stride = 2 if stage and not place else 1
+                self.cuts.append(f"block{len(self.cuts)}")
+                self.add_module(self.cuts[-1], kind(inlet, outlet, stride))
+                inlet = outlet
+        self.head = nn.Sequential(
+            nn.AdaptiveAvgPool2d(1), nn.Flatten(), nn.Linear(inlet, classes)
+        )
+
+    def forward(self, x: Tensor) -> Tensor:
+        for name in self.cuts:
+            x = self.get_submodule(name)(x)
+        out: Tensor = self.head(x)
+        return out
+
+
+def vision_transformer(
+    image: int = 32,
+    patch: int = 4,
+    channels: int = 1,
+    depth: int = 4,
+    heads: int = 4,
+    width: int = 64,
+    mlp: int = 128,
+    classes: int = 10,
+) -> tuple[VisionTransformer, list[str]]:
+    """torchvision's vision transformer for images of any number of channels, and its cut names.
+
+    Returns:
+        The network, and the names to cut after: the embedding, then each encoder layer.
+    """
+    network = VisionTransformer(image, patch, depth, heads, width, mlp, num_classes=classes)
+    network.conv_proj = nn.Conv2d(channels, width, patch, patch)
+    nn.init.trunc_normal_(network.conv_proj.weight, std=(channels * patch**2) ** -0.5)
+    layers = [f"encoder.layers.encoder_layer_{index}" for index in range(depth)]
+    return network, ["encoder.dropout", *layers]
