@@ -11,7 +11,7 @@ from nas_theseus.blocks.sequence import SequenceBlock, token_shape
 from nas_theseus.errors import ShapeError
 from nas_theseus.values import Boundary
 
-# Slows forgetting down to what spans many tokens from the start (Yang et al. 2024, section 4.4).
+# Slows forgetting down to what spans many tokens from the start (Yang et al. 2024, section 4).
 FORGET_TEMPERATURE = 16
 
 
@@ -56,7 +56,7 @@ class LinearAttentionBlock(SequenceBlock):
     Raises:
         ShapeError: not (T,D) on both sides, or heads that do not divide the width.
 
-    Source: Katharopoulos et al. 2020, arXiv:2006.16236, eqs. 5-7 (linear attention); Yang et al.
+    Source: Katharopoulos et al. 2020, arXiv:2006.16236, section 3.2 (linear attention); Yang et al.
     2024, arXiv:2312.06635, section 4 (gates). One forget gate a head in place of one a channel is
     ours: products within a chunk are then plain matrix products and every decay is at most 1.
     """
@@ -142,7 +142,7 @@ def gated_linear_attention(
     Returns:
         Shape (N, heads, T, V).
 
-    Source: Yang et al. 2024, arXiv:2312.06635, sections 4.2 and 4.3, with a scalar gate a head.
+    Source: Yang et al. 2024, arXiv:2312.06635, section 4, with a scalar gate a head.
     """
     # Gates are summed in float32 at least, whatever precision autocast chose for them.
     log_forget = log_forget.to(torch.promote_types(log_forget.dtype, torch.float32))

@@ -15,7 +15,7 @@ TOKENS = Boundary((11, 12))
 
 
 def recurrence(gate: Tensor, candidate: Tensor) -> Tensor:
-    """The paper's sequential mode: listing of appendix B.3.1."""
+    """The paper's recurrence, from h_0 = 0."""
     z = gate.sigmoid()
     added = torch.where(candidate >= 0, candidate + 0.5, candidate.sigmoid())
     state, found = torch.zeros_like(gate[:, 0]), []
