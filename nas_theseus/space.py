@@ -8,6 +8,7 @@ import types
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
 from functools import cached_property
+from itertools import pairwise
 from pathlib import Path
 
 import torch
@@ -16,6 +17,7 @@ from torch import Tensor, nn
 
 from nas_theseus.blocks import BlockFamily
 from nas_theseus.blocks.base import last_map
+from nas_theseus.blocks.causality import reads_ahead
 from nas_theseus.errors import SpaceError, TheseusError
 from nas_theseus.guide import Guide, example_input
 from nas_theseus.settings import Recipe, mistakes_of, parse_constraint
@@ -206,7 +208,12 @@ class SearchSpace:
 
     def mistakes(self) -> list[str]:
         """Every mistake that can be seen before any training; empty when there is none."""
-        return [*self._declaration_mistakes(), *self._block_mistakes(), *self._goal_mistakes()]
+        return [
+            *self._declaration_mistakes(),
+            *self._guide_reads_ahead(),
+            *self._block_mistakes(),
+            *self._goal_mistakes(),
+        ]
 
     def _declaration_mistakes(self) -> Iterator[str]:
         names = [family.name for family in self.blocks]
@@ -239,6 +246,38 @@ class SearchSpace:
                 f"guide: gives {self.guide.boundaries[-1]}, but task {self.task.name!r} needs "
                 f"{self.task.outputs}; give the guide a head for it"
             )
+
+    @property
+    def _predicts_tokens(self) -> bool:
+        """Whether the task is to tell each next token, so that nothing may read later ones."""
+        return self.task.inlet.kind == "ids" and self.task.outputs.kind == "tokens"
+
+    def _guide_reads_ahead(self) -> Iterator[str]:
+        boundaries = self.guide.boundaries
+        vocabulary = self.task.outputs.width
+        if not self._predicts_tokens or not _token_wise(boundaries[0], boundaries[-1]):
+            return
+        try:
+            if not reads_ahead(self.guide, boundaries[0], vocabulary):
+                return
+            reading = [
+                name
+                for name, part, (inlet, outlet) in zip(
+                    self.guide.names, self.guide.parts, pairwise(boundaries), strict=True
+                )
+                if _token_wise(inlet, outlet) and reads_ahead(part, inlet, vocabulary)
+            ]
+        except Exception as error:  # the user's network may raise anything
+            yield (
+                f"guide: cannot be run on token ids 0 to {vocabulary - 1}: "
+                f"{type(error).__name__}: {error}"
+            )
+            return
+        where = f", in {', '.join(map(repr, reading))}" if reading else ""
+        yield (
+            f"guide: reads later tokens{where}: what it tells of a token changes with those behind "
+            "it, which it is to predict; give its attention a causal mask"
+        )
 
     def _block_mistakes(self) -> Iterator[str]:
         stuck = max((span.stop for span, _ in self.fitting), default=0)
@@ -281,15 +320,27 @@ class SearchSpace:
             with torch.no_grad():
                 found = module(inputs)
                 behind_last = _follows_last(module, inputs, found)
+            fits = isinstance(found, Tensor) and tuple(found.shape[1:]) == outlet.shape
+            ahead = (
+                fits
+                and self._predicts_tokens
+                and _token_wise(inlet, outlet)
+                and reads_ahead(module, inlet, self.task.outputs.width)
+            )
         except Exception as error:  # a custom block may raise anything; all of it is the user's
             return f"cannot be built and run: {type(error).__name__}: {error}"
-        if not isinstance(found, Tensor) or tuple(found.shape[1:]) != outlet.shape:
+        if not fits:
             shape = tuple(found.shape[1:]) if isinstance(found, Tensor) else type(found)
             return f"gives {shape}, its outlet is {outlet}"
         if behind_last:
             return (
                 "something follows its layer `last`, so a stitch cannot be folded into it; make "
                 "`last` the end (a skip may be added to it), or give it another name"
+            )
+        if ahead:
+            return (
+                "reads later tokens: its output at a token changes with those behind it, which the "
+                "network is to predict; use causal=True, or a block that is causal by nature"
             )
         return None
 
@@ -314,6 +365,12 @@ class SearchSpace:
                     f"constraints: unknown {limit.name!r} in {text!r}; known: "
                     f"{', '.join(sorted(known))}"
                 )
+
+
+def _token_wise(inlet: Boundary, outlet: Boundary) -> bool:
+    """Whether both sides are tokens, as many on each: only then is one side's later the other's."""
+    kinds = inlet.kind in ("ids", "tokens") and outlet.kind == "tokens"
+    return kinds and inlet.shape[0] == outlet.shape[0]
 
 
 def _follows_last(module: nn.Module, inputs: Tensor, found: Tensor) -> bool:

@@ -5,6 +5,7 @@ blocks=[Keep(), Depthwise(expand=choice(1, 2, 4)), block(MyModule, hidden=choice
 
 from __future__ import annotations
 
+from nas_theseus.blocks.attention import LinearAttentionBlock, SelfAttentionBlock
 from nas_theseus.blocks.base import (
     BlockFamily,
     Choice,
@@ -22,21 +23,30 @@ from nas_theseus.blocks.conv import (
     PointwiseNet,
 )
 from nas_theseus.blocks.mlp import PooledMLP, TokenMixer
+from nas_theseus.blocks.recurrent import GRUBlock, MinimalRNNBlock
+from nas_theseus.blocks.sequence import CausalConvBlock, CausalTokenMLPBlock, ChannelMLPBlock
 from nas_theseus.blocks.simple import IdentityBlock, LinearBlock, PoolBlock
 from nas_theseus.values import Hyperparameter
 
 __all__ = [
+    "GRU",
     "MLP",
     "Basic",
     "BlockFamily",
     "Bottleneck",
+    "CausalConv",
+    "CausalTokenMLP",
+    "ChannelMLP",
     "ConvBlock",
     "Depthwise",
     "Identity",
     "Keep",
     "Linear",
+    "LinearAttention",
+    "MinimalRNN",
     "Pointwise",
     "Pool",
+    "SelfAttention",
     "TokenMLP",
     "block",
     "choice",
@@ -68,8 +78,57 @@ def Pointwise(expand: Hyperparameter | Choice = 1.0) -> BlockFamily:
 
 
 def TokenMLP(hidden: Hyperparameter | Choice = 64) -> BlockFamily:
-    """Position and channel MLP (a mixer), on maps or tokens of any size."""
+    """Position and channel MLP (a mixer), on maps or tokens of any size; reads later tokens."""
     return block(TokenMixer, "token_mlp", hidden=hidden)
+
+
+def CausalTokenMLP(hidden: Hyperparameter | Choice = 1.0) -> BlockFamily:
+    """Triangular map over tokens and channel MLP, its width a multiple of the inlet's."""
+    return block(CausalTokenMLPBlock, "causal_token_mlp", hidden=hidden)
+
+
+def ChannelMLP(hidden: Hyperparameter | Choice = 1.0) -> BlockFamily:
+    """The same MLP at every token, hidden width as a multiple of the inlet's."""
+    return block(ChannelMLPBlock, "channel_mlp", hidden=hidden)
+
+
+def CausalConv(
+    kernel: Hyperparameter | Choice = 4, expand: Hyperparameter | Choice = 2.0
+) -> BlockFamily:
+    """Causal depthwise convolution over tokens and MLP, its width a multiple of the inlet's."""
+    return block(CausalConvBlock, "causal_conv", kernel=kernel, expand=expand)
+
+
+def SelfAttention(
+    heads: Hyperparameter | Choice = 4,
+    mlp: Hyperparameter | Choice = 4.0,
+    causal: Hyperparameter | Choice = False,
+) -> BlockFamily:
+    """Self-attention and MLP, its width a multiple of the inlet's; causal=True for text."""
+    return block(SelfAttentionBlock, "self_attention", heads=heads, mlp=mlp, causal=causal)
+
+
+def LinearAttention(
+    heads: Hyperparameter | Choice = 4,
+    mlp: Hyperparameter | Choice = 4.0,
+    causal: Hyperparameter | Choice = False,
+) -> BlockFamily:
+    """Linear attention, gated where causal, and MLP; causal=True for text."""
+    return block(LinearAttentionBlock, "linear_attention", heads=heads, mlp=mlp, causal=causal)
+
+
+def GRU(hidden: Hyperparameter | Choice = 1.0, mlp: Hyperparameter | Choice = 0.0) -> BlockFamily:
+    """GRU, state width as a multiple of the inlet's, and an MLP behind it unless 0."""
+    return block(GRUBlock, "gru", hidden=hidden, mlp=mlp)
+
+
+def MinimalRNN(
+    hidden: Hyperparameter | Choice = 1.0,
+    kernel: Hyperparameter | Choice = 0,
+    mlp: Hyperparameter | Choice = 0.0,
+) -> BlockFamily:
+    """minGRU, behind a causal convolution and before an MLP unless these are 0."""
+    return block(MinimalRNNBlock, "minimal_rnn", hidden=hidden, kernel=kernel, mlp=mlp)
 
 
 def MLP(hidden: Hyperparameter | Choice = 1.0) -> BlockFamily:

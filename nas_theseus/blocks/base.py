@@ -179,3 +179,8 @@ def downsampling(inlet: Boundary, outlet: Boundary) -> int:
 def scaled_width(width: int, factor: float) -> int:
     """A hidden width: `factor` times `width`, at least 1."""
     return max(1, round(width * factor))
+
+
+def layer_norm(width: int) -> nn.Module:
+    """Layer norm; none for a single channel, which it would turn into a constant."""
+    return nn.LayerNorm(width) if width > 1 else nn.Identity()

@@ -5,7 +5,7 @@ from __future__ import annotations
 import torch
 from torch import Tensor, nn
 
-from nas_theseus.blocks.base import scaled_width
+from nas_theseus.blocks.base import layer_norm, scaled_width
 from nas_theseus.errors import ShapeError
 from nas_theseus.values import Boundary
 
@@ -27,11 +27,11 @@ class TokenMixer(nn.Module):
                 raise ShapeError(f"needs (C,H,W) or (T,D) on both sides, got {boundary}")
         self.inlet, self.outlet = inlet, outlet
         before, after = _positions(inlet), _positions(outlet)
-        self.norm = _norm(inlet.width)
+        self.norm = layer_norm(inlet.width)
         self.positions = nn.Sequential(
             nn.Linear(before, hidden), nn.GELU(), nn.Linear(hidden, after)
         )
-        self.channel_norm = _norm(inlet.width)
+        self.channel_norm = layer_norm(inlet.width)
         self.channels = nn.Sequential(nn.Linear(inlet.width, hidden), nn.GELU())
         self.last = nn.Linear(hidden, outlet.width)
         self.skips_positions = before == after
@@ -73,11 +73,6 @@ class PooledMLP(nn.Module):
             x = self.hidden(x)
         out: Tensor = self.last(x)
         return out
-
-
-def _norm(width: int) -> nn.Module:
-    """Layer norm; none for a single channel, which it would turn into a constant."""
-    return nn.LayerNorm(width) if width > 1 else nn.Identity()
 
 
 def _positions(boundary: Boundary) -> int:

@@ -7,16 +7,23 @@ import torch
 from torch import nn
 
 from nas_theseus.blocks import (
+    GRU,
     MLP,
     Basic,
     BlockFamily,
     Bottleneck,
+    CausalConv,
+    CausalTokenMLP,
+    ChannelMLP,
     Depthwise,
     Identity,
     Keep,
     Linear,
+    LinearAttention,
+    MinimalRNN,
     Pointwise,
     Pool,
+    SelfAttention,
     TokenMLP,
 )
 from nas_theseus.blocks.base import last_map
@@ -28,6 +35,8 @@ HALF = Boundary((12, 4, 4))
 SMALL = Boundary((6, 4, 4))
 GRAY = Boundary((1, 8, 8))
 TOKENS = Boundary((10, 6))
+WIDER = Boundary((10, 9))
+THIN = Boundary((10, 1))
 VECTOR = Boundary((7,))
 
 FITS = [
@@ -39,6 +48,17 @@ FITS = [
         (Pointwise(expand=0.5), [(MAP, MAP), (MAP, HALF)]),
         (TokenMLP(hidden=5), [(MAP, MAP), (MAP, HALF), (TOKENS, TOKENS), (MAP, TOKENS),
                               (TOKENS, HALF), (GRAY, MAP)]),
+        (SelfAttention(heads=2), [(TOKENS, TOKENS), (TOKENS, WIDER)]),
+        (SelfAttention(heads=3, mlp=0, causal=True), [(TOKENS, TOKENS), (TOKENS, WIDER)]),
+        (LinearAttention(heads=2), [(TOKENS, TOKENS), (TOKENS, WIDER)]),
+        (LinearAttention(heads=3, mlp=0, causal=True), [(TOKENS, TOKENS), (TOKENS, WIDER)]),
+        (GRU(hidden=0.5), [(TOKENS, TOKENS), (TOKENS, WIDER)]),
+        (GRU(mlp=2), [(TOKENS, TOKENS), (TOKENS, WIDER)]),
+        (MinimalRNN(hidden=2), [(TOKENS, TOKENS), (TOKENS, WIDER)]),
+        (MinimalRNN(kernel=4, mlp=2), [(TOKENS, TOKENS), (THIN, TOKENS)]),
+        (CausalTokenMLP(), [(TOKENS, TOKENS), (TOKENS, WIDER), (THIN, THIN)]),
+        (CausalConv(kernel=20), [(TOKENS, TOKENS), (TOKENS, WIDER), (THIN, WIDER)]),
+        (ChannelMLP(hidden=3), [(TOKENS, TOKENS), (TOKENS, WIDER)]),
         (MLP(hidden=2), [(MAP, VECTOR), (TOKENS, VECTOR), (VECTOR, VECTOR)]),
         (MLP(hidden=0), [(MAP, VECTOR)]),
         (Linear(), [(MAP, HALF), (TOKENS, TOKENS), (VECTOR, VECTOR)]),

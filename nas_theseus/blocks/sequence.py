@@ -1,0 +1,160 @@
+"""What blocks over tokens share, and those that mix positions by fixed weights or not at all."""
+
+from __future__ import annotations
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from nas_theseus.blocks.base import layer_norm, scaled_width
+from nas_theseus.errors import ShapeError
+from nas_theseus.values import Boundary
+
+
+def token_shape(inlet: Boundary, outlet: Boundary) -> tuple[int, int]:
+    """Number of tokens T and inlet width D of a block over tokens; only the width may change.
+
+    Raises:
+        ShapeError: not (T,D) on both sides, or another number of tokens.
+    """
+    if inlet.kind != "tokens" or outlet.kind != "tokens":
+        raise ShapeError(f"needs (T,D) on both sides, got {inlet} and {outlet}")
+    if inlet.shape[0] != outlet.shape[0]:
+        raise ShapeError(
+            f"needs as many tokens on both sides, got {inlet.shape[0]} and {outlet.shape[0]}; "
+            "cut elsewhere"
+        )
+    return inlet.shape[0], inlet.shape[1]
+
+
+class SequenceBlock(nn.Module):
+    """A mixer over tokens (N,T,D) behind a layer norm, then an MLP, in pre-norm residual form.
+
+    With h = x + project(mixer(norm(x))) the output is h + last(gelu(up(norm(h)))); without the MLP
+    it is x + last(mixer(norm(x))). Where the widths differ, the output is `last`'s alone.
+
+    Args:
+        mixer: maps (N, T, D) to (N, T, mixed).
+        mixed: width of what the mixer gives.
+        mlp: hidden width of the MLP as a multiple of the inlet's; 0 for none.
+
+    Raises:
+        ShapeError: as `token_shape`.
+
+    Source: Xiong et al. 2020, arXiv:2002.04745 (pre-norm).
+    """
+
+    def __init__(
+        self, inlet: Boundary, outlet: Boundary, mixer: nn.Module, mixed: int, mlp: float = 0.0
+    ) -> None:
+        super().__init__()
+        _, width = token_shape(inlet, outlet)
+        self.norm = layer_norm(width)
+        self.mixer = mixer
+        self.project: nn.Module | None = None
+        if mlp:
+            hidden = scaled_width(width, mlp)
+            self.project = nn.Linear(mixed, width)
+            self.mlp = nn.Sequential(layer_norm(width), nn.Linear(width, hidden), nn.GELU())
+            mixed = hidden
+        self.last = nn.Linear(mixed, outlet.width)
+        self.skips = inlet == outlet
+
+    def forward(self, x: Tensor) -> Tensor:
+        features = self.mixer(self.norm(x))
+        if self.project is not None:
+            x = x + self.project(features)
+            features = self.mlp(x)
+        out: Tensor = self.last(features)
+        return out + x if self.skips else out
+
+
+class ChannelMLPBlock(SequenceBlock):
+    """The same MLP at every token; positions do not mix.
+
+    Args:
+        hidden: hidden width as a multiple of the inlet's.
+    """
+
+    def __init__(self, inlet: Boundary, outlet: Boundary, hidden: float = 1.0) -> None:
+        _, width = token_shape(inlet, outlet)
+        inner = scaled_width(width, hidden)
+        mixer = nn.Sequential(nn.Linear(width, inner), nn.GELU())
+        super().__init__(inlet, outlet, mixer, inner)
+
+
+class CausalTokenMLPBlock(SequenceBlock):
+    """Each token becomes a learned sum of itself and the tokens before it, then a channel MLP.
+
+    The mixer is one T×T matrix, shared by the channels, of which the lower triangle is used. Its
+    costs are told in full, as those of a causal attention are: T² parameters and T²·D products.
+    Source: MLP-Mixer, Tolstikhin et al. 2021, with one triangular layer over positions (ours).
+
+    Args:
+        hidden: hidden width of the channel MLP as a multiple of the inlet's.
+    """
+
+    def __init__(self, inlet: Boundary, outlet: Boundary, hidden: float = 1.0) -> None:
+        tokens, width = token_shape(inlet, outlet)
+        super().__init__(inlet, outlet, TriangularMixer(tokens), width, hidden)
+
+
+class CausalConvBlock(SequenceBlock):
+    """Causal depthwise convolution over positions, then an MLP over channels.
+
+    Source: ConvNeXt's block, Liu et al. 2022, arXiv:2201.03545, in one causal dimension.
+
+    Args:
+        kernel: how many tokens a token sees, itself the last of them.
+        expand: hidden width of the MLP as a multiple of the inlet's.
+    """
+
+    def __init__(
+        self, inlet: Boundary, outlet: Boundary, kernel: int = 4, expand: float = 2.0
+    ) -> None:
+        _, width = token_shape(inlet, outlet)
+        hidden = scaled_width(width, expand)
+        mixer = nn.Sequential(
+            CausalDepthwiseConv(width, kernel), nn.Linear(width, hidden), nn.GELU()
+        )
+        super().__init__(inlet, outlet, mixer, hidden)
+
+
+class TriangularMixer(nn.Module):
+    """A linear map over positions, (N, T, D) to (N, T, D), that reads no later position."""
+
+    def __init__(self, tokens: int) -> None:
+        super().__init__()
+        self.weight = nn.Parameter(torch.empty(tokens, tokens))
+        self.bias = nn.Parameter(torch.zeros(tokens, 1))
+        self.reset_parameters()
+
+    def reset_parameters(self) -> None:
+        """Each row as nn.Linear would draw it for as many inputs as the row may read."""
+        reads = torch.arange(1, len(self.weight) + 1, device=self.weight.device)
+        with torch.no_grad():
+            nn.init.uniform_(self.weight, -1, 1).div_(reads.sqrt()[:, None])
+            nn.init.zeros_(self.bias)
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.weight.tril() @ x + self.bias
+
+
+class CausalDepthwiseConv(nn.Module):
+    """One filter a channel over a token and the `kernel` − 1 before it; (N, T, D) to (N, T, D).
+
+    Raises:
+        ShapeError: the kernel is below 1.
+    """
+
+    def __init__(self, width: int, kernel: int) -> None:
+        super().__init__()
+        if kernel < 1:
+            raise ShapeError(f"needs a kernel of at least 1 token, got {kernel}")
+        self.before = kernel - 1
+        self.conv = nn.Conv1d(width, width, kernel, groups=width)
+
+    def forward(self, x: Tensor) -> Tensor:
+        padded = F.pad(x.transpose(1, 2), (self.before, 0))
+        out: Tensor = self.conv(padded).transpose(1, 2)
+        return out
