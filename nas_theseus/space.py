@@ -229,7 +229,7 @@ class SearchSpace:
         try:
             with torch.random.fork_rng(devices=[]):
                 module = self.build(choice).eval()
-            inputs = example_input(self.inlet(choice.span), batch=2)
+            inputs = example_input(module, self.inlet(choice.span), batch=2)
             with torch.no_grad():
                 found = module(inputs)
                 behind_last = _follows_last(module, inputs, found)
