@@ -206,3 +206,15 @@ def read_architecture(path: Path) -> Architecture:
         return Architecture.from_json(data["architecture"] if isinstance(data, dict) else data)
     except (OSError, ValueError, KeyError) as error:
         raise StorageError(f"{path} holds no architecture: {error}") from error
+
+
+def read_evaluation(path: Path) -> Evaluation:
+    """An evaluation from its JSON file.
+
+    Raises:
+        StorageError: no such file, or not an evaluation.
+    """
+    try:
+        return Evaluation.from_json(json.loads(path.read_text()))
+    except (OSError, ValueError, KeyError, TypeError) as error:
+        raise StorageError(f"{path} holds no evaluation: {error!r}") from error
