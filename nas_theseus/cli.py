@@ -317,6 +317,40 @@ def convert(
 
 
 @app.command()
+def export(
+    network: Annotated[
+        str,
+        typer.Argument(
+            metavar="RUN|PATH",
+            help="MLflow run of a front member, its architecture id, or the folder of a network.",
+        ),
+    ],
+    to: Annotated[str, typer.Option("--format", help="safetensors, torch-export or onnx.")],
+    out: Annotated[
+        Path | None, typer.Option(help="File; the architecture's id in this folder by default.")
+    ] = None,
+    trust_code: Annotated[
+        bool, typer.Option("--trust-code", help="Consent to run the network's own space.py.")
+    ] = False,
+    storage: StorageOption = DEFAULT_STORAGE,
+) -> None:
+    """Write a found network as one file, kept only if it gives what the network gives."""
+    from nas_theseus.formats import format_of, write_format
+    from nas_theseus.found import find_network
+
+    chosen = format_of(to)  # before minutes of download
+    member = find_network(network, storage, trust_code=trust_code)
+    path = out or Path(f"{member.evaluation.architecture.id}{chosen.suffix}")
+    checked = write_format(member, to, path)
+    batches = " and ".join(map(str, checked.batch_sizes))
+    print(
+        f"{checked.path}: {checked.size_bytes:,} bytes\n"
+        f"checked on {checked.examples} validation inputs in batches of {batches}: outputs differ "
+        f"by at most {checked.difference:.3g} ({checked.relative:.3g} of the largest output)"
+    )
+
+
+@app.command()
 def ui(
     port: Annotated[int, typer.Option(help="Port on this machine's loopback.")] = 5000,
 ) -> None:

@@ -37,6 +37,10 @@ class ConversionError(TheseusError, RuntimeError):
     """A conversion that cannot start or that diverged."""
 
 
+class ExportError(TheseusError, RuntimeError):
+    """A found network that a file format cannot hold, or that a written file does not repeat."""
+
+
 class ServiceError(TheseusError, RuntimeError):
     """Ray, Optuna or MLflow cannot be reached or refuses."""
 

@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
+from dataclasses import dataclass
 from pathlib import Path
 
 from nas_theseus.convert.target import Target, assemble
 from nas_theseus.errors import StorageError
 from nas_theseus.guide import load_weights, rebuilding
-from nas_theseus.space import load_space
-from nas_theseus.storage import read_architecture, write_bytes, write_json
+from nas_theseus.space import SearchSpace, load_space
+from nas_theseus.storage import read_evaluation, write_bytes, write_json
 from nas_theseus.values import Evaluation
 
 ARCHITECTURE_FILE = "architecture.json"
@@ -33,7 +34,21 @@ def write_member(folder: Path, evaluation: Evaluation, weights: Path, space_text
     write_json(folder / ARCHITECTURE_FILE, evaluation.to_json())
 
 
+@dataclass(frozen=True, eq=False)
+class Member:
+    """A found network, rebuilt, with the space that it is from and what was measured of it."""
+
+    network: Target
+    space: SearchSpace
+    evaluation: Evaluation
+
+
 def load(path: str | Path, *, trust_code: bool = False) -> Target:
+    """Rebuild a found network from its folder, in eval mode on the CPU; see `read_member`."""
+    return read_member(path, trust_code=trust_code).network
+
+
+def read_member(path: str | Path, *, trust_code: bool = False) -> Member:
     """Rebuild a found network from its folder, in eval mode on the CPU.
 
     Args:
@@ -43,7 +58,7 @@ def load(path: str | Path, *, trust_code: bool = False) -> Target:
             ones included). Read the file first when others sent it.
 
     Raises:
-        StorageError: no consent, or a file is missing.
+        StorageError: no consent, or a file is missing or damaged.
         GuideError: the weights are damaged or of another network.
         SpaceError: the space file cannot be run.
     """
@@ -56,11 +71,12 @@ def load(path: str | Path, *, trust_code: bool = False) -> Target:
         )
     if not trust_code:
         raise StorageError(
-            f"loading {folder} runs the Python code in {folder / SPACE_FILE}; read it, then call "
-            "load(path, trust_code=True)"
+            f"loading {folder} runs the Python code in {folder / SPACE_FILE}; read it, then say "
+            "trust_code=True (on the command line --trust-code)"
         )
+    evaluation = read_evaluation(folder / ARCHITECTURE_FILE)
     with rebuilding():
         space = load_space(folder / SPACE_FILE)
-    target = assemble(space, read_architecture(folder / ARCHITECTURE_FILE), 0)
-    load_weights(target, folder / WEIGHTS_FILE)
-    return target.eval()
+    network = assemble(space, evaluation.architecture, 0)
+    load_weights(network, folder / WEIGHTS_FILE)
+    return Member(network.eval(), space, evaluation)

@@ -56,7 +56,7 @@ class Guide(nn.Module):
     def _measure_boundaries(self, inlet: Boundary) -> tuple[Boundary, ...]:
         training = self.training
         self.eval()
-        features = example_input(inlet, batch=2)
+        features = example_input(self, inlet, batch=2)
         boundaries = [inlet]
         with torch.no_grad():
             for name, part in zip(self.names, self.parts, strict=True):
@@ -112,12 +112,35 @@ class Guide(nn.Module):
         return digest.hexdigest()[:16]
 
 
-def example_input(inlet: Boundary, batch: int = 1, seed: int = 0) -> Tensor:
-    """Random normal inputs of an inlet's shape, (batch, *shape); zeros for token ids."""
+def device_of(module: nn.Module) -> torch.device:
+    """Where the module's first parameter or buffer lies; the CPU when it has none."""
+    return next((tensor.device for tensor in _state(module)), torch.device("cpu"))
+
+
+def example_input(module: nn.Module, inlet: Boundary, batch: int = 1) -> Tensor:
+    """An input of shape (batch, *inlet.shape) on the module's device, always the same values.
+
+    Token ids are zeros; other inlets are standard normal in the module's own floating dtype. The
+    global random state is not touched.
+
+    Raises:
+        ValueError: batch < 1.
+    """
+    if batch < 1:
+        raise ValueError(f"a batch holds at least one example, not {batch}")
+    shape = (batch, *inlet.shape)
+    device = device_of(module)
     if inlet.integer:
-        return torch.zeros(batch, *inlet.shape, dtype=torch.long)
-    generator = torch.Generator().manual_seed(seed)
-    return torch.randn(batch, *inlet.shape, generator=generator)
+        return torch.zeros(shape, dtype=torch.long, device=device)
+    floating = (tensor.dtype for tensor in _state(module) if tensor.is_floating_point())
+    dtype = next(floating, torch.get_default_dtype())
+    generator = torch.Generator().manual_seed(0)
+    return torch.randn(shape, generator=generator).to(device=device, dtype=dtype)
+
+
+def _state(module: nn.Module) -> Iterator[Tensor]:
+    yield from module.parameters()
+    yield from module.buffers()
 
 
 def cut(

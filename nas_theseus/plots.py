@@ -2,11 +2,9 @@
 
 from __future__ import annotations
 
-import contextlib
 import html
 import math
-import os
-from collections.abc import Callable, Collection, Sequence
+from collections.abc import Collection, Sequence
 from dataclasses import dataclass, fields
 from pathlib import Path
 
@@ -14,7 +12,7 @@ import plotly.graph_objects as go  # type: ignore[import-untyped]
 from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
 
-from nas_theseus.errors import StorageError
+from nas_theseus.storage import replacing
 from nas_theseus.values import Cost, Evaluation, Objective
 
 _COSTS = tuple(item.name for item in fields(Cost))
@@ -158,20 +156,6 @@ def _print_figure(picture: _Picture) -> Figure:
     return figure
 
 
-def _replace(path: Path, write: Callable[[Path], object]) -> None:
-    aside = path.with_name(f".{path.stem}-{os.getpid()}{path.suffix}")
-    try:
-        path.parent.mkdir(parents=True, exist_ok=True)
-        write(aside)
-        os.replace(aside, path)
-    except OSError as error:
-        with contextlib.suppress(OSError):
-            aside.unlink(missing_ok=True)
-        raise StorageError(
-            f"cannot write the picture {path}: {error}. Free some space or choose another folder."
-        ) from error
-
-
 def write_front(
     folder: Path,
     evaluations: Sequence[Evaluation],
@@ -198,6 +182,8 @@ def write_front(
     page, image = folder / "front.html", folder / "front.png"
     interactive = front_figure(evaluations, front, objectives, title)
     printed = _print_figure(_picture(evaluations, front, objectives, title))
-    _replace(page, lambda aside: interactive.write_html(aside, include_plotlyjs=True))
-    _replace(image, lambda aside: printed.savefig(aside, format="png"))
+    with replacing(page) as aside:
+        interactive.write_html(aside, include_plotlyjs=True)
+    with replacing(image) as aside:
+        printed.savefig(aside, format="png")
     return page, image

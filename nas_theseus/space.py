@@ -316,7 +316,7 @@ class SearchSpace:
         try:
             with torch.random.fork_rng(devices=[]):
                 module = self.families[choice.block].build(inlet, outlet, choice.kwargs).eval()
-            inputs = example_input(inlet, batch=2)
+            inputs = example_input(module, inlet, batch=2)
             with torch.no_grad():
                 found = module(inputs)
                 behind_last = _follows_last(module, inputs, found)

@@ -6,6 +6,7 @@ import json
 import os
 import tempfile
 from collections.abc import Iterator, Mapping
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -143,23 +144,45 @@ def searches(root: Path) -> list[str]:
     return sorted(p.name for p in folder.iterdir() if p.is_dir()) if folder.is_dir() else []
 
 
-def write_bytes(path: Path, data: bytes) -> None:
-    """Write aside, flush to the disk, rename: a reader sees the old file or the new one.
+@contextmanager
+def replacing(path: Path) -> Iterator[Path]:
+    """A path to write aside, flushed to the disk and renamed to `path` on leaving.
+
+    A reader sees the old file or the new one; an error leaves the old one and no rest.
 
     Raises:
         StorageError: the disk is full or the folder cannot be written.
     """
+    # Its suffix keeps it out of what folders are searched for, such as *.json.
     aside = path.with_name(f".{path.name}.{os.getpid()}.aside")
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
-        with aside.open("wb") as file:
-            file.write(data)
-            file.flush()
-            os.fsync(file.fileno())
+        yield aside
+        _flush(aside)
         aside.replace(path)
+        _flush(path.parent)
     except OSError as error:
-        aside.unlink(missing_ok=True)
-        raise StorageError(f"cannot write {path}: {error.strerror or error}") from error
+        raise StorageError(
+            f"cannot write {path}: {error.strerror or error}; free some space or choose another "
+            "folder"
+        ) from error
+    finally:
+        with suppress(OSError):
+            aside.unlink()
+
+
+def _flush(path: Path) -> None:
+    descriptor = os.open(path, os.O_RDONLY)
+    try:
+        os.fsync(descriptor)
+    finally:
+        os.close(descriptor)
+
+
+def write_bytes(path: Path, data: bytes) -> None:
+    """`replacing` of bytes."""
+    with replacing(path) as aside:
+        aside.write_bytes(data)
 
 
 def write_json(path: Path, value: Mapping[str, Any] | list[Any]) -> None:
@@ -183,3 +206,15 @@ def read_architecture(path: Path) -> Architecture:
         return Architecture.from_json(data["architecture"] if isinstance(data, dict) else data)
     except (OSError, ValueError, KeyError) as error:
         raise StorageError(f"{path} holds no architecture: {error}") from error
+
+
+def read_evaluation(path: Path) -> Evaluation:
+    """An evaluation from its JSON file.
+
+    Raises:
+        StorageError: no such file, or not an evaluation.
+    """
+    try:
+        return Evaluation.from_json(json.loads(path.read_text()))
+    except (OSError, ValueError, KeyError, TypeError) as error:
+        raise StorageError(f"{path} holds no evaluation: {error!r}") from error

@@ -11,7 +11,8 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
-from nas_theseus.costs.probe import eval_view, example_input
+from nas_theseus.costs.probe import eval_view
+from nas_theseus.guide import example_input
 from nas_theseus.values import Boundary
 
 

@@ -12,8 +12,9 @@ from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_leaves
 
 from nas_theseus.costs.macs import unfused_attention
-from nas_theseus.costs.probe import eval_view, example_input
+from nas_theseus.costs.probe import eval_view
 from nas_theseus.errors import CostError
+from nas_theseus.guide import example_input
 from nas_theseus.values import Boundary
 
 

@@ -1,25 +1,14 @@
-"""What a cost is taken on: an evaluation-mode view of a module, and one example input."""
+"""What a cost is taken on: an evaluation-mode view of a module."""
 
 from __future__ import annotations
 
 import copy
-from collections.abc import Iterator
 
 import torch
 from torch import Tensor, nn
 
 from nas_theseus.errors import CostError
-from nas_theseus.values import Boundary
-
-
-def _state(module: nn.Module) -> Iterator[Tensor]:
-    yield from module.parameters()
-    yield from module.buffers()
-
-
-def device_of(module: nn.Module) -> torch.device:
-    """Where the module's first parameter or buffer lies; the CPU when it has none."""
-    return next((tensor.device for tensor in _state(module)), torch.device("cpu"))
+from nas_theseus.guide import device_of
 
 
 def eval_view(module: nn.Module, device: torch.device | None = None) -> nn.Module:
@@ -54,24 +43,3 @@ def eval_view(module: nn.Module, device: torch.device | None = None) -> nn.Modul
             f"changing it: {error}. Keep locks, files and other live objects out of the module."
         ) from error
     return view.eval()
-
-
-def example_input(module: nn.Module, inlet: Boundary, batch: int = 1) -> Tensor:
-    """An input of shape (batch, *inlet.shape) on the module's device, always the same values.
-
-    Token ids are zeros; other inlets are standard normal in the module's own floating dtype. The
-    global random state is not touched.
-
-    Raises:
-        ValueError: batch < 1.
-    """
-    if batch < 1:
-        raise ValueError(f"a batch holds at least one example, not {batch}")
-    shape = (batch, *inlet.shape)
-    device = device_of(module)
-    if inlet.integer:
-        return torch.zeros(shape, dtype=torch.long, device=device)
-    floating = (tensor.dtype for tensor in _state(module) if tensor.is_floating_point())
-    dtype = next(floating, torch.get_default_dtype())
-    generator = torch.Generator().manual_seed(0)
-    return torch.randn(shape, generator=generator).to(device=device, dtype=dtype)

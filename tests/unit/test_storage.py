@@ -7,7 +7,14 @@ from pathlib import Path
 import pytest
 
 from nas_theseus.errors import StorageError
-from nas_theseus.storage import Storage, read_architecture, searches, write_json
+from nas_theseus.storage import (
+    Storage,
+    read_architecture,
+    replacing,
+    searches,
+    write_bytes,
+    write_json,
+)
 from nas_theseus.values import Architecture, BlockChoice, Cost, Evaluation, Failure, Span
 
 ARCHITECTURE = Architecture((BlockChoice(Span(0, 1), "keep"),))
@@ -62,3 +69,20 @@ def test_an_architecture_file(tmp_path: Path) -> None:
     path.write_text("{}")
     with pytest.raises(StorageError, match="holds no architecture"):
         read_architecture(path)
+
+
+def test_an_error_half_way_leaves_the_old_file_and_no_rest(tmp_path: Path) -> None:
+    path = tmp_path / "net.onnx"
+    write_bytes(path, b"old")
+    with pytest.raises(RuntimeError, match="half-way"), replacing(path) as aside:
+        aside.write_bytes(b"new")
+        assert path.read_bytes() == b"old"
+        raise RuntimeError("half-way")
+    assert path.read_bytes() == b"old"
+    assert [p.name for p in tmp_path.iterdir()] == ["net.onnx"]
+
+
+def test_a_folder_that_cannot_be_made_is_named(tmp_path: Path) -> None:
+    (tmp_path / "file").touch()
+    with pytest.raises(StorageError, match=r"cannot write .*net\.onnx: .* another folder"):
+        write_bytes(tmp_path / "file" / "net.onnx", b"")

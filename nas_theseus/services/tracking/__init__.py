@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from nas_theseus.services.tracking.connection import front_link, without_credentials
+from nas_theseus.services.tracking.download import download_network
 from nas_theseus.services.tracking.tracker import Tracker
 
-__all__ = ["Tracker", "front_link", "without_credentials"]
+__all__ = ["Tracker", "download_network", "front_link", "without_credentials"]

@@ -2,10 +2,7 @@
 
 from __future__ import annotations
 
-import contextlib
-import json
 import logging
-import os
 import time
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
@@ -15,35 +12,13 @@ from typing import Any
 from mlflow.entities import Metric, Param, Run, RunTag, ViewType
 from mlflow.tracking import MlflowClient
 
+from nas_theseus.storage import write_json
 from nas_theseus.values import Architecture, CurvePoint, Evaluation, Failure
 
 _log = logging.getLogger(__name__)
 
 # Limits of MLflow 3: entities a log_batch call, characters of a parameter and of a tag.
 _BATCH, _PARAMS_BATCH, _PARAM_CHARACTERS, _TAG_CHARACTERS = 1000, 100, 6000, 8000
-
-
-def replace_text(path: Path, text: str, *, durable: bool) -> None:
-    """Write aside and rename; `durable` waits for the disk."""
-    aside = path.with_name(path.name + ".tmp")
-    try:
-        path.parent.mkdir(parents=True, exist_ok=True)
-        with aside.open("w", encoding="utf-8") as file:
-            file.write(text)
-            if durable:
-                file.flush()
-                os.fsync(file.fileno())
-        os.replace(aside, path)
-        if durable:
-            folder = os.open(path.parent, os.O_RDONLY)
-            try:
-                os.fsync(folder)
-            finally:
-                os.close(folder)
-    except OSError:
-        with contextlib.suppress(OSError):
-            aside.unlink(missing_ok=True)
-        raise
 
 
 def shorten(text: str, limit: int) -> str:
@@ -190,7 +165,7 @@ class Projection:
         runs = {"parent": self._parent} if self._parent else {}
         runs |= {name: child.run_id for name, child in sorted(self._children.items())}
         try:
-            replace_text(self._runs_file, json.dumps(runs, indent=1), durable=False)
+            write_json(self._runs_file, runs)
             self._runs_changed = False
         except OSError as error:
             _log.warning("cannot write the run ids to %s: %s", self._runs_file, error)

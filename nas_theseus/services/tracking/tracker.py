@@ -26,7 +26,8 @@ from mlflow.tracking import MlflowClient
 
 from nas_theseus.errors import ServiceError, StorageError
 from nas_theseus.services.tracking.connection import probe, quieten, scrub, without_credentials
-from nas_theseus.services.tracking.projection import Projection, RecordError, replace_text
+from nas_theseus.services.tracking.projection import Projection, RecordError
+from nas_theseus.storage import write_bytes
 from nas_theseus.values import Evaluation, Failure
 
 _log = logging.getLogger(__name__)
@@ -240,7 +241,7 @@ class Tracker:
         with self._changed:
             path = self._outbox / f"{self._last + 1:012d}-{kind}.json"
             try:
-                replace_text(path, text, durable=True)
+                write_bytes(path, text.encode())
             except OSError as error:
                 raise StorageError(
                     f"cannot keep a tracking record in {self._outbox}: {error}. Free some space "
@@ -351,7 +352,7 @@ class Tracker:
         kept = path.parent / "refused" / path.name
         _log.warning("MLflow refuses %s, set aside in %s: %s", path.name, kept.parent, reason)
         try:
-            replace_text(kept.with_suffix(".reason.txt"), reason, durable=False)
+            write_bytes(kept.with_suffix(".reason.txt"), reason.encode())
             os.replace(path, kept)
             projection.close_refused(self._load(kept), reason)
         except Exception as error:  # the record stays where it is, for the next start
