@@ -11,6 +11,7 @@ from pathlib import Path
 from nas_theseus.convert.guide_training import guide_key
 from nas_theseus.costs.table import CostTable
 from nas_theseus.errors import SpaceError
+from nas_theseus.mistakes import mistakes_in
 from nas_theseus.settings import SearchSettings
 from nas_theseus.space import SearchSpace
 from nas_theseus.storage import Storage, write_bytes, write_json
@@ -38,7 +39,7 @@ def refuse_mistakes(space: SearchSpace, space_file: Path) -> None:
     Raises:
         SpaceError: there is at least one.
     """
-    mistakes = space.mistakes()
+    mistakes = mistakes_in(space)
     if not mistakes:
         table = CostTable(space)
         mistakes = table.uncountable() or [*table.unmeetable(), *table.without_logarithm()]

@@ -87,9 +87,7 @@ class ResNet(nn.Module):
                 self.cuts.append(f"block{len(self.cuts)}")
                 self.add_module(self.cuts[-1], kind(inlet, outlet, stride))
                 inlet = outlet
-        self.head = nn.Sequential(
-            nn.AdaptiveAvgPool2d(1), nn.Flatten(), nn.Linear(inlet, classes)
-        )
+        self.head = nn.Sequential(nn.AdaptiveAvgPool2d(1), nn.Flatten(), nn.Linear(inlet, classes))
 
     def forward(self, x: Tensor) -> Tensor:
         for name in self.cuts:
@@ -108,7 +106,7 @@ def vision_transformer(
     mlp: int = 128,
     classes: int = 10,
 ) -> tuple[VisionTransformer, list[str]]:
-    """torchvision's vision transformer for images of any number of channels, and its cut names.
+    """The vision transformer of torchvision for images of any channels, and its cut names.
 
     Returns:
         The network, and the names to cut after: the embedding, then each encoder layer.

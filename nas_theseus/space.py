@@ -8,18 +8,15 @@ import types
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
 from functools import cached_property
-from itertools import pairwise
 from pathlib import Path
 
 import torch
 from pydantic import ValidationError
-from torch import Tensor, nn
+from torch import nn
 
 from nas_theseus.blocks import BlockFamily
-from nas_theseus.blocks.base import last_map
-from nas_theseus.blocks.causality import reads_ahead
 from nas_theseus.errors import SpaceError, TheseusError
-from nas_theseus.guide import Guide, example_input
+from nas_theseus.guide import Guide
 from nas_theseus.settings import Recipe, mistakes_of, parse_constraint
 from nas_theseus.tasks import Task
 from nas_theseus.values import (
@@ -205,185 +202,6 @@ class SearchSpace:
                 return f"block {choice} cannot stand for parts {choice.span}{behind} in this space"
             share = choice.width_share
         return None
-
-    def mistakes(self) -> list[str]:
-        """Every mistake that can be seen before any training; empty when there is none."""
-        return [
-            *self._declaration_mistakes(),
-            *self._guide_reads_ahead(),
-            *self._block_mistakes(),
-            *self._goal_mistakes(),
-        ]
-
-    def _declaration_mistakes(self) -> Iterator[str]:
-        names = [family.name for family in self.blocks]
-        for name in sorted({name for name in names if names.count(name) > 1}):
-            yield f"blocks: two blocks are called {name!r}; give one a name of its own"
-        if not names:
-            yield "blocks: empty; a space needs at least one block, such as Keep()"
-        if self.max_span < 1:
-            yield f"max_span: must be at least 1, got {self.max_span}"
-        if not self.widths or not all(0 < share < float("inf") for share in self.widths):
-            yield f"widths: shares of the guide's widths above 0, got {list(self.widths)}"
-        parts = set(self.guide.names)
-        known = f"; the guide's parts are {', '.join(self.guide.names)}"
-        for name in self.keep:
-            if name not in parts:
-                yield f"keep: no part is called {name!r}{known}"
-        if self.keep and not any(family.keeps for family in self.blocks):
-            yield "keep: needs Keep() among the blocks"
-        for family in self.blocks:
-            for name in family.parts:
-                if name not in parts:
-                    yield f"block {family.name!r}: no part is called {name!r}{known}"
-        if self.guide.boundaries[0] != self.task.inlet:
-            yield (
-                f"guide: takes {self.guide.boundaries[0]}, but task {self.task.name!r} gives "
-                f"{self.task.inlet}; cut the guide with inlet={self.task.inlet.shape}"
-            )
-        if self.guide.boundaries[-1].shape != self.task.outputs.shape:
-            yield (
-                f"guide: gives {self.guide.boundaries[-1]}, but task {self.task.name!r} needs "
-                f"{self.task.outputs}; give the guide a head for it"
-            )
-
-    @property
-    def _predicts_tokens(self) -> bool:
-        """Whether the task is to tell each next token, so that nothing may read later ones."""
-        return self.task.inlet.kind == "ids" and self.task.outputs.kind == "tokens"
-
-    def _guide_reads_ahead(self) -> Iterator[str]:
-        boundaries = self.guide.boundaries
-        vocabulary = self.task.outputs.width
-        if not self._predicts_tokens or not _token_wise(boundaries[0], boundaries[-1]):
-            return
-        try:
-            if not reads_ahead(self.guide, boundaries[0], vocabulary):
-                return
-            reading = [
-                name
-                for name, part, (inlet, outlet) in zip(
-                    self.guide.names, self.guide.parts, pairwise(boundaries), strict=True
-                )
-                if _token_wise(inlet, outlet) and reads_ahead(part, inlet, vocabulary)
-            ]
-        except Exception as error:  # the user's network may raise anything
-            yield (
-                f"guide: cannot be run on token ids 0 to {vocabulary - 1}: "
-                f"{type(error).__name__}: {error}"
-            )
-            return
-        where = f", in {', '.join(map(repr, reading))}" if reading else ""
-        yield (
-            f"guide: reads later tokens{where}: what it tells of a token changes with those behind "
-            "it, which it is to predict; give its attention a causal mask"
-        )
-
-    def _block_mistakes(self) -> Iterator[str]:
-        stuck = max((span.stop for span, _ in self.fitting), default=0)
-        if stuck < len(self.guide):
-            name = self.guide.names[stuck]
-            refusals = "; ".join(
-                family.refusal(self.guide.boundaries[stuck], self.guide.boundaries[stuck + 1])
-                or f"block {family.name!r} is not allowed on part {name!r}"
-                for family in self.blocks
-                if not family.keeps
-            )
-            yield f"blocks: none can stand for part {name!r} (add Keep()): {refusals}"
-        used = {name for fits in self.fitting.values() for name in fits}
-        for family in self.blocks:
-            if family.name not in used and set(family.parts) <= set(self.guide.names):
-                reasons = (
-                    family.refusal(self.boundary(s.start), self.boundary(s.stop))
-                    for s in self.spans()
-                )
-                reason = next(filter(None, reasons), "keep or max_span leaves it no span")
-                yield f"block {family.name!r} can stand for no span; first reason: {reason}"
-        tested: set[tuple[str, object, Boundary, Boundary]] = set()
-        for span, share in self.fitting:
-            inlet = self.boundary(span.start, share)
-            for choice in self.choices(span, share):
-                outlet = self.boundary(span.stop, choice.width_share)
-                case = (choice.block, choice.hyperparameters, inlet, outlet)
-                if self.families[choice.block].keeps or case in tested:
-                    continue
-                tested.add(case)
-                mistake = self._build_mistake(choice, inlet, outlet)
-                if mistake:
-                    yield f"block {choice} for parts {span}: {mistake}"
-
-    def _build_mistake(self, choice: BlockChoice, inlet: Boundary, outlet: Boundary) -> str | None:
-        try:
-            with torch.random.fork_rng(devices=[]):
-                module = self.families[choice.block].build(inlet, outlet, choice.kwargs).eval()
-            inputs = example_input(module, inlet, batch=2)
-            with torch.no_grad():
-                found = module(inputs)
-                behind_last = _follows_last(module, inputs, found)
-            fits = isinstance(found, Tensor) and tuple(found.shape[1:]) == outlet.shape
-            ahead = (
-                fits
-                and self._predicts_tokens
-                and _token_wise(inlet, outlet)
-                and reads_ahead(module, inlet, self.task.outputs.width)
-            )
-        except Exception as error:  # a custom block may raise anything; all of it is the user's
-            return f"cannot be built and run: {type(error).__name__}: {error}"
-        if not fits:
-            shape = tuple(found.shape[1:]) if isinstance(found, Tensor) else type(found)
-            return f"gives {shape}, its outlet is {outlet}"
-        if behind_last:
-            return (
-                "something follows its layer `last`, so a stitch cannot be folded into it; make "
-                "`last` the end (a skip may be added to it), or give it another name"
-            )
-        if ahead:
-            return (
-                "reads later tokens: its output at a token changes with those behind it, which the "
-                "network is to predict; use causal=True, or a block that is causal by nature"
-            )
-        return None
-
-    def _goal_mistakes(self) -> Iterator[str]:
-        known = {self.metric, *COSTS}
-        names = [goal.name for goal in self.goals]
-        for name in names:
-            if name not in known:
-                yield f"objectives: unknown {name!r}; known: {', '.join(sorted(known))}"
-        if len(set(names)) != len(names):
-            yield "objectives: one is named twice"
-        if not set(names) - set(COSTS):
-            yield f"objectives: one of them must be a quality, such as {self.metric!r}"
-        for text in self.constraints:
-            try:
-                limit = parse_constraint(text)
-            except ValueError as error:
-                yield f"constraints: {error}"
-                continue
-            if limit.name not in known:
-                yield (
-                    f"constraints: unknown {limit.name!r} in {text!r}; known: "
-                    f"{', '.join(sorted(known))}"
-                )
-
-
-def _token_wise(inlet: Boundary, outlet: Boundary) -> bool:
-    """Whether both sides are tokens, as many on each: only then is one side's later the other's."""
-    kinds = inlet.kind in ("ids", "tokens") and outlet.kind == "tokens"
-    return kinds and inlet.shape[0] == outlet.shape[0]
-
-
-def _follows_last(module: nn.Module, inputs: Tensor, found: Tensor) -> bool:
-    """Whether a block's output is not that of `last` plus what does not depend on it."""
-    last = last_map(module)
-    if last is None or not isinstance(found, Tensor):
-        return False
-    hook = last.register_forward_hook(lambda _module, _inputs, output: output + 1)
-    try:
-        shift = module(inputs) - found
-    finally:
-        hook.remove()
-    return not torch.allclose(shift, torch.ones_like(shift), atol=1e-3)
 
 
 def load_space(source: str | Path, text: str | None = None) -> SearchSpace:

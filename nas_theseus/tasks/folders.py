@@ -12,9 +12,9 @@ from typing import ClassVar
 import torch
 from torch import Tensor
 from torch.utils.data import DataLoader, Dataset
-from torchvision.datasets import ImageFolder  # type: ignore[import-untyped]
-from torchvision.datasets.folder import default_loader  # type: ignore[import-untyped]
-from torchvision.transforms.functional import (  # type: ignore[import-untyped]
+from torchvision.datasets import ImageFolder
+from torchvision.datasets.folder import default_loader
+from torchvision.transforms.functional import (
     center_crop,
     pil_to_tensor,
     resize,

@@ -332,7 +332,7 @@ class _Datasets:
         return _split_training(self.name, images, labels, test, kept, None, self.seed)
 
     def _read(self, part: str, data: Any) -> tuple[Tensor, Tensor]:
-        from torchvision.transforms.functional import (  # type: ignore[import-untyped]
+        from torchvision.transforms.functional import (
             pil_to_tensor,
         )
 

@@ -13,6 +13,7 @@ from nas_theseus.blocks import Basic, BlockFamily, Depthwise, Keep, Linear, Toke
 from nas_theseus.blocks.base import Stitched, last_map
 from nas_theseus.costs.table import CostTable
 from nas_theseus.errors import SpaceError
+from nas_theseus.mistakes import mistakes_in
 from nas_theseus.space import load_space
 from nas_theseus.tasks import digits
 from nas_theseus.values import Span
@@ -56,7 +57,7 @@ class Broken(nn.Module):
 @pytest.mark.parametrize("name", ["digits", "fashion_resnet", "template"])
 def test_the_spaces_that_ship_have_no_mistakes(name: str) -> None:
     space = load_space(ROOT / "search_spaces" / f"{name}.py")
-    assert space.mistakes() == []
+    assert mistakes_in(space) == []
     assert CostTable(space).unmeetable() == []
     assert space.count() > 100
 
@@ -67,7 +68,7 @@ def test_all_mistakes_are_told_together() -> None:
         objectives=[maximize("val_accurracy"), minimize("macs")], keep=["tail"],
         constraints=["macs < 3", "mac <= 3"], max_span=2,
     )  # fmt: skip
-    text = "\n".join(space.mistakes())
+    text = "\n".join(mistakes_in(space))
     for expected in (
         "two blocks are called 'linear'",
         "no part is called 'tail'; the guide's parts are 0, 1, head",
@@ -81,22 +82,22 @@ def test_all_mistakes_are_told_together() -> None:
 
 
 def test_a_block_that_gives_the_wrong_shape_or_raises_is_named() -> None:
-    (wrong, *_) = make([Keep(), block(WrongShape)]).mistakes()
+    (wrong, *_) = mistakes_in(make([Keep(), block(WrongShape)]))
     assert "block wrongshape(hidden" not in wrong and "block wrongshape for parts 0: " in wrong
-    (broken,) = make([Keep(), block(Broken)]).mistakes()
+    (broken,) = mistakes_in(make([Keep(), block(Broken)]))
     assert "block 'broken' can stand for no span; first reason: " in broken
     assert "RuntimeError: no such thing" in broken
 
 
 def test_guide_and_task_must_fit() -> None:
     net = nn.Sequential(nn.Conv2d(3, 4, 3), nn.Flatten(), nn.Linear(4 * 36, 7))
-    text = "\n".join(make([Keep()], guide=cut(net, ["0"], (3, 8, 8))).mistakes())
+    text = "\n".join(mistakes_in(make([Keep()], guide=cut(net, ["0"], (3, 8, 8)))))
     assert "guide: takes (C,H,W) = (3, 8, 8), but task 'digits' gives (C,H,W) = (1, 8, 8)" in text
     assert "guide: gives (D) = (7)" in text
 
 
 def test_no_block_for_a_part() -> None:
-    (said,) = make([Basic(), TokenMLP()]).mistakes()
+    (said,) = mistakes_in(make([Basic(), TokenMLP()]))
     assert "none can stand for part 'head' (add Keep())" in said
     assert "needs (C,H,W)" in said
 

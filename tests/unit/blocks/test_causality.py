@@ -22,6 +22,7 @@ from nas_theseus.blocks import (
     TokenMLP,
 )
 from nas_theseus.blocks.causality import reads_ahead
+from nas_theseus.mistakes import mistakes_in
 from nas_theseus.tasks import digits, text_file
 
 CAUSAL = [
@@ -128,14 +129,14 @@ def make(
 
 
 def test_a_text_space_of_causal_blocks_has_no_mistake(tmp_path: Path) -> None:
-    assert make(tmp_path, [Keep(), *CAUSAL], SelfAttention(causal=True)).mistakes() == []
+    assert mistakes_in(make(tmp_path, [Keep(), *CAUSAL], SelfAttention(causal=True))) == []
 
 
 def test_blocks_that_read_ahead_are_told_with_what_to_do(tmp_path: Path) -> None:
     parts = ("first", "second", "head")
     both_ways = [SelfAttention(causal=choice(True, False)), TokenMLP(), block(PairMean).on(*parts)]
     blocks = [Keep(), *both_ways, block(PairEmbedding).on("embed")]
-    said = make(tmp_path, blocks, CausalConv()).mistakes()
+    said = mistakes_in(make(tmp_path, blocks, CausalConv()))
     for name in ("self_attention(causal=False, heads=4, mlp=4.0)", "token_mlp(hidden=64)",
                  "pairmean"):  # fmt: skip
         assert any(f"block {name} for parts 1: reads later tokens" in one for one in said), said
@@ -169,13 +170,13 @@ class PairEmbedding(nn.Module):
 
 
 def test_a_guide_that_reads_ahead_is_told_with_its_part(tmp_path: Path) -> None:
-    (said,) = make(tmp_path, [Keep()], SelfAttention()).mistakes()
+    (said,) = mistakes_in(make(tmp_path, [Keep()], SelfAttention()))
     assert said.startswith("guide: reads later tokens, in 'first': ")
     assert "causal mask" in said
 
 
 def test_a_guide_with_too_few_embeddings_is_told(tmp_path: Path) -> None:
-    (said,) = make(tmp_path, [Keep()], CausalConv(), rows=2).mistakes()
+    (said,) = mistakes_in(make(tmp_path, [Keep()], CausalConv(), rows=2))
     assert said.startswith("guide: cannot be run on token ids 0 to ")
     assert "IndexError" in said
 
@@ -196,4 +197,4 @@ def test_images_may_be_read_in_any_order() -> None:
     ]
     guide = Guide(parts, Boundary((1, 8, 8)))
     space = SearchSpace(guide=guide, task=digits(), blocks=[Keep(), SelfAttention(), TokenMLP()])
-    assert space.mistakes() == []
+    assert mistakes_in(space) == []

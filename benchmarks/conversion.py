@@ -1,0 +1,300 @@
+"""Conversion against its controls at equal training compute: the table of docs/evidence.md.
+
+    python -m benchmarks.conversion --all               tune, run every cell that is missing, report
+    python -m benchmarks.conversion --pair vit_to_mlp   only the cells of one pair
+    python -m benchmarks.conversion --report            figures, table and plots from what is there
+
+A cell is one method on one pair with one seed. Every cell is written to
+results/conversion_cells.jsonl as it ends, so that the table fills over several runs; delete a line
+to run its cell again.
+
+Equal compute: a pair's budget is what training its target from scratch for `epochs` costs. Every
+other method pays for all that it does (alignment, recalibration, the guide's activations, logits
+and teaching) and trains on the task for what is left.
+"""
+
+from __future__ import annotations
+
+import argparse
+import itertools
+import json
+import os
+import time
+from collections.abc import Iterable, Iterator
+from concurrent.futures import ProcessPoolExecutor, as_completed
+from dataclasses import asdict, dataclass
+from functools import lru_cache
+from multiprocessing import get_context
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import nn
+
+from benchmarks import conversion_report as report
+from benchmarks.conversion_pairs import PAIRS, Pair
+from benchmarks.record import RESULTS
+from nas_theseus.candidate import Converted, MacCounter, Workshop
+from nas_theseus.convert.finetune import EpochLoss
+from nas_theseus.convert.guide_training import prepare_guide
+from nas_theseus.convert.schedules import stages
+from nas_theseus.convert.target import assemble
+from nas_theseus.costs import measure_latency
+from nas_theseus.errors import ConversionError
+from nas_theseus.evaluate import score
+from nas_theseus.settings import Recipe
+from nas_theseus.space import load_space
+from nas_theseus.values import CurvePoint
+
+ROOT = Path(__file__).resolve().parent.parent
+CELLS = RESULTS / "conversion_cells.jsonl"
+GUIDES = ROOT / "theseus" / "guides"
+
+SEEDS = (0, 1, 2)
+TUNING_SEED = 100
+RATES = (1e-3, 3e-3, 6e-3, 1.2e-2)
+
+BASELINES: dict[str, dict[str, Any]] = {
+    "scratch": {"schedule": "scratch"},
+    "kd": {"schedule": "kd"},
+    "naive": {"schedule": "naive"},
+}
+# What a conversion changes in the space's recipe.
+CONVERSIONS: dict[str, dict[str, Any]] = {
+    "progressive-cka": {"schedule": "progressive"},
+    "sequential-cka": {"schedule": "sequential"},
+    "independent-cka": {"schedule": "independent"},
+    "joint-cka": {"schedule": "joint"},
+    "progressive-dmnn": {"schedule": "progressive", "similarity": "dmnn"},
+    "progressive-regression": {"schedule": "progressive", "similarity": "regression"},
+    "sequential-regression": {"schedule": "sequential", "similarity": "regression"},
+}
+ABLATIONS: dict[str, dict[str, Any]] = {
+    "progressive-cka, not recalibrated": {"recalibrate": False},
+    "progressive-cka, reverse order": {"order": "reverse"},
+    "progressive-cka, hybrids finetuned": {"hybrid_epochs": 0.1},
+    "progressive-cka, not distilled": {"distill": 0.0},
+    "progressive-cka, positions compared": {"similarity_options": {"examples": "positions"}},
+    "progressive-cka, maps not pooled": {"similarity_options": {"pool": 0}},
+}
+METHODS = BASELINES | CONVERSIONS | ABLATIONS
+
+
+@dataclass(frozen=True, order=True)
+class Cell:
+    """What one run is.
+
+    Attributes:
+        trained: whether the guide was trained.
+        share: of the pair's budget.
+        learning_rate: peak of task training.
+    """
+
+    pair: str
+    trained: bool
+    method: str
+    seed: int
+    share: float
+    learning_rate: float
+
+
+@lru_cache(maxsize=1)
+def workshop(name: str, trained: bool) -> tuple[Workshop, dict[str, float]]:
+    """The pair's workshop, its guide trained once, and the guide's own quality."""
+    space = load_space(ROOT / "search_spaces" / PAIRS[name].space)
+    if trained:
+        prepare_guide(space.guide, space.task, space.guide_training, GUIDES, torch.device("cpu"))
+    quality = {f"guide_{split}": score(space.guide, space.task, split)
+               for split in ("validation", "test")}  # fmt: skip
+    return Workshop(space, torch.device("cpu")), quality
+
+
+def budgeted(shop: Workshop, pair: Pair, cell: Cell) -> tuple[Recipe, int, int]:
+    """The cell's recipe with the epochs that its budget leaves; the budget; the guide's MACs.
+
+    Raises:
+        ConversionError: the budget does not pay for what comes before task training.
+    """
+    changes = {"learning_rate": cell.learning_rate, **METHODS[cell.method]}
+    recipe = Recipe.model_validate(shop.space.recipe.model_dump() | dict(pair.recipe) | changes)
+    task, architecture = shop.space.task, pair.architecture
+    target = assemble(shop.space, architecture, 0)
+    epoch_examples = task.size("train") // recipe.batch_size * recipe.batch_size
+    epoch = 3 * epoch_examples * shop.costs.of(architecture).macs
+    budget = int(cell.share * pair.epochs * epoch)
+    guide = shop.costs.of_parts().macs
+    run = stages(recipe.schedule, recipe.order, target.replaced)
+    spent = MacCounter(shop.costs, architecture)
+    steps = [
+        CurvePoint("align_steps", i, recipe.align_steps) for i, s in enumerate(run) if s.aligned
+    ]
+    spent.alignment(recipe, target, shop.activations.count, steps)
+    if recipe.recalibrate and any(
+        isinstance(module, nn.modules.batchnorm._BatchNorm) for module in target.modules()
+    ):
+        spent.forward(min(recipe.align_examples, task.size("train")))
+    # Logits of every token are too many to keep: a guide that teaches text runs at every step.
+    streamed = task.inlet.kind == "ids"
+    guide_work = shop.activations.count * guide if steps else 0
+    if recipe.taught and streamed:
+        epoch += epoch_examples * guide
+    elif recipe.taught:
+        guide_work += task.size("train") * guide
+    if recipe.hybrid_epochs:
+        batches = round(recipe.hybrid_epochs * (epoch_examples // recipe.batch_size))
+        seen = batches * recipe.batch_size
+        for stage in run:
+            taught = seen if recipe.taught and streamed else 0
+            spent.hybrid(EpochLoss(0, 0.0, seen, taught), stage.replaced)
+    left = budget - spent.spent - guide_work
+    if left <= 0:
+        raise ConversionError(f"{cell}: the budget of {budget:,} MACs does not pay for alignment")
+    return recipe.model_copy(update={"epochs": left / epoch}), budget, guide_work
+
+
+def run_cell(cell: Cell) -> dict[str, Any]:
+    """One cell, in a process of its own."""
+    started = time.perf_counter()
+    shop, guide = workshop(cell.pair, cell.trained)
+    pair, task = PAIRS[cell.pair], shop.space.task
+    recipe, budget, guide_work = budgeted(shop, pair, cell)
+    prepared = time.perf_counter()
+    steps = shop.run(pair.architecture, cell.seed, recipe)
+    while True:
+        try:
+            next(steps)
+        except StopIteration as end:
+            found: Converted = end.value
+            break
+    evaluation = found.evaluation
+    latency = measure_latency(found.network, task.inlet, device="cpu", threads=1)
+    curve = [point for point in evaluation.curve if point.metric != "align_steps"]
+    return {
+        **asdict(cell),
+        "metric": task.metric,
+        "validation": evaluation.metrics[shop.space.metric],
+        # Validation decides between methods; test is only reported. Tuning runs have none.
+        "test": None if cell.seed == TUNING_SEED else score(found.network, task, "test"),
+        "converted": next(p.value for p in curve if p.metric == shop.space.metric and p.step == 0),
+        **guide,
+        "params": evaluation.cost.params,
+        "macs": evaluation.cost.macs,
+        "latency_ms": [latency.p10_ms, latency.median_ms, latency.p90_ms],
+        "epochs": recipe.epochs,
+        "budget_macs": budget,
+        "train_macs": evaluation.train_macs_spent + guide_work,
+        "guide_macs": guide_work,
+        "seconds": evaluation.seconds,
+        "set_up_seconds": prepared - started,
+        "similarity": [[p.metric, p.step, round(p.value, 5)] for p in curve
+                       if p.metric.startswith(("similarity/", "stitch_residual/"))],
+    }  # fmt: skip
+
+
+def finished() -> dict[Cell, dict[str, Any]]:
+    """The cells that are there."""
+    names = [name for name in Cell.__dataclass_fields__]
+    lines = CELLS.read_text().splitlines() if CELLS.exists() else []
+    rows = [json.loads(line) for line in lines]
+    return {Cell(**{name: row[name] for name in names}): row for row in rows}
+
+
+def run_missing(cells: Iterable[Cell], jobs: int, deadline: float) -> None:
+    """Run the cells that are not there, several at a time, each kept as it ends."""
+    missing = [cell for cell in cells if cell not in finished()]
+    if not missing:
+        return
+    CELLS.parent.mkdir(exist_ok=True)
+    # Processes of one thread each; spawned, so that torch's thread pool is their own.
+    os.environ["OMP_NUM_THREADS"] = "1"
+    with ProcessPoolExecutor(jobs, get_context("spawn")) as pool:
+        waiting = iter(missing)
+        running = {pool.submit(run_cell, cell): cell for cell in itertools.islice(waiting, jobs)}
+        while running:
+            done = next(as_completed(running))
+            cell = running.pop(done)
+            row = done.result()
+            with CELLS.open("a") as file:
+                file.write(json.dumps(row) + "\n")
+            print(f"{cell}: validation {row['validation']:.4f}, {row['seconds']:.0f} s", flush=True)
+            following = next(waiting, None) if time.time() < deadline else None
+            if following is not None:
+                running[pool.submit(run_cell, following)] = following
+
+
+def tuning(pair: str) -> Iterator[Cell]:
+    """Learning rates of both baselines and of conversion, with a seed of their own."""
+    for method, rate in itertools.product(("scratch", "kd", "progressive-cka"), RATES):
+        yield Cell(pair, True, method, TUNING_SEED, 1.0, rate)
+
+
+def best_rate(pair: str, method: str) -> float:
+    """The rate that tuning chose; conversions and `naive` share that of progressive-cka."""
+    tuned = method if method in ("scratch", "kd") else "progressive-cka"
+    rows = [(row["validation"], cell.learning_rate) for cell, row in finished().items()
+            if (cell.pair, cell.method, cell.seed) == (pair, tuned, TUNING_SEED)]  # fmt: skip
+    lower = PAIRS[pair].metric == "perplexity"
+    return (min if lower else max)(rows)[1]
+
+
+def cells_of(pair: str, first: str) -> list[Cell]:
+    """A pair's cells behind tuning, the most telling first.
+
+    Args:
+        first: the pair on which all methods are compared; the others take its best two.
+    """
+
+    def cell(method: str, seed: int, *, trained: bool = True, share: float = 1.0) -> Cell:
+        return Cell(pair, trained, method, seed, share, best_rate(pair, method))
+
+    if pair == first:
+        ours = list(CONVERSIONS)
+        found = [cell(m, s) for s in SEEDS for m in (*BASELINES, *ours)]
+    else:
+        ours = report.best_methods(finished().values(), first, CONVERSIONS, 2)
+        found = [cell(m, s) for s in SEEDS for m in (*BASELINES, *ours)]
+    return found
+
+
+def after_best(pair: str) -> list[Cell]:
+    """Cells that only the pair's best method needs: untrained guide, quarter of the compute."""
+    (best,) = report.best_methods(finished().values(), pair, CONVERSIONS, 1)
+
+    def cell(method: str, seed: int, *, trained: bool = True, share: float = 1.0) -> Cell:
+        return Cell(pair, trained, method, seed, share, best_rate(pair, method))
+
+    found = [cell(best, seed, share=0.25) for seed in SEEDS]
+    untrained = dict.fromkeys(("kd", "naive", "progressive-cka", best))
+    found += [cell(method, seed, trained=False) for seed in SEEDS for method in untrained]
+    if pair == next(iter(PAIRS)):
+        found += [cell(method, seed) for seed in SEEDS for method in ABLATIONS]
+    return found
+
+
+def main() -> None:
+    """Run what the arguments ask for, then write figures, table and plots."""
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("--all", action="store_true", help="every pair")
+    parser.add_argument("--pair", choices=PAIRS, action="append", default=[])
+    parser.add_argument("--report", action="store_true", help="run nothing")
+    parser.add_argument("--jobs", type=int, default=os.cpu_count() or 1, help="cells at a time")
+    parser.add_argument("--minutes", type=float, default=float("inf"), help="start none after")
+    options = parser.parse_args()
+    chosen = list(PAIRS) if options.all else options.pair
+    if not (chosen or options.report):
+        parser.error("give --all, --pair or --report")
+    deadline = time.time() + 60 * options.minutes
+    first = next(iter(PAIRS))
+    if not options.report:
+        for pair in chosen:
+            run_missing(tuning(pair), options.jobs, deadline)
+        for pair in chosen:
+            run_missing(cells_of(pair, first), options.jobs, deadline)
+        for pair in chosen:
+            run_missing(after_best(pair), options.jobs, deadline)
+    rows = list(finished().values())
+    report.write(rows, SEEDS, TUNING_SEED, list(CONVERSIONS), list(METHODS), list(PAIRS))
+
+
+if __name__ == "__main__":
+    main()
