@@ -59,8 +59,10 @@ class Guide(nn.Module):
         boundaries = [inlet]
         with evaluating(self):
             for name, part in zip(self.names, self.parts, strict=True):
-                before = features
-                features = part(before)
+                before, given = features, features.clone()
+                features = part(given)
+                if given._version:
+                    _copy_input(name, part)
                 if not isinstance(features, Tensor) or features.shape[:1] != before.shape[:1]:
                     raise CutError(
                         f"part {name!r} must give one tensor with the batch in front; it gave "
@@ -351,9 +353,21 @@ def _part(
     if not isinstance(result, torch.fx.Node):
         raise CutError(f"the network must give one tensor; it gives {result!r}")
     graph.output(copy_of(result))
-    part = torch.fx.GraphModule(traced.module, graph)
-    part.train(traced.module.training)
-    return part
+    return torch.fx.GraphModule(traced.module, graph)
+
+
+def _copy_input(name: str, part: nn.Module) -> None:
+    """Let a part that begins with an operation in place leave its input as it is."""
+    if not isinstance(part, torch.fx.GraphModule):
+        raise CutError(
+            f"part {name!r} changes its input in place, so that the boundary before it is lost; "
+            "use inplace=False at its beginning"
+        )
+    features = next(iter(part.graph.nodes))
+    with part.graph.inserting_after(features):
+        copied = part.graph.call_method("clone", (features,))
+    features.replace_all_uses_with(copied, delete_user_cb=lambda user: user is not copied)
+    part.recompile()
 
 
 def _refuse_shared_buffers(parts: Sequence[tuple[str, nn.Module]]) -> None:

@@ -188,7 +188,7 @@ def trace(model: nn.Module) -> Trace:
         graph = _graph_of(model)
         _read_batch_size_from_input(graph)
         _drop_identities(graph, model)
-        return Trace(GraphModule(model, graph))
+    return Trace(GraphModule(model, graph))
 
 
 def _graph_of(model: nn.Module) -> Graph:
