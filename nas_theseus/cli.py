@@ -199,7 +199,7 @@ def parts(
     model: Annotated[
         str,
         typer.Argument(
-            help="SPACE.py, or a model as module:callable (torchvision.models:resnet18)."
+            help="SPACE.py, or a model or Guide as module:callable (torchvision.models:resnet18)."
         ),
     ],
     inlet: Annotated[
@@ -208,7 +208,7 @@ def parts(
 ) -> None:
     """Where a model can be cut: names for cut(at=[…]), boundary shapes, parameters and MACs."""
     from nas_theseus.costs import cost_of
-    from nas_theseus.guide import cut, cut_points
+    from nas_theseus.guide import Guide, cut, cut_points
     from nas_theseus.report import plain_table, short_count
     from nas_theseus.space import load_space
 
@@ -216,11 +216,12 @@ def parts(
         guide = load_space(model).guide
         title = f"parts of the guide in {model}"
     else:
-        network = _model(model)
-        shape = _shape(inlet)
-        names = [point.name for point in cut_points(network)]
-        guide = cut(network, names, shape)
-        title = f"{model} can be cut after these names (all of them cut here)"
+        guide = _model(model)
+        title = f"parts of the guide {model}"
+        if not isinstance(guide, Guide):
+            shape = _shape(inlet)
+            guide = cut(guide, [point.name for point in cut_points(guide, shape)], shape)
+            title = f"{model} can be cut after these names (all of them cut here)"
     rows = []
     for index, (name, part) in enumerate(zip(guide.names, guide.parts, strict=True)):
         cost = cost_of(part, guide.boundaries[index])

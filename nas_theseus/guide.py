@@ -15,6 +15,7 @@ import torch
 from torch import Tensor, nn
 
 from nas_theseus.errors import CutError, GuideError
+from nas_theseus.tracing import Trace, ancestors, evaluating, is_batch_size, trace
 from nas_theseus.values import Boundary
 
 _REBUILDING: ContextVar[bool] = ContextVar("rebuilding", default=False)
@@ -54,14 +55,14 @@ class Guide(nn.Module):
         self.boundaries = self._measure_boundaries(inlet)
 
     def _measure_boundaries(self, inlet: Boundary) -> tuple[Boundary, ...]:
-        training = self.training
-        self.eval()
         features = example_input(self, inlet, batch=2)
         boundaries = [inlet]
-        with torch.no_grad():
+        with evaluating(self):
             for name, part in zip(self.names, self.parts, strict=True):
-                before = features
-                features = part(before)
+                before, given = features, features.clone()
+                features = part(given)
+                if given._version:
+                    _copy_input(name, part)
                 if not isinstance(features, Tensor) or features.shape[:1] != before.shape[:1]:
                     raise CutError(
                         f"part {name!r} must give one tensor with the batch in front; it gave "
@@ -79,7 +80,6 @@ class Guide(nn.Module):
                         "(C,H,W), (T,D) or (D,): cut elsewhere"
                     )
                 boundaries.append(Boundary(shape, integer=not features.is_floating_point()))
-        self.train(training)
         return tuple(boundaries)
 
     def __len__(self) -> int:
@@ -117,7 +117,7 @@ def device_of(module: nn.Module) -> torch.device:
     return next((tensor.device for tensor in _state(module)), torch.device("cpu"))
 
 
-def example_input(module: nn.Module, inlet: Boundary, batch: int = 1) -> Tensor:
+def example_input(module: nn.Module, inlet: Boundary, batch: int = 1, seed: int = 0) -> Tensor:
     """An input of shape (batch, *inlet.shape) on the module's device, always the same values.
 
     Token ids are zeros; other inlets are standard normal in the module's own floating dtype. The
@@ -134,7 +134,7 @@ def example_input(module: nn.Module, inlet: Boundary, batch: int = 1) -> Tensor:
         return torch.zeros(shape, dtype=torch.long, device=device)
     floating = (tensor.dtype for tensor in _state(module) if tensor.is_floating_point())
     dtype = next(floating, torch.get_default_dtype())
-    generator = torch.Generator().manual_seed(0)
+    generator = torch.Generator().manual_seed(seed)
     return torch.randn(shape, generator=generator).to(device=device, dtype=dtype)
 
 
@@ -152,11 +152,13 @@ def cut(
 ) -> Guide:
     """Split a torch module into a chain of parts, after each named submodule or operation.
 
-    The model is traced with torch.fx in eval mode (fx keeps the mode in which it traces). Its
-    parts share its parameters; nothing is copied.
+    The model is traced with torch.fx in eval mode; submodules that do not trace, or that depend
+    on `training` themselves, run whole. The parts share the model's parameters, nothing is
+    copied, and the chain is held to the model's own output.
 
     Args:
-        model: any module that torch.fx traces; others are given as `Guide([(name, module), …])`.
+        model: any module whose `forward` torch.fx traces and whose first argument is the input;
+            others are given as `Guide([(name, module), …])`.
         at: names to cut after, as `cut_points` (or ``nas-theseus parts``) lists them, in order.
         inlet: shape of one input without the batch dimension, such as (3, 224, 224).
         weights: safetensors file, or a checkpoint that ``torch.load(weights_only=True)`` reads,
@@ -167,33 +169,50 @@ def cut(
             than one tensor crosses a cut; the message names what else crosses.
         GuideError: the weights file is missing, damaged or of another network.
     """
-    if weights is not None and not _REBUILDING.get():
-        load_weights(model, weights)
-    traced = _trace(model)
+    load_given_weights(model, weights)
+    traced = trace(model)
     cuts = [(name, _node_of(traced, name)) for name in at]
-    inside: set[torch.fx.Node] = set()
-    previous: torch.fx.Node | None = None
+    previous, inside = traced.inputs, {traced.inputs}
     parts: list[tuple[str, nn.Module]] = []
-    output = next(node for node in traced.graph.nodes if node.op == "output")
-    for name, node in [*cuts, ("head", output)]:
-        ancestors = _ancestors(node)
-        if previous is not None and previous not in ancestors:
+    for name, node in [*cuts, ("head", traced.output)]:
+        before = ancestors(node)
+        if previous not in before:
+            behind = repr(parts[-1][0]) if parts else "the network's input"
             raise CutError(
-                f"cannot cut after {name!r} here: it does not come behind {parts[-1][0]!r}; "
+                f"cannot cut after {name!r} here: it does not come behind {behind}; "
                 "give the names in the order in which the network runs them"
             )
-        if node is not output:
-            crossing = _crossing(traced, ancestors, node)
-            if crossing:
-                raise CutError(
-                    f"cannot cut after {name!r}: exactly one tensor may cross a cut, but "
-                    f"{', '.join(repr(other) for other in crossing)} also cross it; "
-                    "'nas-theseus parts' lists where this model can be cut"
-                )
-        parts.append((name, _part(traced, ancestors - inside, previous, node)))
-        inside, previous = ancestors, node
+        if node is not traced.output and (crossing := traced.crossing(before, node)):
+            raise CutError(
+                f"cannot cut after {name!r}: exactly one tensor may cross a cut, but "
+                f"{', '.join(map(repr, crossing))} also cross it; "
+                "'nas-theseus parts' lists where this model can be cut"
+            )
+        parts.append((name, _part(traced, before - inside, previous, node)))
+        inside, previous = before, node
     _refuse_shared_buffers(parts)
-    return Guide(parts, Boundary(tuple(inlet)))
+    guide = Guide(parts, Boundary(tuple(inlet)))
+    refuse_other_outputs(guide, model, example_input(model, guide.boundaries[0], batch=2, seed=1))
+    return guide
+
+
+def refuse_other_outputs(guide: Guide, model: nn.Module, inputs: Tensor) -> None:
+    """Hold a chain to what its model computes; both in eval mode.
+
+    Raises:
+        CutError: the outputs differ by more than rounding.
+    """
+    with evaluating(guide, model):
+        expected = model(inputs)
+        expected = getattr(expected, "logits", expected)  # Hugging Face's outputs
+        difference = (guide(inputs) - expected).abs().max()
+    if not difference <= 1e-4 * expected.abs().max():
+        raise CutError(
+            f"the chain of {', '.join(guide.names)} does not compute what {type(model).__name__} "
+            f"computes: outputs differ by up to {float(difference):.2g}. A trace holds neither "
+            "random numbers nor what a forward keeps between calls; give the parts as a chain: "
+            "Guide([(name, module), …], inlet)"
+        )
 
 
 @dataclass(frozen=True)
@@ -204,30 +223,43 @@ class CutPoint:
     also: tuple[str, ...] = ()
 
 
-def cut_points(model: nn.Module) -> list[CutPoint]:
+def cut_points(model: nn.Module, inlet: Sequence[int] | None = None) -> list[CutPoint]:
     """Every place where a model can be cut, in the order in which it runs.
+
+    Args:
+        inlet: shape of one input; with it, places are left out whose tensor is no boundary, such
+            as the windows of a Swin transformer.
 
     Raises:
         CutError: torch.fx cannot trace the model.
     """
-    traced = _trace(model)
-    last_of: dict[str, torch.fx.Node] = {}
-    for node in traced.graph.nodes:
-        for name in _names_of(node):
-            last_of[name] = node
+    traced = trace(model)
     by_node: dict[torch.fx.Node, list[str]] = {}
-    for name, node in last_of.items():
+    for name, node in traced.last_of.items():
         by_node.setdefault(node, []).append(name)
-    output = next(node for node in traced.graph.nodes if node.op == "output")
-    results = [node for node in output.all_input_nodes]
+    if inlet is not None:
+        shapes = traced.shapes(example_input(model, Boundary(tuple(inlet)), batch=2))
+        for node in list(by_node):
+            batch, *shape = shapes.get(node, (0,))
+            if batch != 2 or not 1 <= len(shape) <= 3:
+                del by_node[node]
     points = []
-    for node in traced.graph.nodes:
-        if node not in by_node or node in results or node not in _ancestors(output):
+    for node in traced.nodes:
+        if node not in by_node or node in traced.output.all_input_nodes:
             continue
-        if not _crossing(traced, _ancestors(node), node):
-            names = sorted(by_node[node], key=lambda name: (name.count("."), len(name)))
+        before = ancestors(node)
+        if traced.inputs in before and not traced.crossing(before, node):
+            # Submodules before operations, and the outermost first: "blocks.0", not "add_2".
+            operation = node.name if node.op != "call_module" else None
+            names = sorted(by_node[node], key=lambda name: (name == operation, name.count(".")))
             points.append(CutPoint(names[0], tuple(names[1:])))
     return points
+
+
+def load_given_weights(model: nn.Module, weights: str | Path | None) -> None:
+    """Load a guide's own weights, if any are given and no found network is being rebuilt."""
+    if weights is not None and not _REBUILDING.get():
+        load_weights(model, weights)
 
 
 def load_weights(model: nn.Module, path: str | Path) -> None:
@@ -243,7 +275,13 @@ def load_weights(model: nn.Module, path: str | Path) -> None:
         for name, tensor in model_state.items()
         if name in expected and tensor.shape != expected[name].shape
     ]
-    missing = sorted(set(expected) - set(model_state))
+    # Of tied weights a file may hold one name only, as Hugging Face's do.
+    given = {expected[name].data_ptr() for name in model_state if name in expected}
+    missing = sorted(
+        name
+        for name, tensor in expected.items()
+        if name not in model_state and tensor.data_ptr() not in given
+    )
     unknown = sorted(set(model_state) - set(expected))
     if wrong or missing or unknown:
         said = [*wrong[:3], *(f"{name}: not in the file" for name in missing[:3])]
@@ -253,7 +291,7 @@ def load_weights(model: nn.Module, path: str | Path) -> None:
             f"weights {path} do not fit {type(model).__name__}: {count} differences, first: "
             + "; ".join(said)
         )
-    model.load_state_dict(dict(model_state))
+    model.load_state_dict(dict(model_state), strict=False)
 
 
 def read_weights(path: str | Path) -> Mapping[str, Tensor]:
@@ -297,99 +335,62 @@ def plain_state(module: nn.Module) -> dict[str, Tensor]:
     }
 
 
-def _trace(model: nn.Module) -> torch.fx.GraphModule:
-    training = model.training
-    model.eval()
-    try:
-        return torch.fx.symbolic_trace(model)
-    except Exception as error:  # fx lets through whatever the model's forward raises on proxies
+def _node_of(traced: Trace, name: str) -> torch.fx.Node:
+    if name in traced.last_of:
+        return traced.last_of[name]
+    if whole := traced.whole(name):
         raise CutError(
-            f"torch.fx cannot trace {type(model).__name__}: {str(error).splitlines()[0]}. "
-            "Give its parts as a chain: Guide([(name, module), …], inlet)"
-        ) from error
-    finally:
-        model.train(training)
-
-
-def _names_of(node: torch.fx.Node) -> list[str]:
-    """Names a node can be called by: its enclosing submodules, and its own for operations."""
-    if node.op in ("placeholder", "output", "get_attr"):
-        return []
-    stack = node.meta.get("nn_module_stack") or {}
-    names = [path for path, _ in stack.values() if path] if stack else []
-    own = str(node.target) if node.op == "call_module" else node.name
-    return list(dict.fromkeys([*names, own]))
-
-
-def _node_of(traced: torch.fx.GraphModule, name: str) -> torch.fx.Node:
-    found: torch.fx.Node | None = None
-    for node in traced.graph.nodes:
-        if name in _names_of(node):
-            found = node
-    if found is None:
-        known = sorted({n for node in traced.graph.nodes for n in _names_of(node)})
-        raise CutError(
-            f"cannot cut after {name!r}: no submodule or operation has this name; known: "
-            + ", ".join(known[:40])
-            + (", …" if len(known) > 40 else "")
+            f"cannot cut after {name!r}: {whole!r} runs whole, because it depends on `training` "
+            f"or does not trace; cut after {whole!r}, or give the parts as a chain: "
+            "Guide([(name, module), …], inlet)"
         )
-    return found
-
-
-def _ancestors(node: torch.fx.Node) -> set[torch.fx.Node]:
-    found = {node}
-    waiting = [node]
-    while waiting:
-        for before in waiting.pop().all_input_nodes:
-            if before not in found:
-                found.add(before)
-                waiting.append(before)
-    return found
-
-
-def _crossing(
-    traced: torch.fx.GraphModule, inside: set[torch.fx.Node], cut_node: torch.fx.Node
-) -> list[str]:
-    """What crosses a cut beside the cut's own tensor; parameters may be read on both sides."""
-    output = next(node for node in traced.graph.nodes if node.op == "output")
-    needed = _ancestors(output)
-    return [
-        str(node.target) if node.op == "call_module" else node.name
-        for node in traced.graph.nodes
-        if node in inside
-        and node is not cut_node
-        and node.op != "get_attr"
-        and any(user not in inside and user in needed for user in node.users)
-    ]
+    known = sorted(traced.last_of)
+    raise CutError(
+        f"cannot cut after {name!r}: no submodule or operation has this name; known: "
+        + ", ".join(known[:40])
+        + (", …" if len(known) > 40 else "")
+    )
 
 
 def _part(
-    traced: torch.fx.GraphModule,
-    nodes: set[torch.fx.Node],
-    previous: torch.fx.Node | None,
-    last: torch.fx.Node,
+    traced: Trace, nodes: set[torch.fx.Node], previous: torch.fx.Node, last: torch.fx.Node
 ) -> torch.fx.GraphModule:
     """The module that runs `nodes`, fed by the tensor of `previous`, giving that of `last`."""
     graph = torch.fx.Graph()
-    copies: dict[torch.fx.Node, torch.fx.Node] = {}
-    if previous is not None:
-        copies[previous] = graph.placeholder("features")
+    features = graph.placeholder("features")
+    copies = {previous: features}
 
     def copy_of(node: torch.fx.Node) -> torch.fx.Node:
-        if node not in copies:  # a parameter that an earlier part reads too
-            copies[node] = graph.node_copy(node, copy_of)
+        if node not in copies:  # also what an earlier part reads too: parameters, batch size
+            copies[node] = (
+                graph.call_method("size", (features, 0))
+                if is_batch_size(node)
+                else graph.node_copy(node, copy_of)
+            )
         return copies[node]
 
-    for node in traced.graph.nodes:
-        if node in nodes and node.op != "output" and node not in copies:
-            copies[node] = graph.node_copy(node, copy_of)
+    for node in traced.nodes:
+        if node in nodes and node.op != "output":
+            copy_of(node)
     result = last.args[0] if last.op == "output" else last
     if not isinstance(result, torch.fx.Node):
         raise CutError(f"the network must give one tensor; it gives {result!r}")
     graph.output(copy_of(result))
-    part = torch.fx.GraphModule(traced, graph)
-    part.train(traced.training)
-    return part
+    return torch.fx.GraphModule(traced.module, graph)
+
+
+def _copy_input(name: str, part: nn.Module) -> None:
+    """Let a part that begins with an operation in place leave its input as it is."""
+    if not isinstance(part, torch.fx.GraphModule):
+        raise CutError(
+            f"part {name!r} changes its input in place, so that the boundary before it is lost; "
+            "use inplace=False at its beginning"
+        )
+    features = next(iter(part.graph.nodes))
+    with part.graph.inserting_after(features):
+        copied = part.graph.call_method("clone", (features,))
+    features.replace_all_uses_with(copied, delete_user_cb=lambda user: user is not copied)
+    part.recompile()
 
 
 def _refuse_shared_buffers(parts: Sequence[tuple[str, nn.Module]]) -> None:

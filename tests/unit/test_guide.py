@@ -72,6 +72,19 @@ def test_a_guide_that_is_random_in_eval_mode_is_refused() -> None:
         Guide([("noisy", Noisy())], Boundary((3,)))
 
 
+def test_parts_leave_their_input_as_it_is() -> None:
+    model = nn.Sequential(nn.Linear(3, 3), nn.Flatten(), nn.ReLU(inplace=True), nn.Linear(3, 2))
+    guide = cut(model, ["0", "2"], (3,)).eval()
+    inputs = torch.randn(5, 3)
+    with torch.no_grad():
+        found = guide.features(inputs, {1, 2, 3})
+        assert torch.equal(found[1], model[0](inputs))
+        assert torch.equal(found[2], model[0](inputs).relu())
+        assert torch.equal(found[3], model(inputs))
+    with pytest.raises(CutError, match="part 'act' changes its input in place"):
+        Guide([("linear", nn.Linear(3, 3)), ("act", nn.ReLU(inplace=True))], Boundary((3,)))
+
+
 def test_a_norm_shared_by_two_parts_is_refused() -> None:
     norm = nn.BatchNorm1d(3)
     model = nn.Sequential(norm, nn.ReLU(), norm)

@@ -1,0 +1,262 @@
+"""Trace a network with torch.fx as one stream from its input, so that it can be cut."""
+
+from __future__ import annotations
+
+import inspect
+import operator
+from collections.abc import Callable, Collection, Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from functools import cached_property
+from types import FunctionType
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from torch.fx import Graph, GraphModule, Node
+
+from nas_theseus.errors import CutError
+
+_ALIASES = "theseus_names"
+
+
+@contextmanager
+def evaluating(*models: nn.Module) -> Iterator[None]:
+    """Eval mode and no gradients inside; each module's own mode again behind."""
+    modes = [(module, module.training) for model in models for module in model.modules()]
+    for model in models:
+        model.eval()
+    try:
+        with torch.no_grad():
+            yield
+    finally:
+        for module, training in modes:
+            module.training = training
+
+
+@dataclass(frozen=True)
+class Trace:
+    """A traced network and what may cross a cut of it."""
+
+    module: GraphModule
+
+    @property
+    def nodes(self) -> Iterator[Node]:
+        return iter(self.module.graph.nodes)
+
+    @cached_property
+    def inputs(self) -> Node:
+        return next(self.nodes)
+
+    @cached_property
+    def output(self) -> Node:
+        return next(node for node in self.nodes if node.op == "output")
+
+    @cached_property
+    def needed(self) -> set[Node]:
+        return ancestors(self.output)
+
+    @cached_property
+    def streamed(self) -> set[Node]:
+        """Nodes made of the network's input; the others are made of parameters alone."""
+        found: set[Node] = set()
+        for node in self.nodes:
+            # Modules too, since one with dropout or statistics must not run in two parts.
+            if node.op in ("placeholder", "call_module") or found & set(node.all_input_nodes):
+                found.add(node)
+        return found
+
+    @cached_property
+    def last_of(self) -> dict[str, Node]:
+        """The node behind which each name is complete."""
+        stream = self.needed & self.streamed
+        return {name: node for node in self.nodes if node in stream for name in names_of(node)}
+
+    def shapes(self, inputs: Tensor) -> dict[Node, tuple[int, ...]]:
+        """Shapes of all tensors of one run in eval mode."""
+        found: dict[Node, tuple[int, ...]] = {}
+
+        class Recorder(torch.fx.Interpreter):
+            def run_node(self, n: Node) -> Any:
+                value = super().run_node(n)
+                if isinstance(value, Tensor):
+                    found[n] = tuple(value.shape)
+                return value
+
+        with evaluating(self.module):
+            Recorder(self.module).run(inputs)
+        return found
+
+    def whole(self, name: str) -> str | None:
+        """The submodule around `name` that runs whole, if there is one."""
+        leaves = {str(node.target) for node in self.nodes if node.op == "call_module"}
+        return next((leaf for leaf in leaves if name.startswith(f"{leaf}.")), None)
+
+    def crossing(self, inside: set[Node], cut_node: Node) -> list[str]:
+        """What crosses a cut beside the cut's own tensor.
+
+        Each side reads parameters, and what is made of them alone, for itself; the batch size is
+        that of any boundary.
+        """
+        carried = {node for node in self.needed & self.streamed if not is_batch_size(node)}
+        return [
+            label(node)
+            for node in self.nodes
+            if node in carried & inside
+            and node is not cut_node
+            and any(user in carried and user not in inside for user in node.users)
+        ]
+
+
+class _Tracer(torch.fx.Tracer):
+    """Follows the first argument of `forward`; the others keep their defaults.
+
+    Args:
+        opaque: submodules known not to trace.
+
+    Attributes:
+        failed: the innermost submodule in which tracing broke off.
+    """
+
+    def __init__(self, opaque: Collection[str]) -> None:
+        super().__init__()
+        self._opaque = opaque
+        self.failed: str | None = None
+
+    def create_args_for_root(
+        self, root_fn: Callable[..., Any], is_module: bool, concrete_args: Any = None
+    ) -> tuple[Callable[..., Any], list[Any]]:
+        # A proxy for an optional argument is never None, so it would trace the wrong branch.
+        return root_fn, [self.root, self.create_proxy("placeholder", "inputs", (), {})]
+
+    def is_leaf_module(self, m: nn.Module, module_qualified_name: str) -> bool:
+        return (
+            module_qualified_name in self._opaque
+            or super().is_leaf_module(m, module_qualified_name)
+            or _is_layer(m)
+            or _depends_on_mode(m)
+        )
+
+    def call_module(
+        self,
+        m: nn.Module,
+        forward: Callable[..., Any],
+        args: tuple[Any, ...],
+        kwargs: dict[str, Any],
+    ) -> Any:
+        try:
+            return super().call_module(m, forward, args, kwargs)
+        except Exception:
+            self.failed = self.failed or self.path_of_module(m)
+            raise
+
+
+def _is_layer(module: nn.Module) -> bool:
+    """Whether a class is made from one of torch's layers, such as timm's batch norms."""
+    containers = (nn.Module, nn.Sequential, nn.ModuleList, nn.ModuleDict)
+    return any(
+        issubclass(base, nn.Module)
+        and base not in containers
+        and base.__module__.startswith("torch.nn.")
+        for base in type(module).__mro__
+    )
+
+
+def _depends_on_mode(module: nn.Module) -> bool:
+    """Whether a class reads `training` itself (stochastic depth); a trace holds one mode only."""
+    return any(
+        "training" in function.__code__.co_names
+        for base in type(module).__mro__
+        if not base.__module__.startswith("torch.nn.")
+        for name, method in vars(base).items()
+        if isinstance(function := inspect.unwrap(method), FunctionType)
+        and name not in ("__init__", "train")
+    )
+
+
+def trace(model: nn.Module) -> Trace:
+    """Trace a model in eval mode.
+
+    Submodules run whole where torch.fx cannot look into them, or where they are torch's layers or
+    depend on `training`, so that a trace can be trained. Identities leave the trace and batch
+    sizes are read from the input, so that neither stands in the way of a cut.
+
+    Raises:
+        CutError: the model's own forward does not trace.
+    """
+    with evaluating(model):
+        graph = _graph_of(model)
+        _read_batch_size_from_input(graph)
+        _drop_identities(graph, model)
+    return Trace(GraphModule(model, graph))
+
+
+def _graph_of(model: nn.Module) -> Graph:
+    opaque: set[str] = set()
+    while True:
+        tracer = _Tracer(opaque)
+        try:
+            return tracer.trace(model)
+        except Exception as error:  # fx lets through whatever a forward raises on proxies
+            if tracer.failed is None:
+                said = str(error) or type(error).__name__
+                raise CutError(
+                    f"torch.fx cannot trace {type(model).__name__}: {said.splitlines()[0]}. "
+                    "Give its parts as a chain: Guide([(name, module), …], inlet)"
+                ) from error
+            opaque.add(tracer.failed)
+
+
+def _read_batch_size_from_input(graph: Graph) -> None:
+    """One form, ``inputs.size(0)``, for ``inputs.shape[0]`` and ``inputs.size()[0]`` too."""
+    inputs = next(iter(graph.nodes))
+    for node in list(graph.nodes):
+        if node.target is not operator.getitem or node.args[1] != 0:
+            continue
+        sizes = node.args[0]
+        if sizes.args in ((inputs,), (inputs, "shape")) and sizes.target in ("size", getattr):
+            with graph.inserting_before(node):
+                node.replace_all_uses_with(graph.call_method("size", (inputs, 0)))
+
+
+def is_batch_size(node: Node) -> bool:
+    """Whether a node is ``inputs.size(0)``."""
+    if node.target != "size" or node.op != "call_method" or node.args[1:] != (0,):
+        return False
+    return isinstance(source := node.args[0], Node) and source.op == "placeholder"
+
+
+def _drop_identities(graph: Graph, model: nn.Module) -> None:
+    """Cuts around an identity are one place; the node before it takes over its names."""
+    for node in list(graph.nodes):
+        if node.op == "call_module" and type(model.get_submodule(node.target)) is nn.Identity:
+            before = node.args[0]
+            before.meta[_ALIASES] = [*before.meta.get(_ALIASES, ()), *names_of(node)]
+            node.replace_all_uses_with(before)
+            graph.erase_node(node)
+
+
+def names_of(node: Node) -> list[str]:
+    """Names a node can be called by: its enclosing submodules, and its own for operations."""
+    if node.op in ("placeholder", "output", "get_attr"):
+        return []
+    stack = node.meta.get("nn_module_stack") or {}
+    names = [path for path, _ in stack.values() if path]
+    return list(dict.fromkeys([*names, *node.meta.get(_ALIASES, ()), label(node)]))
+
+
+def label(node: Node) -> str:
+    """The submodule that a node calls, or its own name for operations."""
+    return str(node.target) if node.op == "call_module" else node.name
+
+
+def ancestors(node: Node) -> set[Node]:
+    """A node and all that it is computed from."""
+    found = {node}
+    waiting = [node]
+    while waiting:
+        for before in waiting.pop().all_input_nodes:
+            if before not in found:
+                found.add(before)
+                waiting.append(before)
+    return found
