@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
+import importlib
 import math
 from collections import Counter
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
-from functools import cached_property
+from functools import cached_property, lru_cache
 from pathlib import Path
-from typing import ClassVar, Literal, TypeAlias
+from typing import Any, ClassVar, Literal, TypeAlias
 
 import torch
 from torch import Tensor
@@ -78,6 +79,8 @@ class TextTask(SplitTask):
         vocabulary: number of different tokens; None is counted from the text (characters) or
             4,096 (bpe).
         seed: fixes the order of the training windows.
+        characters: only so many are read, from the beginning; None for all.
+        tokenizer: a tokenizer's file, used as it is in place of a learnt byte-level encoding.
     """
 
     name: str
@@ -86,6 +89,8 @@ class TextTask(SplitTask):
     context: int
     vocabulary: int | None
     seed: int
+    characters: int | None = None
+    tokenizer: Path | None = None
     metric: str = "perplexity"
     direction: Direction = "minimize"
 
@@ -99,14 +104,20 @@ class TextTask(SplitTask):
         """Logits (context, vocabulary); at character level without `vocabulary` reads the text."""
         if self.vocabulary is not None:
             return Boundary((self.context, self.vocabulary))
+        if self.tokenizer is not None:
+            return Boundary((self.context, _tokenizer(self.tokenizer).get_vocab_size()))
         if self.level == "bpe":
             return Boundary((self.context, BPE_VOCABULARY))
-        # One more for characters that the training text lacks.
-        return Boundary((self.context, len(set(self._segments[0])) + 1))
+        return Boundary((self.context, self._characters))
+
+    @cached_property
+    def _characters(self) -> int:
+        """Characters of the training text, and one more for those that it lacks."""
+        return len(set(self._segments[0])) + 1
 
     @cached_property
     def _segments(self) -> tuple[str, str, str]:
-        text = "".join(_read(path) for path in self.paths)
+        text = "".join(_read(path) for path in self.paths)[: self.characters]
         train = int(len(text) * _TRAIN_SHARE)
         validation = train + int(len(text) * _VALIDATION_SHARE)
         return text[:train], text[train:validation], text[validation:]
@@ -119,8 +130,12 @@ class TextTask(SplitTask):
                 is missing.
         """
         size = self.outputs.shape[1]
-        encode = _encode_characters if self.level == "character" else _encode_bpe
-        tokens = encode(self._segments, size)
+        if self.level == "character":
+            tokens = _encode_characters(self._segments, size)
+        elif self.tokenizer is not None:
+            tokens = _encode_with(_tokenizer(self.tokenizer), self._segments)
+        else:
+            tokens = _encode_bpe(self._segments, size)
         parts = ("train", "validation", "test")
         train, *others = (self._windows(part, one) for part, one in zip(parts, tokens, strict=True))
         order = shuffled(len(train), self.seed)
@@ -184,6 +199,8 @@ def text_file(
     vocabulary: int | None = None,
     seed: int = 0,
     name: str | None = None,
+    characters: int | None = None,
+    tokenizer: str | Path | None = None,
 ) -> TextTask:
     """Model one text file or several, joined in the order given; see `TextTask`.
 
@@ -195,6 +212,9 @@ def text_file(
             text, the rest become one unknown token; a byte-level bpe needs at least 256.
         seed: fixes the order of the training windows.
         name: what records call the task; the first file's name without ending when None.
+        characters: read only so many, from the beginning.
+        tokenizer: a ``tokenizer.json`` of Hugging Face's tokenizers, such as a pretrained guide's
+            own; needs `level` bpe and decides the vocabulary.
 
     Raises:
         DataError: no file, an unknown level, or a context or vocabulary that cannot be.
@@ -210,8 +230,18 @@ def text_file(
             f"text_file: context is at least 1 and vocabulary at least {least} at level {level!r}, "
             f"not {context} and {vocabulary}"
         )
+    if characters is not None and characters < 1:
+        raise DataError(f"text_file: characters is at least 1, not {characters}")
+    if tokenizer is not None and (level != "bpe" or vocabulary is not None):
+        raise DataError(
+            "text_file: a tokenizer's file decides the vocabulary and needs level='bpe'; leave "
+            "vocabulary out"
+        )
     paths = tuple(Path(one).expanduser().absolute() for one in given)
-    return TextTask(name or paths[0].stem, paths, level, context, vocabulary, seed)
+    known = None if tokenizer is None else Path(tokenizer).expanduser().absolute()
+    return TextTask(
+        name or paths[0].stem, paths, level, context, vocabulary, seed, characters, known
+    )
 
 
 def _read(path: Path) -> str:
@@ -235,16 +265,33 @@ def _encode_characters(segments: tuple[str, str, str], size: int) -> list[Tensor
 
 def _encode_bpe(segments: tuple[str, str, str], size: int) -> list[Tensor]:
     """Ids of a byte-level pair encoding learnt on the training segment alone."""
+    tokenizer = _tokenizers().ByteLevelBPETokenizer()
+    tokenizer.train_from_iterator(
+        segments[0].splitlines(keepends=True), vocab_size=size, show_progress=False
+    )
+    return _encode_with(tokenizer, segments)
+
+
+def _encode_with(tokenizer: Any, segments: tuple[str, str, str]) -> list[Tensor]:
+    return [torch.tensor(tokenizer.encode(segment).ids, dtype=torch.int32) for segment in segments]
+
+
+@lru_cache(maxsize=4)
+def _tokenizer(path: Path) -> Any:
+    try:
+        return _tokenizers().Tokenizer.from_file(str(path))
+    except DataError:
+        raise
+    except Exception as error:  # tokenizers raises plain Exception for whatever it cannot read
+        raise DataError(f"{path} is no tokenizer of Hugging Face's tokenizers: {error}") from error
+
+
+def _tokenizers() -> Any:
     try:
         # The one optional import: only this level needs it.
-        from tokenizers import ByteLevelBPETokenizer
+        return importlib.import_module("tokenizers")
     except ImportError as error:
         raise DataError(
             "level='bpe' needs the package tokenizers: pip install 'nas-theseus[text]', or use "
             "level='character'"
         ) from error
-    tokenizer = ByteLevelBPETokenizer()
-    tokenizer.train_from_iterator(
-        segments[0].splitlines(keepends=True), vocab_size=size, show_progress=False
-    )
-    return [torch.tensor(tokenizer.encode(segment).ids, dtype=torch.int32) for segment in segments]
