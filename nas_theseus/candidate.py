@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Collection, Generator, Iterable, Iterator
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 
 import torch
 
@@ -14,10 +14,11 @@ from nas_theseus.convert.hybrid import Hybrid
 from nas_theseus.convert.schedules import Stage, align, stages
 from nas_theseus.convert.similarity import similarity
 from nas_theseus.convert.target import Target, assemble, recalibrate
+from nas_theseus.costs import measured_costs
 from nas_theseus.costs.table import CostTable
 from nas_theseus.evaluate import score
 from nas_theseus.settings import Recipe, SimilarityOptions
-from nas_theseus.space import SearchSpace
+from nas_theseus.space import MEASURED, SearchSpace
 from nas_theseus.values import Architecture, CurvePoint, Evaluation, derive_seed
 
 
@@ -132,12 +133,20 @@ class Workshop:
                 curve.extend(points)
                 yield Progress("finetune", points)
         quality = curve[-1].value if curve else score(target, task, "validation")
+        space = self.space
+        measured = measured_costs(space.measured, target, task.inlet, self.device)
+        spread = {name: value for name, value in measured.items() if name not in MEASURED}
+        memory = measured.get("peak_memory_bytes")
         evaluation = Evaluation(
             architecture=architecture,
             recipe=recipe.id,
             seed=search_seed,
-            metrics={self.space.metric: quality},
-            cost=self.costs.of(architecture),
+            metrics={self.space.metric: quality, **spread},
+            cost=replace(
+                self.costs.of(architecture),
+                latency_ms=measured.get("latency_ms"),
+                peak_memory_bytes=None if memory is None else int(memory),
+            ),
             train_macs_spent=macs.spent,
             seconds=time.perf_counter() - started,
             curve=tuple(curve),

@@ -14,7 +14,7 @@ from nas_theseus.services.cluster import Job
 from nas_theseus.services.study import Proposal, Study
 from nas_theseus.services.tracking import Tracker
 from nas_theseus.settings import SearchSettings
-from nas_theseus.space import SearchSpace
+from nas_theseus.space import COSTS, MEASURED, SearchSpace
 from nas_theseus.storage import Storage
 from nas_theseus.values import Architecture, Evaluation, Failure, Objective, Outcome
 
@@ -187,7 +187,7 @@ def reference_of(goals: tuple[Objective, ...], guide: dict[str, float]) -> dict[
     for goal in goals:
         if goal.reference is not None:
             reference[goal.name] = goal.reference
-        elif goal.name in ("macs", "params"):
+        elif goal.name in (*COSTS, *MEASURED):
             reference[goal.name] = guide[goal.name]
         elif goal.direction == "maximize":
             reference[goal.name] = guide[goal.name] - 0.1

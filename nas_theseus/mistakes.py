@@ -12,7 +12,7 @@ from nas_theseus.blocks.base import last_map
 from nas_theseus.blocks.causality import reads_ahead
 from nas_theseus.guide import example_input
 from nas_theseus.settings import parse_constraint
-from nas_theseus.space import COSTS, SearchSpace
+from nas_theseus.space import COSTS, MEASURED, SearchSpace
 from nas_theseus.values import BlockChoice, Boundary
 
 
@@ -162,14 +162,14 @@ def _build_mistake(
 
 
 def _goal_mistakes(space: SearchSpace) -> Iterator[str]:
-    known = {space.metric, *COSTS}
+    known = {space.metric, *COSTS, *MEASURED}
     names = [goal.name for goal in space.goals]
     for name in names:
         if name not in known:
             yield f"objectives: unknown {name!r}; known: {', '.join(sorted(known))}"
     if len(set(names)) != len(names):
         yield "objectives: one is named twice"
-    if not set(names) - set(COSTS):
+    if not set(names) - {*COSTS, *MEASURED}:
         yield f"objectives: one of them must be a quality, such as {space.metric!r}"
     for text in space.constraints:
         try:

@@ -16,6 +16,7 @@ from nas_theseus import plots
 from nas_theseus.convert.finetune import EpochLoss
 from nas_theseus.convert.guide_training import prepare_guide
 from nas_theseus.convert.target import assemble
+from nas_theseus.costs import measured_costs
 from nas_theseus.costs.table import CostTable
 from nas_theseus.errors import StorageError
 from nas_theseus.evaluate import score
@@ -92,6 +93,10 @@ def _run(
         costs = CostTable(space)
         guide_values = {space.metric: score(space.guide, space.task, "validation")}
         guide_values |= costs.of_parts().known()
+        guide_values |= measured_costs(
+            space.measured, space.guide, space.task.inlet, torch.device(settings.device),
+            threads=max(1, int(settings.cpus_per_trial)),
+        )  # fmt: skip
         reporter.say(f"guide: {_figures(guide_values)}")
         cluster.connect(settings, storage.log)
         try:

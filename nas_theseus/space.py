@@ -29,7 +29,10 @@ from nas_theseus.values import (
     Span,
 )
 
+# Counted before anything runs, and additive over blocks.
 COSTS = ("macs", "params")
+# Measured on the finished network where a space asks for them.
+MEASURED = ("latency_ms", "peak_memory_bytes")
 
 
 def maximize(name: str, reference: float | None = None) -> Objective:
@@ -39,7 +42,8 @@ def maximize(name: str, reference: float | None = None) -> Objective:
 
 def minimize(name: str, log: bool | None = None, reference: float | None = None) -> Objective:
     """An objective that shrinks, such as ``minimize("macs")``; costs are on a log scale."""
-    return Objective(name, "minimize", name in COSTS if log is None else log, reference)
+    costs = (*COSTS, *MEASURED)
+    return Objective(name, "minimize", name in costs if log is None else log, reference)
 
 
 @dataclass(frozen=True, eq=False)
@@ -56,7 +60,9 @@ class SearchSpace:
         guide_training: recipe that trains the guide once before the search (its task-training
             settings are used); None takes the guide with the weights that it has.
         recipe: how every candidate is converted and trained.
-        objectives: default: the task's validation metric, and MACs down.
+        objectives: default: the task's validation metric, and MACs down. Also `params`, and what
+            is measured on each finished network where trials run: `latency_ms` (median of one
+            input's forward, on the trial's threads) and `peak_memory_bytes`.
         constraints: hard limits, such as ``"macs <= 2e6"``.
         keep: guide parts that are always kept.
     """
@@ -87,6 +93,12 @@ class SearchSpace:
     def limits(self) -> tuple[Constraint, ...]:
         """The constraints, parsed."""
         return tuple(parse_constraint(text) for text in self.constraints)
+
+    @cached_property
+    def measured(self) -> tuple[str, ...]:
+        """The measured costs that objectives or constraints name."""
+        named = {goal.name for goal in self.goals} | {limit.name for limit in self.limits}
+        return tuple(name for name in MEASURED if name in named)
 
     @cached_property
     def families(self) -> dict[str, BlockFamily]:

@@ -2,16 +2,19 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 import pytest
 import torch
 from torch import nn
 
-from nas_theseus import Recipe, SearchSpace, cut
+from nas_theseus import Recipe, SearchSpace, cut, maximize, minimize
 from nas_theseus.blocks import Basic, Keep, Linear
 from nas_theseus.candidate import Converted, Workshop
-from nas_theseus.costs import count_macs, count_params
+from nas_theseus.costs import count_macs, count_params, measure_peak_memory
 from nas_theseus.costs.table import CostTable
 from nas_theseus.errors import ConversionError
+from nas_theseus.mistakes import mistakes_in
 from nas_theseus.tasks import digits
 from nas_theseus.values import Architecture, BlockChoice, Span
 
@@ -111,3 +114,21 @@ def test_a_diverging_candidate_says_what_to_do() -> None:
     workshop = Workshop(make_space(RECIPE), torch.device("cpu"))
     with pytest.raises(ConversionError, match="lower learning_rate"):
         run(workshop, architecture("basic", "basic", "keep"), wild)
+
+
+def test_measured_costs_only_where_an_objective_or_constraint_asks() -> None:
+    plain = Workshop(make_space(RECIPE), torch.device("cpu"))
+    without = run(plain, architecture("keep", "basic", "keep")).evaluation
+    assert without.cost.latency_ms is None and without.cost.peak_memory_bytes is None
+    goals = [maximize("val_accuracy"), minimize("latency_ms")]
+    space = replace(make_space(RECIPE), objectives=goals, constraints=["peak_memory_bytes <= 1e9"])
+    assert mistakes_in(space) == []
+    assert minimize("latency_ms").log
+    found = run(Workshop(space, torch.device("cpu")), architecture("keep", "basic", "keep"))
+    values = found.evaluation.values()
+    assert 0 < values["latency_ms_p10"] <= values["latency_ms"] <= values["latency_ms_p90"]
+    inlet = space.guide.boundaries[0]
+    expected = measure_peak_memory(found.network, inlet, device="cpu")
+    assert found.evaluation.cost.peak_memory_bytes == expected
+    assert space.limits[0].violation(values) == 0
+    assert without.metrics == {"val_accuracy": without.metrics["val_accuracy"]}
