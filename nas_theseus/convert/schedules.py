@@ -101,13 +101,17 @@ def align(
     Raises:
         ConversionError: an alignment loss is not finite, or features cannot be compared.
     """
+    before: tuple[int, ...] = ()
     for number, stage in enumerate(stages(recipe.schedule, recipe.order, target.replaced)):
         # Dropout and the like draw from torch's global generator, whatever ran here before.
         torch.manual_seed(derive_seed("stage", generator.initial_seed(), number))
         if stage.aligned:
             run = _StageRun(number, stage, target, guide, similarity, recipe, generator)
+            if similarity.aligned_basis:
+                run.begin_with(sorted(set(stage.trained) - set(before)))
             yield from run.points()
         yield from after_stage(number, stage)
+        before = stage.replaced
 
 
 class _StageRun:
@@ -148,6 +152,18 @@ class _StageRun:
             return self._similarity.prepare(self._goals[position][batch])
         except ShapeError as error:
             raise ConversionError(f"block {self._target.label(position)}: {error}") from error
+
+    def begin_with(self, positions: Iterable[int]) -> None:
+        """Start new blocks from the least-squares solution of their last map.
+
+        Ours: random hidden layers and a fitted last map explain half of most boundaries before
+        any step is taken, and a block that is to speak the guide's basis is trained from there.
+        Each is fitted on the guide's own activations.
+        """
+        for position in positions:
+            alone = Stage(position, position + 1, (), (), position, ())
+            self._target.blocks[position].eval()
+            stitch(self._target, alone, self._guide, self._batches)
 
     def points(self) -> Iterator[CurvePoint]:
         number, stage, target = self._number, self._stage, self._target
