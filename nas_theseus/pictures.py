@@ -47,7 +47,7 @@ def similarity_picture(evaluation: Evaluation) -> Figure:
         axes.plot(
             list(stages),
             [max(1 - value, _LEAST) for value in stages.values()],
-            color=colormaps["viridis"](index / max(1, len(lines) - 1)),
+            color=colormaps["viridis"](0.9 * index / max(1, len(lines) - 1)),
             linewidth=2.5 if bottleneck else 1,
             marker="s" if bottleneck else "o",
             markersize=6 if bottleneck else 3,
@@ -125,7 +125,7 @@ def chain_picture(space: SearchSpace, architecture: Architecture) -> Figure:
         for boundary in range(start, row[-1].span.stop + 1):
             _write(axes, boundary - start, top - 0.14, str(space.boundary(boundary).shape))
         for part in range(start, row[-1].span.stop):
-            name = "\n".join(textwrap.wrap(f"{part}: {space.guide.names[part]}", 22))
+            name = _part_text(part, space.guide.names[part])
             _box(axes, part - start, 1, guide, 0.45, _GUIDE, name)
         for choice in row:
             colour = _KEPT if space.families[choice.block].keeps else _NEW
@@ -164,6 +164,12 @@ def _rows(architecture: Architecture) -> Iterator[list[BlockChoice]]:
             row = []
         row.append(choice)
     yield row
+
+
+def _part_text(part: int, name: str) -> str:
+    """Index and name, broken behind dots where it is long."""
+    lines = textwrap.wrap(f"{part}: {name}".replace(".", ". "), 22)
+    return "\n".join(lines).replace(". ", ".")
 
 
 def _block_text(space: SearchSpace, position: int, choice: BlockChoice) -> str:
