@@ -95,7 +95,9 @@ def recording(
             **parameters,
         }
         write_run(client, run_id, params=as_texts(told))
-    except (MlflowException, OSError, ValueError) as error:
+    except ServiceError:
+        raise
+    except Exception as error:  # whatever a store's driver raises, its own absence included
         raise no_answer(uri, error) from None
     try:
         yield ConversionRun(client, uri, run_id)
