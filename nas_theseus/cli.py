@@ -289,9 +289,21 @@ def convert(
     ],
     schedule: Annotated[
         str | None,
-        typer.Option(help="progressive, sequential, independent, joint, naive or scratch."),
+        typer.Option(help="progressive, sequential, independent, joint, naive, scratch or kd."),
     ] = None,
+    order: Annotated[str | None, typer.Option(help="forward or reverse.")] = None,
     similarity: Annotated[str | None, typer.Option(help="cka, dmnn, regression, …")] = None,
+    settings: Annotated[
+        list[str] | None,
+        typer.Option("--set", metavar="NAME=VALUE", help="Any recipe setting; more than one."),
+    ] = None,
+    replacements: Annotated[
+        bool,
+        typer.Option(
+            "--replacements",
+            help="Score the network after every stage, of this schedule and naive, both orders.",
+        ),
+    ] = False,
     seed: Annotated[int, typer.Option(help="Seed of the conversion.")] = 0,
     gpu: Annotated[bool, typer.Option(help="Convert on the GPU.")] = False,
     out: Annotated[Path, typer.Option(help="Folder for the converted network.")] = Path(
@@ -299,21 +311,31 @@ def convert(
     ),
     storage: StorageOption = DEFAULT_STORAGE,
 ) -> None:
-    """Convert one architecture here, show similarity per part over stages, keep the network."""
+    """Convert one architecture here, show similarity per part over stages, keep the network.
+
+    The network and pictures of the conversion go to --out and to MLflow.
+    """
     from nas_theseus.conversion import convert_one
     from nas_theseus.report import plain_table
 
     console = Console()
-    changes = {"schedule": schedule, "similarity": similarity}
+    options = {"schedule": schedule, "order": order, "similarity": similarity}
+    changes = [f"{name}={value}" for name, value in options.items() if value is not None]
     result = convert_one(
-        space, architecture, {k: v for k, v in changes.items() if v is not None},
+        space, architecture, [*changes, *(settings or [])],
         seed=seed, device="cuda" if gpu else "cpu", out=out, storage=storage,
-        say=lambda line: console.print(line, highlight=False),
+        say=lambda line: console.print(line, highlight=False), replacements=replacements,
     )  # fmt: skip
-    if result.similarity:
+    evaluation = result.converted.evaluation
+    if evaluation.similarities:
         console.print(plain_table("similarity per block after each stage", *result.table()))
-    for name, value in result.converted.evaluation.values().items():
+    for name, value in evaluation.values().items():
         console.print(f"{name}: {value:,.6g}", highlight=False)
+    pictures = ", ".join(sorted(path.name for path in out.glob("*.png")))
+    console.print(
+        f"pictures in {out}: {pictures}; MLflow run {result.run_id}",
+        highlight=False, soft_wrap=True,
+    )  # fmt: skip
     console.print(f'nas_theseus.load("{out}", trust_code=True) rebuilds it', highlight=False)
 
 

@@ -1,8 +1,9 @@
-"""One conversion in this process, without Ray: guide to one target, with its similarity curve."""
+"""One conversion in this process, without Ray: guide to one target, with its pictures."""
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+import math
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -10,87 +11,234 @@ import torch
 
 from nas_theseus.candidate import Converted, Workshop
 from nas_theseus.convert.guide_training import prepare_guide
+from nas_theseus.convert.schedules import Stage, stages
+from nas_theseus.convert.target import Target, assemble
 from nas_theseus.errors import SpaceError, StorageError
-from nas_theseus.export import write_member
+from nas_theseus.evaluate import score
+from nas_theseus.export import MEMBER_FILES, write_member
 from nas_theseus.guide import plain_state
 from nas_theseus.kept import refuse_mistakes
-from nas_theseus.settings import Recipe, validated
-from nas_theseus.space import load_space
-from nas_theseus.storage import Storage, read_architecture, searches, write_tensors
-from nas_theseus.values import Architecture
+from nas_theseus.pictures import (
+    CHAIN_FILE,
+    REPLACEMENTS_FILE,
+    SIMILARITY_FILE,
+    chain_picture,
+    replacements_picture,
+    similarity_picture,
+    write_picture,
+)
+from nas_theseus.services.tracking import recording
+from nas_theseus.settings import Order, Recipe, Schedule, changed
+from nas_theseus.space import SearchSpace, load_space
+from nas_theseus.storage import Storage, read_architecture, searches, write_json, write_tensors
+from nas_theseus.values import Architecture, CurvePoint, Evaluation, Objective
+
+REPLACEMENTS_JSON = "replacements.json"
 
 
 @dataclass(frozen=True)
 class Conversion:
-    """A converted network and its similarity by block and stage."""
+    """A converted network and the MLflow run that keeps it."""
 
     converted: Converted
-    similarity: dict[str, dict[int, float]]
+    run_id: str
 
     def table(self) -> tuple[list[str], list[list[str]]]:
         """Columns and rows: one row a block, one column a stage; higher is more alike."""
-        choices = self.converted.evaluation.architecture.choices
-        last = max(stage for stages in self.similarity.values() for stage in stages)
+        evaluation = self.converted.evaluation
+        last = max(stage for stages in evaluation.similarities.values() for stage in stages)
         rows = [
-            [f"{position}: {choices[int(position)]} for {choices[int(position)].span}"]
+            [evaluation.architecture.label(position)]
             + [f"{stages[s]:.3f}" if s in stages else "" for s in range(last + 1)]
-            for position, stages in self.similarity.items()
+            for position, stages in evaluation.similarities.items()
         ]
         return ["block", *(f"stage {stage}" for stage in range(last + 1))], rows
+
+
+@dataclass(frozen=True)
+class Replacing:
+    """One way to replace a guide's parts, whose half-converted networks are scored.
+
+    Attributes:
+        bare: blocks without parameters, which stand in the guide from the first stage on.
+    """
+
+    recipe: Recipe
+    stages: tuple[Stage, ...]
+    bare: int
+
+    @property
+    def label(self) -> str:
+        return f"{self.recipe.schedule}-{self.recipe.order}"
+
+    def points(self, evaluation: Evaluation, guide: float) -> list[tuple[int, float]]:
+        """Replaced blocks and quality, from the guide's to the target's."""
+        scored = [p for p in evaluation.curve if p.metric.startswith("hybrid/")]
+        return [(0, guide)] + [
+            (len(self.stages[p.step].replaced) + self.bare, p.value) for p in scored
+        ]
 
 
 def convert_one(
     space_file: Path,
     architecture: str,
-    changes: Mapping[str, str],
+    changes: Sequence[str],
     *,
     seed: int,
     device: str,
     out: Path,
     storage: Path,
     say: Callable[[str], None],
+    replacements: bool = False,
 ) -> Conversion:
-    """Convert one architecture and write it to a folder that `load` reads.
+    """Convert one architecture; write it and its pictures to a folder, and both to MLflow.
 
     Args:
         architecture: id of one that a search in `storage` evaluated, or a JSON file.
-        changes: recipe settings other than the space's (schedule, similarity).
+        changes: recipe settings other than the space's, such as ``schedule=naive``.
+        out: `load` reads this folder.
+        replacements: score the half-converted network after every stage, of this schedule and of
+            `naive`, in both orders; the others are not trained behind their stages.
 
     Raises:
-        SpaceError: a setting is unknown, or the architecture is not of this space.
+        SpaceError: settings are wrong, the architecture is not of this space, or there is nothing
+            to replace by stages.
         StorageError: no such architecture.
+        ServiceError: MLflow does not answer.
         ConversionError: the conversion diverged.
     """
     text = space_file.read_text(encoding="utf-8") if space_file.is_file() else None
     space = load_space(space_file, text)
     refuse_mistakes(space, space_file)
-    recipe = validated(Recipe, {**space.recipe.model_dump(), **changes}, "recipe")
+    recipe = changed(space.recipe, changes)
     chosen = find_architecture(architecture, storage)
     refusal = space.refusal(chosen)
     if refusal is not None:
         raise SpaceError(f"architecture {architecture}", [refusal])
-    prepare_guide(
-        space.guide, space.task, space.guide_training, storage / "guides", torch.device(device),
-        lambda epoch: say(f"guide: epoch {epoch.epoch + 1}, loss {epoch.loss:.4f}"),
-    )  # fmt: skip
-    workshop = Workshop(space, torch.device(device))
-    steps = workshop.run(chosen, seed, recipe)
-    similarity: dict[str, dict[int, float]] = {}
+    ways = ways_to_replace(assemble(space, chosen, 0), recipe) if replacements else []
+    parameters = {
+        "space": space_file.name,
+        "task": space.task.name,
+        "seed": seed,
+        **{f"recipe.{name}": value for name, value in recipe.model_dump().items()},
+    }
+    with recording(chosen, parameters) as run:
+        prepare_guide(
+            space.guide, space.task, space.guide_training, storage / "guides",
+            torch.device(device),
+            lambda epoch: say(f"guide: epoch {epoch.epoch + 1}, loss {epoch.loss:.4f}"),
+        )  # fmt: skip
+        workshop = Workshop(space, torch.device(device))
+        converted = _convert(workshop, chosen, seed, recipe, say, score_hybrids=replacements)
+        evaluation = converted.evaluation
+        weights = out / "weights.safetensors"
+        write_tensors(weights, plain_state(converted.network))
+        write_member(out, evaluation, weights, text or "")
+        write_picture(similarity_picture(evaluation), out / SIMILARITY_FILE)
+        write_picture(chain_picture(space, chosen), out / CHAIN_FILE)
+        files: dict[str, str | None] = dict.fromkeys(MEMBER_FILES, "network")
+        files |= {SIMILARITY_FILE: None, CHAIN_FILE: None}
+        # Those of an earlier conversion into this folder would look like this one's.
+        for name in (REPLACEMENTS_FILE, REPLACEMENTS_JSON):
+            (out / name).unlink(missing_ok=True)
+        points: list[CurvePoint] = []
+        if ways:
+            runs = _replacements(workshop, evaluation, ways, seed, say)
+            _write_replacements(space, runs, out)
+            files |= {REPLACEMENTS_FILE: None, REPLACEMENTS_JSON: None}
+            points = [
+                CurvePoint(f"replacements/{label}", count, value)
+                for label, found in runs.items()
+                for count, value in found
+            ]
+        run.keep(evaluation, points, out, files)
+    return Conversion(converted, run.run_id)
+
+
+def ways_to_replace(target: Target, recipe: Recipe) -> list[Replacing]:
+    """The recipe's own way first, then the other order, and `naive` in both orders.
+
+    Ways whose stages are the same (one block; `joint` in reverse) are given once.
+
+    Raises:
+        SpaceError: the recipe's schedule has no stages for this target.
+    """
+    bare = target.kept.count(False) - len(target.replaced)
+    other: Order = "reverse" if recipe.order == "forward" else "forward"
+    schedules: tuple[Schedule, ...] = (recipe.schedule, "naive")
+    found: dict[tuple[Stage, ...], Replacing] = {}
+    for schedule in schedules:
+        for order in (recipe.order, other):
+            way = recipe.model_copy(update={"schedule": schedule, "order": order})
+            chain = tuple(stages(schedule, order, target.replaced))
+            found.setdefault(chain, Replacing(way, chain, bare))
+    if () in found:
+        raise SpaceError(
+            "--replacements",
+            [
+                f"schedule {recipe.schedule} replaces no block of this architecture by stages; "
+                "take another schedule, or an architecture with new blocks that train"
+            ],
+        )
+    return list(found.values())
+
+
+def _replacements(
+    workshop: Workshop,
+    evaluation: Evaluation,
+    ways: Sequence[Replacing],
+    seed: int,
+    say: Callable[[str], None],
+) -> dict[str, list[tuple[int, float]]]:
+    """Points of every way; the first one's conversion is given."""
+    own, *others = ways
+    space = workshop.space
+    guide = score(space.guide, space.task, "validation")
+    found = {own.label: own.points(evaluation, guide)}
+    for way in others:
+        untrained = way.recipe.model_copy(update={"epochs": 0.0})
+
+        def told(line: str, label: str = way.label) -> None:
+            say(f"{label}: {line}")
+
+        converted = _convert(
+            workshop, evaluation.architecture, seed, untrained, told, score_hybrids=True
+        )
+        found[way.label] = way.points(converted.evaluation, guide)
+    return found
+
+
+def _write_replacements(
+    space: SearchSpace, runs: dict[str, list[tuple[int, float]]], out: Path
+) -> None:
+    quality = Objective(space.metric, space.task.direction)
+    write_picture(replacements_picture(runs, quality), out / REPLACEMENTS_FILE)
+    # JSON has no infinity, which a perplexity may be.
+    plain = {
+        label: [[count, value if math.isfinite(value) else None] for count, value in points]
+        for label, points in runs.items()
+    }
+    write_json(out / REPLACEMENTS_JSON, {"metric": space.metric, "runs": plain})
+
+
+def _convert(
+    workshop: Workshop,
+    architecture: Architecture,
+    seed: int,
+    recipe: Recipe,
+    say: Callable[[str], None],
+    *,
+    score_hybrids: bool,
+) -> Converted:
+    steps = workshop.run(architecture, seed, recipe, score_hybrids=score_hybrids)
     while True:
         try:
             progress = next(steps)
         except StopIteration as end:
             converted: Converted = end.value
-            break
+            return converted
         for point in progress.points:
-            kind, _, position = point.metric.partition("/")
-            if kind == "similarity":
-                similarity.setdefault(position, {})[point.step] = point.value
             say(f"{progress.stage}: {point.metric} at {point.step} = {point.value:.4f}")
-    weights = out / "weights.safetensors"
-    write_tensors(weights, plain_state(converted.network))
-    write_member(out, converted.evaluation, weights, text or "")
-    return Conversion(converted, similarity)
 
 
 def find_architecture(text: str, storage: Path) -> Architecture:

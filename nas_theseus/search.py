@@ -12,7 +12,7 @@ from pathlib import Path
 import torch
 from filelock import FileLock, Timeout
 
-from nas_theseus import plots
+from nas_theseus import pictures, plots
 from nas_theseus.convert.finetune import EpochLoss
 from nas_theseus.convert.guide_training import prepare_guide
 from nas_theseus.convert.target import assemble
@@ -185,7 +185,22 @@ def _finish(
     for member in members:
         name = member.evaluation.architecture.id
         tracker.artifacts(storage.front / name, MEMBER_FILES, "network", name)
+        drawn = _draw(space, member.evaluation, storage.front / name)
+        tracker.artifacts(storage.front / name, drawn, None, name)
     return members
+
+
+def _draw(space: SearchSpace, evaluation: Evaluation, folder: Path) -> list[str]:
+    """Pictures of a member that was aligned; their names."""
+    if not evaluation.similarities:
+        return []
+    drawn = {
+        pictures.SIMILARITY_FILE: pictures.similarity_picture(evaluation),
+        pictures.CHAIN_FILE: pictures.chain_picture(space, evaluation.architecture),
+    }
+    for name, figure in drawn.items():
+        pictures.write_picture(figure, folder / name)
+    return list(drawn)
 
 
 def _tested(path: Path, name: str, measure: Callable[[], float]) -> float:

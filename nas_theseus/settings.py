@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
+import json
 import operator
 import re
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Annotated, Any, Literal, TypeVar
 
@@ -166,6 +167,44 @@ def mistakes_of(error: ValidationError) -> list[str]:
         given = "" if item["type"] in ("missing", "value_error") else f", got {item['input']!r}"
         lines.append(f"{setting}: {message}{given}")
     return lines
+
+
+def changed(recipe: Recipe, assignments: Sequence[str]) -> Recipe:
+    """A recipe with other settings.
+
+    Args:
+        assignments: such as ``epochs=1``; values are JSON where they read as JSON, else text.
+
+    Raises:
+        SpaceError: all mistakes together.
+    """
+    mistakes: list[str] = []
+    values: dict[str, Any] = {}
+    for text in assignments:
+        name, equals, value = (piece.strip() for piece in text.partition("="))
+        if not equals:
+            mistakes.append(f"{text!r} must read name=value, such as epochs=1")
+        elif name not in Recipe.model_fields:
+            known = ", ".join(Recipe.model_fields)
+            mistakes.append(f"{name}: no such setting; there are {known}")
+        elif name in values:
+            mistakes.append(f"{name}: given twice, {values[name]!r} and {value!r}")
+        else:
+            values[name] = _json_or_text(value)
+    try:
+        found = validated(Recipe, {**recipe.model_dump(), **values}, "recipe")
+    except SpaceError as error:
+        raise SpaceError("recipe", [*mistakes, *error.mistakes]) from error
+    if mistakes:
+        raise SpaceError("recipe", mistakes)
+    return found
+
+
+def _json_or_text(text: str) -> Any:
+    try:
+        return json.loads(text)
+    except ValueError:
+        return text
 
 
 _CONDITION = re.compile(r"\s*([A-Za-z_][\w.]*)\s*(<=|>=|==|<|>)\s*([-+0-9.eE_]+)\s*")

@@ -145,6 +145,11 @@ class Architecture:
         """The blocks in order, for people: ``keep|depthwise(expand=2)|keep``."""
         return "|".join(str(choice) for choice in self.choices)
 
+    def label(self, position: int) -> str:
+        """One block, for people: ``1: depthwise(expand=2) for parts 1-2``."""
+        choice = self.choices[position]
+        return f"{position}: {choice} for parts {choice.span}"
+
     @property
     def stop(self) -> int:
         """Number of guide parts that the architecture covers."""
@@ -234,6 +239,16 @@ class Evaluation:
     @property
     def name(self) -> str:
         return f"{self.architecture.id}-{self.recipe}-{self.seed}"
+
+    @property
+    def similarities(self) -> dict[int, dict[int, float]]:
+        """Similarity to the guide by position and stage; positions in order, aligned ones only."""
+        found: dict[int, dict[int, float]] = {}
+        for point in self.curve:
+            kind, _, position = point.metric.partition("/")
+            if kind == "similarity":
+                found.setdefault(int(position), {})[point.step] = point.value
+        return dict(sorted(found.items()))
 
     def value(self, name: str) -> float:
         """A metric or cost by name.

@@ -55,8 +55,7 @@ class Target(nn.Module):
         return self.architecture.choices[position].span.stop
 
     def label(self, position: int) -> str:
-        choice = self.architecture.choices[position]
-        return f"{position}:{choice} for parts {choice.span}"
+        return self.architecture.label(position)
 
     def freeze_all_but(self, positions: Collection[int]) -> None:
         """Only these blocks train; the others are in eval mode, their statistics at rest."""

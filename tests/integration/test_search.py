@@ -161,6 +161,11 @@ def test_mlflow_holds_the_search_as_documented(desk: Desk, monkeypatch: pytest.M
         best = next(r for r in children if r.info.run_id == rows[-1]["run_id"])
         stored = {f.path for f in client.list_artifacts(best.info.run_id, "network")}
         assert "network/weights.safetensors" in stored
+        for row in rows:
+            member = client.get_run(row["run_id"])
+            aligned = any(name.startswith("similarity/") for name in member.data.metrics)
+            drawn = {f.path for f in client.list_artifacts(row["run_id"])} - {"network"}
+            assert drawn == ({"chain.png", "similarity.png"} if aligned else set())
         trained = next(r for r in children if "similarity/0" in r.data.metrics)
         curve = client.get_metric_history(trained.info.run_id, "val_accuracy")
         assert [m.step for m in curve] == [0, 1]

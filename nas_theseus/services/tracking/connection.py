@@ -11,6 +11,12 @@ import urllib.request
 from urllib.parse import quote, unquote, urlencode, urlsplit, urlunsplit
 
 import mlflow
+from mlflow.exceptions import MlflowException
+from mlflow.tracking import MlflowClient
+
+from nas_theseus.errors import ServiceError
+
+EXPERIMENT = "nas-theseus"
 
 PROBE_TIMEOUT_S = 5.0
 _DATABASE_PORTS = {"postgresql": 5432, "mysql": 3306, "mssql": 1433}
@@ -22,7 +28,44 @@ def without_credentials(uri: str) -> str:
     return urlunsplit(parts._replace(netloc=parts.netloc.rpartition("@")[2], query="", fragment=""))
 
 
-def front_link(server: str, experiment: str = "nas-theseus") -> str:
+def experiment_name(default: str = EXPERIMENT) -> str:
+    """The experiment that MLFLOW_EXPERIMENT_NAME names, or the default."""
+    return os.environ.get("MLFLOW_EXPERIMENT_NAME") or default
+
+
+def find_experiment(client: MlflowClient, name: str) -> str:
+    """Id of an experiment, made if it is missing.
+
+    Raises:
+        ServiceError: it is deleted there.
+        MlflowException: MLflow refuses.
+    """
+    experiment = client.get_experiment_by_name(name)
+    if experiment is None:
+        try:
+            return str(client.create_experiment(name))
+        except MlflowException:  # another search may have made it just now
+            experiment = client.get_experiment_by_name(name)
+            if experiment is None:
+                raise
+    if experiment.lifecycle_stage != "active":
+        raise ServiceError(
+            f"experiment {name!r} is deleted there; restore it (mlflow experiments restore "
+            f"-x {experiment.experiment_id}) or set MLFLOW_EXPERIMENT_NAME to another"
+        )
+    return str(experiment.experiment_id)
+
+
+def no_answer(uri: str, error: Exception) -> ServiceError:
+    """What is told of a server that cannot be used; no secrets, and the cause is not chained."""
+    return ServiceError(
+        f"MLflow at {without_credentials(uri)} cannot be used: {scrub(str(error), uri)}. Start "
+        "the server, set MLFLOW_TRACKING_URI to one that runs, or unset it to record into a local "
+        "file (sqlite:///mlflow.db)."
+    )
+
+
+def front_link(server: str, experiment: str = EXPERIMENT) -> str:
     """Address of MLflow's run list with the members of all fronts, sorted by MACs.
 
     Sorted by a metric the UI shows runs flat; by default it hides them under their parent.
@@ -31,7 +74,7 @@ def front_link(server: str, experiment: str = "nas-theseus") -> str:
         server: address of the UI.
         experiment: used unless MLFLOW_EXPERIMENT_NAME is set.
     """
-    found = mlflow.get_experiment_by_name(os.environ.get("MLFLOW_EXPERIMENT_NAME") or experiment)
+    found = mlflow.get_experiment_by_name(experiment_name(experiment))
     if found is None:
         return server
     query = urlencode(

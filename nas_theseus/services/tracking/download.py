@@ -36,8 +36,9 @@ def download_network(run_id: str, folder: Path) -> Path:
         client.get_run(run_id)
         if not client.list_artifacts(run_id, ARTIFACT):
             raise ServiceError(
-                f"run {run_id} of MLflow at {shown} keeps no network: only members of a front do, "
-                "when the search has ended; \"tags.`theseus.front` = 'true'\" finds them"
+                f"run {run_id} of MLflow at {shown} keeps no network: only conversions and members "
+                "of a front do, when the search has ended; \"tags.`theseus.front` = 'true'\" finds "
+                "those"
             )
         return Path(client.download_artifacts(run_id, ARTIFACT, str(folder)))
     except (MlflowException, OSError, ValueError) as error:

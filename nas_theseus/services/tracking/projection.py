@@ -4,26 +4,25 @@ from __future__ import annotations
 
 import logging
 import time
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from mlflow.entities import Metric, Param, Run, RunTag, ViewType
+from mlflow.entities import Metric, Run, ViewType
 from mlflow.tracking import MlflowClient
 
+from nas_theseus.services.tracking.runs import (
+    TAG_CHARACTERS,
+    as_texts,
+    evaluation_metrics,
+    shorten,
+    write_run,
+)
 from nas_theseus.storage import write_json
-from nas_theseus.values import Architecture, CurvePoint, Evaluation, Failure
+from nas_theseus.values import Architecture, Evaluation, Failure
 
 _log = logging.getLogger(__name__)
-
-# Limits of MLflow 3: entities a log_batch call, characters of a parameter and of a tag.
-_BATCH, _PARAMS_BATCH, _PARAM_CHARACTERS, _TAG_CHARACTERS = 1000, 100, 6000, 8000
-
-
-def shorten(text: str, limit: int) -> str:
-    """Text cut to what MLflow takes."""
-    return text if len(text) <= limit else text[: limit - 1] + "…"
 
 
 class RecordError(Exception):
@@ -124,7 +123,7 @@ class Projection:
             self._set_front(record["ids"])
             metrics, step = record["metrics"], int(record["step"])
             points = [Metric(name, value, time_ms, step) for name, value in metrics.items()]
-            self._log(self._parent_run(time_ms), points)
+            write_run(self.client, self._parent_run(time_ms), points)
         elif kind == "ranks":
             self._set_ranks(record["ranks"], record["test"], time_ms)
         elif kind == "artifacts":
@@ -153,7 +152,7 @@ class Projection:
             return
         child = self._children.get(Architecture.from_json(item["architecture"]).id)
         if child is not None and child.status == "RUNNING":
-            text = shorten(f"MLflow refused the record: {reason}", _TAG_CHARACTERS)
+            text = shorten(f"MLflow refused the record: {reason}", TAG_CHARACTERS)
             self.client.set_tag(child.run_id, "theseus.failure", text)
             self.client.set_terminated(child.run_id, "FAILED")
             child.status = "FAILED"
@@ -189,10 +188,7 @@ class Projection:
         self._schedule = None if schedule is None else str(schedule)
         self.client.update_run(run_id, status="RUNNING")
         data = self.client.get_run(run_id).data
-        texts = {
-            name: shorten("none" if value is None else str(value), _PARAM_CHARACTERS)
-            for name, value in parameters.items()
-        }
+        texts = as_texts(parameters)
         # MLflow never changes a parameter: what a later start changed stands in tags.
         changed = {
             f"theseus.changed.{name}": text
@@ -201,7 +197,7 @@ class Projection:
             and (data.params[name] != text or f"theseus.changed.{name}" in data.tags)
         }
         new = {name: text for name, text in texts.items() if name not in data.params}
-        self._log(run_id, params=new, tags=changed)
+        write_run(self.client, run_id, params=new, tags=changed)
 
     def _open_child(
         self, item: Evaluation | Failure, start_ms: int, time_ms: int, tags: Mapping[str, str]
@@ -241,7 +237,9 @@ class Projection:
             if child.status != "RUNNING":
                 self.client.update_run(child.run_id, status="RUNNING")
                 child.status = "RUNNING"
-        self._log(child.run_id, params=params, tags={**tags, "theseus.evaluation": item.name})
+        write_run(
+            self.client, child.run_id, params=params, tags={**tags, "theseus.evaluation": item.name}
+        )
         child.evaluation = item.name
         return child
 
@@ -252,24 +250,7 @@ class Projection:
         tags = {"theseus.notes": "\n".join(evaluation.notes)} if evaluation.notes else {}
         start_ms = time_ms - int(evaluation.seconds * 1000)
         child = self._open_child(evaluation, start_ms, time_ms, tags)
-        finals = {
-            **evaluation.values(),
-            "train_macs_spent": evaluation.train_macs_spent,
-            "seconds": evaluation.seconds,
-        }
-        last: dict[str, CurvePoint] = {}
-        for point in evaluation.curve:
-            if point.metric not in last or point.step >= last[point.metric].step:
-                last[point.metric] = point
-        points = [Metric(p.metric, float(p.value), time_ms, p.step) for p in evaluation.curve]
-        for name, value in finals.items():
-            if name not in last:
-                points.append(Metric(name, float(value), time_ms, 0))
-            elif last[name].value != value:
-                # The latest value is that of the last step and time: one millisecond later wins
-                # over the curve's own last point (the best checkpoint may not be the last).
-                points.append(Metric(name, float(value), time_ms + 1, last[name].step))
-        self._log(child.run_id, points)
+        write_run(self.client, child.run_id, evaluation_metrics(evaluation, time_ms))
         self.client.set_terminated(child.run_id, "FINISHED", time_ms)
         child.status = "FINISHED"
 
@@ -281,7 +262,11 @@ class Projection:
             return
         tags = {"theseus.failure": failure.message, "theseus.stage": failure.stage}
         child = self._open_child(failure, time_ms, time_ms, tags)
-        self._log(child.run_id, [Metric(p.metric, p.value, time_ms, p.step) for p in failure.curve])
+        write_run(
+            self.client,
+            child.run_id,
+            [Metric(p.metric, p.value, time_ms, p.step) for p in failure.curve],
+        )
         self.client.set_terminated(child.run_id, "FAILED", time_ms)
         child.status = "FAILED"
 
@@ -304,7 +289,7 @@ class Projection:
                 for metric, value in test.get(name, {}).items()
             ]
             tags = {"theseus.rank": rank} if rank is not None and rank != child.rank else {}
-            self._log(child.run_id, points, tags=tags)
+            write_run(self.client, child.run_id, points, tags=tags)
             child.rank = rank
 
     def _upload(self, record: Mapping[str, Any], time_ms: int) -> None:
@@ -320,25 +305,3 @@ class Projection:
             raise RecordError(f"files to upload are gone: {', '.join(missing)}")
         for path in paths:
             self.client.log_artifact(run_id, str(path), target)
-
-    def _log(
-        self,
-        run_id: str,
-        metrics: Sequence[Metric] = (),
-        params: Mapping[str, str] | None = None,
-        tags: Mapping[str, str] | None = None,
-    ) -> None:
-        pairs = list((params or {}).items())
-        for start in range(0, len(pairs), _PARAMS_BATCH):
-            batch = pairs[start : start + _PARAMS_BATCH]
-            self.client.log_batch(
-                run_id, params=[Param(k, shorten(v, _PARAM_CHARACTERS)) for k, v in batch]
-            )
-        pairs = list((tags or {}).items())
-        for start in range(0, len(pairs), _PARAMS_BATCH):
-            batch = pairs[start : start + _PARAMS_BATCH]
-            self.client.log_batch(
-                run_id, tags=[RunTag(k, shorten(v, _TAG_CHARACTERS)) for k, v in batch]
-            )
-        for start in range(0, len(metrics), _BATCH):
-            self.client.log_batch(run_id, metrics=metrics[start : start + _BATCH])

@@ -21,11 +21,18 @@ from urllib.parse import urlsplit
 
 import mlflow
 from filelock import FileLock, Timeout
-from mlflow.exceptions import MlflowException
 from mlflow.tracking import MlflowClient
 
 from nas_theseus.errors import ServiceError, StorageError
-from nas_theseus.services.tracking.connection import probe, quieten, scrub, without_credentials
+from nas_theseus.services.tracking.connection import (
+    EXPERIMENT,
+    experiment_name,
+    find_experiment,
+    no_answer,
+    probe,
+    quieten,
+    scrub,
+)
 from nas_theseus.services.tracking.projection import Projection, RecordError
 from nas_theseus.storage import write_bytes
 from nas_theseus.values import Evaluation, Failure
@@ -65,7 +72,7 @@ class Tracker:
         runs_file: Path,
         *,
         identity: str | None = None,
-        experiment: str = "nas-theseus",
+        experiment: str = EXPERIMENT,
         tracking_uri: str | None = None,
     ) -> None:
         if not search or set(search) & set("'\"`"):
@@ -74,7 +81,7 @@ class Tracker:
         self._identity = identity or search
         self._outbox = outbox
         self._runs_file = runs_file
-        self._experiment = os.environ.get("MLFLOW_EXPERIMENT_NAME") or experiment
+        self._experiment = experiment_name(experiment)
         self._given_uri = tracking_uri
         self._uri = ""
         self._changed = threading.Condition()
@@ -111,7 +118,7 @@ class Tracker:
         try:
             probe(self._uri)
         except (OSError, ValueError) as error:
-            raise self._no_answer(error) from None
+            raise no_answer(self._uri, error) from None
         lock = self._lock_outbox()
         with self._changed:
             self._stop = self._finishing = self._connected = False
@@ -129,7 +136,7 @@ class Tracker:
                 self._changed.notify_all()
                 cause = self._connect_error or TimeoutError(f"nothing within {limit_s:.0f} s")
                 # The cause may hold the password, so it is not chained.
-                raise self._no_answer(cause) from None
+                raise no_answer(self._uri, cause) from None
         try:
             self._put("start", parameters=dict(parameters))
         except StorageError:
@@ -208,13 +215,6 @@ class Tracker:
             # One call that hangs must not hold the search's end: the thread is a daemon.
             self._thread.join(2.0)
 
-    def _no_answer(self, error: Exception) -> ServiceError:
-        return ServiceError(
-            f"MLflow at {without_credentials(self._uri)} cannot be used: "
-            f"{scrub(str(error), self._uri)}. Start the server, set MLFLOW_TRACKING_URI to one "
-            "that runs, or unset it to record into a local file (sqlite:///mlflow.db)."
-        )
-
     def _lock_outbox(self) -> FileLock:
         lock = FileLock(self._outbox / ".lock", timeout=LOCK_TIMEOUT_S, thread_local=False)
         try:
@@ -253,22 +253,7 @@ class Tracker:
 
     def _connect(self) -> Projection:
         client = MlflowClient(tracking_uri=self._uri)
-        experiment = client.get_experiment_by_name(self._experiment)
-        if experiment is None:
-            try:
-                experiment_id = client.create_experiment(self._experiment)
-            except MlflowException:  # another search may have made it just now
-                experiment = client.get_experiment_by_name(self._experiment)
-                if experiment is None:
-                    raise
-        if experiment is not None:
-            if experiment.lifecycle_stage != "active":
-                raise ServiceError(
-                    f"experiment {self._experiment!r} is deleted there; restore it (mlflow "
-                    f"experiments restore -x {experiment.experiment_id}) or set "
-                    "MLFLOW_EXPERIMENT_NAME to another"
-                )
-            experiment_id = experiment.experiment_id
+        experiment_id = find_experiment(client, self._experiment)
         return Projection(client, experiment_id, self._search, self._identity, self._runs_file)
 
     def _write(self, lock: FileLock) -> None:

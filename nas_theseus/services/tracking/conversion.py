@@ -1,0 +1,112 @@
+"""One conversion as one run of MLflow."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager, suppress
+from pathlib import Path
+
+import mlflow
+from mlflow.entities import Metric
+from mlflow.exceptions import MlflowException
+from mlflow.tracking import MlflowClient
+
+from nas_theseus.errors import ServiceError
+from nas_theseus.services.tracking.connection import (
+    experiment_name,
+    find_experiment,
+    no_answer,
+    probe,
+    quieten,
+    scrub,
+    without_credentials,
+)
+from nas_theseus.services.tracking.runs import (
+    TAG_CHARACTERS,
+    as_texts,
+    evaluation_metrics,
+    shorten,
+    write_run,
+)
+from nas_theseus.values import Architecture, CurvePoint, Evaluation
+
+
+class ConversionRun:
+    """The run of a conversion that is under way; made by `recording`."""
+
+    def __init__(self, client: MlflowClient, uri: str, run_id: str) -> None:
+        self.run_id = run_id
+        self._client, self._uri = client, uri
+
+    def keep(
+        self,
+        evaluation: Evaluation,
+        points: Sequence[CurvePoint],
+        folder: Path,
+        files: Mapping[str, str | None],
+    ) -> None:
+        """Write the results of the conversion.
+
+        Args:
+            evaluation: its curve and final values.
+            points: metrics by step beside those of the evaluation.
+            folder: where the conversion wrote its files.
+            files: names in the folder, and the artifact folder of each; None for the top.
+
+        Raises:
+            ServiceError: MLflow does not take them.
+        """
+        now_ms = time.time_ns() // 1_000_000
+        more = [Metric(p.metric, float(p.value), now_ms, p.step) for p in points]
+        try:
+            write_run(self._client, self.run_id, [*evaluation_metrics(evaluation, now_ms), *more])
+            for name, place in files.items():
+                self._client.log_artifact(self.run_id, str(folder / name), place)
+        except (MlflowException, OSError) as error:
+            # The cause may hold the password, so it is not chained.
+            raise ServiceError(
+                f"MLflow at {without_credentials(self._uri)} did not take the results of run "
+                f"{self.run_id}: {scrub(str(error), self._uri)}. They are all in {folder}"
+            ) from None
+
+
+@contextmanager
+def recording(
+    architecture: Architecture, parameters: Mapping[str, object]
+) -> Iterator[ConversionRun]:
+    """Open a run before a conversion starts, and end it as the conversion ends.
+
+    Raises:
+        ServiceError: MLflow does not answer or refuses; what the conversion raises passes through.
+    """
+    uri = mlflow.get_tracking_uri()
+    quieten()
+    try:
+        probe(uri)
+        client = MlflowClient(uri)
+        tags = {"theseus.kind": "conversion", "theseus.architecture": architecture.id}
+        experiment = find_experiment(client, experiment_name())
+        run_id = client.create_run(experiment, tags=tags, run_name=architecture.id).info.run_id
+        told = {
+            "architecture": architecture.id,
+            "pairing": architecture.pairing,
+            "blocks": architecture.blocks,
+            **parameters,
+        }
+        write_run(client, run_id, params=as_texts(told))
+    except ServiceError:
+        raise
+    except Exception as error:  # whatever a store's driver raises, its own absence included
+        raise no_answer(uri, error) from None
+    try:
+        yield ConversionRun(client, uri, run_id)
+    except BaseException as error:
+        # What stopped the conversion is told, whether or not MLflow still answers.
+        with suppress(MlflowException, OSError):
+            reason = scrub(str(error), uri) or type(error).__name__
+            write_run(client, run_id, tags={"theseus.failure": shorten(reason, TAG_CHARACTERS)})
+            client.set_terminated(run_id, "FAILED" if isinstance(error, Exception) else "KILLED")
+        raise
+    with suppress(MlflowException, OSError):  # its results are there
+        client.set_terminated(run_id, "FINISHED")
