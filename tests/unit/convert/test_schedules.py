@@ -130,19 +130,16 @@ def test_a_stitch_brings_the_block_into_the_guide_s_basis_without_a_new_layer() 
     assert sum(1 for _ in target.parameters()) == parameters
 
 
-@pytest.mark.parametrize("schedule", ["sequential", "progressive", "independent", "joint"])
+@pytest.mark.parametrize("schedule", ["sequential", "progressive", "independent"])
 def test_blocks_that_speak_the_guide_s_basis_start_from_least_squares(schedule: Schedule) -> None:
-    """Before any step each explains what a fitted last map can; a later stage begins with it too."""
+    """With no step to take, the stitch behind a stage finds nothing left to explain."""
     recipe = Recipe(schedule=schedule, similarity="regression", align_steps=0, align_batch_size=64)
-    _, curves = run(recipe)
-    for position in (1, 2):
-        error, residual = 1 - curves[f"similarity/{position}"][0], None
-        if f"stitch_residual/{position}" in curves:
-            residual = curves[f"stitch_residual/{position}"][0]
-        assert error < 1
-        if position == 1 and residual is not None:
-            # Measured on one batch, the residual on all of them.
-            assert error == pytest.approx(residual, rel=0.3)
+    _, started = run(recipe)
+    _, random = run(recipe.model_copy(update={"similarity": "cka"}))
+    error, residual = 1 - started["similarity/1"][0], started["stitch_residual/1"][0]
+    # The error is of one batch, the residual of all.
+    assert error == pytest.approx(residual, rel=0.2)
+    assert residual == pytest.approx(random["stitch_residual/1"][0], rel=1e-3)
 
 
 def test_the_same_seed_gives_bit_equal_targets() -> None:
