@@ -29,6 +29,15 @@ def test_gradients_of_prepared_losses(name: str, examples: str, shape: tuple[int
     assert torch.autograd.gradcheck(lambda a: form.loss(a, prepared), (x.requires_grad_(),))
 
 
+@pytest.mark.parametrize("name", ["cka", "cka-unbiased", "dmnn"])
+@pytest.mark.parametrize("width", [2, 30], ids=["feature", "gram"])
+def test_gradients_of_a_target_of_another_width(name: str, width: int) -> None:
+    x, guide = features(24, width), features(24, 5, seed=1)
+    form = similarity(name)
+    prepared = form.prepare(guide)
+    assert torch.autograd.gradcheck(lambda a: form.loss(a, prepared), (x.requires_grad_(),))
+
+
 @pytest.mark.parametrize("name", NAMES)
 @pytest.mark.parametrize("examples", ["maps", "positions"])
 @pytest.mark.parametrize("shape", [(8, 3, 4, 4), (8, 5, 6), (8, 6)])
