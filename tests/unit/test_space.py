@@ -77,7 +77,7 @@ def test_all_mistakes_are_told_together() -> None:
         "no part is called 'tail'; the guide's parts are 0, 1, head",
         "block 'depthwise': no part is called 'stem'",
         "something follows its layer `last`",
-        "unknown 'val_accurracy'; known: macs, params, val_accuracy",
+        "unknown 'val_accurracy'; known: latency_ms, macs, params, peak_memory_bytes, val_accuracy",
         "constraint 'macs < 3' must read",
         "unknown 'mac' in 'mac <= 3'",
     ):
