@@ -3,7 +3,15 @@ PYTHON ?= python3
 VENV := .venv
 BIN := $(VENV)/bin
 
-.PHONY: demo test check lint format types contracts clean
+# The methods alone, with the oldest torch that is supported and without Ray, Optuna and MLflow.
+METHODS_VENV := .venv-methods
+METHODS_BIN := $(METHODS_VENV)/bin
+METHODS_PACKAGES := 'torch==2.11.*' 'torchvision==0.26.*' numpy safetensors pydantic scikit-learn \
+	fvcore filelock moocore tokenizers ckatorch pytest pytest-timeout hypothesis
+METHODS_TESTS := $(addprefix tests/unit/,convert blocks tasks costs \
+	test_guide.py test_tracing.py test_pareto.py test_candidate.py)
+
+.PHONY: demo test test-methods check lint format types contracts clean
 
 # uv sync installs the project itself (editable) and the dev group; compiled, imports take half.
 $(VENV): pyproject.toml
@@ -21,6 +29,16 @@ demo: $(VENV)
 
 test: $(VENV)
 	$(BIN)/pytest
+
+$(METHODS_VENV): pyproject.toml Makefile
+	$(PYTHON) -m venv $(METHODS_VENV)
+	$(METHODS_BIN)/pip install --quiet uv
+	$(METHODS_BIN)/uv pip install --quiet --python $(METHODS_BIN)/python $(METHODS_PACKAGES)
+	touch $(METHODS_VENV)
+
+test-methods: $(METHODS_VENV)
+	! $(METHODS_BIN)/uv pip list --python $(METHODS_BIN)/python | grep -E '^(ray|optuna|mlflow) '
+	$(METHODS_BIN)/python -m pytest $(METHODS_TESTS)
 
 lint: $(VENV)
 	$(BIN)/ruff check
@@ -40,5 +58,5 @@ format: $(VENV)
 
 # Caches and builds only: what searches have found, in theseus/, stays.
 clean:
-	rm -rf $(VENV) build dist .mypy_cache .ruff_cache .pytest_cache .import_linter_cache .hypothesis
+	rm -rf $(VENV) $(METHODS_VENV) build dist .mypy_cache .ruff_cache .pytest_cache .import_linter_cache .hypothesis
 	find nas_theseus search_spaces benchmarks tests -name __pycache__ -prune -exec rm -rf {} +

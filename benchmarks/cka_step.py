@@ -28,7 +28,8 @@ import torch.nn.functional as F
 from sklearn.datasets import load_digits  # type: ignore[import-untyped]
 from torch import Tensor, nn
 
-from nas_theseus.convert.similarity import Prepared, Similarity, linear_cka, similarity
+from nas_theseus.convert.kernels import linear_cka
+from nas_theseus.convert.similarity import Prepared, Similarity, similarity
 
 DEFAULT = "cka (default: pool 8)"
 STRAIGHTFORWARD = "raw Gram, guide's too"

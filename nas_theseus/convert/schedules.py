@@ -10,8 +10,10 @@ from torch import Tensor
 
 from nas_theseus.blocks.base import last_map
 from nas_theseus.convert.activations import GuideActivations
+from nas_theseus.convert.folding import fold_after
+from nas_theseus.convert.least_squares import LeastSquares
 from nas_theseus.convert.similarity import Prepared, Similarity, check_features
-from nas_theseus.convert.stitching import LeastSquares, fold_after, rows
+from nas_theseus.convert.stitching import rows
 from nas_theseus.convert.target import Target
 from nas_theseus.errors import ConversionError, ShapeError
 from nas_theseus.settings import Order, Recipe, Schedule

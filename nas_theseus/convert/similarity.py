@@ -7,8 +7,6 @@ needs a stitch (`stitching`) to be read by the guide; regression and cosine alig
 from __future__ import annotations
 
 import math
-from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
 from dataclasses import dataclass, fields
 from functools import lru_cache
 from typing import Any, Literal, get_args
@@ -17,6 +15,19 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from nas_theseus.convert.kernels import (
+    biased_cka,
+    biased_norm,
+    centred,
+    full_precision,
+    log_neighbours,
+    mean_cosine,
+    overlap,
+    unbiased_cka,
+    unbiased_norm,
+    variance,
+    wide,
+)
 from nas_theseus.errors import ConversionError, ShapeError
 
 Examples = Literal["maps", "positions", "auto"]
@@ -33,98 +44,6 @@ _DEFAULTS: dict[str, dict[str, Any]] = {
     "regression": {"examples": "positions"},
     "cosine": {"examples": "positions"},
 }
-
-# Features are scaled to a Gram matrix of trace 1, whose norm is at least 1/sqrt(N): a smaller norm
-# than this is rounding noise around constant features.
-_SMALLEST_NORM = 1e-6
-
-
-def linear_cka(x: Tensor, y: Tensor) -> Tensor:
-    """Linear centred kernel alignment of two sets of features, in [0, 1].
-
-    Takes the Gram form (N x N) or the feature form (D x E), whichever is cheaper for the shapes.
-
-    Args:
-        x: features of N examples, shape (N, ...); flattened to (N, D).
-        y: features of the same N examples, shape (N, ...); flattened to (N, E).
-
-    Returns:
-        Scalar tensor, differentiable in both arguments; 0 where either is constant.
-
-    Raises:
-        ShapeError: N differs, or N < 2.
-
-    Source: Kornblith et al. 2019, arXiv:1905.00414, equation 3 and section 3.
-    """
-    with _full_precision(x):
-        a, b = (_centred(features) for features in _two_dimensional(x, y, minimum=2))
-        return _biased(a, b, None, _biased_norm(b))
-
-
-def unbiased_linear_cka(x: Tensor, y: Tensor) -> Tensor:
-    """Linear CKA from the unbiased estimator of HSIC: 0 on average for independent features.
-
-    The biased form is inflated when features outnumber examples; this one may leave [0, 1].
-
-    Args and Returns as in `linear_cka`.
-
-    Raises:
-        ShapeError: N differs, or N < 4.
-
-    Source: Song et al. 2012, equation 5; Nguyen et al. 2021, arXiv:2010.15327, section 3.
-    """
-    with _full_precision(x):
-        a, b = (_centred(features) for features in _two_dimensional(x, y, minimum=4))
-        return _unbiased(a, b, None, _unbiased_norm(b))
-
-
-def mutual_neighbours(x: Tensor, y: Tensor, temperature: float = 0.1, k: int = 1) -> Tensor:
-    """Differentiable mutual nearest neighbours (D-MNN), in [0, 1].
-
-    Each example holds a distribution over the others, the softmax of cosine similarities (of
-    centred features) over the temperature, in x and in y; the result is the mean over examples of
-    the Bhattacharyya overlap of the two. As the temperature goes to 0 it is the share of the k
-    nearest neighbours that the spaces agree on (mutual kNN, Huh et al. 2024, arXiv:2405.07987).
-    For k > 1 similarities above an example's k-th largest count as the k-th, so that the k nearest
-    weigh the same.
-
-    Ours: Network of Theseus (arXiv:2512.04198) names D-MNN, but its formula is not public.
-
-    Args:
-        x: features of N examples, shape (N, ...).
-        y: features of the same N examples, shape (N, ...).
-        temperature: of the softmax, above 0.
-        k: neighbours, from 1 to N - 1.
-
-    Raises:
-        ShapeError: N differs, or N < 3, or k is not below N.
-    """
-    with _full_precision(x):
-        a, b = _two_dimensional(x, y, minimum=3)
-        guide = _log_neighbours(_centred(b), temperature, k)
-        return _overlap(_log_neighbours(_centred(a), temperature, k), guide)
-
-
-def relative_mse(x: Tensor, y: Tensor) -> Tensor:
-    """Mean squared error of x over the variance of y, the guide's, about its mean example.
-
-    Raises:
-        ShapeError: the shapes differ.
-    """
-    _same_shape(x, y)
-    with _full_precision(x):
-        return F.mse_loss(_wide(x), _wide(y)) / _variance(_wide(y), [0])
-
-
-def cosine(x: Tensor, y: Tensor) -> Tensor:
-    """Mean over examples of the cosine between their features, in [-1, 1]; not centred.
-
-    Raises:
-        ShapeError: the shapes differ.
-    """
-    _same_shape(x, y)
-    with _full_precision(x):
-        return _mean_cosine(_wide(x).flatten(1), _wide(y).flatten(1), dim=1)
 
 
 def check_features(x: Tensor, y: Tensor, *, part: str, minimum: int = 4) -> None:
@@ -158,7 +77,7 @@ def check_features(x: Tensor, y: Tensor, *, part: str, minimum: int = 4) -> None
                 f"part {part!r}: {bad} of {features.numel()} {owner} features are NaN or "
                 "infinite: lower the learning rate, or check the guide's weights and data"
             )
-        if float(_centred(_wide(features).flatten(1)).square().sum()) < 0.5:
+        if float(centred(wide(features).flatten(1)).square().sum()) < 0.5:
             raise ConversionError(
                 f"part {part!r}: the {owner} features are the same for all {x.shape[0]} examples, "
                 "so there is nothing to align: look for dead units, or a part that ignores its "
@@ -242,14 +161,14 @@ class Similarity:
         Raises:
             ShapeError: too few examples.
         """
-        with torch.no_grad(), _full_precision(guide):
+        with torch.no_grad(), full_precision(guide):
             shape = tuple(guide.shape)
             pooled = self._pooled(guide)
             if self.aligned_basis:
                 axes = [i for i in range(pooled.ndim) if i != self._channels(pooled)]
-                scale = _variance(pooled, [0] if self._whole(pooled.ndim) else axes)
+                scale = variance(pooled, [0] if self._whole(pooled.ndim) else axes)
                 return Prepared(shape, pooled.shape, pooled, scale=scale)
-            rows = _centred(self._rows(pooled))
+            rows = centred(self._rows(pooled))
             needed = max(MINIMUM_EXAMPLES[self.name], self.k + 1 if self.name == "dmnn" else 0)
             if len(rows) < needed:
                 raise ShapeError(
@@ -257,11 +176,11 @@ class Similarity:
                     f"{needed} are needed: use a larger batch"
                 )
             if self.name == "dmnn":
-                neighbours = _log_neighbours(rows, self.temperature, self.k)
+                neighbours = log_neighbours(rows, self.temperature, self.k)
                 return Prepared(shape, pooled.shape, neighbours)
             # A target about as wide as the guide will take the Gram form: have it ready.
             gram = rows @ rows.T if len(rows) <= 2 * rows.shape[1] else None
-            norm = _biased_norm(rows) if self.name == "cka" else _unbiased_norm(rows)
+            norm = biased_norm(rows) if self.name == "cka" else unbiased_norm(rows)
             return Prepared(shape, pooled.shape, rows, gram, norm)
 
     def loss(self, features: Tensor, prepared: Prepared) -> Tensor:
@@ -273,7 +192,7 @@ class Similarity:
             ShapeError: the features are not of the guide's examples or, where they are compared
                 one by one, not of its shape.
         """
-        with _full_precision(features):
+        with full_precision(features):
             pooled = self._pooled(features)
             if not self._comparable(pooled.shape, prepared.pooled_shape):
                 raise ShapeError(
@@ -286,12 +205,12 @@ class Similarity:
                 a, b, axis = pooled, prepared.features, self._channels(pooled)
                 if self._whole(pooled.ndim):
                     a, b, axis = a.flatten(1), b.flatten(1), 1
-                return 1 - _mean_cosine(a, b, axis)
-            rows = _centred(self._rows(pooled))
+                return 1 - mean_cosine(a, b, axis)
+            rows = centred(self._rows(pooled))
             if self.name == "dmnn":
-                own = _log_neighbours(rows, self.temperature, self.k)
-                return 1 - _overlap(own, prepared.features)
-            cka = _biased if self.name == "cka" else _unbiased
+                own = log_neighbours(rows, self.temperature, self.k)
+                return 1 - overlap(own, prepared.features)
+            cka = biased_cka if self.name == "cka" else unbiased_cka
             return 1 - cka(rows, prepared.features, prepared.gram, _known(prepared.scale))
 
     def score(self, x: Tensor, y: Tensor) -> Tensor:
@@ -307,7 +226,7 @@ class Similarity:
         return 1 if features.ndim == 4 else features.ndim - 1
 
     def _pooled(self, features: Tensor) -> Tensor:
-        features = _wide(features)
+        features = wide(features)
         if self.pool is None or features.ndim != 4:
             return features
         height, width = (min(self.pool, size) for size in features.shape[2:])
@@ -365,113 +284,6 @@ def _known(scale: Tensor | None) -> Tensor:
 
 def _positions(shape: tuple[int, ...]) -> int:
     return math.prod(shape[2:]) if len(shape) == 4 else math.prod(shape[1:-1])
-
-
-@contextmanager
-def _full_precision(features: Tensor) -> Iterator[None]:
-    # Gram matrices of half-precision features lose the small differences that a loss is made of.
-    with torch.autocast(features.device.type, enabled=False):
-        yield
-
-
-def _wide(features: Tensor) -> Tensor:
-    return features if features.dtype == torch.float64 else features.float()
-
-
-def _same_shape(x: Tensor, y: Tensor) -> None:
-    if x.shape != y.shape:
-        raise ShapeError(f"features {tuple(x.shape)} and {tuple(y.shape)} differ in shape")
-
-
-def _two_dimensional(x: Tensor, y: Tensor, minimum: int) -> tuple[Tensor, Tensor]:
-    if x.shape[:1] != y.shape[:1] or x.ndim < 2 or y.ndim < 2 or x.shape[0] < minimum:
-        raise ShapeError(
-            f"features {tuple(x.shape)} and {tuple(y.shape)} must be (N, ...) of the same "
-            f"N >= {minimum} examples"
-        )
-    return _wide(x).flatten(1), _wide(y).flatten(1)
-
-
-def _centred(rows: Tensor) -> Tensor:
-    """Columns centred, and scaled to a Gram matrix of trace 1 so that no product overflows."""
-    mean = rows.mean(0)
-    centred = rows - mean
-    with torch.no_grad():
-        # The scale carries no gradient: what is computed from it does not depend on scale. The
-        # floor leaves the rounding noise of constant features small instead of blowing it up.
-        noise = len(rows) * mean.square().sum() * (100 * torch.finfo(rows.dtype).eps) ** 2
-        scale = (centred.square().sum() + noise + 1e-30).sqrt()
-    return centred / scale
-
-
-def _biased_norm(rows: Tensor) -> Tensor:
-    smaller = rows @ rows.T if len(rows) <= rows.shape[1] else rows.T @ rows
-    norm: Tensor = torch.linalg.norm(smaller).clamp_min(_SMALLEST_NORM)
-    return norm
-
-
-def _biased(x: Tensor, y: Tensor, gram: Tensor | None, norm: Tensor) -> Tensor:
-    """CKA of centred rows; `gram` of y where known, `norm` the Frobenius norm of it."""
-    if len(x) <= x.shape[1] + y.shape[1]:
-        kernel = x @ x.T
-        shared = (kernel * (y @ y.T if gram is None else gram)).sum()
-    else:
-        kernel = x.T @ x
-        shared = (y.T @ x).square().sum()
-    cka: Tensor = shared / (torch.linalg.norm(kernel).clamp_min(_SMALLEST_NORM) * norm)
-    return cka
-
-
-def _hsic(x: Tensor, y: Tensor, gram: Tensor | None) -> Tensor:
-    """N(N-3) times the unbiased HSIC: the factor cancels in CKA. Song et al. 2012, equation 5."""
-    n = len(x)
-    if n <= x.shape[1] + y.shape[1]:
-        kernel = (x @ x.T).fill_diagonal_(0)
-        other = kernel if y is x else (y @ y.T if gram is None else gram.clone()).fill_diagonal_(0)
-        shared, own, others = (kernel * other).sum(), kernel.sum(1), other.sum(1)
-    else:
-        size, other_size = x.square().sum(1), y.square().sum(1)
-        shared = (y.T @ x).square().sum() - size @ other_size
-        # Rows sum to zero over the examples, so a Gram matrix's row sums to minus its diagonal.
-        own, others = -size, -other_size
-    return shared + own.sum() * others.sum() / ((n - 1) * (n - 2)) - 2 / (n - 2) * (own @ others)
-
-
-def _unbiased_norm(rows: Tensor) -> Tensor:
-    return _hsic(rows, rows, None).clamp_min(_SMALLEST_NORM**2).sqrt()
-
-
-def _unbiased(x: Tensor, y: Tensor, gram: Tensor | None, norm: Tensor) -> Tensor:
-    return _hsic(x, y, gram) / (_unbiased_norm(x) * norm)
-
-
-def _log_neighbours(rows: Tensor, temperature: float, k: int) -> Tensor:
-    """Logarithm of each row's distribution over the other rows, (N, N), from centred rows."""
-    if not 1 <= k < len(rows):
-        raise ShapeError(f"k = {k} neighbours need more than {k} examples, got {len(rows)}")
-    # A row equal to the mean has no direction; the floor keeps its gradient finite.
-    unit = F.normalize(rows, dim=1, eps=_SMALLEST_NORM)
-    itself = torch.eye(len(rows), dtype=torch.bool, device=rows.device)
-    alike = (unit @ unit.T).masked_fill(itself, -math.inf)
-    if k > 1:
-        alike = torch.minimum(alike, alike.topk(k, dim=1).values[:, -1:])
-    return torch.log_softmax(alike / temperature, dim=1)
-
-
-def _overlap(log_x: Tensor, log_y: Tensor) -> Tensor:
-    # exp of the mean of logarithms: the square root itself has an infinite slope at 0.
-    agreement: Tensor = (0.5 * (log_x + log_y)).exp().sum(1).mean()
-    return agreement
-
-
-def _variance(features: Tensor, examples: Sequence[int]) -> Tensor:
-    mean = features.mean(tuple(examples), keepdim=True)
-    noise = mean.square().mean() * torch.finfo(features.dtype).eps ** 2
-    return (features - mean).square().mean().clamp_min(noise + 1e-12)
-
-
-def _mean_cosine(x: Tensor, y: Tensor, dim: int) -> Tensor:
-    return F.cosine_similarity(x, y, dim=dim, eps=_SMALLEST_NORM).mean()
 
 
 @lru_cache(maxsize=64)

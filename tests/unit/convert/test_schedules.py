@@ -9,12 +9,20 @@ from torch import nn
 from nas_theseus import Recipe, SearchSpace, cut
 from nas_theseus.blocks import Basic, Identity, Keep, Pointwise
 from nas_theseus.convert.activations import GuideActivations
-from nas_theseus.convert.schedules import Stage, align, fixed_batches, stages, stitch
+from nas_theseus.convert.kernels import linear_cka
+from nas_theseus.convert.schedules import (
+    Stage,
+    _StageRun,
+    align,
+    fixed_batches,
+    stages,
+    stitch,
+)
 from nas_theseus.convert.similarity import similarity
 from nas_theseus.convert.target import Target, assemble, recalibrate
 from nas_theseus.settings import Order, Schedule
 from nas_theseus.tasks import digits
-from nas_theseus.values import Architecture, BlockChoice, Span
+from nas_theseus.values import Architecture, BlockChoice, CurvePoint, Span
 
 
 def conv(inlet: int, outlet: int, stride: int = 1) -> nn.Module:
@@ -106,6 +114,37 @@ def test_alignment_helps_and_leaves_guide_and_kept_parts_alone(
     for name, buffer in target.blocks[0].named_buffers():
         assert torch.equal(buffer, kept[name])
     assert target.blocks[0] is not SPACE.guide.parts[0]
+
+
+@pytest.mark.parametrize("schedule", ["progressive", "sequential", "independent"])
+def test_earlier_blocks_move_in_progressive_and_rest_in_sequential(schedule: Schedule) -> None:
+    target = assemble(SPACE, ARCHITECTURE, 0)
+    generator = torch.Generator().manual_seed(0)
+    recipe = Recipe(schedule=schedule, align_steps=3, align_batch_size=64)
+    states: list[dict[str, torch.Tensor]] = []
+
+    def note(_number: int, _stage: Stage) -> tuple[CurvePoint, ...]:
+        states.append({name: p.detach().clone() for name, p in target.named_parameters()})
+        return ()
+
+    list(align(target, guide(), similarity("cka"), recipe, generator, note))
+    first, second = states
+    moved = {name.split(".")[1] for name in first if not torch.equal(first[name], second[name])}
+    assert moved == ({"1", "2"} if schedule == "progressive" else {"2"})
+
+
+def test_the_loss_of_a_stage_is_the_mean_over_its_aligned_blocks() -> None:
+    target, cache, generator = assemble(SPACE, ARCHITECTURE, 0), guide(), torch.Generator()
+    stage = stages("progressive", "forward", target.replaced)[-1]
+    recipe = Recipe(align_batch_size=64)
+    run = _StageRun(1, stage, target, cache, similarity("cka"), recipe, generator.manual_seed(0))
+    found = run._loss(0)
+    batch = fixed_batches(cache.count, 64, generator.manual_seed(0))[0]
+    first = target.blocks[1](cache.at(1)[batch])
+    second = target.blocks[2](first)
+    alike = [linear_cka(first, cache.at(2)[batch]), linear_cka(second, cache.at(3)[batch])]
+    assert abs(alike[0] - alike[1]) > 0.01
+    assert found.item() == pytest.approx(1 - (alike[0] + alike[1]).item() / 2, abs=1e-5)
 
 
 def test_a_stitch_brings_the_block_into_the_guide_s_basis_without_a_new_layer() -> None:
