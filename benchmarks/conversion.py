@@ -33,7 +33,7 @@ from torch import nn
 
 from benchmarks import conversion_report as report
 from benchmarks.conversion_pairs import PAIRS, Pair
-from benchmarks.record import RESULTS
+from benchmarks.record import RESULTS, commit
 from nas_theseus.candidate import Converted, MacCounter, Workshop
 from nas_theseus.convert.finetune import EpochLoss
 from nas_theseus.convert.guide_training import prepare_guide
@@ -52,30 +52,40 @@ GUIDES = ROOT / "theseus" / "guides"
 
 SEEDS = (0, 1, 2)
 TUNING_SEED = 100
-RATES = (1e-3, 3e-3, 6e-3, 1.2e-2)
+RATES = (1.5e-3, 3e-3, 6e-3)
+# Share of the budget that alignment may spend; it decides the steps of a stage.
+ALIGNMENT = 0.2
 
 BASELINES: dict[str, dict[str, Any]] = {
     "scratch": {"schedule": "scratch"},
-    "kd": {"schedule": "kd"},
+    "kd": {"schedule": "kd", "distill": 0.5},
     "naive": {"schedule": "naive"},
 }
 # What a conversion changes in the space's recipe.
 CONVERSIONS: dict[str, dict[str, Any]] = {
-    "progressive-cka": {"schedule": "progressive"},
-    "sequential-cka": {"schedule": "sequential"},
-    "independent-cka": {"schedule": "independent"},
-    "joint-cka": {"schedule": "joint"},
-    "progressive-dmnn": {"schedule": "progressive", "similarity": "dmnn"},
-    "progressive-regression": {"schedule": "progressive", "similarity": "regression"},
-    "sequential-regression": {"schedule": "sequential", "similarity": "regression"},
+    f"{schedule}-{similarity}": {"schedule": schedule, "similarity": similarity}
+    for schedule, similarity in (
+        ("sequential", "regression"),
+        ("progressive", "cka"),
+        ("sequential", "cka"),
+        ("independent", "cka"),
+        ("joint", "cka"),
+        ("progressive", "dmnn"),
+        ("progressive", "regression"),
+    )
 }
+# Its learning rate is tuned for all conversions.
+TUNED = "sequential-regression"
 ABLATIONS: dict[str, dict[str, Any]] = {
-    "progressive-cka, not recalibrated": {"recalibrate": False},
-    "progressive-cka, reverse order": {"order": "reverse"},
-    "progressive-cka, hybrids finetuned": {"hybrid_epochs": 0.1},
-    "progressive-cka, not distilled": {"distill": 0.0},
-    "progressive-cka, positions compared": {"similarity_options": {"examples": "positions"}},
-    "progressive-cka, maps not pooled": {"similarity_options": {"pool": 0}},
+    f"{method}, {what}": CONVERSIONS[method] | changes
+    for method, what, changes in (
+        (TUNED, "not recalibrated", {"recalibrate": False}),
+        (TUNED, "reverse order", {"order": "reverse"}),
+        (TUNED, "hybrids finetuned", {"hybrid_epochs": 0.1}),
+        (TUNED, "not distilled", {"distill": 0.0}),
+        ("progressive-cka", "positions", {"similarity_options": {"examples": "positions"}}),
+        ("progressive-cka", "maps not pooled", {"similarity_options": {"pool": 0}}),
+    )
 }
 METHODS = BASELINES | CONVERSIONS | ABLATIONS
 
@@ -103,7 +113,9 @@ def workshop(name: str, trained: bool) -> tuple[Workshop, dict[str, float]]:
     """The pair's workshop, its guide trained once, and the guide's own quality."""
     space = load_space(ROOT / "search_spaces" / PAIRS[name].space)
     if trained:
-        prepare_guide(space.guide, space.task, space.guide_training, GUIDES, torch.device("cpu"))
+        prepare_guide(
+            space.guide, space.learnt_from, space.guide_training, GUIDES, torch.device("cpu")
+        )
     quality = {f"guide_{split}": score(space.guide, space.task, split)
                for split in ("validation", "test")}  # fmt: skip
     return Workshop(space, torch.device("cpu")), quality
@@ -115,8 +127,8 @@ def budgeted(shop: Workshop, pair: Pair, cell: Cell) -> tuple[Recipe, int, int]:
     Raises:
         ConversionError: the budget does not pay for what comes before task training.
     """
-    changes = {"learning_rate": cell.learning_rate, **METHODS[cell.method]}
-    recipe = Recipe.model_validate(shop.space.recipe.model_dump() | dict(pair.recipe) | changes)
+    changes = {**pair.recipe, "learning_rate": cell.learning_rate, **METHODS[cell.method]}
+    recipe = Recipe.model_validate(shop.space.recipe.model_dump() | changes)
     task, architecture = shop.space.task, pair.architecture
     target = assemble(shop.space, architecture, 0)
     epoch_examples = task.size("train") // recipe.batch_size * recipe.batch_size
@@ -124,18 +136,28 @@ def budgeted(shop: Workshop, pair: Pair, cell: Cell) -> tuple[Recipe, int, int]:
     budget = int(cell.share * pair.epochs * epoch)
     guide = shop.costs.of_parts().macs
     run = stages(recipe.schedule, recipe.order, target.replaced)
-    spent = MacCounter(shop.costs, architecture)
-    steps = [
-        CurvePoint("align_steps", i, recipe.align_steps) for i, s in enumerate(run) if s.aligned
-    ]
-    spent.alignment(recipe, target, shop.activations.count, steps)
-    if recipe.recalibrate and any(
-        isinstance(module, nn.modules.batchnorm._BatchNorm) for module in target.modules()
+    aligned = [number for number, stage in enumerate(run) if stage.aligned]
+
+    def alignment(steps: int) -> int:
+        points = [CurvePoint("align_steps", number, steps) for number in aligned]
+        counter = MacCounter(shop.costs, architecture)
+        counter.alignment(recipe, target, shop.activations.count, points)
+        return counter.spent
+
+    if aligned:
+        given = ALIGNMENT * budget - alignment(0)
+        steps = max(1, int(given / (alignment(1) - alignment(0))))
+        recipe = recipe.model_copy(update={"align_steps": steps})
+    spent = MacCounter(shop.costs, architecture, alignment(recipe.align_steps))
+    if (
+        recipe.recalibrate
+        and not recipe.untouched_by_guide
+        and any(isinstance(module, nn.modules.batchnorm._BatchNorm) for module in target.modules())
     ):
         spent.forward(min(recipe.align_examples, task.size("train")))
     # Logits of every token are too many to keep: a guide that teaches text runs at every step.
     streamed = task.inlet.kind == "ids"
-    guide_work = shop.activations.count * guide if steps else 0
+    guide_work = shop.activations.count * guide if aligned else 0
     if recipe.taught and streamed:
         epoch += epoch_examples * guide
     elif recipe.taught:
@@ -171,6 +193,7 @@ def run_cell(cell: Cell) -> dict[str, Any]:
     curve = [point for point in evaluation.curve if point.metric != "align_steps"]
     return {
         **asdict(cell),
+        "commit": commit(),
         "metric": task.metric,
         "validation": evaluation.metrics[shop.space.metric],
         # Validation decides between methods; test is only reported. Tuning runs have none.
@@ -181,6 +204,7 @@ def run_cell(cell: Cell) -> dict[str, Any]:
         "macs": evaluation.cost.macs,
         "latency_ms": [latency.p10_ms, latency.median_ms, latency.p90_ms],
         "epochs": recipe.epochs,
+        "align_steps": recipe.align_steps,
         "budget_macs": budget,
         "train_macs": evaluation.train_macs_spent + guide_work,
         "guide_macs": guide_work,
@@ -224,13 +248,13 @@ def run_missing(cells: Iterable[Cell], jobs: int, deadline: float) -> None:
 
 def tuning(pair: str) -> Iterator[Cell]:
     """Learning rates of both baselines and of conversion, with a seed of their own."""
-    for method, rate in itertools.product(("scratch", "kd", "progressive-cka"), RATES):
+    for method, rate in itertools.product(("scratch", "kd", TUNED), RATES):
         yield Cell(pair, True, method, TUNING_SEED, 1.0, rate)
 
 
 def best_rate(pair: str, method: str) -> float:
-    """The rate that tuning chose; conversions and `naive` share that of progressive-cka."""
-    tuned = method if method in ("scratch", "kd") else "progressive-cka"
+    """The rate that tuning chose; `naive` and all conversions share that of one."""
+    tuned = method if method in ("scratch", "kd") else TUNED
     rows = [(row["validation"], cell.learning_rate) for cell, row in finished().items()
             if (cell.pair, cell.method, cell.seed) == (pair, tuned, TUNING_SEED)]  # fmt: skip
     lower = PAIRS[pair].metric == "perplexity"

@@ -35,17 +35,18 @@ def _block(
 
 
 PAIRS = {
-    # Every part replaced: no convolution is left.
+    # Every residual block replaced by a block of an MLP-Mixer; stem and head stay, as its
+    # embedding and classifier.
     "resnet_to_mlp": Pair(
         "resnet_to_mlp.py",
         Architecture(
             (
-                _block(0, 1, "token_mlp", hidden=128),
+                _block(0, 1, "keep"),
                 *(_block(part, part + 1, "token_mlp", hidden=64) for part in range(1, 7)),
-                _block(7, 8, "mlp", hidden=0),
+                _block(7, 8, "keep"),
             )
         ),
-        epochs=4,
+        epochs=6,
     ),
     # Nine bottleneck blocks to five basic ones of a quarter of their width, and a new head.
     "resnet_to_resnet": Pair(
@@ -61,7 +62,7 @@ PAIRS = {
                 _block(10, 11, "mlp", hidden=0),
             )
         ),
-        epochs=4,
+        epochs=6,
     ),
     # Every encoder layer replaced; embedding and head stay.
     "vit_to_mlp": Pair(
@@ -73,6 +74,24 @@ PAIRS = {
                 _block(5, 6, "keep"),
             )
         ),
-        epochs=4,
+        epochs=6,
+    ),
+    # Every transformer block replaced by a minimal RNN with an MLP; embedding and head stay.
+    "gpt2_to_rnn": Pair(
+        "gpt2_to_rnn.py",
+        Architecture(
+            (
+                _block(0, 1, "keep"),
+                *(
+                    _block(part, part + 1, "minimal_rnn", hidden=1.0, kernel=4, mlp=2.0)
+                    for part in range(1, 5)
+                ),
+                _block(5, 6, "keep"),
+            )
+        ),
+        epochs=1,
+        # A teacher of text runs at every step, which costs half as much as the step itself.
+        recipe={"distill": 0.0},
+        metric="perplexity",
     ),
 }

@@ -48,14 +48,15 @@ def write_record(
                 "python": platform.python_version(), **{p: version(p) for p in packages}
             },
             "machine": {"cores": os.cpu_count(), "accelerator": accelerator},
-            "commit": _commit(),
+            "commit": commit(),
             "cells": [dict(cell) for cell in cells],
         },
     )  # fmt: skip
     return path
 
 
-def _commit() -> str:
+def commit() -> str:
+    """The commit that is checked out, marked when files differ from it."""
     done = subprocess.run(
         ["git", "describe", "--always", "--dirty", "--abbrev=12"],
         cwd=Path(__file__).parent, capture_output=True, text=True, check=False,

@@ -116,7 +116,7 @@ class Workshop:
                 curve.append(point)
                 yield Progress("convert", (point,))
             macs.alignment(recipe, target, self.activations.count, curve)
-            if recipe.recalibrate:
+            if recipe.recalibrate and not fresh:
                 examples = min(recipe.align_examples, task.size("train"))
                 macs.forward(recalibrate(target, task, recipe.align_batch_size, examples))
             target.thaw()

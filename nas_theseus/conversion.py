@@ -124,7 +124,7 @@ def convert_one(
     }
     with recording(chosen, parameters) as run:
         prepare_guide(
-            space.guide, space.task, space.guide_training, storage / "guides",
+            space.guide, space.learnt_from, space.guide_training, storage / "guides",
             torch.device(device),
             lambda epoch: say(f"guide: epoch {epoch.epoch + 1}, loss {epoch.loss:.4f}"),
         )  # fmt: skip

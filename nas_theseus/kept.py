@@ -90,7 +90,7 @@ def keep_beginning(
         SpaceError: the guide's weights, the data or the study's storage are others than before.
     """
     now = {
-        "guide": guide_key(space.guide, space.task, space.guide_training),
+        "guide": guide_key(space.guide, space.learnt_from, space.guide_training),
         "study": short_hash(settings.study_url),  # a hash, as the URL may hold a password
     }
     if not storage.settings_file.exists():

@@ -52,6 +52,12 @@ def _declaration_mistakes(space: SearchSpace) -> Iterator[str]:
             f"guide: takes {space.guide.boundaries[0]}, but task {space.task.name!r} gives "
             f"{space.task.inlet}; cut the guide with inlet={space.task.inlet.shape}"
         )
+    learnt = space.learnt_from
+    if (learnt.inlet, learnt.outputs) != (space.task.inlet, space.task.outputs):
+        yield (
+            f"guide_task: {learnt.name!r} maps {learnt.inlet} to {learnt.outputs}, task "
+            f"{space.task.name!r} {space.task.inlet} to {space.task.outputs}; they must agree"
+        )
     if space.guide.boundaries[-1].shape != space.task.outputs.shape:
         yield (
             f"guide: gives {space.guide.boundaries[-1]}, but task {space.task.name!r} needs "

@@ -138,7 +138,7 @@ def _prepare_guide(
         total = math.ceil(training.epochs) if training is not None else 0
         reporter.say(f"guide: epoch {epoch.epoch + 1} of {total}, loss {epoch.loss:.4f}")
 
-    return prepare_guide(space.guide, space.task, training, storage.guides, device, told)
+    return prepare_guide(space.guide, space.learnt_from, training, storage.guides, device, told)
 
 
 def _finish(

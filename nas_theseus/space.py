@@ -59,6 +59,8 @@ class SearchSpace:
             where no kept part follows. The default is the guide's own.
         guide_training: recipe that trains the guide once before the search (its task-training
             settings are used); None takes the guide with the weights that it has.
+        guide_task: what the guide is trained on, such as more data than candidates are given;
+            None for `task`.
         recipe: how every candidate is converted and trained.
         objectives: default: the task's validation metric, and MACs down. Also `params`, and what
             is measured on each finished network where trials run: `latency_ms` (median of one
@@ -73,10 +75,16 @@ class SearchSpace:
     max_span: int = 1
     widths: Sequence[float] = (1.0,)
     guide_training: Recipe | None = None
+    guide_task: Task | None = None
     recipe: Recipe = field(default_factory=Recipe)
     objectives: Sequence[Objective] = ()
     constraints: Sequence[str] = ()
     keep: Sequence[str] = ()
+
+    @property
+    def learnt_from(self) -> Task:
+        """What the guide is trained on."""
+        return self.guide_task or self.task
 
     @property
     def metric(self) -> str:

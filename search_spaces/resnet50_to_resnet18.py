@@ -3,8 +3,9 @@
 Each basic block stands for one to three bottleneck blocks, and its outlet has a quarter or half of
 the bottleneck's width, as in ResNet-18 (free boundary widths); the head follows.
 
-Small, as it stands: Fashion-MNIST and a nine-block bottleneck net, trained once here. At full size:
-set IMAGENET to a folder with train/ and val/, WEIGHTS to a checkpoint of torchvision's ResNet-50.
+Small, as it stands: Fashion-MNIST and a nine-block bottleneck net, trained once here on all of it;
+candidates are given 6,000 images. At full size: set IMAGENET to a folder with train/ and val/,
+WEIGHTS to a checkpoint of torchvision's ResNet-50.
 """
 
 from __future__ import annotations
@@ -18,7 +19,7 @@ from nas_theseus.tasks import Task, fashion_mnist, image_folder
 
 IMAGENET: str | None = None
 WEIGHTS: str | None = None
-TRAIN_IMAGES = 15_000  # of Fashion-MNIST; None for all 55,000
+TRAIN_IMAGES = 6_000  # of Fashion-MNIST, for candidates; None for all 55,000
 
 
 def space() -> SearchSpace:
@@ -31,8 +32,15 @@ def space() -> SearchSpace:
         max_span=3,
         widths=(0.25, 0.5),
         keep=[guide.names[0]],
-        guide_training=Recipe(epochs=12) if WEIGHTS is None else None,
-        recipe=Recipe(epochs=4, align_steps=40),
+        guide_training=Recipe(epochs=4, distill=0) if WEIGHTS is None else None,
+        guide_task=fashion_mnist() if IMAGENET is None else None,
+        recipe=Recipe(
+            epochs=6,
+            schedule="sequential",
+            similarity="regression",
+            align_steps=20,
+            align_learning_rate=1e-2,
+        ),
     )
 
 

@@ -1,7 +1,8 @@
 """Convolutional guide to networks without any convolution (Network of Theseus: ResNet-18 to MLP).
 
-Small, as it stands: Fashion-MNIST and a six-block ResNet, trained once here. At full size: set
-IMAGENET to a folder with train/ and val/, WEIGHTS to a checkpoint of torchvision's ResNet-18.
+Small, as it stands: a six-block ResNet trained once here on all of Fashion-MNIST; candidates are
+given 6,000 images. The stem may stay: an MLP-Mixer's embedding is a convolution too. At full size:
+set IMAGENET to a folder with train/ and val/, WEIGHTS to a checkpoint of torchvision's ResNet-18.
 """
 
 from __future__ import annotations
@@ -9,13 +10,13 @@ from __future__ import annotations
 from torchvision.models import resnet18
 
 from nas_theseus import Guide, Recipe, SearchSpace, cut
-from nas_theseus.blocks import MLP, BlockFamily, Identity, TokenMLP, choice
+from nas_theseus.blocks import MLP, BlockFamily, Identity, Keep, TokenMLP, choice
 from nas_theseus.networks import ResNet
 from nas_theseus.tasks import Task, fashion_mnist, image_folder
 
 IMAGENET: str | None = None
 WEIGHTS: str | None = None
-TRAIN_IMAGES = 15_000  # of Fashion-MNIST; None for all 55,000
+TRAIN_IMAGES = 6_000  # of Fashion-MNIST, for candidates; None for all 55,000
 
 
 def space() -> SearchSpace:
@@ -26,8 +27,15 @@ def space() -> SearchSpace:
         task=task,
         blocks=blocks,
         max_span=2,
-        guide_training=Recipe(epochs=12) if WEIGHTS is None else None,
-        recipe=Recipe(epochs=4, align_steps=40),
+        guide_training=Recipe(epochs=6, distill=0) if WEIGHTS is None else None,
+        guide_task=fashion_mnist() if IMAGENET is None else None,
+        recipe=Recipe(
+            epochs=6,
+            schedule="sequential",
+            similarity="regression",
+            align_steps=12,
+            align_learning_rate=1e-2,
+        ),
     )
 
 
@@ -35,7 +43,8 @@ def small() -> tuple[Guide, Task, list[BlockFamily]]:
     """Guide, task and blocks for Fashion-MNIST."""
     network = ResNet(blocks=(2, 2, 2), width=16)
     task = fashion_mnist(train_images=TRAIN_IMAGES)
-    blocks = [TokenMLP(hidden=choice(64, 32, 128)), Identity(), MLP(hidden=choice(0, 1.0))]
+    keep = Keep().on("stem", "head")
+    blocks = [TokenMLP(hidden=choice(64, 32, 128)), keep, Identity(), MLP(hidden=choice(0, 1.0))]
     return cut(network, network.cuts, inlet=(1, 32, 32)), task, blocks
 
 
@@ -43,5 +52,6 @@ def full(imagenet: str) -> tuple[Guide, Task, list[BlockFamily]]:
     """Guide, task and blocks for ImageNet."""
     at = ["maxpool", *(f"layer{stage}.{block}" for stage in range(1, 5) for block in range(2))]
     guide = cut(resnet18(), at, inlet=(3, 224, 224), weights=WEIGHTS)
-    blocks = [TokenMLP(hidden=choice(256, 128, 512)), Identity(), MLP(hidden=choice(0, 1.0))]
+    keep = Keep().on("maxpool", "head")
+    blocks = [TokenMLP(hidden=choice(256, 128, 512)), keep, Identity(), MLP(hidden=choice(0, 1.0))]
     return guide, image_folder(imagenet), blocks

@@ -1,7 +1,8 @@
 """Vision transformer to networks without attention (Network of Theseus: ViT to token-wise MLP).
 
-Small, as it stands: Fashion-MNIST and a four-layer transformer, trained once here. At full size:
-set IMAGENET to a folder with train/ and val/, WEIGHTS to a checkpoint of torchvision's ViT-B/16.
+Small, as it stands: Fashion-MNIST and a four-layer transformer, trained once here on all of it;
+candidates are given 6,000 images. At full size: set IMAGENET to a folder with train/ and val/,
+WEIGHTS to a checkpoint of torchvision's ViT-B/16.
 """
 
 from __future__ import annotations
@@ -15,7 +16,7 @@ from nas_theseus.tasks import Task, fashion_mnist, image_folder
 
 IMAGENET: str | None = None
 WEIGHTS: str | None = None
-TRAIN_IMAGES = 15_000  # of Fashion-MNIST; None for all 55,000
+TRAIN_IMAGES = 6_000  # of Fashion-MNIST, for candidates; None for all 55,000
 
 
 def space() -> SearchSpace:
@@ -28,8 +29,15 @@ def space() -> SearchSpace:
         blocks=[Keep().on(embedding, head), *blocks, Identity()],
         max_span=2,
         keep=[embedding, head],
-        guide_training=Recipe(epochs=20, learning_rate=2e-3) if WEIGHTS is None else None,
-        recipe=Recipe(epochs=4, align_steps=40, learning_rate=3e-3),
+        guide_training=Recipe(epochs=6, learning_rate=2e-3, distill=0) if WEIGHTS is None else None,
+        guide_task=fashion_mnist() if IMAGENET is None else None,
+        recipe=Recipe(
+            epochs=6,
+            schedule="sequential",
+            similarity="regression",
+            align_steps=20,
+            align_learning_rate=1e-2,
+        ),
     )
 
 
