@@ -70,8 +70,8 @@ class Recipe(BaseModel):
         learning_rate: peak of task training's one-cycle schedule (AdamW).
         distill: weight of the guide's logits in the loss, 0 (labels alone) to 1 (guide alone).
         temperature: softens both sides of distillation.
-        recalibrate: batch-norm statistics are taken anew from training data after conversion (not for
-            controls that start from random weights).
+        recalibrate: batch-norm statistics are taken anew from training data after conversion;
+            controls that start from random weights have none to mend.
     """
 
     model_config = ConfigDict(frozen=True, extra="forbid")
