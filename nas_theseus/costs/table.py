@@ -17,7 +17,7 @@ class CostTable:
     """MACs and parameters of every block of a space; an architecture's are their sums.
 
     Sums are exact because a stitch belongs to its block (design, decision 4). Parameters tied
-    between kept parts are counted in each part.
+    between parts that are always kept count in the first of them; other ties count in each part.
     """
 
     def __init__(self, space: SearchSpace) -> None:
@@ -42,8 +42,24 @@ class CostTable:
         if key not in self._known:
             parts = space.guide.parts
             module = parts[choice.span.start] if keeps else space.build(choice, inlet_share)
-            self._known[key] = Cost(count_macs(module, inlet), count_params(module))
+            params = count_params(module)
+            if keeps:
+                params -= self._counted_before(choice.span.start)
+            self._known[key] = Cost(count_macs(module, inlet), params)
         return self._known[key]
+
+    def _counted_before(self, index: int) -> int:
+        """How many of a part's parameters an earlier part holds too, both always kept."""
+        space = self._space
+        names, parts = space.guide.names, space.guide.parts
+        if names[index] not in space.keep:
+            return 0
+        earlier = [parts[i] for i in range(index) if names[i] in space.keep]
+        return (
+            count_params(*earlier)
+            + count_params(parts[index])
+            - count_params(*earlier, parts[index])
+        )
 
     def of_blocks(self, architecture: Architecture) -> list[Cost]:
         """Cost of each block of an architecture, in order."""
