@@ -128,6 +128,8 @@ def budgeted(shop: Workshop, pair: Pair, cell: Cell) -> tuple[Recipe, int, int]:
         ConversionError: the budget does not pay for what comes before task training.
     """
     changes = {**pair.recipe, "learning_rate": cell.learning_rate, **METHODS[cell.method]}
+    if not cell.trained:
+        changes["distill"] = 0.0  # logits of random weights teach nothing
     recipe = Recipe.model_validate(shop.space.recipe.model_dump() | changes)
     task, architecture = shop.space.task, pair.architecture
     target = assemble(shop.space, architecture, 0)
@@ -237,10 +239,15 @@ def run_missing(cells: Iterable[Cell], jobs: int, deadline: float) -> None:
         while running:
             done = next(as_completed(running))
             cell = running.pop(done)
-            row = done.result()
-            with CELLS.open("a") as file:
-                file.write(json.dumps(row) + "\n")
-            print(f"{cell}: validation {row['validation']:.4f}, {row['seconds']:.0f} s", flush=True)
+            try:
+                row = done.result()
+            except ConversionError as error:
+                print(f"{cell}: {error}", flush=True)
+            else:
+                with CELLS.open("a") as file:
+                    file.write(json.dumps(row) + "\n")
+                said = f"validation {row['validation']:.4f}, {row['seconds']:.0f} s"
+                print(f"{cell}: {said}", flush=True)
             following = next(waiting, None) if time.time() < deadline else None
             if following is not None:
                 running[pool.submit(run_cell, following)] = following
@@ -271,24 +278,21 @@ def cells_of(pair: str, first: str) -> list[Cell]:
     def cell(method: str, seed: int, *, trained: bool = True, share: float = 1.0) -> Cell:
         return Cell(pair, trained, method, seed, share, best_rate(pair, method))
 
-    if pair == first:
-        ours = list(CONVERSIONS)
-        found = [cell(m, s) for s in SEEDS for m in (*BASELINES, *ours)]
-    else:
+    ours = list(CONVERSIONS)
+    if pair != first:
         ours = report.best_methods(finished().values(), first, CONVERSIONS, 2)
-        found = [cell(m, s) for s in SEEDS for m in (*BASELINES, *ours)]
-    return found
+    return [cell(method, seed) for seed in SEEDS for method in (*BASELINES, *ours)]
 
 
 def after_best(pair: str) -> list[Cell]:
-    """Cells that only the pair's best method needs: untrained guide, quarter of the compute."""
-    (best,) = report.best_methods(finished().values(), pair, CONVERSIONS, 1)
+    """Cells of the pair's best methods: a quarter of the compute, an untrained guide."""
+    ours = report.best_methods(finished().values(), pair, CONVERSIONS, 2)
 
     def cell(method: str, seed: int, *, trained: bool = True, share: float = 1.0) -> Cell:
         return Cell(pair, trained, method, seed, share, best_rate(pair, method))
 
-    found = [cell(best, seed, share=0.25) for seed in SEEDS]
-    untrained = dict.fromkeys(("kd", "naive", "progressive-cka", best))
+    found = [cell(ours[0], seed, share=0.25) for seed in SEEDS]
+    untrained = dict.fromkeys(("naive", "progressive-cka", *ours))
     found += [cell(method, seed, trained=False) for seed in SEEDS for method in untrained]
     if pair == next(iter(PAIRS)):
         found += [cell(method, seed) for seed in SEEDS for method in ABLATIONS]
