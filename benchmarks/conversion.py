@@ -20,7 +20,7 @@ import itertools
 import json
 import os
 import time
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Sequence
 from concurrent.futures import ProcessPoolExecutor, as_completed
 from dataclasses import asdict, dataclass
 from functools import lru_cache
@@ -268,8 +268,8 @@ def best_rate(pair: str, method: str) -> float:
     return (min if lower else max)(rows)[1]
 
 
-def cells_of(pair: str, first: str) -> list[Cell]:
-    """A pair's cells behind tuning, the most telling first.
+def cells_of(pair: str, first: str, seeds: Sequence[int]) -> list[Cell]:
+    """A pair's cells behind tuning.
 
     Args:
         first: the pair on which all methods are compared; the others take its best two.
@@ -281,21 +281,21 @@ def cells_of(pair: str, first: str) -> list[Cell]:
     ours = list(CONVERSIONS)
     if pair != first:
         ours = report.best_methods(finished().values(), first, CONVERSIONS, 2)
-    return [cell(method, seed) for seed in SEEDS for method in (*BASELINES, *ours)]
+    return [cell(method, seed) for seed in seeds for method in (*BASELINES, *ours)]
 
 
-def after_best(pair: str) -> list[Cell]:
+def after_best(pair: str, seeds: Sequence[int]) -> list[Cell]:
     """Cells of the pair's best methods: a quarter of the compute, an untrained guide."""
     ours = report.best_methods(finished().values(), pair, CONVERSIONS, 2)
 
     def cell(method: str, seed: int, *, trained: bool = True, share: float = 1.0) -> Cell:
         return Cell(pair, trained, method, seed, share, best_rate(pair, method))
 
-    found = [cell(ours[0], seed, share=0.25) for seed in SEEDS]
+    found = [cell(ours[0], seed, share=0.25) for seed in seeds]
     untrained = dict.fromkeys(("naive", "progressive-cka", *ours))
-    found += [cell(method, seed, trained=False) for seed in SEEDS for method in untrained]
+    found += [cell(method, seed, trained=False) for seed in seeds for method in untrained]
     if pair == next(iter(PAIRS)):
-        found += [cell(method, seed) for seed in SEEDS for method in ABLATIONS]
+        found += [cell(method, seed) for seed in seeds for method in ABLATIONS]
     return found
 
 
@@ -304,6 +304,8 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--all", action="store_true", help="every pair")
     parser.add_argument("--pair", choices=PAIRS, action="append", default=[])
+    parser.add_argument("--seeds", type=int, default=len(SEEDS), help="only the first so many")
+    parser.add_argument("--main", action="store_true", help="leave out what only the best needs")
     parser.add_argument("--report", action="store_true", help="run nothing")
     parser.add_argument("--jobs", type=int, default=os.cpu_count() or 1, help="cells at a time")
     parser.add_argument("--minutes", type=float, default=float("inf"), help="start none after")
@@ -312,14 +314,14 @@ def main() -> None:
     if not (chosen or options.report):
         parser.error("give --all, --pair or --report")
     deadline = time.time() + 60 * options.minutes
-    first = next(iter(PAIRS))
+    first, seeds = next(iter(PAIRS)), SEEDS[: options.seeds]
     if not options.report:
         for pair in chosen:
             run_missing(tuning(pair), options.jobs, deadline)
         for pair in chosen:
-            run_missing(cells_of(pair, first), options.jobs, deadline)
-        for pair in chosen:
-            run_missing(after_best(pair), options.jobs, deadline)
+            run_missing(cells_of(pair, first, seeds), options.jobs, deadline)
+        for pair in [] if options.main else chosen:
+            run_missing(after_best(pair, seeds), options.jobs, deadline)
     rows = list(finished().values())
     report.write(rows, SEEDS, TUNING_SEED, list(CONVERSIONS), list(METHODS), list(PAIRS))
 

@@ -62,7 +62,7 @@ PAIRS = {
                 _block(10, 11, "mlp", hidden=0),
             )
         ),
-        epochs=6,
+        epochs=3,
     ),
     # Every encoder layer replaced; embedding and head stay.
     "vit_to_mlp": Pair(

@@ -4,7 +4,7 @@ Each basic block stands for one to three bottleneck blocks, and its outlet has a
 the bottleneck's width, as in ResNet-18 (free boundary widths); the head follows.
 
 Small, as it stands: Fashion-MNIST and a nine-block bottleneck net, trained once here on all of it;
-candidates are given 6,000 images. At full size: set IMAGENET to a folder with train/ and val/,
+candidates are given 20,000 images. At full size: set IMAGENET to a folder with train/ and val/,
 WEIGHTS to a checkpoint of torchvision's ResNet-50.
 """
 
@@ -19,7 +19,7 @@ from nas_theseus.tasks import Task, fashion_mnist, image_folder
 
 IMAGENET: str | None = None
 WEIGHTS: str | None = None
-TRAIN_IMAGES = 6_000  # of Fashion-MNIST, for candidates; None for all 55,000
+TRAIN_IMAGES = 20_000  # of Fashion-MNIST, for candidates; None for all 55,000
 
 
 def space() -> SearchSpace:
@@ -35,7 +35,7 @@ def space() -> SearchSpace:
         guide_training=Recipe(epochs=4, distill=0) if WEIGHTS is None else None,
         guide_task=fashion_mnist() if IMAGENET is None else None,
         recipe=Recipe(
-            epochs=6,
+            epochs=4,
             schedule="sequential",
             similarity="regression",
             align_steps=20,
