@@ -73,7 +73,8 @@ def train(
         optimizer,
         recipe.learning_rate,
         total_steps=steps,
-        pct_start=0.2,
+        # With a warm-up of just one of five steps torch divides by 0.
+        pct_start=0.2 if steps != 5 else 0.25,
         cycle_momentum=False,
     )
     weight = recipe.distill if teacher is not None else 0.0
