@@ -274,7 +274,10 @@ def stitch(
     count = 0
     sums = torch.zeros(2, goal_width, dtype=torch.float64, device=goal.device)
     squares = torch.zeros(2, dtype=torch.float64, device=goal.device)
-    hook = last.register_forward_hook(lambda _module, _inputs, output: caught.append(output))
+    # Copied, as a block may add its skip to it in place.
+    hook = last.register_forward_hook(
+        lambda _module, _inputs, output: caught.append(output.clone())
+    )
     fit = LeastSquares()
     try:
         with torch.no_grad():
