@@ -74,7 +74,8 @@ class Workshop:
 
         Args:
             search_seed: the trial's own seed derives from it and the architecture.
-            recipe: the space's by default.
+            recipe: the space's by default; alignment sees the workshop's own sample whatever
+                `align_examples` another one says.
             score_hybrids: measure the half-converted network after every stage as well, as
                 ``hybrid/<metric>``.
 
