@@ -185,11 +185,13 @@ class MacCounter:
 
     def hybrid(self, epoch: EpochLoss, replaced: Collection[int]) -> None:
         """Task training of a hybrid: the guide's parts before the first new block run once."""
-        blocks = [cost.macs for cost in self.costs.of_blocks(self.architecture)]
-        for position, choice in enumerate(self.architecture.choices):
-            span = choice.span
-            guide = sum(self.costs.part_macs[span.start : span.stop])
-            each = blocks[position] if position in replaced else guide
+        blocks = self.costs.of_blocks(self.architecture)
+        for position, (choice, block) in enumerate(
+            zip(self.architecture.choices, blocks, strict=True)
+        ):
+            guide = sum(self.costs.part_macs[choice.span.start : choice.span.stop])
+            # What has no parameters has nothing to wait for (`Hybrid`).
+            each = block.macs if position in replaced or not block.params else guide
             self.spent += epoch.examples * each * _passes(position, replaced)
         self.spent += epoch.taught * sum(self.costs.part_macs)
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+from dataclasses import replace
 from typing import get_args
 
 import pytest
@@ -10,7 +11,7 @@ import torch
 from torch import nn
 
 from nas_theseus import Recipe, SearchSpace, cut
-from nas_theseus.blocks import Basic, Keep, Pointwise, Pool
+from nas_theseus.blocks import Basic, Identity, Keep, Pointwise, Pool
 from nas_theseus.candidate import Converted, Workshop
 from nas_theseus.convert.activations import GuideActivations
 from nas_theseus.convert.finetune import train
@@ -139,6 +140,24 @@ def test_hybrids_are_scored_after_every_stage_and_charged() -> None:
     second = 3 * sum(blocks[:2]) + 2 * sum(guide[2:])
     third = 3 * sum(blocks[:3]) + 2 * guide[3]
     assert found.train_macs_spent - without.train_macs_spent == examples * (first + second + third)
+
+
+def test_a_hybrid_is_charged_for_what_runs_in_it() -> None:
+    """A block without parameters has replaced its part from the first stage on."""
+    space = replace(make_space(RECIPE), blocks=[*SPACE.blocks, Identity()])
+    workshop = Workshop(space, torch.device("cpu"))
+    first, _, third, head = architecture(1.0, 1.0).choices
+    chosen = Architecture((first, BlockChoice(Span(1, 2), "identity"), third, head))
+    assert space.refusal(chosen) is None
+    recipe = RECIPE.model_copy(update={"schedule": "naive"})
+    found = finish(workshop, chosen, recipe.model_copy(update={"recalibrate": False})).evaluation
+    guide = workshop.costs.part_macs
+    blocks = [cost.macs for cost in workshop.costs.of_blocks(chosen)]
+    assert blocks[1] < guide[1]
+    examples = 64 * round(0.25 * (workshop.space.task.size("train") // 64))
+    ahead = 3 * blocks[0] + 2 * (blocks[1] + guide[2] + guide[3])
+    whole = 3 * blocks[0] + 2 * blocks[1] + 3 * blocks[2] + 2 * guide[3]
+    assert found.train_macs_spent == examples * (ahead + whole)
 
 
 def test_naive_replacement_is_scored_the_same_way() -> None:
