@@ -193,6 +193,15 @@ def test_a_plateau_ends_a_stage_and_a_falling_loss_does_not() -> None:
     assert not any(off.ended(torch.tensor(1.0)) for _ in range(40))
 
 
+@pytest.mark.parametrize("batches", [1, 2, 3, 5])
+def test_a_plateau_compares_whole_passes(batches: int) -> None:
+    """Batches of unequal loss, in turn, are no fall and no rise."""
+    plateau = Plateau(0.01, batches)
+    ended = [plateau.ended(torch.tensor(2.0 ** -(step % batches))) for step in range(24)]
+    steps = ended.index(True) + 1
+    assert steps % (2 * batches) == 0 and steps >= 8
+
+
 def test_a_stage_that_stops_early_tells_its_steps_and_is_charged_for_them_only() -> None:
     workshop = Workshop(make_space(RECIPE), torch.device("cpu"))
     recipe = Recipe(
