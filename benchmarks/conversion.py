@@ -223,16 +223,21 @@ def finished() -> dict[Cell, dict[str, Any]]:
     return {Cell(**{name: row[name] for name in names}): row for row in rows}
 
 
-def run_missing(cells: Iterable[Cell], jobs: int, deadline: float) -> None:
-    """Run the cells that are not there, several at a time, each kept as it ends."""
-    missing = [cell for cell in cells if cell not in finished()]
+def run_missing(cells: Iterable[Cell], jobs: int, deadline: float) -> bool:
+    """Run the cells that are not there, several at a time, each kept as it ends.
+
+    Returns:
+        Whether all of them are there; the deadline may have come before.
+    """
+    there = finished()
+    missing = [cell for cell in cells if cell not in there]
     if not missing:
-        return
+        return True
     CELLS.parent.mkdir(exist_ok=True)
     # Processes of one thread each; spawned, so that torch's thread pool is their own.
     os.environ["OMP_NUM_THREADS"] = "1"
     with ProcessPoolExecutor(jobs, get_context("spawn")) as pool:
-        waiting = iter(missing)
+        waiting = itertools.takewhile(lambda _: time.time() < deadline, missing)
         running = {pool.submit(run_cell, cell): cell for cell in itertools.islice(waiting, jobs)}
         while running:
             done = next(as_completed(running))
@@ -241,9 +246,9 @@ def run_missing(cells: Iterable[Cell], jobs: int, deadline: float) -> None:
             with CELLS.open("a") as file:
                 file.write(json.dumps(row) + "\n")
             print(f"{cell}: validation {row['validation']:.4f}, {row['seconds']:.0f} s", flush=True)
-            following = next(waiting, None) if time.time() < deadline else None
-            if following is not None:
+            for following in itertools.islice(waiting, 1):
                 running[pool.submit(run_cell, following)] = following
+    return finished().keys() >= set(missing)
 
 
 def tuning(pair: str) -> Iterator[Cell]:
@@ -273,11 +278,9 @@ def cells_of(pair: str, first: str) -> list[Cell]:
 
     if pair == first:
         ours = list(CONVERSIONS)
-        found = [cell(m, s) for s in SEEDS for m in (*BASELINES, *ours)]
     else:
         ours = report.best_methods(finished().values(), first, CONVERSIONS, 2)
-        found = [cell(m, s) for s in SEEDS for m in (*BASELINES, *ours)]
-    return found
+    return [cell(m, s) for s in SEEDS for m in (*BASELINES, *ours)]
 
 
 def after_best(pair: str) -> list[Cell]:
@@ -310,12 +313,12 @@ def main() -> None:
     deadline = time.time() + 60 * options.minutes
     first = next(iter(PAIRS))
     if not options.report:
-        for pair in chosen:
-            run_missing(tuning(pair), options.jobs, deadline)
-        for pair in chosen:
-            run_missing(cells_of(pair, first), options.jobs, deadline)
-        for pair in chosen:
-            run_missing(after_best(pair), options.jobs, deadline)
+        # Rates and methods are chosen by what comes before, so nothing of that may be missing.
+        phases = (tuning, lambda pair: cells_of(pair, first), after_best)
+        all(
+            run_missing(phase(pair), options.jobs, deadline)
+            for phase, pair in itertools.product(phases, chosen)
+        )
     rows = list(finished().values())
     report.write(rows, SEEDS, TUNING_SEED, list(CONVERSIONS), list(METHODS), list(PAIRS))
 
