@@ -170,6 +170,17 @@ def test_naive_replacement_is_scored_the_same_way() -> None:
         assert not any(p.metric.startswith("similarity") for p in found.curve)
 
 
+def test_hybrids_can_be_trained_after_others_were_only_scored() -> None:
+    """What scoring made first, in inference mode, must serve training too."""
+    workshop = Workshop(make_space(RECIPE), torch.device("cpu"))
+    chosen = architecture(0.5, 2.0)
+    naive = Recipe(schedule="naive", epochs=0, recalibrate=False)
+    finish(workshop, chosen, naive, score_hybrids=True)
+    used = finish(workshop, chosen, RECIPE).evaluation
+    fresh = finish(Workshop(make_space(RECIPE), torch.device("cpu")), chosen, RECIPE).evaluation
+    assert used.curve == fresh.curve
+
+
 def test_kd_is_scratch_with_a_teacher() -> None:
     workshop = Workshop(make_space(RECIPE), torch.device("cpu"))
     common = {"epochs": 1, "batch_size": 64, "hybrid_epochs": 0}
