@@ -20,8 +20,8 @@ import itertools
 import json
 import os
 import time
-from collections.abc import Iterable, Iterator, Sequence
-from concurrent.futures import ProcessPoolExecutor, as_completed
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from concurrent.futures import Future, ProcessPoolExecutor, as_completed
 from dataclasses import asdict, dataclass
 from functools import lru_cache
 from multiprocessing import get_context
@@ -225,32 +225,37 @@ def finished() -> dict[Cell, dict[str, Any]]:
     return {Cell(**{name: row[name] for name in names}): row for row in rows}
 
 
-def run_missing(cells: Iterable[Cell], jobs: int, deadline: float) -> None:
-    """Run the cells that are not there, several at a time, each kept as it ends."""
+def run_missing(cells: Iterable[Cell], jobs: int, deadline: float) -> bool:
+    """Run the cells that are not there, several at a time, each kept as it ends.
+
+    Returns:
+        Whether all were started: what comes next is chosen by them.
+    """
     missing = [cell for cell in cells if cell not in finished()]
     if not missing:
-        return
+        return True
     CELLS.parent.mkdir(exist_ok=True)
     # Processes of one thread each; spawned, so that torch's thread pool is their own.
     os.environ["OMP_NUM_THREADS"] = "1"
     with ProcessPoolExecutor(jobs, get_context("spawn")) as pool:
-        waiting = iter(missing)
-        running = {pool.submit(run_cell, cell): cell for cell in itertools.islice(waiting, jobs)}
-        while running:
+        running: dict[Future[dict[str, Any]], Cell] = {}
+        while missing or running:
+            while missing and len(running) < jobs and time.time() < deadline:
+                cell = missing.pop(0)
+                running[pool.submit(run_cell, cell)] = cell
+            if not running:
+                return False
             done = next(as_completed(running))
             cell = running.pop(done)
             try:
                 row = done.result()
             except ConversionError as error:
                 print(f"{cell}: {error}", flush=True)
-            else:
-                with CELLS.open("a") as file:
-                    file.write(json.dumps(row) + "\n")
-                said = f"validation {row['validation']:.4f}, {row['seconds']:.0f} s"
-                print(f"{cell}: {said}", flush=True)
-            following = next(waiting, None) if time.time() < deadline else None
-            if following is not None:
-                running[pool.submit(run_cell, following)] = following
+                continue
+            with CELLS.open("a") as file:
+                file.write(json.dumps(row) + "\n")
+            print(f"{cell}: {row['validation']:.4f}, {row['seconds']:.0f} s", flush=True)
+    return True
 
 
 def tuning(pair: str) -> Iterator[Cell]:
@@ -315,13 +320,14 @@ def main() -> None:
         parser.error("give --all, --pair or --report")
     deadline = time.time() + 60 * options.minutes
     first, seeds = next(iter(PAIRS)), SEEDS[: options.seeds]
+    phases: list[Callable[[str], Iterable[Cell]]] = [
+        tuning, lambda pair: cells_of(pair, first, seeds), lambda pair: after_best(pair, seeds),
+    ]  # fmt: skip
     if not options.report:
-        for pair in chosen:
-            run_missing(tuning(pair), options.jobs, deadline)
-        for pair in chosen:
-            run_missing(cells_of(pair, first, seeds), options.jobs, deadline)
-        for pair in [] if options.main else chosen:
-            run_missing(after_best(pair, seeds), options.jobs, deadline)
+        for phase, pair in itertools.product(phases[: 2 if options.main else 3], chosen):
+            # Rates and methods are chosen by what comes before, so nothing of that may be missing.
+            if not run_missing(phase(pair), options.jobs, deadline):
+                break
     rows = list(finished().values())
     report.write(rows, SEEDS, TUNING_SEED, list(CONVERSIONS), list(METHODS), list(PAIRS))
 

@@ -74,7 +74,8 @@ class Workshop:
 
         Args:
             search_seed: the trial's own seed derives from it and the architecture.
-            recipe: the space's by default.
+            recipe: the space's by default; alignment sees the workshop's own sample whatever
+                `align_examples` another one says.
             score_hybrids: measure the half-converted network after every stage as well, as
                 ``hybrid/<metric>``.
 
@@ -184,11 +185,13 @@ class MacCounter:
 
     def hybrid(self, epoch: EpochLoss, replaced: Collection[int]) -> None:
         """Task training of a hybrid: the guide's parts before the first new block run once."""
-        blocks = [cost.macs for cost in self.costs.of_blocks(self.architecture)]
-        for position, choice in enumerate(self.architecture.choices):
-            span = choice.span
-            guide = sum(self.costs.part_macs[span.start : span.stop])
-            each = blocks[position] if position in replaced else guide
+        blocks = self.costs.of_blocks(self.architecture)
+        for position, (choice, block) in enumerate(
+            zip(self.architecture.choices, blocks, strict=True)
+        ):
+            guide = sum(self.costs.part_macs[choice.span.start : choice.span.stop])
+            # What has no parameters has nothing to wait for (`Hybrid`).
+            each = block.macs if position in replaced or not block.params else guide
             self.spent += epoch.examples * each * _passes(position, replaced)
         self.spent += epoch.taught * sum(self.costs.part_macs)
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 import torch
@@ -111,6 +111,7 @@ def convert_one(
     space = load_space(space_file, text)
     refuse_mistakes(space, space_file)
     recipe = changed(space.recipe, changes)
+    space = replace(space, recipe=recipe)  # the workshop's sample is as large as this one says
     chosen = find_architecture(architecture, storage)
     refusal = space.refusal(chosen)
     if refusal is not None:

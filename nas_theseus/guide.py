@@ -240,8 +240,8 @@ def cut_points(model: nn.Module, inlet: Sequence[int] | None = None) -> list[Cut
     if inlet is not None:
         shapes = traced.shapes(example_input(model, Boundary(tuple(inlet)), batch=2))
         for node in list(by_node):
-            batch, *shape = shapes.get(node, (0,))
-            if batch != 2 or not 1 <= len(shape) <= 3:
+            shape = shapes.get(node, ())
+            if shape[:1] != (2,) or not 2 <= len(shape) <= 4:
                 del by_node[node]
     points = []
     for node in traced.nodes:

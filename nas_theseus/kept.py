@@ -89,8 +89,11 @@ def keep_beginning(
     Raises:
         SpaceError: the guide's weights, the data or the study's storage are others than before.
     """
+    guide = guide_key(space.guide, space.learnt_from, space.guide_training)
+    if space.guide_task is not None:
+        guide = short_hash([guide, space.task.data_hash()], 16)
     now = {
-        "guide": guide_key(space.guide, space.learnt_from, space.guide_training),
+        "guide": guide,
         "study": short_hash(settings.study_url),  # a hash, as the URL may hold a password
     }
     if not storage.settings_file.exists():

@@ -75,7 +75,9 @@ class GuideActivations:
     def projection(self, boundary: int, width: int) -> Projection:
         """The guide's basis at a boundary of another width, made on first use."""
         if (boundary, width) not in self._projections:
-            self._projections[boundary, width] = Projection.of(self.at(boundary), width)
+            # Scoring may ask first; gradients cannot pass what is made in its inference mode.
+            with torch.inference_mode(False):
+                self._projections[boundary, width] = Projection.of(self.at(boundary), width)
         return self._projections[boundary, width]
 
     def logits(self, task: Task) -> Tensor:

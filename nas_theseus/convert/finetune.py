@@ -61,7 +61,8 @@ def train(
     device = next(network.parameters()).device
     examples = task.size("train")
     batch_size = min(recipe.batch_size, examples)
-    steps = round(recipe.epochs * (examples // batch_size))
+    epoch_steps = examples // batch_size
+    steps = round(recipe.epochs * epoch_steps)
     if steps == 0:
         return
     parameters = [p for p in network.parameters() if p.requires_grad]
@@ -73,13 +74,14 @@ def train(
         optimizer,
         recipe.learning_rate,
         total_steps=steps,
-        pct_start=0.2,
+        # With a warm-up of just one of five steps torch divides by 0.
+        pct_start=0.2 if steps != 5 else 0.25,
         cycle_momentum=False,
     )
     weight = recipe.distill if teacher is not None else 0.0
     network.train()
     left = steps
-    for epoch in range(math.ceil(recipe.epochs)):
+    for epoch in range(math.ceil(steps / epoch_steps)):
         # Dropout and the like draw from torch's global generator, whatever ran here before.
         torch.manual_seed(derive_seed("epoch", seed, epoch))
         total = torch.zeros((), device=device)

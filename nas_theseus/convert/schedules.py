@@ -193,7 +193,7 @@ class _StageRun:
         )
         cap = recipe.align_steps
         schedule = torch.optim.lr_scheduler.CosineAnnealingLR(optimizer, max(1, cap))
-        passes = Plateau(recipe.plateau, max(4, len(self._batches)))
+        passes = Plateau(recipe.plateau, len(self._batches))
         for step in range(cap):
             loss = self._loss(step % len(self._batches))
             if not torch.isfinite(loss):
@@ -228,11 +228,12 @@ class Plateau:
     Args:
         share: by which the mean loss of a window must lie below that of the one before to go on;
             0 never stops.
-        window: steps of one pass through the sample, so that equal batches are compared.
+        batches: of the sample; a window is a pass through all of them, so that equal batches are
+            compared, or as many passes as make four steps.
     """
 
-    def __init__(self, share: float, window: int) -> None:
-        self._share, self._window = share, window
+    def __init__(self, share: float, batches: int) -> None:
+        self._share, self._window = share, batches * -(-4 // batches)
         self._losses: list[Tensor] = []
         self._before = float("inf")
 
@@ -274,7 +275,10 @@ def stitch(
     count = 0
     sums = torch.zeros(2, goal_width, dtype=torch.float64, device=goal.device)
     squares = torch.zeros(2, dtype=torch.float64, device=goal.device)
-    hook = last.register_forward_hook(lambda _module, _inputs, output: caught.append(output))
+    # Copied, as a block may add its skip to it in place.
+    hook = last.register_forward_hook(
+        lambda _module, _inputs, output: caught.append(output.clone())
+    )
     fit = LeastSquares()
     try:
         with torch.no_grad():

@@ -279,11 +279,15 @@ def _encode_with(tokenizer: Any, segments: tuple[str, str, str]) -> list[Tensor]
 @lru_cache(maxsize=4)
 def _tokenizer(path: Path) -> Any:
     try:
-        return _tokenizers().Tokenizer.from_file(str(path))
+        tokenizer = _tokenizers().Tokenizer.from_file(str(path))
     except DataError:
         raise
     except Exception as error:  # tokenizers raises plain Exception for whatever it cannot read
         raise DataError(f"{path} is no tokenizer of Hugging Face's tokenizers: {error}") from error
+    # A file may say how long a sentence is; a whole segment is encoded at once.
+    tokenizer.no_truncation()
+    tokenizer.no_padding()
+    return tokenizer
 
 
 def _tokenizers() -> Any:

@@ -142,6 +142,19 @@ def test_a_plain_conversion_removes_the_replacements_of_another(desk: Path, guid
     assert files(client, the_run(client)) == PICTURES | {"network"}
 
 
+def test_alignment_sees_as_many_examples_as_it_is_told_to(desk: Path, guides: Path) -> None:
+    spent = []
+    for examples in (64, 256):
+        result = convert(
+            guides, "--schedule", "independent", "--set", f"align_examples={examples}",
+            "--set", "align_steps=0", "--set", "epochs=0", "--set", "recalibrate=false",
+        )  # fmt: skip
+        assert result.exit_code == 0, result.output
+        kept = desk / "converted" / "architecture.json"
+        spent.append(read_evaluation(kept).train_macs_spent)
+    assert 4 * spent[0] == spent[1] > 0
+
+
 def test_all_wrong_settings_are_told_together_before_anything_runs(
     desk: Path, guides: Path
 ) -> None:

@@ -162,6 +162,14 @@ def test_places_whose_tensor_is_no_boundary_are_left_out_with_an_inlet() -> None
     assert len(cut_points(model)) == 5
 
 
+def test_numbers_are_no_places_to_cut() -> None:
+    model = Apply(lambda self, x: (x * 2).relu() / x.abs().max())
+    points = [point.name for point in cut_points(model, (4,))]
+    assert "max_1" not in points
+    model = Apply(lambda self, x: x.mean() * torch.ones(2, 4) + 1)
+    assert [point.name for point in cut_points(model, (4,))] == ["mul"]
+
+
 def test_each_module_gets_its_own_mode_back() -> None:
     model = nn.Sequential(nn.Linear(2, 2), nn.BatchNorm1d(2)).train()
     model[1].eval()

@@ -41,6 +41,22 @@ def test_training_learns_and_follows_its_seed() -> None:
     assert all(torch.equal(a, b) for a, b in pairs)
 
 
+@pytest.mark.parametrize("steps", range(1, 12))
+def test_any_number_of_steps_trains(steps: int) -> None:
+    batches = TASK.size("train") // 64
+    recipe = Recipe(epochs=steps / batches, distill=0, batch_size=64)
+    student, before = network(), network().state_dict()
+    (epoch,) = train(student, TASK, recipe, seed=1)
+    assert epoch.examples == 64 * steps
+    assert not any(torch.equal(t, before[name]) for name, t in student.state_dict().items())
+
+
+def test_a_fraction_that_rounds_to_no_step_is_no_epoch() -> None:
+    recipe = Recipe(epochs=1 + 0.4 / (TASK.size("train") // 64), distill=0, batch_size=64)
+    (epoch,) = train(network(), TASK, recipe, seed=1)
+    assert epoch.loss > 0 and epoch.examples == TASK.size("train") // 64 * 64
+
+
 def test_distillation_loss_is_zero_for_the_teacher_itself_and_kl_otherwise() -> None:
     student, teacher = torch.randn(5, 4), torch.randn(5, 4)
     assert float(distillation_loss(teacher, teacher, 2.0)) == pytest.approx(0, abs=1e-6)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+from dataclasses import replace
 from typing import get_args
 
 import pytest
@@ -10,7 +11,7 @@ import torch
 from torch import nn
 
 from nas_theseus import Recipe, SearchSpace, cut
-from nas_theseus.blocks import Basic, Keep, Pointwise, Pool
+from nas_theseus.blocks import Basic, Identity, Keep, Pointwise, Pool
 from nas_theseus.candidate import Converted, Workshop
 from nas_theseus.convert.activations import GuideActivations
 from nas_theseus.convert.finetune import train
@@ -141,6 +142,24 @@ def test_hybrids_are_scored_after_every_stage_and_charged() -> None:
     assert found.train_macs_spent - without.train_macs_spent == examples * (first + second + third)
 
 
+def test_a_hybrid_is_charged_for_what_runs_in_it() -> None:
+    """A block without parameters has replaced its part from the first stage on."""
+    space = replace(make_space(RECIPE), blocks=[*SPACE.blocks, Identity()])
+    workshop = Workshop(space, torch.device("cpu"))
+    first, _, third, head = architecture(1.0, 1.0).choices
+    chosen = Architecture((first, BlockChoice(Span(1, 2), "identity"), third, head))
+    assert space.refusal(chosen) is None
+    recipe = RECIPE.model_copy(update={"schedule": "naive"})
+    found = finish(workshop, chosen, recipe.model_copy(update={"recalibrate": False})).evaluation
+    guide = workshop.costs.part_macs
+    blocks = [cost.macs for cost in workshop.costs.of_blocks(chosen)]
+    assert blocks[1] < guide[1]
+    examples = 64 * round(0.25 * (workshop.space.task.size("train") // 64))
+    ahead = 3 * blocks[0] + 2 * (blocks[1] + guide[2] + guide[3])
+    whole = 3 * blocks[0] + 2 * blocks[1] + 3 * blocks[2] + 2 * guide[3]
+    assert found.train_macs_spent == examples * (ahead + whole)
+
+
 def test_naive_replacement_is_scored_the_same_way() -> None:
     workshop = Workshop(make_space(RECIPE), torch.device("cpu"))
     for order, first in (("forward", 0), ("reverse", 2)):
@@ -149,6 +168,17 @@ def test_naive_replacement_is_scored_the_same_way() -> None:
         assert [p.step for p in found.curve if p.metric == "hybrid/val_accuracy"] == [0, 1, 2]
         assert stages("naive", recipe.order, (0, 1, 2))[0].replaced == (first,)
         assert not any(p.metric.startswith("similarity") for p in found.curve)
+
+
+def test_hybrids_can_be_trained_after_others_were_only_scored() -> None:
+    """What scoring made first, in inference mode, must serve training too."""
+    workshop = Workshop(make_space(RECIPE), torch.device("cpu"))
+    chosen = architecture(0.5, 2.0)
+    naive = Recipe(schedule="naive", epochs=0, recalibrate=False)
+    finish(workshop, chosen, naive, score_hybrids=True)
+    used = finish(workshop, chosen, RECIPE).evaluation
+    fresh = finish(Workshop(make_space(RECIPE), torch.device("cpu")), chosen, RECIPE).evaluation
+    assert used.curve == fresh.curve
 
 
 def test_kd_is_scratch_with_a_teacher() -> None:
@@ -172,6 +202,15 @@ def test_a_plateau_ends_a_stage_and_a_falling_loss_does_not() -> None:
     assert [flat.ended(torch.tensor(1.0)) for _ in range(8)] == [False] * 7 + [True]
     off = Plateau(0.0, 4)
     assert not any(off.ended(torch.tensor(1.0)) for _ in range(40))
+
+
+@pytest.mark.parametrize("batches", [1, 2, 3, 5])
+def test_a_plateau_compares_whole_passes(batches: int) -> None:
+    """Batches of unequal loss, in turn, are no fall and no rise."""
+    plateau = Plateau(0.01, batches)
+    ended = [plateau.ended(torch.tensor(2.0 ** -(step % batches))) for step in range(24)]
+    steps = ended.index(True) + 1
+    assert steps % (2 * batches) == 0 and steps >= 8
 
 
 def test_a_stage_that_stops_early_tells_its_steps_and_is_charged_for_them_only() -> None:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 import torch
-from torch import nn
+from torch import Tensor, nn
 
 from nas_theseus import Recipe, SearchSpace, cut
 from nas_theseus.blocks import Basic, Identity, Keep, Pointwise
@@ -167,6 +167,34 @@ def test_a_stitch_brings_the_block_into_the_guide_s_basis_without_a_new_layer() 
     assert residual is not None and residual < before
     assert unexplained() == pytest.approx(residual, abs=0.02)
     assert sum(1 for _ in target.parameters()) == parameters
+
+
+class Skipping(nn.Module):
+    """A block whose skip is added to what `last` gives, in place or not."""
+
+    def __init__(self, in_place: bool) -> None:
+        super().__init__()
+        torch.manual_seed(0)
+        self.last = nn.Conv2d(6, 6, 3, 1, 1)
+        self.in_place = in_place
+
+    def forward(self, x: Tensor) -> Tensor:
+        out: Tensor = self.last(x)
+        return out.add_(x) if self.in_place else out + x
+
+
+def test_a_skip_added_in_place_does_not_change_the_stitch() -> None:
+    cache = guide()
+    residuals, outputs = [], []
+    for in_place in (False, True):
+        target = assemble(SPACE, ARCHITECTURE, 0)
+        target.blocks[1] = Skipping(in_place)
+        batches = fixed_batches(cache.count, 64, torch.Generator().manual_seed(0))
+        residuals.append(stitch(target, Stage(1, 2, ONE, ONE, 1, ONE), cache, batches))
+        with torch.no_grad():
+            outputs.append(target.blocks[1](cache.at(1)))
+    assert residuals[0] == residuals[1]
+    assert torch.equal(*outputs)
 
 
 @pytest.mark.parametrize("schedule", ["sequential", "progressive", "independent"])

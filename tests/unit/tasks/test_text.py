@@ -133,6 +133,24 @@ def test_bpe_learns_on_training_text_alone(corpus: Path) -> None:
     assert text_file(corpus, level="bpe", context=8, vocabulary=400).data_hash() == before
 
 
+def test_a_tokenizer_that_cuts_or_fills_up_reads_all_of_the_text(
+    corpus: Path, tmp_path: Path
+) -> None:
+    """Files of sentence encoders say how long a sentence may be; a text is longer."""
+    tokenizers = pytest.importorskip("tokenizers", reason="the optional extra text is missing")
+    learnt = tokenizers.ByteLevelBPETokenizer()
+    learnt.train([str(corpus)], vocab_size=300, show_progress=False)
+    learnt.save(str(tmp_path / "plain.json"))
+    learnt.enable_truncation(max_length=16)
+    learnt.enable_padding(length=10_000)
+    learnt.save(str(tmp_path / "cutting.json"))
+    plain, cutting = (
+        text_file(corpus, level="bpe", context=8, tokenizer=tmp_path / f"{name}.json")
+        for name in ("plain", "cutting")
+    )
+    assert cutting.data_hash() == plain.data_hash()
+
+
 def test_text_that_is_too_short_or_not_text_is_refused(tmp_path: Path) -> None:
     path = tmp_path / "short.txt"
     path.write_text("abcdefghij" * 4, encoding="utf-8")

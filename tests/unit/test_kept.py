@@ -1,0 +1,37 @@
+"""What a search began with: data that change under it are refused."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+import torch
+from torch import nn
+
+from nas_theseus import Recipe, SearchSpace, cut
+from nas_theseus.blocks import Keep
+from nas_theseus.errors import SpaceError
+from nas_theseus.kept import keep_beginning
+from nas_theseus.settings import SearchSettings
+from nas_theseus.storage import Storage
+from nas_theseus.tasks import Task, digits
+
+
+def space(task: Task, guide_task: Task | None) -> SearchSpace:
+    torch.manual_seed(0)
+    net = nn.Sequential(nn.Flatten(), nn.Linear(64, 10))
+    return SearchSpace(
+        guide=cut(net, ["0"], (1, 8, 8)), task=task, blocks=[Keep()],
+        guide_training=Recipe(), guide_task=guide_task,
+    )  # fmt: skip
+
+
+@pytest.mark.parametrize("guide_task", [None, digits()], ids=["one task", "guide task"])
+def test_other_data_for_candidates_are_refused(guide_task: Task | None, tmp_path: Path) -> None:
+    storage = Storage(tmp_path, "kept")
+    storage.create()
+    settings = SearchSettings(name="kept")
+    begun = keep_beginning(storage, settings, "", space(digits(), guide_task))
+    assert keep_beginning(storage, settings, "", space(digits(), guide_task)) == begun
+    with pytest.raises(SpaceError, match="training data changed since"):
+        keep_beginning(storage, settings, "", space(digits(seed=1), guide_task))
