@@ -34,7 +34,7 @@ def test_the_scan_equals_the_recurrence(tokens: int, strength: float) -> None:
     expected = recurrence(gate, candidate)
     weights = torch.randn_like(expected)
     gradients = torch.autograd.grad((expected * weights).sum(), (gate, candidate))
-    found = minimal_gru(gate, candidate, tokens, chunk=8)
+    found = minimal_gru(gate, candidate, tokens)
     torch.testing.assert_close(found, expected, rtol=1e-10, atol=1e-12)
     for mine, theirs in zip(
         torch.autograd.grad((found * weights).sum(), (gate, candidate)), gradients, strict=True
