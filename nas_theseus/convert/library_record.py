@@ -26,7 +26,7 @@ class Facts:
     Attributes:
         similarity: to the guide, by the recipe's measure, when alignment ended.
         residual: the block's error: share of the guide's variance at its outlet that it leaves
-            unexplained in the guide's basis, 0 (all explained) to 1.
+            unexplained in the guide's basis; 0 when all is explained, above 1 when a skip harms.
         steps: of the optimiser.
         macs: multiply-adds spent on making it.
         seconds: wall time of making it.
