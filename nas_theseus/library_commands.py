@@ -27,7 +27,7 @@ DEFAULT_STORAGE = Path("theseus")
 
 @app.command("ls")
 def list_blocks(storage: StorageOption = DEFAULT_STORAGE) -> None:
-    """Every block: the guide parts it stands for, its error, what it took, size and age."""
+    """Every block: the guide parts it stands for, its error, MACs to make it, size and age."""
     records = list(_library(storage).entries())
     Console().print(_table(records, f"library in {storage}: {len(records)} blocks"))
 
@@ -91,10 +91,10 @@ def _table(records: list[Record], title: str) -> Table:
     from nas_theseus.report import plain_table, short_count
 
     now = datetime.now(UTC)
-    columns = ["block", "parts", "guide", "error", "MACs spent", "bytes", "days old"]
+    columns = ["block", "parts", "guide", "error", "MACs", "bytes", "days"]
     rows = [
         [
-            f"{record.key.choice} → {record.key.outlet}",
+            f"{record.key.choice} → {record.key.outlet.width}",
             str(record.key.span),
             record.key.guide[:8],
             f"{record.facts.residual:.4f}",
@@ -102,6 +102,6 @@ def _table(records: list[Record], title: str) -> Table:
             short_count(record.size_bytes),
             f"{(now - record.made).total_seconds() / 86400:.1f}",
         ]
-        for record in sorted(records, key=lambda r: (r.key.guide, r.key.span, r.key.block))
+        for record in sorted(records, key=lambda r: (r.key.guide, r.key.span, str(r.key.choice)))
     ]
     return plain_table(title, columns, rows)

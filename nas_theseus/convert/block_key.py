@@ -28,7 +28,7 @@ FORMAT = 1
 
 @dataclass(frozen=True)
 class BlockKey:
-    """What one converted block depends on. Equal keys have equal ids, on every machine.
+    """What one converted block depends on; its id is the same on every machine.
 
     Attributes:
         guide: hash of the guide's weights, structure and code.
