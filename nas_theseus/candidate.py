@@ -17,7 +17,7 @@ from nas_theseus.convert.target import Target, assemble, recalibrate
 from nas_theseus.costs import measured_costs
 from nas_theseus.costs.table import CostTable
 from nas_theseus.evaluate import score
-from nas_theseus.settings import Recipe, SimilarityOptions
+from nas_theseus.settings import Recipe
 from nas_theseus.space import MEASURED, SearchSpace
 from nas_theseus.values import Architecture, CurvePoint, Evaluation, derive_seed
 
@@ -99,7 +99,7 @@ class Workshop:
         is_guide = all(target.kept) and not fresh
         if not is_guide:
             generator = torch.Generator().manual_seed(seed)
-            measure = similarity(recipe.similarity, **_given(recipe.similarity_options))
+            measure = similarity(recipe.similarity, **recipe.similarity_options.given)
 
             def hybrids(number: int, stage: Stage) -> Iterator[CurvePoint]:
                 if not (recipe.hybrid_epochs or score_hybrids):
@@ -154,12 +154,6 @@ class Workshop:
             notes=("the guide itself: every part kept, nothing trained",) if is_guide else (),
         )
         return Converted(evaluation, target.eval().to("cpu"))
-
-
-def _given(options: SimilarityOptions) -> dict[str, object]:
-    """The options that were set; 0 means none of it."""
-    chosen = options.model_dump(exclude_none=True)
-    return {name: None if value == 0 else value for name, value in chosen.items()}
 
 
 @dataclass

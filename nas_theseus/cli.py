@@ -13,6 +13,8 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 from rich.console import Console
 
+from nas_theseus import library_commands
+
 if TYPE_CHECKING:
     from nas_theseus.settings import SearchSettings
 
@@ -27,11 +29,13 @@ app = typer.Typer(
         "block by block, instead of training each candidate from scratch.\n\n"
         "Start: nas-theseus search search_spaces/digits.py; then nas-theseus front digits, and "
         "nas-theseus ui.\n\n"
-        "Everything goes under --storage (./theseus): guides/ holds trained guides, "
-        "searches/NAME/ the study, evaluations, weights and the front. MLflow's records go to "
-        "./mlflow.db and ./mlruns, or to MLFLOW_TRACKING_URI."
+        "Everything goes under --storage (./theseus): guides/ holds trained guides, library/ "
+        "converted blocks, searches/NAME/ the study, evaluations, weights and the front. MLflow's "
+        "records go to ./mlflow.db and ./mlruns, or to MLFLOW_TRACKING_URI."
     ),
 )
+
+app.add_typer(library_commands.app, name="library")
 
 SpaceFile = Annotated[Path, typer.Argument(help="Python file with a function space().")]
 StorageOption = Annotated[

@@ -49,6 +49,10 @@ class StorageError(TheseusError, OSError):
     """A storage folder or file that cannot be read, written or trusted."""
 
 
+class LibraryError(StorageError):
+    """A store of converted blocks that cannot be read or written."""
+
+
 class SpaceError(TheseusError, ValueError):
     """Mistakes in a search space or in settings, all of them together."""
 

@@ -19,6 +19,12 @@ Order = Literal["forward", "reverse"]
 SimilarityName = Literal["cka", "cka-unbiased", "dmnn", "regression", "cosine"]
 Sampler = Literal["tpe", "nsga2", "nsga3", "random"]
 
+# What the conversion of one block depends on: not how blocks are put together, nor task training.
+ALIGNMENT = {
+    "similarity", "similarity_options", "align_examples", "align_steps", "plateau",
+    "align_batch_size", "align_learning_rate", "weight_decay", "gradient_clip",
+}  # fmt: skip
+
 Positive = Annotated[int, Field(gt=0)]
 PositiveFloat = Annotated[float, Field(gt=0, allow_inf_nan=False)]
 Epochs = Annotated[float, Field(ge=0, allow_inf_nan=False)]
@@ -44,6 +50,12 @@ class SimilarityOptions(BaseModel):
     rows: Positive | None = None
     temperature: PositiveFloat | None = None
     k: Positive | None = None
+
+    @property
+    def given(self) -> dict[str, object]:
+        """The options that were set, as `convert.similarity` takes them; 0 means none of it."""
+        chosen = self.model_dump(exclude_none=True)
+        return {name: None if value == 0 else value for name, value in chosen.items()}
 
 
 class Recipe(BaseModel):
@@ -99,6 +111,11 @@ class Recipe(BaseModel):
     def untouched_by_guide(self) -> bool:
         """Whether candidates start from random weights in every part."""
         return self.schedule in ("scratch", "kd")
+
+    @property
+    def alignment(self) -> dict[str, Any]:
+        """The settings that the alignment of one block by itself depends on, and no others."""
+        return self.model_dump(include=ALIGNMENT)
 
     @property
     def taught(self) -> bool:

@@ -245,6 +245,8 @@ def load_space(source: str | Path, text: str | None = None) -> SearchSpace:
     name = f"theseus_space_{hashlib.sha256(text.encode()).hexdigest()[:12]}"
     module = types.ModuleType(name)
     module.__file__ = str(path)
+    # What runs; the file itself may be changed, or be on another machine, when it is asked for.
+    module.__dict__["__source__"] = text
     folder = str(path.resolve().parent)
     sys.path.insert(0, folder)
     sys.modules[name] = module

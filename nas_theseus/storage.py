@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import os
 import tempfile
+import uuid
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass
@@ -25,6 +26,7 @@ class Storage:
     ::
 
         <root>/guides/<key>.safetensors           trained guides, shared by all searches
+        <root>/library/                           converted blocks, shared by all searches
         <root>/searches/<name>/space.py           the kept copy of the space file
         <root>/searches/<name>/settings.json      seed and sampler, fixed when the search began
         <root>/searches/<name>/study.journal      Optuna's study: the truth of proposals
@@ -154,7 +156,8 @@ def replacing(path: Path) -> Iterator[Path]:
         StorageError: the disk is full or the folder cannot be written.
     """
     # Its suffix keeps it out of what folders are searched for, such as *.json.
-    aside = path.with_name(f".{path.name}.{os.getpid()}.aside")
+    # Random, since writers on two machines that share the folder may have the same process id.
+    aside = path.with_name(f".{path.name}.{uuid.uuid4().hex[:12]}.aside")
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
         yield aside

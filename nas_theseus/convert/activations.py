@@ -12,6 +12,14 @@ from nas_theseus.errors import ConversionError
 from nas_theseus.guide import Guide
 from nas_theseus.tasks import Task
 
+SAMPLE_LIMIT_BYTES = 2 << 30
+
+
+def sample_size(guide: Guide, examples: int, limit_bytes: int = SAMPLE_LIMIT_BYTES) -> int:
+    """How many of so many examples are kept, so that all boundaries fit into the limit."""
+    example_bytes = 4 * sum(math.prod(b.shape) for b in guide.boundaries)
+    return min(examples, max(2, limit_bytes // example_bytes))
+
 
 class GuideActivations:
     """The guide's activations for a bounded sample of training inputs, and its training logits.
@@ -29,14 +37,12 @@ class GuideActivations:
         guide: Guide,
         sample: Tensor,
         device: torch.device,
-        limit_bytes: int = 2 << 30,
+        limit_bytes: int = SAMPLE_LIMIT_BYTES,
     ) -> None:
         self._guide = guide.eval().requires_grad_(False)
         self._device = device
-        example_bytes = 4 * sum(math.prod(b.shape) for b in guide.boundaries)
-        count = min(len(sample), max(2, limit_bytes // example_bytes))
-        self.count = count
-        self._found: dict[int, Tensor] = {0: sample[:count].to(device)}
+        self.count = sample_size(guide, len(sample), limit_bytes)
+        self._found: dict[int, Tensor] = {0: sample[: self.count].to(device)}
         self._projections: dict[tuple[int, int], Projection] = {}
         self._logits: dict[str, Tensor] = {}
 

@@ -1,0 +1,134 @@
+"""Convert one block alone, the same whoever asks for it, and put kept blocks into a target."""
+
+from __future__ import annotations
+
+import math
+import time
+from collections.abc import Sequence
+
+import torch
+from torch import Tensor, nn
+
+from nas_theseus.blocks.base import last_map
+from nas_theseus.convert.activations import GuideActivations
+from nas_theseus.convert.block_key import BlockKey
+from nas_theseus.convert.library import Library
+from nas_theseus.convert.library_record import Facts
+from nas_theseus.convert.schedules import align
+from nas_theseus.convert.similarity import similarity
+from nas_theseus.convert.target import Target
+from nas_theseus.costs import count_macs
+from nas_theseus.errors import ConversionError
+from nas_theseus.guide import plain_state
+from nas_theseus.space import SearchSpace
+from nas_theseus.values import Architecture, BlockChoice, Span
+
+
+def convert_block(
+    space: SearchSpace, key: BlockKey, activations: GuideActivations
+) -> tuple[dict[str, Tensor], Facts]:
+    """One block, aligned with its span between the guide's activations and stitched.
+
+    The stage is that of the schedule `independent`; its seed comes from the key, so the result is
+    bit-equal wherever it is made on one kind of machine with one number of threads.
+
+    Args:
+        key: of this space (`BlockKeys`).
+        activations: of the space's guide.
+
+    Returns:
+        The block's state dict on the CPU, and how it came out.
+
+    Raises:
+        ConversionError: it diverged, has nothing to convert, or the activations are of another
+            sample than the key's.
+        PairingError: the block cannot stand for its span.
+    """
+    started = time.perf_counter()
+    recipe = key.recipe
+    if activations.count != recipe.align_examples:
+        raise ConversionError(
+            f"block {key.choice} for parts {key.span}: its key is for {recipe.align_examples} "
+            f"examples, the guide's activations are of {activations.count}; give the activations "
+            "of the recipe's align_examples"
+        )
+    device = activations.at(0).device
+    target = _alone(space, key).to(device)
+    if not target.replaced:
+        raise ConversionError(f"block {key.choice} for parts {key.span} has no parameters")
+    measure = similarity(recipe.similarity, **recipe.similarity_options.given)
+    generator = torch.Generator().manual_seed(key.seed)
+    points = list(align(target, activations, measure, recipe, generator))
+    found = {point.metric.partition("/")[0]: point.value for point in points}
+    block = target.blocks[-1].to("cpu")
+    state = plain_state(block)
+    finite = all(t.isfinite().all() for t in state.values() if t.is_floating_point())
+    if not finite or not all(map(math.isfinite, found.values())):
+        raise ConversionError(
+            f"block {key.choice} for parts {key.span} is not finite after alignment; lower "
+            "align_learning_rate"
+        )
+    steps, examples = int(found["align_steps"]), activations.count
+    # Forward and twice that backward a step, and one pass for the stitch.
+    passes = 3 * steps * min(recipe.align_batch_size, examples) + examples
+    return state, Facts(
+        similarity=found["similarity"],
+        residual=found["stitch_residual"],
+        steps=steps,
+        macs=passes * count_macs(block, key.inlet),
+        seconds=time.perf_counter() - started,
+        device=device.type,
+    )
+
+
+def _alone(space: SearchSpace, key: BlockKey) -> Target:
+    """A target whose only block is the key's; the parts before it are empty, and never run."""
+    family = space.families[key.block]
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(key.seed)
+        block = family.build(key.inlet, key.outlet, dict(key.hyperparameters))
+    start = key.span.start
+    before = [BlockChoice(Span(0, start), "guide")] if start else []
+    boundaries = (space.guide.boundaries[0], *([key.inlet] if start else []), key.outlet)
+    return Target(
+        Architecture((*before, key.choice)),
+        [*(nn.Identity() for _ in before), block],
+        [*(True for _ in before), False],
+        boundaries,
+    )
+
+
+def load_into(
+    target: Target, library: Library, keys: Sequence[BlockKey | None]
+) -> tuple[BlockKey, ...]:
+    """Put the library's blocks into an assembled target, in place.
+
+    Args:
+        keys: of the target's blocks, as `BlockKeys.of_blocks` gives them.
+
+    Returns:
+        Keys of the blocks that the library lacks, which stay as they were: convert, keep, and
+        call again.
+
+    Raises:
+        LibraryError: the library cannot be read.
+        ConversionError: the keys are of another architecture.
+    """
+    missing = []
+    for position in target.replaced:
+        key = keys[position]
+        if key is None:
+            raise ConversionError(
+                f"block {target.label(position)} is new, but its key says that it is kept; give "
+                "the keys of this architecture"
+            )
+        block = target.blocks[position]
+        entry = library.get(key, block)
+        if entry is None:
+            missing.append(key)
+            continue
+        last = last_map(block)
+        if last is not None and last.bias is None and "last.bias" in entry.state:
+            last.bias = nn.Parameter(last.weight.new_zeros(len(last.weight)))
+        block.load_state_dict(dict(entry.state))
+    return tuple(missing)
