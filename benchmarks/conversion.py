@@ -277,7 +277,8 @@ def cells_of(pair: str, first: str, seeds: Sequence[int]) -> list[Cell]:
     """A pair's cells behind tuning.
 
     Args:
-        first: the pair on which all methods are compared; the others take its best two.
+        first: the pair on which all methods are compared; the others take its best two, and the
+            one whose learning rate was tuned.
     """
 
     def cell(method: str, seed: int, *, trained: bool = True, share: float = 1.0) -> Cell:
@@ -285,7 +286,8 @@ def cells_of(pair: str, first: str, seeds: Sequence[int]) -> list[Cell]:
 
     ours = list(CONVERSIONS)
     if pair != first:
-        ours = report.best_methods(finished().values(), first, CONVERSIONS, 2)
+        best = report.best_methods(finished().values(), first, CONVERSIONS, 2)
+        ours = list(dict.fromkeys([TUNED, *best]))
     return [cell(method, seed) for seed in seeds for method in (*BASELINES, *ours)]
 
 
