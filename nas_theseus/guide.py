@@ -131,12 +131,12 @@ def _inlet(given: Boundary | Sequence[int]) -> Boundary:
 
 
 def _does_not_run(what: str, features: Tensor, inlet: Boundary, error: Exception) -> CutError:
-    ids = "; for token ids give the task's own, task.inlet" if len(inlet.shape) == 1 else ""
+    ids = " For token ids give the task's own, task.inlet." if inlet.kind == "vector" else ""
     said = str(error).strip().partition("\n")[0]
     return CutError(
         f"{what} cannot be run on an input of shape {tuple(features.shape)}: "
         f"{type(error).__name__}: {said}. The guide's inlet is {inlet}: does the network take "
-        f"it{ids}?"
+        f"it?{ids}"
     )
 
 

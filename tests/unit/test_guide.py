@@ -70,7 +70,7 @@ def test_one_name_is_no_list_of_names() -> None:
 
 def test_a_chain_takes_a_shape_and_token_ids_as_the_task_has_them() -> None:
     assert Guide([("act", nn.ReLU())], (3,)).boundaries == (Boundary((3,)), Boundary((3,)))
-    with pytest.raises(CutError, match="for token ids give the task's own, task.inlet"):
+    with pytest.raises(CutError, match="For token ids give the task's own, task.inlet"):
         Guide([("embed", nn.Embedding(5, 4))], (3,))
 
 
