@@ -84,11 +84,18 @@ def test_all_mistakes_are_told_together() -> None:
 
 
 def test_a_block_that_gives_the_wrong_shape_or_raises_is_named() -> None:
-    (wrong, *_) = mistakes_in(make([Keep(), block(WrongShape)]))
+    (wrong,) = mistakes_in(make([Keep(), block(WrongShape)]))
     assert "block wrongshape(hidden" not in wrong and "block wrongshape for parts 0: " in wrong
+    assert wrong.endswith("(and 2 more of its choices)")
     (broken,) = mistakes_in(make([Keep(), block(Broken)]))
     assert "block 'broken' can stand for no span; first reason: " in broken
     assert "RuntimeError: no such thing" in broken
+
+
+def test_a_span_of_no_part_is_told_once() -> None:
+    assert mistakes_in(make([Keep(), Linear()], max_span=0)) == [
+        "max_span: must be at least 1, got 0"
+    ]
 
 
 def test_guide_and_task_must_fit() -> None:
