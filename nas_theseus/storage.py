@@ -217,7 +217,9 @@ def read_architecture(path: Path) -> Architecture:
         data = json.loads(path.read_text())
         return Architecture.from_json(data["architecture"] if isinstance(data, dict) else data)
     except (OSError, ValueError, KeyError) as error:
-        raise StorageError(f"{path} holds no architecture: {error}") from error
+        raise StorageError(
+            f"{path} holds no architecture: {error}; give the architecture.json of a found network"
+        ) from error
 
 
 def read_evaluation(path: Path) -> Evaluation:
