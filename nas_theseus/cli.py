@@ -5,7 +5,7 @@ from __future__ import annotations
 import importlib
 import json
 import os
-import subprocess
+import socket
 import sys
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
@@ -178,6 +178,7 @@ def front(
     from nas_theseus.storage import Storage
 
     rows = front_rows(read_front(Storage(storage, name)))
+    title = f"front of {name}: {len(rows)} architectures"
     if where:
         try:
             texts = {"architecture", "pairing", "blocks", "run_id"}
@@ -190,12 +191,14 @@ def front(
             ]
         except ValueError as error:
             raise SpaceError("--where", [str(error)]) from error
+        title += f", {len(rows)} of them with {where}"
+    console = Console()
     if as_json:
         print(json.dumps(rows, indent=1))
-    else:
-        console = Console()
-        title = f"front of {name}: {len(rows)} architectures"
+    elif rows:
         console.print(front_table(rows, title, console.width))
+    else:
+        console.print(title, highlight=False)
 
 
 @app.command()
@@ -391,9 +394,26 @@ def ui(
         shown = without_credentials(uri)
         print(f"MLflow's server is {shown}; the fronts: {front_link(shown)}")
         return
-    command = [sys.executable, "-m", "mlflow", "ui", "--backend-store-uri", uri]
+    _free(port)
     print(f"the fronts: {front_link(f'http://127.0.0.1:{port}')}  (Ctrl-C ends it)", flush=True)
-    raise typer.Exit(subprocess.call([*command, "--host", "127.0.0.1", "--port", str(port)]))
+    command = [sys.executable, "-m", "mlflow", "ui", "--backend-store-uri", uri]
+    # In place of this process, so that whoever ends it ends the server as well. One person reads:
+    # four workers, MLflow's default, only start later.
+    os.execv(
+        sys.executable, [*command, "--host", "127.0.0.1", "--port", str(port), "--workers", "1"]
+    )
+
+
+def _free(port: int) -> None:
+    from nas_theseus.errors import ServiceError
+
+    with socket.socket() as probe:
+        probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+        try:
+            probe.bind(("127.0.0.1", port))
+        except (OSError, OverflowError) as error:
+            message = f"MLflow's UI cannot have port {port}: {error}; choose another with --port"
+            raise ServiceError(message) from error
 
 
 def main() -> None:

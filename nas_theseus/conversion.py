@@ -13,7 +13,7 @@ from nas_theseus.candidate import Converted, Workshop
 from nas_theseus.convert.guide_training import prepare_guide
 from nas_theseus.convert.schedules import Stage, stages
 from nas_theseus.convert.target import Target, assemble
-from nas_theseus.errors import SpaceError, StorageError
+from nas_theseus.errors import ConversionError, SpaceError, StorageError
 from nas_theseus.evaluate import score
 from nas_theseus.export import MEMBER_FILES, write_member
 from nas_theseus.guide import plain_state
@@ -30,7 +30,14 @@ from nas_theseus.pictures import (
 from nas_theseus.services.tracking import recording
 from nas_theseus.settings import Order, Recipe, Schedule, changed
 from nas_theseus.space import SearchSpace, load_space
-from nas_theseus.storage import Storage, read_architecture, searches, write_json, write_tensors
+from nas_theseus.storage import (
+    Storage,
+    make_folder,
+    read_architecture,
+    searches,
+    write_json,
+    write_tensors,
+)
 from nas_theseus.values import Architecture, CurvePoint, Evaluation, Objective
 
 REPLACEMENTS_JSON = "replacements.json"
@@ -103,10 +110,12 @@ def convert_one(
     Raises:
         SpaceError: settings are wrong, the architecture is not of this space, or there is nothing
             to replace by stages.
-        StorageError: no such architecture.
+        StorageError: no such architecture, or `out` cannot be written.
         ServiceError: MLflow does not answer.
-        ConversionError: the conversion diverged.
+        ConversionError: there is no such device, or the conversion diverged.
     """
+    if device == "cuda" and not torch.cuda.is_available():
+        raise ConversionError("torch sees no GPU on this machine; leave --gpu out")
     text = space_file.read_text(encoding="utf-8") if space_file.is_file() else None
     space = load_space(space_file, text)
     refuse_mistakes(space, space_file)
@@ -124,6 +133,7 @@ def convert_one(
         **{f"recipe.{name}": value for name, value in recipe.model_dump().items()},
     }
     with recording(chosen, parameters) as run:
+        make_folder(out, "--out")
         prepare_guide(
             space.guide, space.learnt_from, space.guide_training, storage / "guides",
             torch.device(device),

@@ -36,14 +36,17 @@ class Guide(nn.Module):
 
     Args:
         parts: name and module of each part, input to output.
-        inlet: shape of one input, without the batch dimension.
+        inlet: shape of one input without the batch dimension; a task's own (`task.inlet`) also
+            says whether it is token ids.
 
     Raises:
         CutError: a part does not take one tensor and give one tensor with the batch in front,
             or two runs in eval mode differ.
     """
 
-    def __init__(self, parts: Sequence[tuple[str, nn.Module]], inlet: Boundary) -> None:
+    def __init__(
+        self, parts: Sequence[tuple[str, nn.Module]], inlet: Boundary | Sequence[int]
+    ) -> None:
         super().__init__()
         if not parts:
             raise CutError("a guide needs at least one part")
@@ -52,7 +55,7 @@ class Guide(nn.Module):
             raise CutError(f"a guide's part names must differ, got {', '.join(names)}")
         self.names = tuple(names)
         self.parts = nn.ModuleList(module for _, module in parts)
-        self.boundaries = self._measure_boundaries(inlet)
+        self.boundaries = self._measure_boundaries(_inlet(inlet))
 
     def _measure_boundaries(self, inlet: Boundary) -> tuple[Boundary, ...]:
         features = example_input(self, inlet, batch=2)
@@ -60,7 +63,10 @@ class Guide(nn.Module):
         with evaluating(self):
             for name, part in zip(self.names, self.parts, strict=True):
                 before, given = features, features.clone()
-                features = part(given)
+                try:
+                    features = part(given)
+                except Exception as error:  # the user's module may raise anything
+                    raise _does_not_run(f"part {name!r}", before, inlet, error) from error
                 if given._version:
                     _copy_input(name, part)
                 if not isinstance(features, Tensor) or features.shape[:1] != before.shape[:1]:
@@ -110,6 +116,28 @@ class Guide(nn.Module):
                 tensor.detach().cpu().contiguous().view(-1).view(torch.uint8).numpy().data
             )
         return digest.hexdigest()[:16]
+
+
+def _inlet(given: Boundary | Sequence[int]) -> Boundary:
+    if isinstance(given, Boundary):
+        return given
+    sizes = tuple(given) if isinstance(given, Sequence) else ()
+    if not 1 <= len(sizes) <= 3 or not all(isinstance(n, int) and n > 0 for n in sizes):
+        raise CutError(
+            "an inlet is the shape of one input without the batch dimension, such as "
+            f"(3, 224, 224), not {given!r}"
+        )
+    return Boundary(sizes)
+
+
+def _does_not_run(what: str, features: Tensor, inlet: Boundary, error: Exception) -> CutError:
+    ids = " For token ids give the task's own, task.inlet." if inlet.kind == "vector" else ""
+    said = str(error).strip().partition("\n")[0]
+    return CutError(
+        f"{what} cannot be run on an input of shape {tuple(features.shape)}: "
+        f"{type(error).__name__}: {said}. The guide's inlet is {inlet}: does the network take "
+        f"it?{ids}"
+    )
 
 
 def device_of(module: nn.Module) -> torch.device:
@@ -165,10 +193,14 @@ def cut(
             with the state dict of `model`.
 
     Raises:
-        CutError: the model does not trace, a name is unknown, the names are out of order, or more
-            than one tensor crosses a cut; the message names what else crosses.
+        CutError: the model does not trace or does not take the inlet, a name is unknown, the names
+            are out of order, or more than one tensor crosses a cut; the message names what else
+            crosses.
         GuideError: the weights file is missing, damaged or of another network.
     """
+    if isinstance(at, str):
+        raise CutError(f"at: a list of names to cut after, such as [{at!r}], not {at!r}")
+    boundary = _inlet(inlet)
     load_given_weights(model, weights)
     traced = trace(model)
     cuts = [(name, _node_of(traced, name)) for name in at]
@@ -191,7 +223,7 @@ def cut(
         parts.append((name, _part(traced, before - inside, previous, node)))
         inside, previous = before, node
     _refuse_shared_buffers(parts)
-    guide = Guide(parts, Boundary(tuple(inlet)))
+    guide = Guide(parts, boundary)
     refuse_other_outputs(guide, model, example_input(model, guide.boundaries[0], batch=2, seed=1))
     return guide
 
@@ -231,14 +263,18 @@ def cut_points(model: nn.Module, inlet: Sequence[int] | None = None) -> list[Cut
             as the windows of a Swin transformer.
 
     Raises:
-        CutError: torch.fx cannot trace the model.
+        CutError: torch.fx cannot trace the model, or it does not take the inlet.
     """
     traced = trace(model)
     by_node: dict[torch.fx.Node, list[str]] = {}
     for name, node in traced.last_of.items():
         by_node.setdefault(node, []).append(name)
     if inlet is not None:
-        shapes = traced.shapes(example_input(model, Boundary(tuple(inlet)), batch=2))
+        inputs = example_input(model, boundary := _inlet(inlet), batch=2)
+        try:
+            shapes = traced.shapes(inputs)
+        except Exception as error:  # the user's module may raise anything
+            raise _does_not_run(type(model).__name__, inputs, boundary, error) from error
         for node in list(by_node):
             shape = shapes.get(node, ())
             if shape[:1] != (2,) or not 2 <= len(shape) <= 4:

@@ -99,6 +99,8 @@ def _guide_reads_ahead(space: SearchSpace) -> Iterator[str]:
 
 
 def _block_mistakes(space: SearchSpace) -> Iterator[str]:
+    if space.max_span < 1:
+        return  # told already; no block stands anywhere
     stuck = max((span.stop for span, _ in space.fitting), default=0)
     if stuck < len(space.guide):
         name = space.guide.names[stuck]
@@ -119,6 +121,7 @@ def _block_mistakes(space: SearchSpace) -> Iterator[str]:
             reason = next(filter(None, reasons), "keep or max_span leaves it no span")
             yield f"block {family.name!r} can stand for no span; first reason: {reason}"
     tested: set[tuple[str, object, Boundary, Boundary]] = set()
+    wrong: dict[str, list[str]] = {}
     for span, share in space.fitting:
         inlet = space.boundary(span.start, share)
         for choice in space.choices(span, share):
@@ -129,7 +132,11 @@ def _block_mistakes(space: SearchSpace) -> Iterator[str]:
             tested.add(case)
             mistake = _build_mistake(space, choice, inlet, outlet)
             if mistake:
-                yield f"block {choice} for parts {span}: {mistake}"
+                found = f"block {choice} for parts {span}: {mistake}"
+                wrong.setdefault(choice.block, []).append(found)
+    # One slip in a custom block shows in all its choices.
+    for first, *others in wrong.values():
+        yield f"{first} (and {len(others)} more of its choices)" if others else first
 
 
 def _build_mistake(

@@ -14,6 +14,8 @@ from rich.text import Text
 
 from nas_theseus.progress import State
 
+MIN_BLOCKS = 10  # columns below which a list of blocks says nothing
+
 
 class LiveReport:
     """Shows a running search: a live panel in a terminal, plain lines otherwise."""
@@ -72,20 +74,35 @@ def front_table(rows: Sequence[Mapping[str, Any]], title: str, width: int) -> Ta
 
     Args:
         rows: as `front.front_rows` gives them.
-        width: columns of the terminal.
+        width: columns of the terminal; in a narrow one names are broken at their underscores, and
+            blocks are left out where there is no room for them.
     """
     left_out = ("pairing", "blocks", "train_macs_spent", "seconds", "run_id")
-    names = [name for name in (rows[0] if rows else {}) if name not in left_out]
+    names = [
+        name
+        for name in (rows[0] if rows else {})
+        if name not in left_out and not name.endswith(("_p10", "_p90"))
+    ]
     cells = [[figure(name, row.get(name)) for name in names] for row in rows]
+    broken = [name.replace("_", "_\n") for name in names]
+    headings = names if _room(names, cells, width) >= MIN_BLOCKS else broken
+    room = _room(headings, cells, width)
     table = Table(title=title, title_justify="left")
-    for index, name in enumerate(names):
-        longest = max(len(text) for text in [name, *(line[index] for line in cells)])
-        table.add_column(name, justify="right", no_wrap=True, min_width=longest)
-        width -= longest + 3
-    table.add_column("blocks", overflow="ellipsis", no_wrap=True, width=max(10, width - 4))
-    for row, line in zip(rows, cells, strict=True):
-        table.add_row(*line, row["blocks"])
+    for heading in headings:
+        table.add_column(heading, justify="right", no_wrap=True)
+    if room >= MIN_BLOCKS:
+        table.add_column("blocks", overflow="ellipsis", no_wrap=True, width=room)
+        cells = [[*line, row["blocks"]] for row, line in zip(rows, cells, strict=True)]
+    for line in cells:
+        table.add_row(*line)
     return table
+
+
+def _room(headings: Sequence[str], cells: Sequence[Sequence[str]], width: int) -> int:
+    """Columns of the terminal left for one more column; every column has 3 of border and space."""
+    columns = zip(headings, *cells, strict=True)
+    taken = [max(len(line) for text in column for line in text.split("\n")) for column in columns]
+    return width - 1 - sum(length + 3 for length in taken) - 3
 
 
 def figure(name: str, value: Any) -> str:
@@ -94,7 +111,7 @@ def figure(name: str, value: Any) -> str:
         return "-"
     if isinstance(value, str):
         return value
-    if name in ("macs", "params", "train_macs_spent"):
+    if name in ("macs", "params", "train_macs_spent", "peak_memory_bytes"):
         return short_count(float(value))
     if name == "seconds":
         return f"{value:.1f}"

@@ -183,8 +183,16 @@ def mistakes_of(error: ValidationError) -> list[str]:
         setting = ".".join(map(str, item["loc"]))
         message = item["msg"].removeprefix("Value error, ")
         given = "" if item["type"] in ("missing", "value_error") else f", got {item['input']!r}"
+        if item["type"] == "extra_forbidden":
+            title = error.title if len(item["loc"]) == 1 else SimilarityOptions.__name__
+            message, given = f"no such setting; there are {_known(title)}", ""
         lines.append(f"{setting}: {message}{given}")
     return lines
+
+
+def _known(title: str) -> str:
+    models = {model.__name__: model for model in (Recipe, SearchSettings, SimilarityOptions)}
+    return ", ".join(models[title].model_fields)
 
 
 def changed(recipe: Recipe, assignments: Sequence[str]) -> Recipe:
@@ -203,8 +211,7 @@ def changed(recipe: Recipe, assignments: Sequence[str]) -> Recipe:
         if not equals:
             mistakes.append(f"{text!r} must read name=value, such as epochs=1")
         elif name not in Recipe.model_fields:
-            known = ", ".join(Recipe.model_fields)
-            mistakes.append(f"{name}: no such setting; there are {known}")
+            mistakes.append(f"{name}: no such setting; there are {_known(Recipe.__name__)}")
         elif name in values:
             mistakes.append(f"{name}: given twice, {values[name]!r} and {value!r}")
         else:

@@ -3,11 +3,14 @@
 from __future__ import annotations
 
 import hashlib
+import inspect
+import re
 import sys
 import types
-from collections.abc import Iterator, Sequence
+from collections.abc import Collection, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import cached_property
+from numbers import Real
 from pathlib import Path
 
 import torch
@@ -80,6 +83,15 @@ class SearchSpace:
     objectives: Sequence[Objective] = ()
     constraints: Sequence[str] = ()
     keep: Sequence[str] = ()
+
+    def __post_init__(self) -> None:
+        """Refuse what is of another kind; `mistakes` has what can be wrong beyond that.
+
+        Raises:
+            SpaceError: every such setting, together.
+        """
+        if mistakes := [*_wrong_values(self), *_wrong_sequences(self)]:
+            raise SpaceError("SearchSpace", mistakes)
 
     @property
     def learnt_from(self) -> Task:
@@ -224,6 +236,48 @@ class SearchSpace:
         return None
 
 
+def _wrong_values(space: SearchSpace) -> Iterator[str]:
+    kinds: dict[str, tuple[type | types.UnionType, str]] = {
+        "guide": (Guide, "cut(model, at=[…], inlet=…) or Guide([(name, module), …], inlet)"),
+        "max_span": (int, "a whole number, such as 2"),
+        "guide_training": (Recipe | None, "Recipe(…) or None"),
+        "recipe": (Recipe, "Recipe(…)"),
+    }
+    for name, (kind, wanted) in kinds.items():
+        if not isinstance(value := getattr(space, name), kind):
+            yield f"{name}: must be {wanted}, not {_shown(value)}"
+    for name in ("task", "guide_task"):
+        value = getattr(space, name)
+        # Looked up without being read: a property may load data.
+        if value is not None and inspect.getattr_static(value, "inlet", None) is None:
+            wanted = "a task, such as digits() of nas_theseus.tasks"
+            yield f"{name}: must be {wanted}, not {_shown(value)}"
+
+
+def _wrong_sequences(space: SearchSpace) -> Iterator[str]:
+    kinds: dict[str, tuple[type, str]] = {
+        "blocks": (BlockFamily, "Keep() or block(MyBlock)"),
+        "widths": (Real, "0.5"),
+        "objectives": (Objective, "minimize('macs') or maximize('val_accuracy')"),
+        "constraints": (str, "'macs <= 2e6'"),
+        "keep": (str, "'head'"),
+    }
+    for name, (kind, example) in kinds.items():
+        values = getattr(space, name)
+        if isinstance(values, str) or not isinstance(values, Collection):
+            yield f"{name}: must be a list, its members such as {example}, not {_shown(values)}"
+            continue
+        for value in values:
+            if not isinstance(value, kind):
+                yield f"{name}: members are such as {example}, not {_shown(value)}"
+
+
+def _shown(value: object) -> str:
+    if isinstance(value, type | types.FunctionType):
+        return f"{value.__name__} itself, which is not called"
+    return f"{repr(value).splitlines()[0]:.60} ({type(value).__name__})"
+
+
 def load_space(source: str | Path, text: str | None = None) -> SearchSpace:
     """Run a search-space file and call its ``space()``. The file's code is run: read it first.
 
@@ -258,15 +312,16 @@ def load_space(source: str | Path, text: str | None = None) -> SearchSpace:
             # An untrained guide must have the same weights in every process.
             torch.manual_seed(0)
             found = module.space()
-    except SpaceError:
-        raise
+    except SpaceError as error:
+        raise SpaceError(str(path), error.mistakes) from error
     except TheseusError as error:
         raise SpaceError(str(path), [str(error)]) from error
     except ValidationError as error:  # a Recipe with settings that cannot be
-        where = _where(error, str(path)).partition(":")[0]
-        raise SpaceError(str(path), [f"{where}: {said}" for said in mistakes_of(error)]) from error
+        where = _where(error, str(path))
+        raise SpaceError(str(path), [f"{where}{said}" for said in mistakes_of(error)]) from error
     except Exception as error:  # whatever the user's code raises is told as theirs, with the line
-        raise SpaceError(str(path), [_where(error, str(path))]) from error
+        said = f"{type(error).__name__}: {error}{_keywords(error, vars(module))}"
+        raise SpaceError(str(path), [_where(error, str(path)) + said]) from error
     finally:
         sys.path.remove(folder)
     if not isinstance(found, SearchSpace):
@@ -283,4 +338,11 @@ def _where(error: Exception, path: str) -> str:
         if trace.tb_frame.f_code.co_filename == path:
             line = trace.tb_lineno
         trace = trace.tb_next
-    return f"line {line}: {type(error).__name__}: {error}"
+    return "" if line is None else f"line {line}: "
+
+
+def _keywords(error: Exception, names: Mapping[str, object]) -> str:
+    """What a call takes that was given a keyword it does not know, when the file names it."""
+    call = re.match(r"(\w+)(\.__init__)?\(\) got an unexpected keyword argument", str(error))
+    called = names.get(call[1]) if call else None
+    return f"; known: {', '.join(inspect.signature(called).parameters)}" if callable(called) else ""

@@ -94,16 +94,8 @@ class Storage:
         Raises:
             StorageError: the storage cannot be written.
         """
-        try:
-            for folder in (self.guides, self.evaluations, self.weights, self.outbox, self.log):
-                folder.mkdir(parents=True, exist_ok=True)
-            with tempfile.NamedTemporaryFile(dir=self.folder, prefix=".probe-"):
-                pass
-        except OSError as error:
-            raise StorageError(
-                f"storage {self.root} cannot be written: {error.strerror or error}; give another "
-                "with --storage"
-            ) from error
+        for folder in (self.guides, self.evaluations, self.weights, self.outbox, self.log):
+            make_folder(folder, "--storage")
 
     def weights_of(self, outcome_name: str) -> Path:
         return self.weights / f"{outcome_name}.safetensors"
@@ -144,6 +136,26 @@ def searches(root: Path) -> list[str]:
     """Names of the searches kept in a storage folder."""
     folder = root / "searches"
     return sorted(p.name for p in folder.iterdir() if p.is_dir()) if folder.is_dir() else []
+
+
+def make_folder(folder: Path, option: str) -> None:
+    """Make a folder and try to write in it, so that hours of work are not lost for want of it.
+
+    Args:
+        option: what on the command line names another one.
+
+    Raises:
+        StorageError: it cannot be made or written.
+    """
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+        with tempfile.NamedTemporaryFile(dir=folder, prefix=".probe-"):
+            pass
+    except OSError as error:
+        raise StorageError(
+            f"folder {folder} cannot be written: {error.strerror or error}; give another with "
+            f"{option}"
+        ) from error
 
 
 @contextmanager
@@ -208,7 +220,9 @@ def read_architecture(path: Path) -> Architecture:
         data = json.loads(path.read_text())
         return Architecture.from_json(data["architecture"] if isinstance(data, dict) else data)
     except (OSError, ValueError, KeyError) as error:
-        raise StorageError(f"{path} holds no architecture: {error}") from error
+        raise StorageError(
+            f"{path} holds no architecture: {error}; give the architecture.json of a found network"
+        ) from error
 
 
 def read_evaluation(path: Path) -> Evaluation:

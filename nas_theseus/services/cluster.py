@@ -186,11 +186,18 @@ def connect(settings: SearchSettings, log: Path) -> None:
 
 
 def check_device(settings: SearchSettings) -> None:
-    """Refuse to start on this machine with GPUs that it does not have.
+    """Refuse to start on this machine with cores or GPUs that it does not have.
 
     Raises:
-        ServiceError: trials ask for GPUs, and torch sees none here.
+        ServiceError: a trial asks for more cores than there are, or for GPUs and torch sees none.
     """
+    cores = os.cpu_count() or 1
+    if settings.address is None and settings.cpus_per_trial > cores:
+        # Ray would believe it, and start a process for every core that it was told of.
+        raise ServiceError(
+            f"one trial asks for {settings.cpus_per_trial:g} CPU cores, this machine has {cores}; "
+            "lower --cpus-per-trial, or join a cluster that has them with --address"
+        )
     if settings.address is None and settings.gpus_per_trial > 0 and not torch.cuda.is_available():
         raise ServiceError(
             f"one trial asks for {settings.gpus_per_trial:g} GPU, but torch sees none on this "

@@ -15,7 +15,7 @@ import nas_theseus
 from nas_theseus.cli import app
 from nas_theseus.conversion import ways_to_replace
 from nas_theseus.convert.target import Target, assemble
-from nas_theseus.errors import ConversionError, ServiceError, SpaceError
+from nas_theseus.errors import ConversionError, ServiceError, SpaceError, StorageError
 from nas_theseus.settings import Recipe
 from nas_theseus.space import load_space
 from nas_theseus.storage import read_evaluation, write_json
@@ -207,6 +207,22 @@ def test_a_conversion_that_diverges_leaves_a_failed_run(desk: Path, guides: Path
     run = the_run(MlflowClient())
     assert run.info.status == "FAILED"
     assert "diverged" in run.data.tags["theseus.failure"]
+
+
+def test_a_folder_that_cannot_be_written_is_told_before_training(desk: Path) -> None:
+    result = convert(desk / "theseus", "--out", "small.py/out")
+    assert isinstance(result.exception, StorageError)
+    assert "small.py/out cannot be written: Not a directory; give another with --out" in str(
+        result.exception
+    )
+    assert not (desk / "theseus" / "guides").exists()
+
+
+@pytest.mark.skipif(torch.cuda.is_available(), reason="this machine has a GPU")
+def test_a_gpu_that_is_not_there_is_told(desk: Path, guides: Path) -> None:
+    result = convert(guides, "--gpu")
+    assert isinstance(result.exception, ConversionError)
+    assert "leave --gpu out" in str(result.exception)
 
 
 def test_a_server_that_is_not_there_is_told_before_training(

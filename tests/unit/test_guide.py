@@ -53,6 +53,27 @@ def test_unknown_names_and_wrong_order_are_told() -> None:
         cut(small(), ["1", "0"], (3, 8, 8))
 
 
+def test_an_inlet_that_does_not_fit_is_told() -> None:
+    with pytest.raises(CutError, match=r"part '1' .* \(2, 1, 8, 8\): RuntimeError: .* take it\?"):
+        cut(small(), ["1"], (1, 8, 8))
+    with pytest.raises(CutError, match=r"Sequential cannot be run .* \(C,H,W\) = \(1, 8, 8\)"):
+        cut_points(small(), (1, 8, 8))
+    for wrong in (64, (3, 8, 8, 8), (), (3, 0, 8), (3.0, 8, 8), "38"):
+        with pytest.raises(CutError, match="an inlet is the shape of one input"):
+            cut(small(), ["1"], wrong)  # type: ignore[arg-type]
+
+
+def test_one_name_is_no_list_of_names() -> None:
+    with pytest.raises(CutError, match=r"such as \['1'\], not '1'"):
+        cut(small(), "1", (3, 8, 8))
+
+
+def test_a_chain_takes_a_shape_and_token_ids_as_the_task_has_them() -> None:
+    assert Guide([("act", nn.ReLU())], (3,)).boundaries == (Boundary((3,)), Boundary((3,)))
+    with pytest.raises(CutError, match="For token ids give the task's own, task.inlet"):
+        Guide([("embed", nn.Embedding(5, 4))], (3,))
+
+
 class Branches(nn.Module):
     def forward(self, x: Tensor) -> Tensor:
         return x if x.sum() > 0 else -x

@@ -84,11 +84,18 @@ def test_all_mistakes_are_told_together() -> None:
 
 
 def test_a_block_that_gives_the_wrong_shape_or_raises_is_named() -> None:
-    (wrong, *_) = mistakes_in(make([Keep(), block(WrongShape)]))
+    (wrong,) = mistakes_in(make([Keep(), block(WrongShape)]))
     assert "block wrongshape(hidden" not in wrong and "block wrongshape for parts 0: " in wrong
+    assert wrong.endswith("(and 2 more of its choices)")
     (broken,) = mistakes_in(make([Keep(), block(Broken)]))
     assert "block 'broken' can stand for no span; first reason: " in broken
     assert "RuntimeError: no such thing" in broken
+
+
+def test_a_span_of_no_part_is_told_once() -> None:
+    assert mistakes_in(make([Keep(), Linear()], max_span=0)) == [
+        "max_span: must be at least 1, got 0"
+    ]
 
 
 def test_guide_and_task_must_fit() -> None:
@@ -121,6 +128,53 @@ def test_custom_blocks_get_a_stitch_unless_they_end_in_last() -> None:
     assert torch.allclose(built(inputs), built.inner(inputs))
 
 
+def test_settings_of_another_kind_are_told_together() -> None:
+    with pytest.raises(SpaceError) as told:
+        make(
+            [Keep, Linear(), Broken],  # type: ignore[list-item]
+            guide=nn.Sequential(nn.Linear(2, 2)), task=digits, max_span="2", widths=0.5,
+            recipe={"epochs": 3}, objectives=["macs"], constraints="macs <= 1e6", keep="head",
+        )  # fmt: skip
+    assert told.value.mistakes == (
+        "guide: must be cut(model, at=[…], inlet=…) or Guide([(name, module), …], inlet), "
+        "not Sequential( (Sequential)",
+        "max_span: must be a whole number, such as 2, not '2' (str)",
+        "recipe: must be Recipe(…), not {'epochs': 3} (dict)",
+        "task: must be a task, such as digits() of nas_theseus.tasks, "
+        "not digits itself, which is not called",
+        "blocks: members are such as Keep() or block(MyBlock), "
+        "not Keep itself, which is not called",
+        "blocks: members are such as Keep() or block(MyBlock), "
+        "not Broken itself, which is not called",
+        "widths: must be a list, its members such as 0.5, not 0.5 (float)",
+        "objectives: members are such as minimize('macs') or maximize('val_accuracy'), "
+        "not 'macs' (str)",
+        "constraints: must be a list, its members such as 'macs <= 2e6', not 'macs <= 1e6' (str)",
+        "keep: must be a list, its members such as 'head', not 'head' (str)",
+    )
+
+
+@pytest.mark.parametrize(
+    ("call", "known"),
+    [
+        ("SearchSpace(constrains=[])", "line 3: TypeError: .*; known: guide, task, blocks"),
+        ("Depthwise(expnd=2)", "line 3: TypeError: .*; known: expand, kernel"),
+        ("Recipe(epoch=3)", "line 3: epoch: no such setting; there are schedule, order"),
+        ("Recipe(similarity_options={'pol': 3})", "similarity_options.pol: .* are examples, pool"),
+    ],
+)
+def test_a_misspelt_setting_is_told_with_those_that_there_are(
+    tmp_path: Path, call: str, known: str
+) -> None:
+    path = tmp_path / "mine.py"
+    path.write_text(
+        "from nas_theseus import Recipe, SearchSpace\n"
+        f"from nas_theseus.blocks import Depthwise\nvalue = {call}\n"
+    )
+    with pytest.raises(SpaceError, match=known):
+        load_space(path)
+
+
 def test_a_space_file_s_own_error_is_told_with_its_line(tmp_path: Path) -> None:
     path = tmp_path / "mine.py"
     path.write_text("def space():\n    return 1 / 0\n")
@@ -128,6 +182,9 @@ def test_a_space_file_s_own_error_is_told_with_its_line(tmp_path: Path) -> None:
         load_space(path)
     path.write_text("def space():\n    return 1\n")
     with pytest.raises(SpaceError, match="must return a SearchSpace, not int"):
+        load_space(path)
+    path.write_text("def space(argument):\n    return 1\n")
+    with pytest.raises(SpaceError, match="  - TypeError: space.. missing 1 required"):
         load_space(path)
     path.write_text("def space(:\n")
     with pytest.raises(SpaceError, match="line 1: SyntaxError"):

@@ -142,8 +142,9 @@ def test_blocks_that_read_ahead_are_told_with_what_to_do(tmp_path: Path) -> None
         assert any(f"block {name} for parts 1: reads later tokens" in one for one in said), said
     assert all("use causal=True" in one for one in said)
     assert any("block pairembedding for parts 0: reads later tokens" in one for one in said)
-    # The causal variant is none of the mistakes, and a case that comes again is told once.
-    assert len(said) == 2 * 3 + 1
+    # The causal variant is none of the mistakes, and a block is told once.
+    assert len(said) == 4
+    assert sum("(and 1 more of its choices)" in one for one in said) == 3
 
 
 class PairMean(nn.Module):
