@@ -18,6 +18,7 @@ from nas_theseus.storage import write_bytes
 DOCS = Path(__file__).resolve().parent.parent / "docs"
 TABLE = DOCS / "conversion.md"
 Row = Mapping[str, Any]
+SEEDS = 3
 NOT_RUN = "the cells it needs have not been run"
 
 
@@ -62,6 +63,7 @@ def figures(
         return None if method is None else _mean(_of(rows, pair, method, **wanted), "test")
 
     wins = []
+    few: dict[str, str] = {}
     for pair in pairs:
         best = next(iter(best_methods(rows, pair, ours, 1)), None)
         own, scratch, kd = (tested(pair, m) for m in (best, "scratch", "kd"))
@@ -71,6 +73,9 @@ def figures(
             key = f"{pair}.perplexity_over_{name}" if text else f"{pair}.best_minus_{name}"
             known = own is not None and other is not None
             found[key] = (own / other if text else 100 * (own - other)) if known else None  # type: ignore[operator]
+        seeds = min((len(_of(rows, pair, m)) for m in (best, "scratch", "kd") if m), default=0)
+        if 0 < seeds < SEEDS:
+            few |= {key: f"{seeds} of {SEEDS} seeds so far" for key in found if pair in key}
         if pair == "resnet_to_resnet":
             guide = next((row["guide_test"] for row in _of(rows, pair, "scratch")), None)
             found[f"{pair}.share_of_guide"] = own / guide if own and guide else None
@@ -88,7 +93,8 @@ def figures(
         found["untrained_guide.best_minus_scratch"] = None
     found["quarter_compute_wins"] = sum(wins) if len(wins) == len(pairs) else None
     found["cka_step_share"] = _cka_step_share()
-    notes = {name: NOT_RUN for name, value in found.items() if value is None}
+    notes = {n: NOT_RUN if value is None else few[n] for n, value in found.items()
+             if value is None or n in few}  # fmt: skip
     if notes.get("quarter_compute_wins") and wins:
         notes["quarter_compute_wins"] = f"{sum(wins)} of the {len(wins)} pairs run so far"
     return found, notes
