@@ -170,11 +170,13 @@ def connect(settings: SearchSettings, log: Path) -> None:
                 runtime_env={"env_vars": {"RAY_CHDIR_TO_TRIAL_DIR": "0"}},
             )
     except Exception as error:  # Ray raises many kinds here, OSError to RuntimeError
-        raise ServiceError(
-            f"Ray cannot be {'started' if settings.address is None else 'reached'}"
-            f"{'' if settings.address is None else f' at {settings.address}'}: {error}. "
-            "Check the address (ray status), or leave --address out to run on this machine"
-        ) from error
+        if settings.address is None:
+            what = "started"
+            remedy = "The same command tries again; on a busy machine wait until it is less so"
+        else:
+            what = f"reached at {settings.address}"
+            remedy = "Check the address (ray status), or leave --address out to run on this machine"
+        raise ServiceError(f"Ray cannot be {what}: {str(error).rstrip('.')}. {remedy}") from error
     have: dict[str, float] = ray.cluster_resources()  # type: ignore[no-untyped-call]
     for name, wanted in (("CPU", settings.cpus_per_trial), ("GPU", settings.gpus_per_trial)):
         if wanted > have.get(name, 0):
