@@ -13,7 +13,6 @@ from nas_theseus.label_setting import Floats, Graph, Paths, Question
 from nas_theseus.values import Architecture, BlockChoice, Constraint
 
 _EXACT_INTEGERS = 2**53
-_PRECISION_OF_SEVERAL_COSTS = 0.05
 
 
 @dataclass(frozen=True)
@@ -71,6 +70,14 @@ class Solutions:
     def __iter__(self) -> Iterator[Solution]:
         return (self[index] for index in range(len(self)))
 
+    def only(self, index: int) -> Solutions:
+        """One of them alone."""
+        row = [index]
+        return Solutions(
+            self._space,
+            Paths(self.errors[row], self.costs[row], self.edges[row], self.epsilon),
+        )
+
     def within(self, budget: Sequence[Constraint], count: int | None = None) -> list[Solution]:
         """The first `count` (all when None) that keep a budget; none, if no one does.
 
@@ -102,7 +109,8 @@ class AdditiveSpace:
         options: every block choice of the space.
         start, stop: the states before the first part and behind the last.
         cost_names: what `Option.costs` holds, in order.
-        max_labels: partial architectures that a state may hold before epsilon is made larger.
+        max_labels: partial architectures that a state may hold before epsilon is made larger; when
+            None a million, and ten thousand where several costs are compared.
 
     Raises:
         PairingError: no row of blocks leads from start to stop, or states form a circle.
@@ -115,7 +123,7 @@ class AdditiveSpace:
         start: Hashable,
         stop: Hashable,
         cost_names: Sequence[str] = ("macs",),
-        max_labels: int = 100_000,
+        max_labels: int | None = None,
     ) -> None:
         self.options, self.cost_names = tuple(options), tuple(cost_names)
         self.max_labels = max_labels
@@ -247,12 +255,11 @@ class AdditiveSpace:
     def _solve(
         self, errors: Floats, question: Question, epsilon: float | None, layers: int
     ) -> Solutions:
+        several = int(np.count_nonzero(question.compared) > 1)
         if epsilon is None:
-            several = np.count_nonzero(question.compared) > 1
-            epsilon = _PRECISION_OF_SEVERAL_COSTS if several else 0.0
-        return Solutions(
-            self, self._graph.front(errors, question, epsilon, layers, self.max_labels)
-        )
+            epsilon = (0.0, 0.05)[several]
+        most = self.max_labels or (1_000_000, 10_000)[several]
+        return Solutions(self, self._graph.front(errors, question, epsilon, layers, most))
 
     def _answer(
         self,
@@ -297,14 +304,11 @@ class AdditiveSpace:
     def _closest(self, constraints: Sequence[Constraint]) -> tuple[Solutions, float]:
         """The architecture that misses limits least, and its shares missed summed over them."""
         question = replace(self._question((), constraints), hard=False)
-        paths = self._graph.front(np.zeros(len(self.options)), question, 0.0, 1, self.max_labels)
-        named = [dict(zip(self.cost_names, row, strict=True)) for row in paths.costs.tolist()]
+        answer = self._solve(np.zeros(len(self.options)), question, 0.0, 1)
+        named = [one.costs for one in answer]
         missed = [sum(c.violation(costs) for c in constraints) for costs in named]
-        row = [int(np.argmin(missed))]
-        nearest = replace(
-            paths, errors=paths.errors[row], costs=paths.costs[row], edges=paths.edges[row]
-        )
-        return Solutions(self, nearest), missed[row[0]]
+        nearest = int(np.argmin(missed))
+        return answer.only(nearest), missed[nearest]
 
 
 def with_neighbours(options: Sequence[Option], start: Hashable, stop: Hashable) -> list[Option]:

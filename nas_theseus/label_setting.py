@@ -19,7 +19,7 @@ Integers = NDArray[np.int64]
 _Rows = NDArray[np.intp]
 
 _COARSER, _COARSEST = 0.01, 4.0
-_SAFE = -(2.0**60)
+_CELLS = 2**16
 
 
 @dataclass(frozen=True)
@@ -189,16 +189,22 @@ class Graph:
         known = {self.start: _Labels(np.zeros(1), nothing, none, none)}
         count = 1
         for state, tails in self._inlets.items():
-            labels = _continued(errors, question.values, [(known[t], tails[t]) for t in tails])
-            if question.hard:
-                fits = labels.costs + least[state][:, None] <= question.upper[:, None]
-                fits &= labels.costs + most[state][:, None] >= question.lower[:, None]
-                labels = labels.take(np.flatnonzero(fits.all(axis=0)))
-            if question.hard and state == self.stop:
-                columns = [labels.errors, *labels.costs[question.objectives].astype(np.float64)]
-            else:
-                columns = _columns(labels, question, least[state], step)
-            labels = labels.take(_undominated(columns, layers))
+            exact = question.hard and state == self.stop
+
+            def sift(labels: _Labels, state: Hashable = state, exact: bool = exact) -> _Labels:
+                if exact:
+                    columns = [labels.errors, *labels.costs[question.objectives].astype(np.float64)]
+                else:
+                    columns = _columns(labels, question, least[state], step)
+                return labels.take(_undominated(columns, layers))
+
+            # Tail by tail first: all that leads to a state at once could be too much memory.
+            room = (question.lower - most[state], question.upper - least[state])
+            each = [
+                sift(_continued(errors, question, known[tail], edges, room))
+                for tail, edges in tails.items()
+            ]
+            labels = sift(_joined(each)) if len(each) > 1 else each[0]
             if len(labels.errors) > max_labels and epsilon <= _COARSEST:
                 raise _TooManyLabels
             known[state] = replace(labels, offset=count)
@@ -223,22 +229,26 @@ def _traced(known: Sequence[_Labels], last: _Labels, epsilon: float) -> Paths:
     return Paths(last.errors[order], last.costs[:, order].T, rows, epsilon)
 
 
-def _continued(errors: Floats, values: Integers, tails: Sequence[tuple[_Labels, _Rows]]) -> _Labels:
-    """Every label of every tail with every edge that leads on from it."""
-    pieces = []
-    for labels, edges in tails:
-        count = len(labels.errors)
-        own = np.arange(labels.offset, labels.offset + count)
-        pieces.append(
-            _Labels(
-                (labels.errors + errors[edges][:, None]).ravel(),
-                (labels.costs[:, None] + values[:, edges][:, :, None]).reshape(
-                    len(values), count * len(edges)
-                ),
-                np.repeat(edges, count),
-                np.tile(own, len(edges)),
-            )
-        )
+def _continued(
+    errors: Floats, question: Question, labels: _Labels, edges: _Rows, room: tuple[Floats, Floats]
+) -> _Labels:
+    """Every label of a tail with every edge that leads on from it, costs within the room (C,)."""
+    count = len(labels.errors)
+    costs = labels.costs[:, None] + question.values[:, edges][:, :, None]
+    own = np.arange(labels.offset, labels.offset + count)
+    every = _Labels(
+        (labels.errors + errors[edges][:, None]).ravel(),
+        costs.reshape(len(costs), count * len(edges)),
+        np.repeat(edges, count),
+        np.tile(own, len(edges)),
+    )
+    fits = np.ones(len(every.errors), dtype=bool)
+    for row in np.flatnonzero(np.isfinite(room[0]) | np.isfinite(room[1])) if question.hard else ():
+        fits &= (every.costs[row] >= room[0][row]) & (every.costs[row] <= room[1][row])
+    return every if fits.all() else every.take(np.flatnonzero(fits))
+
+
+def _joined(pieces: Sequence[_Labels]) -> _Labels:
     return _Labels(
         np.concatenate([piece.errors for piece in pieces]),
         np.concatenate([piece.costs for piece in pieces], axis=1),
@@ -262,7 +272,7 @@ def _columns(labels: _Labels, question: Question, least: Integers, step: float) 
             columns.append(value)
         safe = costs + least[row] >= question.lower[row]
         if not safe.all():
-            columns.append(np.where(safe, _SAFE, -value))
+            columns.append(np.where(safe, 0.0, 1 + value.max() - value))
     return columns
 
 
@@ -274,19 +284,50 @@ def _undominated(columns: Sequence[Floats], layers: int) -> _Rows:
     """
     if len(columns) == 1:
         return np.sort(np.argsort(columns[0], kind="stable")[:layers])
-    rows, kept = np.arange(len(columns[0])), [np.empty(0, dtype=np.intp)]
-    for _ in range(layers):
-        if not len(rows):
-            break
-        inside = np.zeros(len(rows), dtype=bool)
-        if len(columns) == 2:
-            inside[_staircase(columns[0][rows], columns[1][rows])] = True
-        else:
-            points = np.stack([column[rows] for column in columns], axis=1)
-            inside[:] = moocore.is_nondominated(points, keep_weakly=False)
-        kept.append(rows[inside])
-        rows = rows[~inside]
+    rows, left, kept = np.arange(len(columns[0])), list(columns), []
+    for layer in range(layers):
+        top = _layer(left)
+        kept.append(rows[top])
+        if layer + 1 < layers:
+            others = np.delete(np.arange(len(rows)), top)
+            rows, left = rows[others], [column[others] for column in left]
     return np.sort(np.concatenate(kept))
+
+
+def _layer(columns: Sequence[Floats]) -> _Rows:
+    """Rows that no other dominates, one of equal ones."""
+    if not len(columns[0]):
+        return np.empty(0, dtype=np.intp)
+    likely = _likely(columns)
+    points = [column[likely] for column in columns]
+    if len(points) == 2:
+        return likely[_staircase(*points)]
+    inside = moocore.is_nondominated(np.stack(points, axis=1), keep_weakly=False)
+    return likely[np.flatnonzero(inside)]
+
+
+def _likely(columns: Sequence[Floats]) -> _Rows:
+    """Rows that a coarse grid cannot rule out: a cheap pass that leaves few to be sorted (ours).
+
+    All columns but the first are put into the cells of a grid; a row is dominated if a cell that
+    is lower in every one of them holds no more of the first.
+    """
+    first, rest = columns[0], columns[1:]
+    side = max(1, int(min(_CELLS, len(first)) ** (1 / len(rest))))
+    cells: Integers | int = 0
+    for column in rest:
+        low, high = column.min(), column.max()
+        # Half a cell short, so that the highest value is in the last cell.
+        scale = (side - 0.5) / (high - low) if high > low else 0.0
+        cells = cells * (side + 1) + ((column - low) * scale).astype(np.int64) + 1
+    best = np.full((side + 1) ** len(rest), np.inf)
+    np.minimum.at(best, cells, first)
+    grid = best.reshape((side + 1,) * len(rest))
+    for axis in range(len(rest)):
+        grid = np.minimum.accumulate(grid, axis=axis)
+    # One cell back in every column: cells count from 1, so that this never leaves the grid.
+    back = sum((side + 1) ** axis for axis in range(len(rest)))
+    return np.flatnonzero(first < grid.ravel()[cells - back])
 
 
 def _staircase(errors: Floats, costs: Floats) -> _Rows:
