@@ -174,7 +174,7 @@ class AdditiveEstimate:
     @property
     def _fitted(self) -> Posterior:
         if self._posterior is None:
-            advantage = _advantages(self._errors, self.parts)
+            advantage = advantages(self._errors, self.parts)
             count = len(self._observations)
             step = 2 ** max(0, count.bit_length() - 6)
             first = self._observations[: count - count % step]
@@ -203,7 +203,7 @@ class AdditiveEstimate:
         return Standard(spread, tuple(levels))
 
 
-def _advantages(errors: Mapping[BlockChoice, float], parts: int) -> dict[BlockChoice, float]:
+def advantages(errors: Mapping[BlockChoice, float], parts: int) -> dict[BlockChoice, float]:
     """z: usual error of a choice's parts less its own, so that sums over nets vary by about 1."""
     if not errors:
         return {}

@@ -90,7 +90,7 @@ class Learnt:
 
 
 @dataclass(frozen=True)
-class _Unknown:
+class Unknown:
     """One value to learn: its name, rung (for noise and scale) and prior of its logarithm."""
 
     name: str
@@ -101,13 +101,13 @@ class _Unknown:
 
 def learn(data: Components, parts: int, pairs: bool) -> Learnt:
     """Variances and scales of largest evidence times prior; the priors' medians without data."""
-    unknown = [_Unknown("choice", 0, -math.log(parts), _LOG_VARIANCE_DEVIATION)]
+    unknown = [Unknown("choice", 0, -math.log(parts), _LOG_VARIANCE_DEVIATION)]
     if data.same.sum() > len(data.quality):
-        unknown.append(_Unknown("residual", 0, math.log(_RESIDUAL), _LOG_VARIANCE_DEVIATION))
+        unknown.append(Unknown("residual", 0, math.log(_RESIDUAL), _LOG_VARIANCE_DEVIATION))
     for rung in np.unique(data.rung).tolist():
-        unknown.append(_Unknown("noise", rung, math.log(_NOISE), _LOG_VARIANCE_DEVIATION))
+        unknown.append(Unknown("noise", rung, math.log(_NOISE), _LOG_VARIANCE_DEVIATION))
         if rung < data.rungs - 1:
-            unknown.append(_Unknown("scale", rung, 0.0, _LOG_SCALE_DEVIATION))
+            unknown.append(Unknown("scale", rung, 0.0, _LOG_SCALE_DEVIATION))
     start = Learnt(1 / parts, 0.0, 0.0, np.full(data.rungs, _NOISE), np.ones(data.rungs))
     count = len(data.quality)
     if not count:
@@ -115,18 +115,18 @@ def learn(data: Components, parts: int, pairs: bool) -> Learnt:
     alone = _maximum(data, start, unknown)
     if not pairs or not data.pairs.any():
         return alone
-    guess = _Unknown("pair", 0, math.log(_PAIRS / parts), _LOG_VARIANCE_DEVIATION)
+    guess = Unknown("pair", 0, math.log(_PAIRS / parts), _LOG_VARIANCE_DEVIATION)
     paired = _maximum(data, start, [*unknown, guess])
     gain = paired.log_evidence - alone.log_evidence
     return paired if gain > 0.5 * math.log(count) else alone
 
 
-def _maximum(data: Components, start: Learnt, unknown: Sequence[_Unknown]) -> Learnt:
+def _maximum(data: Components, start: Learnt, unknown: Sequence[Unknown]) -> Learnt:
     guesses = np.array([one.guess for one in unknown])
     deviations = np.array([one.deviation for one in unknown])
 
     def loss(logs: _Floats) -> tuple[float, _Floats]:
-        value, slope = negative_log_evidence(data, _with(start, unknown, logs), unknown)
+        value, slope = negative_log_evidence(data, with_values(start, unknown, logs), unknown)
         away = (logs - guesses) / deviations
         return value + 0.5 * float(away @ away), slope + away / deviations
 
@@ -135,11 +135,11 @@ def _maximum(data: Components, start: Learnt, unknown: Sequence[_Unknown]) -> Le
         loss, guesses, jac=True, method="L-BFGS-B",
         bounds=list(zip(guesses - reach, guesses + reach, strict=True)),
     )  # fmt: skip
-    best = _with(start, unknown, found.x)
+    best = with_values(start, unknown, found.x)
     return replace(best, log_evidence=-negative_log_evidence(data, best, ())[0])
 
 
-def _with(start: Learnt, unknown: Sequence[_Unknown], logs: _Floats) -> Learnt:
+def with_values(start: Learnt, unknown: Sequence[Unknown], logs: _Floats) -> Learnt:
     """The values whose logarithms these are."""
     noise, scale = start.noise.copy(), start.scale.copy()
     single = {"choice": start.choice, "pair": start.pair, "residual": start.residual}
@@ -154,7 +154,7 @@ def _with(start: Learnt, unknown: Sequence[_Unknown], logs: _Floats) -> Learnt:
 
 
 def negative_log_evidence(
-    data: Components, learnt: Learnt, unknown: Sequence[_Unknown]
+    data: Components, learnt: Learnt, unknown: Sequence[Unknown]
 ) -> tuple[float, _Floats]:
     """-log p(y) and its gradient in the logarithms of the unknowns.
 

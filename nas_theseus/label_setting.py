@@ -107,6 +107,7 @@ class Graph:
 
     With epsilon, costs are compared rounded down to powers of 1 + δ, (1 + δ)ⁿ = 1 + epsilon for
     paths of at most n edges (Warburton 1987; Papadimitriou & Yannakakis 2000); errors never are.
+    What is rounded is a label's cost with the cheapest rest (ours): the same bound, fewer labels.
 
     Args:
         edges: (tail, head) of each edge.
@@ -265,7 +266,7 @@ def _columns(labels: _Labels, question: Question, least: Integers, step: float) 
     """
     columns = [labels.errors]
     for row, costs in enumerate(labels.costs):
-        value = costs.astype(np.float64)
+        value = (costs + least[row]).astype(np.float64)
         if step:
             value = np.floor(np.log(np.maximum(value, 0.5)) / step)
         if question.compared[row]:
