@@ -3,23 +3,23 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Hashable, Sequence
+from collections.abc import Hashable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from functools import cached_property
 from graphlib import CycleError, TopologicalSorter
 
-import moocore  # type: ignore[import-untyped]
 import numpy as np
 from numpy.typing import NDArray
 
 from nas_theseus.errors import PairingError
+from nas_theseus.pareto import first_fronts
 
 Floats = NDArray[np.float64]
 Integers = NDArray[np.int64]
 _Rows = NDArray[np.intp]
 
 _COARSER, _COARSEST = 0.01, 4.0
-_CELLS = 2**16
+_BEAM, _SWEEPS, _BISECTIONS, _STEEPEST = 300, 3, 25, 100.0
 
 
 @dataclass(frozen=True)
@@ -165,6 +165,18 @@ class Graph:
                 rest[tail] = extreme(rest[tail], sums) if tail in rest else sums
         return rest
 
+    def cheapest(self, values: Floats, costs: Integers) -> tuple[dict[Hashable, float], Integers]:
+        """Least sum of values (E,) from each state, and the costs (C,) of the least whole path."""
+        found = {self.stop: (0.0, np.zeros(len(costs), dtype=np.int64))}
+        for head in reversed(self._inlets):
+            rest, spent = found[head]
+            for tail, edges in self._inlets[head].items():
+                edge = edges[np.argmin(values[edges])]
+                total = float(values[edge]) + rest
+                if tail not in found or total < found[tail][0]:
+                    found[tail] = (total, costs[:, edge] + spent)
+        return {state: total for state, (total, _) in found.items()}, found[self.start][1]
+
     def front(
         self, errors: Floats, question: Question, epsilon: float, layers: int, max_labels: int
     ) -> Paths:
@@ -172,16 +184,34 @@ class Graph:
 
         Args:
             max_labels: where a state has more of them, epsilon becomes 0.01 or is doubled.
+
+        Without objectives (the best few within limits) a beam search first finds good paths;
+        then labels are left out whose Lagrangian bound is above them (`Bound`), which is exact.
         """
+        bound, ceiling = None, math.inf
+        if question.hard and not question.objectives.any():
+            bound = best_bound(self, errors, question)
+            beam = self._front_at(errors, question, 0.0, layers, math.inf, bound, beam=_BEAM)
+            if len(beam.errors) == layers:
+                ceiling = float(beam.errors[-1])
         while True:
             try:
-                return self._front_at(errors, question, epsilon, layers, max_labels)
+                return self._front_at(errors, question, epsilon, layers, max_labels, bound, ceiling)
             except _TooManyLabels:
                 epsilon = max(_COARSER, 2 * epsilon)
 
     def _front_at(
-        self, errors: Floats, question: Question, epsilon: float, layers: int, max_labels: int
+        self,
+        errors: Floats,
+        question: Question,
+        epsilon: float,
+        layers: int,
+        max_labels: float,
+        bound: Bound | None = None,
+        ceiling: float = math.inf,
+        beam: int | None = None,
     ) -> Paths:
+        """One pass; drops labels that must end above the ceiling, or all but the best `beam`."""
         least = self.rest(question.values, np.minimum)
         most = self.rest(question.values, np.maximum)
         step = math.log1p(epsilon) / self.longest
@@ -197,20 +227,81 @@ class Graph:
                     columns = [labels.errors, *labels.costs[question.objectives].astype(np.float64)]
                 else:
                     columns = _columns(labels, question, least[state], step)
-                return labels.take(_undominated(columns, layers))
+                labels = labels.take(first_fronts(columns, layers))
+                if beam and bound and len(labels.errors) > beam:
+                    labels = labels.take(np.argsort(bound.of(labels, state))[:beam])
+                return labels
 
             # Tail by tail first: all that leads to a state at once could be too much memory.
             room = (question.lower - most[state], question.upper - least[state])
-            each = [
-                sift(_continued(errors, question, known[tail], edges, room))
-                for tail, edges in tails.items()
-            ]
+            each = []
+            for tail, edges in tails.items():
+                labels = _continued(errors, question, known[tail], edges, room)
+                if bound and ceiling < math.inf:
+                    # A little room, as the bound is a sum in another order.
+                    hope = bound.of(labels, state) <= ceiling + 1e-9 * (1 + abs(ceiling))
+                    labels = labels.take(np.flatnonzero(hope))
+                each.append(sift(labels))
             labels = sift(_joined(each)) if len(each) > 1 else each[0]
             if len(labels.errors) > max_labels and epsilon <= _COARSEST:
                 raise _TooManyLabels
             known[state] = replace(labels, offset=count)
             count += len(labels.errors)
         return _traced(list(known.values()), known[self.stop], epsilon)
+
+
+@dataclass(frozen=True)
+class Bound:
+    """Lagrangian lower bound on the error of every completion that keeps the limits.
+
+    With multipliers λ >= 0 of limits written as s (cost - limit) <= 0, s = 1 above and -1 below:
+    error + Σ λ s (cost - limit) + the least rest of error + Σ λ s cost.
+    Source: Handler & Zang 1980, "A dual algorithm for the constrained shortest path problem".
+
+    Attributes:
+        weights: Σ λ s of each cost, shape (C,).
+        constant: Σ λ s limit.
+        rest: least rest from each state.
+    """
+
+    weights: Floats
+    constant: float
+    rest: Mapping[Hashable, float]
+
+    def of(self, labels: _Labels, state: Hashable) -> Floats:
+        """The bound of each label, shape (N,)."""
+        return labels.errors + self.weights @ labels.costs + (self.rest[state] - self.constant)
+
+
+def best_bound(graph: Graph, errors: Floats, question: Question) -> Bound:
+    """Multipliers found limit by limit, by bisection on whether the least path keeps it."""
+    limits = [(row, 1.0, limit) for row, limit in enumerate(question.upper)]
+    limits += [(row, -1.0, limit) for row, limit in enumerate(question.lower)]
+    limits = [each for each in limits if math.isfinite(each[2])]
+    multipliers = np.zeros(len(limits))
+
+    def at(multipliers: Floats) -> tuple[Bound, Integers]:
+        weights, constant = np.zeros(len(question.values)), 0.0
+        for multiplier, (row, sign, limit) in zip(multipliers, limits, strict=True):
+            weights[row] += multiplier * sign
+            constant += multiplier * sign * limit
+        rest, costs = graph.cheapest(errors + weights @ question.values, question.values)
+        return Bound(weights, constant, rest), costs
+
+    most = float(np.abs(errors).max()) * graph.longest
+    for _ in range(_SWEEPS if len(limits) > 1 else 1):
+        for place, (row, sign, limit) in enumerate(limits):
+            high = _STEEPEST * most / max(float(question.values[row].max()), 1.0)
+            low = multipliers[place] = 0.0
+            for _ in range(_BISECTIONS):
+                if sign * (at(multipliers)[1][row] - limit) > 0:
+                    low = multipliers[place]
+                elif multipliers[place] == 0:
+                    break
+                else:
+                    high = multipliers[place]
+                multipliers[place] = math.sqrt(max(low, 1e-9 * high) * high)
+    return at(multipliers)[0]
 
 
 class _TooManyLabels(Exception):
@@ -275,66 +366,3 @@ def _columns(labels: _Labels, question: Question, least: Integers, step: float) 
         if not safe.all():
             columns.append(np.where(safe, 0.0, 1 + value.max() - value))
     return columns
-
-
-def _undominated(columns: Sequence[Floats], layers: int) -> _Rows:
-    """Rows of the first `layers` fronts, in order; the first of equal rows comes in first.
-
-    A row that is left out has one in each layer that dominates or equals it. So k layers contain
-    the k-skyband (Papadias et al. 2005) and are found in k passes.
-    """
-    if len(columns) == 1:
-        return np.sort(np.argsort(columns[0], kind="stable")[:layers])
-    rows, left, kept = np.arange(len(columns[0])), list(columns), []
-    for layer in range(layers):
-        top = _layer(left)
-        kept.append(rows[top])
-        if layer + 1 < layers:
-            others = np.delete(np.arange(len(rows)), top)
-            rows, left = rows[others], [column[others] for column in left]
-    return np.sort(np.concatenate(kept))
-
-
-def _layer(columns: Sequence[Floats]) -> _Rows:
-    """Rows that no other dominates, one of equal ones."""
-    if not len(columns[0]):
-        return np.empty(0, dtype=np.intp)
-    likely = _likely(columns)
-    points = [column[likely] for column in columns]
-    if len(points) == 2:
-        return likely[_staircase(*points)]
-    inside = moocore.is_nondominated(np.stack(points, axis=1), keep_weakly=False)
-    return likely[np.flatnonzero(inside)]
-
-
-def _likely(columns: Sequence[Floats]) -> _Rows:
-    """Rows that a coarse grid cannot rule out: a cheap pass that leaves few to be sorted (ours).
-
-    All columns but the first are put into the cells of a grid; a row is dominated if a cell that
-    is lower in every one of them holds no more of the first.
-    """
-    first, rest = columns[0], columns[1:]
-    side = max(1, int(min(_CELLS, len(first)) ** (1 / len(rest))))
-    cells: Integers | int = 0
-    for column in rest:
-        low, high = column.min(), column.max()
-        # Half a cell short, so that the highest value is in the last cell.
-        scale = (side - 0.5) / (high - low) if high > low else 0.0
-        cells = cells * (side + 1) + ((column - low) * scale).astype(np.int64) + 1
-    best = np.full((side + 1) ** len(rest), np.inf)
-    np.minimum.at(best, cells, first)
-    grid = best.reshape((side + 1,) * len(rest))
-    for axis in range(len(rest)):
-        grid = np.minimum.accumulate(grid, axis=axis)
-    # One cell back in every column: cells count from 1, so that this never leaves the grid.
-    back = sum((side + 1) ** axis for axis in range(len(rest)))
-    return np.flatnonzero(first < grid.ravel()[cells - back])
-
-
-def _staircase(errors: Floats, costs: Floats) -> _Rows:
-    """Rows that no other dominates in two columns; the first of equal ones."""
-    order = np.lexsort((errors, costs))
-    in_order = errors[order]
-    inside = np.ones(len(order), dtype=bool)
-    inside[1:] = in_order[1:] < np.minimum.accumulate(in_order)[:-1]
-    return order[inside]
