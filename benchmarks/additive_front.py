@@ -98,6 +98,8 @@ def main() -> None:
         name = question.replace(" ", "_") + "_seconds_worst"
         figures[name] = max(c["seconds"] for c in cells if c["question"] == question)
     notes = {
+        "one_cost_seconds_worst": "wall time on a machine that did other work besides; CPU time is "
+        "what it takes alone",
         "two costs": "MACs and parameters, both compared to epsilon, which cells tell",
         "peak_memory_bytes": "of the whole benchmark, imports included",
     }

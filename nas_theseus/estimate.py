@@ -80,6 +80,7 @@ class AdditiveEstimate:
         self._level, self._spread, self._pairs = level, spread, pairs
         self._errors: dict[BlockChoice, float] = {}
         self._observations: list[Observation] = []
+        self._learnt: tuple[int, Standard, Learnt] | None = None
         self._posterior: Posterior | None = None
         self.tell_errors(errors or {})
 
@@ -111,7 +112,7 @@ class AdditiveEstimate:
                     "blocks that failed"
                 )
         self._errors |= errors
-        self._posterior = None
+        self._learnt = self._posterior = None
 
     def update(
         self,
@@ -178,13 +179,14 @@ class AdditiveEstimate:
             count = len(self._observations)
             step = 2 ** max(0, count.bit_length() - 6)
             first = self._observations[: count - count % step]
-            scale = self._scale(first)
-            rows = Rows(first, self.rungs, scale, advantage)
-            freedom = _SPREAD_WEIGHT + len(first) - len({o.rung for o in first})
-            learnt = learn(rows.components, self.parts, self._pairs)
-            learnt = learnt.widened(freedom / (freedom - 2))
-            if len(first) < count:
-                rows = Rows(self._observations, self.rungs, scale, advantage)
+            if self._learnt is None or self._learnt[0] != len(first):
+                scale = self._scale(first)
+                rows = Rows(first, self.rungs, scale, advantage)
+                learnt = learn(rows.components, self.parts, self._pairs)
+                freedom = _SPREAD_WEIGHT + len(first) - len({o.rung for o in first})
+                self._learnt = (len(first), scale, learnt.widened(freedom / (freedom - 2)))
+            _, scale, learnt = self._learnt
+            rows = Rows(self._observations, self.rungs, scale, advantage)
             self._posterior = Posterior(rows, learnt, scale, advantage)
         return self._posterior
 
