@@ -25,6 +25,25 @@ class PairingError(TheseusError, ValueError):
     """A block that cannot stand for a span of the guide."""
 
 
+class LimitError(TheseusError, ValueError):
+    """Limits that no architecture keeps, or that are on no known cost.
+
+    Attributes:
+        limit: the limit that binds, if one does.
+        closest: what the architecture that comes nearest has there.
+    """
+
+    def __init__(
+        self, message: str, limit: str | None = None, closest: float | None = None
+    ) -> None:
+        super().__init__(message)
+        self.limit, self.closest = limit, closest
+
+
+class EstimateError(TheseusError, ValueError):
+    """An observation that an estimate cannot learn from."""
+
+
 class DataError(TheseusError, ValueError):
     """A data set that cannot be had or is not what the task needs."""
 

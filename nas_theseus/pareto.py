@@ -12,6 +12,10 @@ from numpy.typing import ArrayLike, NDArray
 
 from nas_theseus.values import Constraint, Evaluation, Objective
 
+_Column = NDArray[np.float64]
+_Rows = NDArray[np.intp]
+_CELLS = 2**16
+
 
 def _points(points: ArrayLike, name: str = "points") -> NDArray[np.float64]:
     """Points as finite floats of shape (N, M).
@@ -75,6 +79,72 @@ def ranks(points: ArrayLike) -> list[int]:
     """
     array = _points(points)
     return [int(rank) for rank in moocore.pareto_rank(array)] if len(array) else []
+
+
+def first_fronts(columns: Sequence[_Column], layers: int) -> _Rows:
+    """Rows of the first `layers` fronts of many points, in order; of equal ones one a layer.
+
+    Args:
+        columns: minimised objectives, each finite and of shape (N,).
+
+    A row that is left out has one in each layer that dominates or equals it. So k layers contain
+    the k-skyband (Papadias et al. 2005) and are found in k passes.
+    """
+    if len(columns) == 1:
+        return np.sort(np.argsort(columns[0], kind="stable")[:layers])
+    rows, left, kept = np.arange(len(columns[0])), list(columns), []
+    for layer in range(layers):
+        top = _layer(left)
+        kept.append(rows[top])
+        if layer + 1 < layers:
+            others = np.delete(np.arange(len(rows)), top)
+            rows, left = rows[others], [column[others] for column in left]
+    return np.sort(np.concatenate(kept))
+
+
+def _layer(columns: Sequence[_Column]) -> _Rows:
+    """Rows that no other dominates, one of equal ones."""
+    if not len(columns[0]):
+        return np.empty(0, dtype=np.intp)
+    likely = _likely(columns)
+    points = [column[likely] for column in columns]
+    if len(points) == 2:
+        return likely[_staircase(*points)]
+    inside = moocore.is_nondominated(np.stack(points, axis=1), keep_weakly=False)
+    return likely[np.flatnonzero(inside)]
+
+
+def _likely(columns: Sequence[_Column]) -> _Rows:
+    """Rows that a coarse grid cannot rule out: a cheap pass that leaves few to be sorted (ours).
+
+    All columns but the first are put into the cells of a grid; a row is dominated if a cell that
+    is lower in every one of them holds no more of the first.
+    """
+    first, rest = columns[0], columns[1:]
+    side = max(1, int(min(_CELLS, len(first)) ** (1 / len(rest))))
+    cells: NDArray[np.int64] | int = 0
+    for column in rest:
+        low, high = column.min(), column.max()
+        # Half a cell short, so that the highest value is in the last cell.
+        scale = (side - 0.5) / (high - low) if high > low else 0.0
+        cells = cells * (side + 1) + ((column - low) * scale).astype(np.int64) + 1
+    best = np.full((side + 1) ** len(rest), np.inf)
+    np.minimum.at(best, cells, first)
+    grid = best.reshape((side + 1,) * len(rest))
+    for axis in range(len(rest)):
+        grid = np.minimum.accumulate(grid, axis=axis)
+    # One cell back in every column: cells count from 1, so that this never leaves the grid.
+    back = sum((side + 1) ** axis for axis in range(len(rest)))
+    return np.flatnonzero(first < grid.ravel()[cells - back])
+
+
+def _staircase(errors: _Column, costs: _Column) -> _Rows:
+    """Rows that no other dominates in two columns; the first of equal ones."""
+    order = np.lexsort((errors, costs))
+    in_order = errors[order]
+    inside = np.ones(len(order), dtype=bool)
+    inside[1:] = in_order[1:] < np.minimum.accumulate(in_order)[:-1]
+    return order[inside]
 
 
 def hypervolume(points: ArrayLike, reference: ArrayLike) -> float:

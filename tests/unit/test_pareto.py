@@ -15,6 +15,7 @@ from nas_theseus.pareto import (
     IncrementalFront,
     as_minimised,
     dominates,
+    first_fronts,
     front,
     front_of,
     hypervolume,
@@ -250,3 +251,21 @@ def test_feasibility_of_unknown_and_undefined_costs() -> None:
     assert not is_feasible(plain, [Constraint("macs", "<=", 99)])
     assert is_feasible(plain, [Constraint("macs", ">=", 100)])
     assert not is_feasible(evaluation(1, math.nan, 1), [Constraint("val_accuracy", ">=", 0.1)])
+
+
+@given(point_sets(least=1), st.integers(1, 3))
+def test_first_fronts_are_peeled_one_by_one_with_one_of_equal_points(
+    points: list[list[float]], layers: int
+) -> None:
+    kept = first_fronts(list(np.array(points).T), layers).tolist()
+    left, expected = list(range(len(points))), []
+    for _ in range(layers):
+        best = [
+            i for place, i in enumerate(left)
+            if not any(dominates(points[j], points[i]) for j in left)
+            and points[i] not in [points[j] for j in left[:place]]
+        ]  # fmt: skip
+        expected += best
+        left = [i for i in left if i not in best]
+    assert sorted(points[i] for i in kept) == sorted(points[i] for i in expected)
+    assert len(set(kept)) == len(kept)
