@@ -1,4 +1,4 @@
-"""Conversion against its controls at equal training compute: the table of docs/evidence.md.
+"""Conversion against its controls at equal training compute: docs/conversion.md.
 
     python -m benchmarks.conversion --all               tune, run every cell that is missing, report
     python -m benchmarks.conversion --pair vit_to_mlp   only the cells of one pair
@@ -9,8 +9,8 @@ results/conversion_cells.jsonl as it ends, so that the table fills over several 
 to run its cell again.
 
 Equal compute: a pair's budget is what training its target from scratch for `epochs` costs. Every
-other method pays for all that it does (alignment, recalibration, the guide's activations, logits
-and teaching) and trains on the task for what is left.
+other method pays for alignment, recalibration, the guide's activations, logits and teaching, and
+trains on the task for what is left. Not charged: similarities, least squares and their passes.
 """
 
 from __future__ import annotations
@@ -231,7 +231,8 @@ def run_missing(cells: Iterable[Cell], jobs: int, deadline: float) -> bool:
     Returns:
         Whether all were started: what comes next is chosen by them.
     """
-    missing = [cell for cell in cells if cell not in finished()]
+    done = finished()
+    missing = [cell for cell in cells if cell not in done]
     if not missing:
         return True
     CELLS.parent.mkdir(exist_ok=True)
@@ -245,10 +246,10 @@ def run_missing(cells: Iterable[Cell], jobs: int, deadline: float) -> bool:
                 running[pool.submit(run_cell, cell)] = cell
             if not running:
                 return False
-            done = next(as_completed(running))
-            cell = running.pop(done)
+            ended = next(as_completed(running))
+            cell = running.pop(ended)
             try:
-                row = done.result()
+                row = ended.result()
             except ConversionError as error:
                 print(f"{cell}: {error}", flush=True)
                 continue
@@ -273,6 +274,13 @@ def best_rate(pair: str, method: str) -> float:
     return (min if lower else max)(rows)[1]
 
 
+def tuned_cell(
+    pair: str, method: str, seed: int, *, trained: bool = True, share: float = 1.0
+) -> Cell:
+    """A cell at the learning rate that tuning chose."""
+    return Cell(pair, trained, method, seed, share, best_rate(pair, method))
+
+
 def cells_of(pair: str, first: str, seeds: Sequence[int]) -> list[Cell]:
     """A pair's cells behind tuning.
 
@@ -280,29 +288,21 @@ def cells_of(pair: str, first: str, seeds: Sequence[int]) -> list[Cell]:
         first: the pair on which all methods are compared; the others take its best two, and the
             one whose learning rate was tuned.
     """
-
-    def cell(method: str, seed: int, *, trained: bool = True, share: float = 1.0) -> Cell:
-        return Cell(pair, trained, method, seed, share, best_rate(pair, method))
-
     ours = list(CONVERSIONS)
     if pair != first:
         best = report.best_methods(finished().values(), first, CONVERSIONS, 2)
         ours = list(dict.fromkeys([TUNED, *best]))
-    return [cell(method, seed) for seed in seeds for method in (*BASELINES, *ours)]
+    return [tuned_cell(pair, method, seed) for seed in seeds for method in (*BASELINES, *ours)]
 
 
 def after_best(pair: str, seeds: Sequence[int]) -> list[Cell]:
     """Cells of the pair's best methods: a quarter of the compute, an untrained guide."""
     ours = report.best_methods(finished().values(), pair, CONVERSIONS, 2)
-
-    def cell(method: str, seed: int, *, trained: bool = True, share: float = 1.0) -> Cell:
-        return Cell(pair, trained, method, seed, share, best_rate(pair, method))
-
-    found = [cell(ours[0], seed, share=0.25) for seed in seeds]
+    found = [tuned_cell(pair, ours[0], seed, share=0.25) for seed in seeds]
     untrained = dict.fromkeys(("naive", "progressive-cka", *ours))
-    found += [cell(method, seed, trained=False) for seed in seeds for method in untrained]
+    found += [tuned_cell(pair, m, seed, trained=False) for seed in seeds for m in untrained]
     if pair == next(iter(PAIRS)):
-        found += [cell(method, seed) for seed in seeds for method in ABLATIONS]
+        found += [tuned_cell(pair, method, seed) for seed in seeds for method in ABLATIONS]
     return found
 
 

@@ -12,18 +12,19 @@ from typing import Any
 from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
 
+from benchmarks.conversion_pairs import PAIRS
 from benchmarks.record import RESULTS, write_record
 from nas_theseus.storage import write_bytes
 
 DOCS = Path(__file__).resolve().parent.parent / "docs"
 TABLE = DOCS / "conversion.md"
 Row = Mapping[str, Any]
-SEEDS = 3
 NOT_RUN = "the cells it needs have not been run"
 
 
-def _lower_is_better(row: Row) -> bool:
-    return bool(row["metric"] == "perplexity")
+def _is_text(pair: str) -> bool:
+    """Whether a pair is measured by perplexity, where less is better."""
+    return PAIRS[pair].metric == "perplexity"
 
 
 def _of(rows: Iterable[Row], pair: str, method: str, **wanted: Any) -> list[Row]:
@@ -41,22 +42,28 @@ def _mean(rows: Sequence[Row], name: str) -> float | None:
     return statistics.fmean(row[name] for row in rows) if rows else None
 
 
-def best_methods(rows: Iterable[Row], pair: str, among: Collection[str], count: int) -> list[str]:
-    """The methods with the best mean validation on a pair, at full compute from a trained guide."""
+def best_methods(
+    rows: Iterable[Row], pair: str, among: Collection[str], count: int, *, trained: bool = True
+) -> list[str]:
+    """The methods with the best mean validation on a pair, at full compute."""
     known = list(rows)
     scored = []
     for method in among:
-        found = _of(known, pair, method)
+        found = _of(known, pair, method, trained=trained)
         value = _mean(found, "validation")
         if value is not None:
-            scored.append((value if _lower_is_better(found[0]) else -value, method))
+            scored.append((value if _is_text(pair) else -value, method))
     return [method for _, method in sorted(scored)[:count]]
 
 
 def figures(
-    rows: Sequence[Row], ours: Collection[str], pairs: Sequence[str]
+    rows: Sequence[Row], ours: Collection[str], pairs: Sequence[str], planned: int
 ) -> tuple[dict[str, float | int | None], dict[str, str]]:
-    """The issue's figures and, for those that could not be measured, why."""
+    """The figures and, for those that lack cells, why.
+
+    Args:
+        planned: seeds that each method is to have.
+    """
     found: dict[str, float | int | None] = {}
 
     def tested(pair: str, method: str | None, **wanted: Any) -> float | None:
@@ -68,29 +75,24 @@ def figures(
         best = next(iter(best_methods(rows, pair, ours, 1)), None)
         own, scratch, kd = (tested(pair, m) for m in (best, "scratch", "kd"))
         quarter = tested(pair, best, share=0.25)
-        text = pair == "gpt2_to_rnn"
+        text = _is_text(pair)
         for name, other in (("scratch", scratch), ("kd", kd)):
             key = f"{pair}.perplexity_over_{name}" if text else f"{pair}.best_minus_{name}"
             known = own is not None and other is not None
             found[key] = (own / other if text else 100 * (own - other)) if known else None  # type: ignore[operator]
         seeds = min((len(_of(rows, pair, m)) for m in (best, "scratch", "kd") if m), default=0)
-        if 0 < seeds < SEEDS:
-            few |= {key: f"{seeds} of {SEEDS} seeds so far" for key in found if pair in key}
+        if 0 < seeds < planned:
+            few |= {key: f"{seeds} of {planned} seeds so far" for key in found if pair in key}
         if pair == "resnet_to_resnet":
             guide = next((row["guide_test"] for row in _of(rows, pair, "scratch")), None)
             found[f"{pair}.share_of_guide"] = own / guide if own and guide else None
         if quarter is not None and scratch is not None:
             wins.append(quarter < scratch if text else quarter > scratch)
     first = pairs[0]
-    conversions = [(m, _of(rows, first, m, trained=False)) for m in ours]
-    by_validation = {m: _mean(r, "validation") for m, r in conversions if r}
-    scratch = tested(first, "scratch")
-    if by_validation and scratch is not None:
-        best = max(by_validation, key=lambda m: by_validation[m] or 0.0)
-        own = tested(first, best, trained=False)
-        found["untrained_guide.best_minus_scratch"] = 100 * (own - scratch) if own else None
-    else:
-        found["untrained_guide.best_minus_scratch"] = None
+    best = next(iter(best_methods(rows, first, ours, 1, trained=False)), None)
+    own, scratch = tested(first, best, trained=False), tested(first, "scratch")
+    known = own is not None and scratch is not None
+    found["untrained_guide.best_minus_scratch"] = 100 * (own - scratch) if known else None  # type: ignore[operator]
     found["quarter_compute_wins"] = sum(wins) if len(wins) == len(pairs) else None
     found["cka_step_share"] = _cka_step_share()
     notes = {n: NOT_RUN if value is None else few[n] for n, value in found.items()
@@ -115,7 +117,7 @@ def _spread(rows: Sequence[Row], name: str, text: bool) -> str:
 
 def table(rows: Sequence[Row], pair: str, methods: Sequence[str]) -> list[str]:
     """One pair's table: mean and standard deviation over seeds."""
-    text = pair == "gpt2_to_rnn"
+    text = _is_text(pair)
     quality = "perplexity" if text else "accuracy, %"
     lines = [
         f"| method | guide | compute | test {quality} | validation | of the guide's | parameters "
@@ -213,7 +215,7 @@ def write(
     methods: Sequence[str], pairs: Sequence[str],
 ) -> None:  # fmt: skip
     """``results/conversion.json``, ``docs/conversion.md`` and its plots."""
-    found, notes = figures(rows, ours, pairs)
+    found, notes = figures(rows, ours, pairs, len(seeds))
     path = write_record(
         "conversion", found, rows, [*seeds, tuning_seed], notes, packages=("torch", "fvcore")
     )
@@ -223,7 +225,8 @@ def write(
         "Written by `python -m benchmarks.conversion --report` from "
         "`benchmarks/results/conversion.json`; every number is a mean over seeds with its standard "
         "deviation, at equal training compute (alignment, the guide's activations and teaching "
-        "charged). Learning rates were chosen on validation; test was read once a cell.",
+        "charged; similarities and least squares not). "
+        "Learning rates were chosen on validation; test was read once a cell.",
         "",
         "| figure | value |",
         "|---|---|",

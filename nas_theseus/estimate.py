@@ -28,8 +28,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 from nas_theseus.errors import EstimateError
-from nas_theseus.evidence import Learnt, learn
-from nas_theseus.posterior import Draw, Observation, Posterior, Rows, Standard
+from nas_theseus.estimate_posterior import Draw, Observation, Posterior, Rows, Standard
+from nas_theseus.estimate_variances import Learnt, learn
 from nas_theseus.values import Architecture, BlockChoice
 
 _Floats = NDArray[np.float64]

@@ -97,8 +97,7 @@ def minimal_gru(gate: Tensor, candidate: Tensor, tokens: int) -> Tensor:
 
     g(x) is x + 1/2 for x ≥ 0, else σ(x), as in the source. Its scan runs in log space; ours
     doubles the reach of each token's recurrence log2(T) times (Hillis and Steele 1986): products
-    of numbers below 1 and sums of positive ones, so that nothing overflows or cancels; six times
-    faster on a CPU.
+    of numbers below 1 and sums of positive ones, so that nothing overflows or cancels.
 
     Args:
         gate: shape (N, T, H).

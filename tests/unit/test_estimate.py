@@ -13,8 +13,8 @@ from scipy.stats import kendalltau, multivariate_normal
 from nas_theseus.additive_front import AdditiveSpace, Option
 from nas_theseus.errors import EstimateError
 from nas_theseus.estimate import AdditiveEstimate, advantages
-from nas_theseus.evidence import Learnt, Unknown, negative_log_evidence, with_values
-from nas_theseus.posterior import Observation, Rows, Standard
+from nas_theseus.estimate_posterior import Observation, Rows, Standard
+from nas_theseus.estimate_variances import Learnt, Unknown, negative_log_evidence, with_values
 from nas_theseus.values import Architecture, BlockChoice, Span
 
 PARTS, BLOCKS = 6, 5

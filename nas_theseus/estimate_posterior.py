@@ -11,7 +11,7 @@ import numpy as np
 from numpy.typing import NDArray
 from scipy.linalg import cho_factor, cho_solve  # type: ignore[import-untyped]
 
-from nas_theseus.evidence import Components, Learnt
+from nas_theseus.estimate_variances import Components, Learnt
 from nas_theseus.values import Architecture, BlockChoice, derive_seed
 
 _Floats = NDArray[np.float64]
