@@ -119,6 +119,6 @@ def minimal_gru(gate: Tensor, candidate: Tensor, tokens: int) -> Tensor:
         # What a token's state takes from the one `reach` before it; nothing lies before the first.
         earlier = F.pad(added[:, :-reach], (0, 0, reach, 0))
         added = added + kept * earlier
-        kept = kept * F.pad(kept[:, :-reach], (0, 0, reach, 0), value=1.0)
+        kept = kept * F.pad(kept[:, :-reach], (0, 0, reach, 0))
         reach *= 2
     return added

@@ -32,12 +32,6 @@ class Hybrid(nn.Module):
         self._activations = [activations]  # in a list, so that the guide is no submodule
         target.freeze_all_but(self._replaced)
 
-    def train(self, mode: bool = True) -> Hybrid:
-        super().train(False)
-        for position in self._replaced:
-            self.target.blocks[position].train(mode)
-        return self
-
     def forward(self, inputs: Tensor) -> Tensor:
         (activations,) = self._activations
         boundaries = activations.guide.boundaries
