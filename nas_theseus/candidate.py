@@ -196,12 +196,19 @@ class MacCounter:
         batch = min(recipe.align_batch_size, sample)
         each = [cost.macs for cost in self.costs.of_blocks(self.architecture)]
         steps = {p.step: int(p.value) for p in curve if p.metric == "align_steps"}
+        begun = similarity(recipe.similarity, **recipe.similarity_options.given).aligned_basis
+        before: Collection[int] = ()
         for number, stage in enumerate(stages(recipe.schedule, recipe.order, target.replaced)):
             if number in steps:
-                chain = range(stage.start, stage.stop)
-                step = sum(each[p] * _passes(p, stage.trained) for p in chain)
+                first = min(stage.trained)
+                step = sum(each[p] * _passes(p, stage.trained) for p in range(first, stage.stop))
                 self.spent += steps[number] * batch * step
-                self.spent += sample * sum(each[p] for p in chain)
+                # What is frozen in front runs once, the rest for the stitch.
+                self.spent += sample * sum(each[p] for p in range(stage.start, stage.stop))
+                if begun:
+                    new = set(stage.trained) - set(before)
+                    self.spent += sample * sum(sum(each[first : p + 1]) for p in new)
+            before = stage.replaced
 
 
 def _passes(position: int, trained: Collection[int]) -> int:

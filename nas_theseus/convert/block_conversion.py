@@ -69,8 +69,9 @@ def convert_block(
             "align_learning_rate"
         )
     steps, examples = int(found["align_steps"]), activations.count
-    # Forward and twice that backward a step, and one pass for the stitch.
-    passes = 3 * steps * min(recipe.align_batch_size, examples) + examples
+    # Forward and twice that backward a step, one pass to begin with, and one for the stitch.
+    passes = 3 * steps * min(recipe.align_batch_size, examples)
+    passes += examples * (1 + measure.aligned_basis)
     return state, Facts(
         similarity=found["similarity"],
         residual=found["stitch_residual"],

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import torch
 from torch import Tensor
@@ -129,12 +129,12 @@ class _StageRun:
         recipe: Recipe,
         generator: torch.Generator,
     ) -> None:
-        self._number, self._stage, self._target, self._guide = number, stage, target, guide
+        self._number, self._target, self._guide = number, target, guide
         self._similarity, self._recipe = similarity, recipe
         self._batches = fixed_batches(guide.count, recipe.align_batch_size, generator)
-        start = stage.start
-        width = target.boundaries[start].width
-        self._inputs = guide.at(target.inlet_boundary(start), width)
+        self._inputs = chain_inputs(target, stage, guide)
+        # What is frozen in front of the first trained block has run once for all steps.
+        self._stage = stage = replace(stage, start=min(stage.trained))
         # Basis-free similarities see all of the guide's features, the others its basis here.
         self._goals = {
             p: guide.at(
@@ -160,12 +160,12 @@ class _StageRun:
 
         Ours: random hidden layers and a fitted last map explain half of most boundaries before
         any step is taken, and a block that is to speak the guide's basis is trained from there.
-        Each is fitted on the guide's own activations.
+        Each is fitted on what the blocks before it give, so that it makes up for their errors.
         """
+        self._target.freeze_all_but(())
         for position in positions:
-            alone = Stage(position, position + 1, (), (), position, ())
-            self._target.blocks[position].eval()
-            stitch(self._target, alone, self._guide, self._batches)
+            stage = replace(self._stage, stop=position + 1, stitched=position)
+            stitch(self._target, stage, self._guide, self._inputs, self._batches)
 
     def points(self) -> Iterator[CurvePoint]:
         number, stage, target = self._number, self._stage, self._target
@@ -179,7 +179,7 @@ class _StageRun:
                     loss = self._similarity.loss(features, self._prepared[position, 0])
                     yield CurvePoint(f"similarity/{position}", number, 1 - float(loss))
         yield CurvePoint("align_steps", number, steps)
-        residual = stitch(target, stage, self._guide, self._batches)
+        residual = stitch(target, stage, self._guide, self._inputs, self._batches)
         if residual is not None:
             yield CurvePoint(f"stitch_residual/{stage.stitched}", number, residual)
 
@@ -251,13 +251,37 @@ class Plateau:
         return flat
 
 
+def chain_inputs(target: Target, stage: Stage, guide: GuideActivations) -> Tensor:
+    """What the first trained block of a stage is fed, for the guide's whole sample."""
+    inputs = guide.at(target.inlet_boundary(stage.start), target.boundaries[stage.start].width)
+    frozen = target.blocks[stage.start : min(stage.trained)]
+    if not frozen:
+        return inputs
+    frozen.eval()
+    with torch.no_grad():
+        chunks = []
+        for features in torch.split(inputs, 256):
+            for block in frozen:
+                features = block(features)
+            chunks.append(features)
+    return torch.cat(chunks)
+
+
 def stitch(
-    target: Target, stage: Stage, guide: GuideActivations, batches: Sequence[Tensor]
+    target: Target,
+    stage: Stage,
+    guide: GuideActivations,
+    inputs: Tensor,
+    batches: Sequence[Tensor],
 ) -> float | None:
     """Bring one block's output into the guide's basis, folded into its own last linear map.
 
     The block's output is its last map's output plus, at most, a skip that is in the guide's basis
     already; so the map is fitted to what the skip leaves over.
+
+    Args:
+        inputs: of the stage's chain, shape (count, *boundary).
+        batches: which of them, and in which pieces.
 
     Returns:
         Share of the guide's variance that the block leaves unexplained; None for a block without
@@ -269,8 +293,6 @@ def stitch(
         return None
     goal_width = target.boundaries[position + 1].width
     goal = guide.at(target.outlet_boundary(position), goal_width)
-    start = stage.start
-    inputs = guide.at(target.inlet_boundary(start), target.boundaries[start].width)
     caught: list[Tensor] = []
     count = 0
     sums = torch.zeros(2, goal_width, dtype=torch.float64, device=goal.device)

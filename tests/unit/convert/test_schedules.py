@@ -163,7 +163,8 @@ def test_a_stitch_brings_the_block_into_the_guide_s_basis_without_a_new_layer() 
 
     parameters = sum(1 for _ in target.parameters())
     before = unexplained()
-    residual = stitch(target, stage, cache, fixed_batches(cache.count, 64, torch.Generator()))
+    batches = fixed_batches(cache.count, 64, torch.Generator())
+    residual = stitch(target, stage, cache, cache.at(1), batches)
     assert residual is not None and residual < before
     assert unexplained() == pytest.approx(residual, abs=0.02)
     assert sum(1 for _ in target.parameters()) == parameters
@@ -185,12 +186,13 @@ class Skipping(nn.Module):
 
 def test_a_skip_added_in_place_does_not_change_the_stitch() -> None:
     cache = guide()
+    stage = Stage(1, 2, ONE, ONE, 1, ONE)
     residuals, outputs = [], []
     for in_place in (False, True):
         target = assemble(SPACE, ARCHITECTURE, 0)
         target.blocks[1] = Skipping(in_place)
         batches = fixed_batches(cache.count, 64, torch.Generator().manual_seed(0))
-        residuals.append(stitch(target, Stage(1, 2, ONE, ONE, 1, ONE), cache, batches))
+        residuals.append(stitch(target, stage, cache, cache.at(1), batches))
         with torch.no_grad():
             outputs.append(target.blocks[1](cache.at(1)))
     assert residuals[0] == residuals[1]

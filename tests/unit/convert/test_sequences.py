@@ -82,7 +82,7 @@ def test_the_stitch_explains_what_it_says(guide_and_task, family: BlockFamily) -
     parameters = sum(p.numel() for p in block.parameters())
     before = unexplained()
     batches = fixed_batches(cache.count, 64, torch.Generator().manual_seed(0))
-    residual = stitch(target, Stage(1, 2, (1,), (1,), 1, (1,)), cache, batches)
+    residual = stitch(target, Stage(1, 2, (1,), (1,), 1, (1,)), cache, cache.at(1), batches)
     assert residual is not None and residual < 0.5 * before
     assert unexplained() == pytest.approx(residual, rel=0.01)
     assert sum(p.numel() for p in block.parameters()) == parameters
