@@ -20,7 +20,7 @@ import itertools
 import json
 import os
 import time
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from concurrent.futures import Future, ProcessPoolExecutor, as_completed
 from dataclasses import asdict, dataclass
 from functools import lru_cache
@@ -53,8 +53,8 @@ GUIDES = ROOT / "theseus" / "guides"
 SEEDS = (0, 1, 2)
 TUNING_SEED = 100
 RATES = (1.5e-3, 3e-3, 6e-3)
-# Share of the budget that alignment may spend; it decides the steps of a stage.
-ALIGNMENT = 0.2
+# The grid goes on by factors of 2 while the best rate lies at its edge, up to these.
+RATES_WITHIN = (3e-4, 5e-2)
 
 BASELINES: dict[str, dict[str, Any]] = {
     "scratch": {"schedule": "scratch"},
@@ -74,8 +74,12 @@ CONVERSIONS: dict[str, dict[str, Any]] = {
         ("progressive", "regression"),
     )
 }
-# Its learning rate is tuned for all conversions.
+# It is tuned for all conversions.
 TUNED = "sequential-regression"
+# A second setting that is tuned at the best learning rate, beginning with the first value: the
+# weight of the guide's logits, and the share of the budget that alignment may spend, which decides
+# the steps of a stage.
+SECOND: dict[str, tuple[float, ...]] = {"kd": (0.5, 0.2, 0.9), TUNED: (0.1, 0.2)}
 ABLATIONS: dict[str, dict[str, Any]] = {
     f"{method}, {what}": CONVERSIONS[method] | changes
     for method, what, changes in (
@@ -98,6 +102,8 @@ class Cell:
         trained: whether the guide was trained.
         share: of the pair's budget.
         learning_rate: peak of task training.
+        second: weight of the guide's logits (kd), share of the budget that alignment may spend
+            (conversions); 0 for the others.
     """
 
     pair: str
@@ -106,6 +112,7 @@ class Cell:
     seed: int
     share: float
     learning_rate: float
+    second: float
 
 
 @lru_cache(maxsize=1)
@@ -127,10 +134,15 @@ def budgeted(shop: Workshop, pair: Pair, cell: Cell) -> tuple[Recipe, int, int]:
     Raises:
         ConversionError: the budget does not pay for what comes before task training.
     """
-    changes = {**pair.recipe, "learning_rate": cell.learning_rate, **METHODS[cell.method]}
+    changes = {"learning_rate": cell.learning_rate, **METHODS[cell.method]}
+    if cell.method == "kd":
+        changes["distill"] = cell.second
     if not cell.trained:
         changes["distill"] = 0.0  # logits of random weights teach nothing
     recipe = Recipe.model_validate(shop.space.recipe.model_dump() | changes)
+    if recipe.similarity in ("cka", "dmnn"):
+        # They compare examples with each other; the others take more steps for the same MACs.
+        recipe = recipe.model_copy(update={"align_batch_size": 4 * recipe.align_batch_size})
     task, architecture = shop.space.task, pair.architecture
     target = assemble(shop.space, architecture, 0)
     epoch_examples = task.size("train") // recipe.batch_size * recipe.batch_size
@@ -147,8 +159,8 @@ def budgeted(shop: Workshop, pair: Pair, cell: Cell) -> tuple[Recipe, int, int]:
         return counter.spent
 
     if aligned:
-        given = ALIGNMENT * budget - alignment(0)
-        steps = max(1, int(given / (alignment(1) - alignment(0))))
+        given = cell.second * budget - alignment(0)
+        steps = max(0, int(given / (alignment(1) - alignment(0))))
         recipe = recipe.model_copy(update={"align_steps": steps})
     spent = MacCounter(shop.costs, architecture, alignment(recipe.align_steps))
     if (
@@ -251,34 +263,61 @@ def run_missing(cells: Iterable[Cell], jobs: int, deadline: float) -> bool:
             try:
                 row = ended.result()
             except ConversionError as error:
-                print(f"{cell}: {error}", flush=True)
-                continue
+                # It would end so again; a failed cell is kept with its reason.
+                row = {**asdict(cell), "validation": None, "test": None, "error": str(error)}
             with CELLS.open("a") as file:
                 file.write(json.dumps(row) + "\n")
-            print(f"{cell}: {row['validation']:.4f}, {row['seconds']:.0f} s", flush=True)
+            told = row.get("error") or f"{row['validation']:.4f}, {row['seconds']:.0f} s"
+            print(f"{cell}: {told}", flush=True)
     return True
 
 
-def tuning(pair: str) -> Iterator[Cell]:
-    """Learning rates of both baselines and of conversion, with a seed of their own."""
-    for method, rate in itertools.product(("scratch", "kd", TUNED), RATES):
-        yield Cell(pair, True, method, TUNING_SEED, 1.0, rate)
+def tuning(pair: str) -> list[Cell]:
+    """What tuning needs next: learning rates, then second settings, with a seed of their own."""
+    wanted = []
+    for method in ("scratch", "kd", "naive", TUNED):
+        first, *others = SECOND.get(method, (0.0,))
+
+        def cell(rate: float, second: float, method: str = method) -> Cell:
+            return Cell(pair, True, method, TUNING_SEED, 1.0, rate, second)
+
+        rates = list(RATES)
+        done = finished()
+        while all(cell(rate, first) in done for rate in rates):
+            best, _ = best_settings(pair, method)
+            beyond = {rates[0]: rates[0] / 2, rates[-1]: rates[-1] * 2}.get(best)
+            if beyond is None or not RATES_WITHIN[0] <= beyond <= RATES_WITHIN[1]:
+                wanted += [cell(best, second) for second in others]
+                break
+            rates = sorted([*rates, beyond])
+        wanted += [cell(rate, first) for rate in rates]
+    return wanted
 
 
-def best_rate(pair: str, method: str) -> float:
-    """The rate that tuning chose; `naive` and all conversions share that of one."""
-    tuned = method if method in ("scratch", "kd") else TUNED
-    rows = [(row["validation"], cell.learning_rate) for cell, row in finished().items()
-            if (cell.pair, cell.method, cell.seed) == (pair, tuned, TUNING_SEED)]  # fmt: skip
+def tune(pair: str, jobs: int, deadline: float) -> bool:
+    """Run cells of tuning until it asks for no other; returns whether it came to its end."""
+    while any(cell not in finished() for cell in tuning(pair)):
+        if not run_missing(tuning(pair), jobs, deadline):
+            return False
+    return True
+
+
+def best_settings(pair: str, method: str) -> tuple[float, float]:
+    """Learning rate and second setting that tuning chose; all conversions share those of one."""
+    tuned = TUNED if method in METHODS.keys() - BASELINES.keys() else method
     lower = PAIRS[pair].metric == "perplexity"
-    return (min if lower else max)(rows)[1]
+    rows = [(row["validation"] * (1 if lower else -1), cell.learning_rate, cell.second)
+            for cell, row in finished().items() if row["validation"] is not None
+            and (cell.pair, cell.method, cell.seed) == (pair, tuned, TUNING_SEED)]  # fmt: skip
+    _, rate, second = min(rows)
+    return rate, second
 
 
 def tuned_cell(
     pair: str, method: str, seed: int, *, trained: bool = True, share: float = 1.0
 ) -> Cell:
-    """A cell at the learning rate that tuning chose."""
-    return Cell(pair, trained, method, seed, share, best_rate(pair, method))
+    """A cell with the settings that tuning chose."""
+    return Cell(pair, trained, method, seed, share, *best_settings(pair, method))
 
 
 def cells_of(pair: str, first: str, seeds: Sequence[int]) -> list[Cell]:
@@ -322,13 +361,16 @@ def main() -> None:
         parser.error("give --all, --pair or --report")
     deadline = time.time() + 60 * options.minutes
     first, seeds = next(iter(PAIRS)), SEEDS[: options.seeds]
-    phases: list[Callable[[str], Iterable[Cell]]] = [
-        tuning, lambda pair: cells_of(pair, first, seeds), lambda pair: after_best(pair, seeds),
-    ]  # fmt: skip
+    jobs = options.jobs
+    phases: list[Callable[[str], bool]] = [
+        lambda pair: tune(pair, jobs, deadline),
+        lambda pair: run_missing(cells_of(pair, first, seeds), jobs, deadline),
+        lambda pair: run_missing(after_best(pair, seeds), jobs, deadline),
+    ]
     if not options.report:
         for phase, pair in itertools.product(phases[: 2 if options.main else 3], chosen):
             # Rates and methods are chosen by what comes before, so nothing of that may be missing.
-            if not run_missing(phase(pair), options.jobs, deadline):
+            if not phase(pair):
                 break
     rows = list(finished().values())
     report.write(rows, SEEDS, TUNING_SEED, list(CONVERSIONS), list(METHODS), list(PAIRS))

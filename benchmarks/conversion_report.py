@@ -145,23 +145,28 @@ def table(rows: Sequence[Row], pair: str, methods: Sequence[str]) -> list[str]:
     return lines
 
 
-def rates(rows: Iterable[Row], pair: str, seed: int) -> list[str]:
-    """What tuning the learning rate of task training gave, on validation."""
-    tuned: dict[str, dict[float, float]] = {}
+def tuned(rows: Iterable[Row], pair: str, seed: int) -> list[str]:
+    """What tuning gave, on validation: learning rate (and second setting) of each method."""
+    found: dict[str, list[tuple[float, float, float | None]]] = {}
     for row in rows:
         if (row["pair"], row["seed"]) == (pair, seed):
-            tuned.setdefault(row["method"], {})[row["learning_rate"]] = row["validation"]
-    if not tuned:
+            tried = (row["learning_rate"], row["second"], row["validation"])
+            found.setdefault(row["method"], []).append(tried)
+    if not found:
         return []
-    columns = sorted({rate for values in tuned.values() for rate in values})
     return [
-        "Learning rates (validation, a seed of their own): "
-        + "; ".join(
-            f"{method} "
-            + ", ".join(f"{rate:g}: {values[rate]:.4f}" for rate in columns if rate in values)
-            for method, values in tuned.items()
-        )
-        + "."
+        "Tuning (validation, a seed of its own; learning rate, in brackets the weight of the "
+        "guide's logits or the share of compute for alignment):",
+        "",
+        *(
+            f"- {method} "
+            + ", ".join(
+                f"{rate:g}{f' ({second:g})' if method not in ('scratch', 'naive') else ''}: "
+                + ("failed" if value is None else f"{value:.4f}")
+                for rate, second, value in sorted(tried)
+            )
+            for method, tried in found.items()
+        ),
     ]
 
 
@@ -226,7 +231,7 @@ def write(
         "`benchmarks/results/conversion.json`; every number is a mean over seeds with its standard "
         "deviation, at equal training compute (alignment, the guide's activations and teaching "
         "charged; similarities and least squares not). "
-        "Learning rates were chosen on validation; test was read once a cell.",
+        "Settings were chosen on validation; test was read once a cell.",
         "",
         "| figure | value |",
         "|---|---|",
@@ -255,7 +260,7 @@ def write(
             "",
             *table(rows, pair, methods),
             "",
-            *rates(rows, pair, tuning_seed),
+            *tuned(rows, pair, tuning_seed),
         ]
         figure = _similarity_plot(rows, pair, ours)
         if figure is not None:

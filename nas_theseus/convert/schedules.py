@@ -6,7 +6,7 @@ from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass, replace
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 from nas_theseus.blocks.base import last_map
 from nas_theseus.convert.activations import GuideActivations
@@ -14,7 +14,7 @@ from nas_theseus.convert.folding import fold_after
 from nas_theseus.convert.least_squares import LeastSquares
 from nas_theseus.convert.similarity import Prepared, Similarity, check_features
 from nas_theseus.convert.stitching import rows
-from nas_theseus.convert.target import Target
+from nas_theseus.convert.target import Target, batch_norms, gathering_statistics
 from nas_theseus.errors import ConversionError, ShapeError
 from nas_theseus.settings import Order, Recipe, Schedule
 from nas_theseus.values import CurvePoint, derive_seed
@@ -104,16 +104,38 @@ def align(
         ConversionError: an alignment loss is not finite, or features cannot be compared.
     """
     before: tuple[int, ...] = ()
+    ran: Stage | None = None
+    inputs = torch.empty(0)
     for number, stage in enumerate(stages(recipe.schedule, recipe.order, target.replaced)):
         # Dropout and the like draw from torch's global generator, whatever ran here before.
         torch.manual_seed(derive_seed("stage", generator.initial_seed(), number))
         if stage.aligned:
-            run = _StageRun(number, stage, target, guide, similarity, recipe, generator)
+            # What is frozen in front of the first trained block runs once for all steps.
+            first, begin = stage.trained[0], runs_from(stage, ran)
+            if begin == stage.start:
+                width = target.boundaries[begin].width
+                inputs = guide.at(target.inlet_boundary(begin), width)
+            inputs = _through(target.blocks[begin:first], inputs)
+            ran = None if recipe.hybrid_epochs else stage
+            chain = replace(stage, start=first)
+            run = _StageRun(number, chain, target, guide, inputs, similarity, recipe, generator)
             if similarity.aligned_basis:
                 run.begin_with(sorted(set(stage.trained) - set(before)))
             yield from run.points()
         yield from after_stage(number, stage)
         before = stage.replaced
+
+
+def runs_from(stage: Stage, before: Stage | None) -> int:
+    """The first block of a stage's chain that has to run anew for the whole sample.
+
+    Args:
+        before: the aligned stage before, whose frozen blocks have run; None where they have been
+            trained since.
+    """
+    if before is None or before.start != stage.start or before.trained[0] > stage.trained[0]:
+        return stage.start
+    return before.trained[0]
 
 
 class _StageRun:
@@ -125,16 +147,14 @@ class _StageRun:
         stage: Stage,
         target: Target,
         guide: GuideActivations,
+        inputs: Tensor,
         similarity: Similarity,
         recipe: Recipe,
         generator: torch.Generator,
     ) -> None:
-        self._number, self._target, self._guide = number, target, guide
-        self._similarity, self._recipe = similarity, recipe
+        self._number, self._stage, self._target, self._guide = number, stage, target, guide
+        self._inputs, self._similarity, self._recipe = inputs, similarity, recipe
         self._batches = fixed_batches(guide.count, recipe.align_batch_size, generator)
-        self._inputs = chain_inputs(target, stage, guide)
-        # What is frozen in front of the first trained block has run once for all steps.
-        self._stage = stage = replace(stage, start=min(stage.trained))
         # Basis-free similarities see all of the guide's features, the others its basis here.
         self._goals = {
             p: guide.at(
@@ -165,12 +185,24 @@ class _StageRun:
         self._target.freeze_all_but(())
         for position in positions:
             stage = replace(self._stage, stop=position + 1, stitched=position)
+            self._gather_statistics(stage, position)
             stitch(self._target, stage, self._guide, self._inputs, self._batches)
+
+    def _gather_statistics(self, stage: Stage, *positions: int) -> None:
+        """Few steps leave batch norms without statistics; a stitch is fitted to what they give."""
+        blocks = nn.ModuleList(self._target.blocks[position] for position in positions)
+        if not batch_norms(blocks):
+            return
+        with gathering_statistics(blocks), torch.no_grad():
+            for batch in self._batches:
+                for _ in _chain(self._target, stage, self._inputs[batch]):
+                    pass
 
     def points(self) -> Iterator[CurvePoint]:
         number, stage, target = self._number, self._stage, self._target
         steps = self._train()
         target.freeze_all_but(())
+        self._gather_statistics(stage, *stage.trained)
         with torch.no_grad():
             for position, features in _chain(target, stage, self._inputs[self._batches[0]]):
                 if position in self._goals:
@@ -203,7 +235,7 @@ class _StageRun:
                 )
             optimizer.zero_grad(set_to_none=True)
             loss.backward()  # type: ignore[no-untyped-call]
-            torch.nn.utils.clip_grad_norm_(parameters, recipe.gradient_clip)
+            nn.utils.clip_grad_norm_(parameters, recipe.gradient_clip)
             optimizer.step()
             schedule.step()
             if passes.ended(loss.detach()):
@@ -249,22 +281,6 @@ class Plateau:
         flat = mean > self._before * (1 - self._share)
         self._before = mean
         return flat
-
-
-def chain_inputs(target: Target, stage: Stage, guide: GuideActivations) -> Tensor:
-    """What the first trained block of a stage is fed, for the guide's whole sample."""
-    inputs = guide.at(target.inlet_boundary(stage.start), target.boundaries[stage.start].width)
-    frozen = target.blocks[stage.start : min(stage.trained)]
-    if not frozen:
-        return inputs
-    frozen.eval()
-    with torch.no_grad():
-        chunks = []
-        for features in torch.split(inputs, 256):
-            for block in frozen:
-                features = block(features)
-            chunks.append(features)
-    return torch.cat(chunks)
 
 
 def stitch(
@@ -322,7 +338,7 @@ def stitch(
     with torch.no_grad():
         last.weight.copy_(weight)
         if last.bias is None:
-            last.bias = torch.nn.Parameter(bias.to(weight.device))
+            last.bias = nn.Parameter(bias.to(weight.device))
         else:
             last.bias.copy_(bias)
     # The fit's residual is a share of what the skip leaves over; told as a share of the guide's.
@@ -335,6 +351,15 @@ def fixed_batches(count: int, size: int, generator: torch.Generator) -> list[Ten
     order = torch.randperm(count, generator=generator)
     full = list(torch.split(order, size))
     return full[:-1] if len(full) > 1 and len(full[-1]) < size else full
+
+
+def _through(blocks: Iterable[nn.Module], features: Tensor) -> Tensor:
+    """What frozen blocks make of the whole sample."""
+    chain = nn.Sequential(*blocks).eval()
+    if not len(chain):
+        return features
+    with torch.no_grad():
+        return torch.cat([chain(chunk) for chunk in torch.split(features, 256)])
 
 
 def _chain(target: Target, stage: Stage, features: Tensor) -> Iterator[tuple[int, Tensor]]:

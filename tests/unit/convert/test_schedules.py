@@ -15,6 +15,7 @@ from nas_theseus.convert.schedules import (
     _StageRun,
     align,
     fixed_batches,
+    runs_from,
     stages,
     stitch,
 )
@@ -133,11 +134,48 @@ def test_earlier_blocks_move_in_progressive_and_rest_in_sequential(schedule: Sch
     assert moved == ({"1", "2"} if schedule == "progressive" else {"2"})
 
 
+def test_what_is_frozen_in_front_runs_once_for_all_steps() -> None:
+    target, generator = assemble(SPACE, ARCHITECTURE, 0), torch.Generator().manual_seed(0)
+    seen: list[int] = []
+    by_stage: list[int] = []
+    target.blocks[1].register_forward_hook(lambda _m, inputs, _o: seen.append(len(inputs[0])))
+
+    def note(_number: int, _stage: Stage) -> tuple[CurvePoint, ...]:
+        by_stage.append(sum(seen))
+        seen.clear()
+        return ()
+
+    recipe = Recipe(schedule="sequential", align_steps=5, align_batch_size=64)
+    list(align(target, guide(), similarity("cka"), recipe, generator, note))
+    steps_measure_statistics_and_stitch = 5 * 64 + 64 + 192 + 192
+    assert by_stage == [steps_measure_statistics_and_stitch, 192]
+
+
+@pytest.mark.parametrize(
+    ("schedule", "order", "expected"),
+    [
+        ("sequential", "forward", [1, 1, 2]),
+        ("sequential", "reverse", [3, 2, 1]),
+        ("progressive", "forward", [1, 1, 1]),
+        ("independent", "forward", [1, 2, 3]),
+    ],
+)
+def test_only_what_is_newly_frozen_runs_anew(
+    schedule: Schedule, order: Order, expected: list[int]
+) -> None:
+    run = stages(schedule, order, (1, 2, 3))
+    assert [
+        runs_from(stage, before) for before, stage in zip([None, *run[:-1]], run, strict=True)
+    ] == expected
+    assert all(runs_from(stage, None) == stage.start for stage in run)
+
+
 def test_the_loss_of_a_stage_is_the_mean_over_its_aligned_blocks() -> None:
     target, cache, generator = assemble(SPACE, ARCHITECTURE, 0), guide(), torch.Generator()
     stage = stages("progressive", "forward", target.replaced)[-1]
     recipe = Recipe(align_batch_size=64)
-    run = _StageRun(1, stage, target, cache, similarity("cka"), recipe, generator.manual_seed(0))
+    generator.manual_seed(0)
+    run = _StageRun(1, stage, target, cache, cache.at(1), similarity("cka"), recipe, generator)
     found = run._loss(0)
     batch = fixed_batches(cache.count, 64, generator.manual_seed(0))[0]
     first = target.blocks[1](cache.at(1)[batch])
