@@ -20,8 +20,14 @@ from nas_theseus.convert.schedules import (
     stitch,
 )
 from nas_theseus.convert.similarity import similarity
-from nas_theseus.convert.target import Target, assemble, recalibrate
-from nas_theseus.settings import Order, Schedule
+from nas_theseus.convert.target import (
+    Target,
+    assemble,
+    batch_norms,
+    gathering_statistics,
+    recalibrate,
+)
+from nas_theseus.settings import Order, Schedule, SimilarityName
 from nas_theseus.tasks import digits
 from nas_theseus.values import Architecture, BlockChoice, CurvePoint, Span
 
@@ -206,6 +212,24 @@ def test_a_stitch_brings_the_block_into_the_guide_s_basis_without_a_new_layer() 
     assert residual is not None and residual < before
     assert unexplained() == pytest.approx(residual, abs=0.02)
     assert sum(1 for _ in target.parameters()) == parameters
+
+
+@pytest.mark.parametrize("measure", ["cka", "regression"])
+def test_recalibration_on_the_same_sample_leaves_a_stitched_block_as_it_was(
+    measure: SimilarityName,
+) -> None:
+    """One step leaves batch norms with a tenth of their statistics."""
+    target, generator = assemble(SPACE, ARCHITECTURE, 0), torch.Generator().manual_seed(0)
+    recipe = Recipe(schedule="independent", similarity=measure, align_steps=1, align_batch_size=192)
+    cache = guide()
+    list(align(target, cache, similarity(measure), recipe, generator))
+    with torch.no_grad():
+        block = target.blocks[1].eval()
+        before = block(cache.at(1))
+        with gathering_statistics(block):
+            block(cache.at(1))
+        assert batch_norms(block)
+        torch.testing.assert_close(block(cache.at(1)), before, rtol=1e-3, atol=1e-4)
 
 
 class Skipping(nn.Module):
