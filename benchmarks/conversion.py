@@ -89,6 +89,7 @@ ABLATIONS: dict[str, dict[str, Any]] = {
         (TUNED, "not distilled", {"distill": 0.0}),
         ("progressive-cka", "positions", {"similarity_options": {"examples": "positions"}}),
         ("progressive-cka", "maps not pooled", {"similarity_options": {"pool": 0}}),
+        ("progressive-cka", "projected", {"similarity_options": {"pool": 0, "project": 512}}),
     )
 }
 METHODS = BASELINES | CONVERSIONS | ABLATIONS
