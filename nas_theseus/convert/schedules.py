@@ -118,7 +118,7 @@ def align(
             inputs = _through(target.blocks[begin:first], inputs)
             ran = None if recipe.hybrid_epochs else stage
             chain = replace(stage, start=first)
-            run = _StageRun(number, chain, target, guide, inputs, similarity, recipe, generator)
+            run = StageRun(number, chain, target, guide, inputs, similarity, recipe, generator)
             if similarity.aligned_basis:
                 run.begin_with(sorted(set(stage.trained) - set(before)))
             yield from run.points()
@@ -138,7 +138,7 @@ def runs_from(stage: Stage, before: Stage | None) -> int:
     return before.trained[0]
 
 
-class _StageRun:
+class StageRun:
     """One stage: train the alignment of its chain, measure it, stitch."""
 
     def __init__(
@@ -153,25 +153,25 @@ class _StageRun:
         generator: torch.Generator,
     ) -> None:
         self._number, self._stage, self._target, self._guide = number, stage, target, guide
-        self._inputs, self._similarity, self._recipe = inputs, similarity, recipe
+        self._similarity, self._recipe = similarity, recipe
         self._batches = fixed_batches(guide.count, recipe.align_batch_size, generator)
+        # Copied once, so that a step copies nothing.
+        self._inputs = [inputs[batch] for batch in self._batches]
         # Basis-free similarities see all of the guide's features, the others its basis here.
-        self._goals = {
-            p: guide.at(
-                target.outlet_boundary(p),
-                target.boundaries[p + 1].width if similarity.aligned_basis else None,
-            )
-            for p in stage.aligned
-        }
+        self._goals = {p: self._goal(p, similarity.aligned_basis) for p in stage.aligned}
         self._prepared = {
-            (p, index): self._prepare(p, batch)
-            for p in stage.aligned
-            for index, batch in enumerate(self._batches)
+            p: [self._prepare(p, goal) for goal in goals] for p, goals in self._goals.items()
         }
 
-    def _prepare(self, position: int, batch: Tensor) -> Prepared:
+    def _goal(self, position: int, in_target: bool) -> list[Tensor]:
+        """The guide's activations behind a block, batch by batch."""
+        width = self._target.boundaries[position + 1].width if in_target else None
+        goal = self._guide.at(self._target.outlet_boundary(position), width)
+        return [goal[batch] for batch in self._batches]
+
+    def _prepare(self, position: int, goal: Tensor) -> Prepared:
         try:
-            return self._similarity.prepare(self._goals[position][batch])
+            return self._similarity.prepare(goal)
         except ShapeError as error:
             raise ConversionError(f"block {self._target.label(position)}: {error}") from error
 
@@ -186,7 +186,7 @@ class _StageRun:
         for position in positions:
             stage = replace(self._stage, stop=position + 1, stitched=position)
             self._gather_statistics(stage, position)
-            stitch(self._target, stage, self._guide, self._inputs, self._batches)
+            stitch(self._target, stage, self._inputs, self._goal(position, in_target=True))
 
     def _gather_statistics(self, stage: Stage, *positions: int) -> None:
         """Few steps leave batch norms without statistics; a stitch is fitted to what they give."""
@@ -194,29 +194,31 @@ class _StageRun:
         if not batch_norms(blocks):
             return
         with gathering_statistics(blocks), torch.no_grad():
-            for batch in self._batches:
-                for _ in _chain(self._target, stage, self._inputs[batch]):
+            for inputs in self._inputs:
+                for _ in _chain(self._target, stage, inputs):
                     pass
 
     def points(self) -> Iterator[CurvePoint]:
         number, stage, target = self._number, self._stage, self._target
-        steps = self._train()
+        steps = self.train()
         target.freeze_all_but(())
         self._gather_statistics(stage, *stage.trained)
         with torch.no_grad():
-            for position, features in _chain(target, stage, self._inputs[self._batches[0]]):
+            for position, features in _chain(target, stage, self._inputs[0]):
                 if position in self._goals:
-                    goal = self._goals[position][self._batches[0]]
+                    goal = self._goals[position][0]
                     check_features(features, goal, part=target.label(position))
-                    loss = self._similarity.loss(features, self._prepared[position, 0])
+                    loss = self._similarity.loss(features, self._prepared[position][0])
                     yield CurvePoint(f"similarity/{position}", number, 1 - float(loss))
         yield CurvePoint("align_steps", number, steps)
-        residual = stitch(target, stage, self._guide, self._inputs, self._batches)
+        if stage.stitched is None:
+            return
+        residual = stitch(target, stage, self._inputs, self._goal(stage.stitched, in_target=True))
         if residual is not None:
             yield CurvePoint(f"stitch_residual/{stage.stitched}", number, residual)
 
-    def _train(self) -> int:
-        """Returns the optimiser steps taken."""
+    def train(self) -> int:
+        """Train the stage's blocks; returns the optimiser steps taken."""
         recipe, stage, target = self._recipe, self._stage, self._target
         target.freeze_all_but(stage.trained)
         parameters = target.parameters_of(stage.trained)
@@ -243,13 +245,13 @@ class _StageRun:
         return cap
 
     def _loss(self, chosen: int) -> Tensor:
-        inputs = self._inputs[self._batches[chosen]]
+        inputs = self._inputs[chosen]
         losses = []
         cuda = inputs.device.type == "cuda"
         with torch.autocast(inputs.device.type, torch.bfloat16, enabled=cuda):
             for position, features in _chain(self._target, self._stage, inputs):
                 if position in self._goals:
-                    prepared = self._prepared[position, chosen]
+                    prepared = self._prepared[position][chosen]
                     losses.append(self._similarity.loss(features, prepared))
         return torch.stack(losses).mean()
 
@@ -284,11 +286,7 @@ class Plateau:
 
 
 def stitch(
-    target: Target,
-    stage: Stage,
-    guide: GuideActivations,
-    inputs: Tensor,
-    batches: Sequence[Tensor],
+    target: Target, stage: Stage, inputs: Sequence[Tensor], goals: Sequence[Tensor]
 ) -> float | None:
     """Bring one block's output into the guide's basis, folded into its own last linear map.
 
@@ -296,8 +294,8 @@ def stitch(
     already; so the map is fitted to what the skip leaves over.
 
     Args:
-        inputs: of the stage's chain, shape (count, *boundary).
-        batches: which of them, and in which pieces.
+        inputs: of the stage's chain, in batches of shape (N, *boundary).
+        goals: the guide's activations behind the block, in its width, in the same batches.
 
     Returns:
         Share of the guide's variance that the block leaves unexplained; None for a block without
@@ -307,12 +305,11 @@ def stitch(
     last = None if position is None else last_map(target.blocks[position])
     if position is None or last is None:
         return None
-    goal_width = target.boundaries[position + 1].width
-    goal = guide.at(target.outlet_boundary(position), goal_width)
     caught: list[Tensor] = []
     count = 0
-    sums = torch.zeros(2, goal_width, dtype=torch.float64, device=goal.device)
-    squares = torch.zeros(2, dtype=torch.float64, device=goal.device)
+    width, device = target.boundaries[position + 1].width, goals[0].device
+    sums = torch.zeros(2, width, dtype=torch.float64, device=device)
+    squares = torch.zeros(2, dtype=torch.float64, device=device)
     # Copied, as a block may add its skip to it in place.
     hook = last.register_forward_hook(
         lambda _module, _inputs, output: caught.append(output.clone())
@@ -320,11 +317,11 @@ def stitch(
     fit = LeastSquares()
     try:
         with torch.no_grad():
-            for batch in batches:
+            for batch, goal in zip(inputs, goals, strict=True):
                 caught.clear()
-                for reached, features in _chain(target, stage, inputs[batch]):
+                for reached, features in _chain(target, stage, batch):
                     if reached == position:
-                        mapped, guided = rows(caught[-1]), rows(goal[batch])
+                        mapped, guided = rows(caught[-1]), rows(goal)
                         wanted = guided - (rows(features) - mapped)
                         fit.add(mapped, wanted)
                         both = torch.stack([wanted, guided]).double()

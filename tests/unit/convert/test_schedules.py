@@ -12,7 +12,7 @@ from nas_theseus.convert.activations import GuideActivations
 from nas_theseus.convert.kernels import linear_cka
 from nas_theseus.convert.schedules import (
     Stage,
-    _StageRun,
+    StageRun,
     align,
     fixed_batches,
     runs_from,
@@ -181,7 +181,7 @@ def test_the_loss_of_a_stage_is_the_mean_over_its_aligned_blocks() -> None:
     stage = stages("progressive", "forward", target.replaced)[-1]
     recipe = Recipe(align_batch_size=64)
     generator.manual_seed(0)
-    run = _StageRun(1, stage, target, cache, cache.at(1), similarity("cka"), recipe, generator)
+    run = StageRun(1, stage, target, cache, cache.at(1), similarity("cka"), recipe, generator)
     found = run._loss(0)
     batch = fixed_batches(cache.count, 64, generator.manual_seed(0))[0]
     first = target.blocks[1](cache.at(1)[batch])
@@ -207,8 +207,7 @@ def test_a_stitch_brings_the_block_into_the_guide_s_basis_without_a_new_layer() 
 
     parameters = sum(1 for _ in target.parameters())
     before = unexplained()
-    batches = fixed_batches(cache.count, 64, torch.Generator())
-    residual = stitch(target, stage, cache, cache.at(1), batches)
+    residual = stitch(target, stage, torch.split(cache.at(1), 64), torch.split(goal, 64))
     assert residual is not None and residual < before
     assert unexplained() == pytest.approx(residual, abs=0.02)
     assert sum(1 for _ in target.parameters()) == parameters
@@ -253,8 +252,7 @@ def test_a_skip_added_in_place_does_not_change_the_stitch() -> None:
     for in_place in (False, True):
         target = assemble(SPACE, ARCHITECTURE, 0)
         target.blocks[1] = Skipping(in_place)
-        batches = fixed_batches(cache.count, 64, torch.Generator().manual_seed(0))
-        residuals.append(stitch(target, stage, cache, cache.at(1), batches))
+        residuals.append(stitch(target, stage, [cache.at(1)], [cache.at(2)]))
         with torch.no_grad():
             outputs.append(target.blocks[1](cache.at(1)))
     assert residuals[0] == residuals[1]
