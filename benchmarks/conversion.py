@@ -20,7 +20,7 @@ import itertools
 import json
 import os
 import time
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Iterable, Sequence
 from concurrent.futures import Future, ProcessPoolExecutor, as_completed
 from dataclasses import asdict, dataclass
 from functools import lru_cache
@@ -50,6 +50,7 @@ ROOT = Path(__file__).resolve().parent.parent
 CELLS = RESULTS / "conversion_cells.jsonl"
 GUIDES = ROOT / "theseus" / "guides"
 
+FIRST = next(iter(PAIRS))
 SEEDS = (0, 1, 2)
 TUNING_SEED = 100
 RATES = (1.5e-3, 3e-3, 6e-3)
@@ -86,13 +87,15 @@ ABLATIONS: dict[str, dict[str, Any]] = {
         (TUNED, "not recalibrated", {"recalibrate": False}),
         (TUNED, "reverse order", {"order": "reverse"}),
         (TUNED, "hybrids finetuned", {"hybrid_epochs": 0.1}),
-        (TUNED, "not distilled", {"distill": 0.0}),
         ("progressive-cka", "positions", {"similarity_options": {"examples": "positions"}}),
         ("progressive-cka", "maps not pooled", {"similarity_options": {"pool": 0}}),
         ("progressive-cka", "projected", {"similarity_options": {"pool": 0, "project": 512}}),
     )
 }
-METHODS = BASELINES | CONVERSIONS | ABLATIONS
+UNTAUGHT = ", not distilled"
+NOT_DISTILLED = {f"{m}{UNTAUGHT}": changes | {"distill": 0.0} for m, changes in CONVERSIONS.items()}
+ABLATIONS[f"{TUNED}{UNTAUGHT}"] = NOT_DISTILLED[f"{TUNED}{UNTAUGHT}"]
+METHODS = BASELINES | CONVERSIONS | NOT_DISTILLED | ABLATIONS
 
 
 @dataclass(frozen=True, order=True)
@@ -321,29 +324,45 @@ def tuned_cell(
     return Cell(pair, trained, method, seed, share, *best_settings(pair, method))
 
 
-def cells_of(pair: str, first: str, seeds: Sequence[int]) -> list[Cell]:
-    """A pair's cells behind tuning.
-
-    Args:
-        first: the pair on which all methods are compared; the others take its best two, and the
-            one whose learning rate was tuned.
-    """
+def compared(pair: str, seeds: Sequence[int]) -> list[Cell]:
+    """All methods on the first pair; the others take its best two, and the one that was tuned."""
     ours = list(CONVERSIONS)
-    if pair != first:
-        best = report.best_methods(finished().values(), first, CONVERSIONS, 2)
+    if pair != FIRST:
+        best = report.best_methods(finished().values(), FIRST, CONVERSIONS, 2)
         ours = list(dict.fromkeys([TUNED, *best]))
     return [tuned_cell(pair, method, seed) for seed in seeds for method in (*BASELINES, *ours)]
 
 
-def after_best(pair: str, seeds: Sequence[int]) -> list[Cell]:
-    """Cells of the pair's best methods: a quarter of the compute, an untrained guide."""
-    ours = report.best_methods(finished().values(), pair, CONVERSIONS, 2)
-    found = [tuned_cell(pair, ours[0], seed, share=0.25) for seed in seeds]
-    untrained = dict.fromkeys(("naive", "progressive-cka", *ours))
-    found += [tuned_cell(pair, m, seed, trained=False) for seed in seeds for m in untrained]
-    if pair == next(iter(PAIRS)):
-        found += [tuned_cell(pair, method, seed) for seed in seeds for method in ABLATIONS]
-    return found
+def quarter(pair: str, seeds: Sequence[int]) -> list[Cell]:
+    """The best method at a quarter of the compute, with the guide's logits and without."""
+    best = report.best_methods(finished().values(), pair, CONVERSIONS, 1)[0]
+    taught = PAIRS[pair].metric == "accuracy"
+    methods = [best, *([f"{best}{UNTAUGHT}"] if taught else [])]
+    return [tuned_cell(pair, m, seed, share=0.25) for seed in seeds for m in methods]
+
+
+def untrained(pair: str, seeds: Sequence[int]) -> list[Cell]:
+    """The pair's best two methods with an untrained guide, and `naive`."""
+    best = report.best_methods(finished().values(), pair, CONVERSIONS, 2)
+    methods = dict.fromkeys(("naive", "progressive-cka", *best))
+    return [tuned_cell(pair, m, seed, trained=False) for seed in seeds for m in methods]
+
+
+def ablations(pair: str, seeds: Sequence[int]) -> list[Cell]:
+    """On the pair on which all methods are compared."""
+    return [tuned_cell(pair, m, seed) for seed in seeds for m in ABLATIONS if pair == FIRST]
+
+
+def fill(pairs: Sequence[str], seeds: Sequence[int], options: argparse.Namespace) -> None:
+    """Run the cells that are missing until all are there or time is over."""
+    deadline = time.time() + 60 * options.minutes
+    # Settings and methods are chosen by what comes before, so nothing of that may be missing.
+    if not all(tune(pair, options.jobs, deadline) for pair in pairs):
+        return
+    kinds = [compared] if options.main else [compared, quarter, ablations, untrained]
+    for cells, pair in itertools.product(kinds, pairs):
+        if not run_missing(cells(pair, seeds), options.jobs, deadline):
+            return
 
 
 def main() -> None:
@@ -360,19 +379,8 @@ def main() -> None:
     chosen = list(PAIRS) if options.all else options.pair
     if not (chosen or options.report):
         parser.error("give --all, --pair or --report")
-    deadline = time.time() + 60 * options.minutes
-    first, seeds = next(iter(PAIRS)), SEEDS[: options.seeds]
-    jobs = options.jobs
-    phases: list[Callable[[str], bool]] = [
-        lambda pair: tune(pair, jobs, deadline),
-        lambda pair: run_missing(cells_of(pair, first, seeds), jobs, deadline),
-        lambda pair: run_missing(after_best(pair, seeds), jobs, deadline),
-    ]
     if not options.report:
-        for phase, pair in itertools.product(phases[: 2 if options.main else 3], chosen):
-            # Rates and methods are chosen by what comes before, so nothing of that may be missing.
-            if not phase(pair):
-                break
+        fill(chosen, SEEDS[: options.seeds], options)
     rows = list(finished().values())
     report.write(rows, SEEDS, TUNING_SEED, list(CONVERSIONS), list(METHODS), list(PAIRS))
 

@@ -43,13 +43,17 @@ def _mean(rows: Sequence[Row], name: str) -> float | None:
 
 
 def best_methods(
-    rows: Iterable[Row], pair: str, among: Collection[str], count: int, *, trained: bool = True
+    rows: Iterable[Row], pair: str, among: Collection[str], count: int, **wanted: Any
 ) -> list[str]:
-    """The methods with the best mean validation on a pair, at full compute."""
+    """The methods with the best mean validation on a pair, with a trained guide at full compute.
+
+    Args:
+        wanted: columns of other cells, such as ``share=0.25``.
+    """
     known = list(rows)
     scored = []
     for method in among:
-        found = _of(known, pair, method, trained=trained)
+        found = _of(known, pair, method, **wanted)
         value = _mean(found, "validation")
         if value is not None:
             scored.append((value if _is_text(pair) else -value, method))
@@ -74,7 +78,9 @@ def figures(
     for pair in pairs:
         best = next(iter(best_methods(rows, pair, ours, 1)), None)
         own, scratch, kd = (tested(pair, m) for m in (best, "scratch", "kd"))
-        quarter = tested(pair, best, share=0.25)
+        tried = {row["method"] for row in rows if row["share"] == 0.25}
+        cheap = next(iter(best_methods(rows, pair, sorted(tried), 1, share=0.25)), None)
+        quarter = tested(pair, cheap, share=0.25)
         text = _is_text(pair)
         for name, other in (("scratch", scratch), ("kd", kd)):
             key = f"{pair}.perplexity_over_{name}" if text else f"{pair}.best_minus_{name}"
