@@ -274,7 +274,7 @@ def _wrong_sequences(space: SearchSpace) -> Iterator[str]:
         for value in values:
             if not isinstance(value, kind):
                 yield f"{name}: members are such as {example}, not {_shown(value)}"
-            elif kind is Real and not 0 < float(value) < math.inf:
+            elif isinstance(value, Real) and not 0 < float(value) < math.inf:
                 yield f"{name}: shares of the guide's widths, above 0 and finite, not {value}"
 
 
