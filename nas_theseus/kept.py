@@ -87,7 +87,8 @@ def keep_beginning(
         The search's identity, which tells it apart from others of the same name.
 
     Raises:
-        SpaceError: the guide's weights, the data or the study's storage are others than before.
+        SpaceError: the guide's weights, the data, the study's storage or the use of a library
+            are others than before.
     """
     guide = guide_key(space.guide, space.learnt_from, space.guide_training)
     if space.guide_task is not None:
@@ -95,6 +96,7 @@ def keep_beginning(
     now = {
         "guide": guide,
         "study": short_hash(settings.study_url),  # a hash, as the URL may hold a password
+        "library": space.recipe.library,
     }
     if not storage.settings_file.exists():
         write_bytes(storage.space_file, text.encode())
@@ -114,6 +116,9 @@ def keep_beginning(
         "guide": "the guide's first weights or the training data changed since this search began; "
         "restore them, or take another --name",
         "study": "it began with another --study; give that one, or take another --name",
+        "library": "it began with --no-library; give it again, or take another --name"
+        if space.recipe.library
+        else "it began with a library; leave --no-library out, or take another --name",
     }
     mistakes = [said[name] for name, value in now.items() if begun[name] != value]
     if mistakes:
