@@ -14,9 +14,9 @@ from nas_theseus.convert.block_key import BlockKey, BlockKeys
 from nas_theseus.convert.finetune import EpochLoss, train
 from nas_theseus.convert.hybrid import Hybrid
 from nas_theseus.convert.library import Entry, Library
-from nas_theseus.convert.schedules import Stage, align, stages
+from nas_theseus.convert.schedules import Stage, align, runs_from, stages
 from nas_theseus.convert.similarity import similarity
-from nas_theseus.convert.target import Target, assemble, recalibrate
+from nas_theseus.convert.target import Target, assemble, batch_norms, recalibrate
 from nas_theseus.costs import measured_costs
 from nas_theseus.costs.table import CostTable
 from nas_theseus.errors import ConversionError
@@ -268,18 +268,22 @@ class MacCounter:
         each = [cost.macs for cost in self.costs.of_blocks(self.architecture)]
         steps = {p.step: int(p.value) for p in curve if p.metric == "align_steps"}
         begun = similarity(recipe.similarity, **recipe.similarity_options.given).aligned_basis
-        before: Collection[int] = ()
+        done: Collection[int] = ()
+        ran: Stage | None = None
         for number, stage in enumerate(stages(recipe.schedule, recipe.order, target.replaced)):
             if number in steps:
-                first = min(stage.trained)
+                first = stage.trained[0]
                 step = sum(each[p] * _passes(p, stage.trained) for p in range(first, stage.stop))
                 self.spent += steps[number] * batch * step
-                # What is frozen in front runs once, the rest for the stitch.
-                self.spent += sample * sum(each[p] for p in range(stage.start, stage.stop))
-                if begun:
-                    new = set(stage.trained) - set(before)
-                    self.spent += sample * sum(sum(each[first : p + 1]) for p in new)
-            before = stage.replaced
+                # What is newly frozen in front runs once; the chain for batch norms and stitch.
+                self.spent += sample * sum(each[runs_from(stage, ran) : first])
+                ran = None if recipe.hybrid_epochs else stage
+                passes = 1 + any(batch_norms(target.blocks[p]) for p in stage.trained)
+                self.spent += sample * passes * sum(each[first : stage.stop])
+                for p in set(stage.trained) - set(done) if begun else ():
+                    passes = 1 + bool(batch_norms(target.blocks[p]))
+                    self.spent += sample * passes * sum(each[first : p + 1])
+            done = stage.replaced
 
 
 def _passes(position: int, trained: Collection[int]) -> int:

@@ -35,7 +35,9 @@ def space() -> SearchSpace:
             epochs=6,
             schedule="sequential",
             similarity="regression",
-            align_steps=20,
+            align_examples=512,
+            align_steps=80,
+            align_batch_size=64,
             align_learning_rate=1e-2,
         ),
     )

@@ -16,7 +16,7 @@ from nas_theseus.convert.library import Entry, Library
 from nas_theseus.convert.library_record import Facts
 from nas_theseus.convert.schedules import align
 from nas_theseus.convert.similarity import similarity
-from nas_theseus.convert.target import Target
+from nas_theseus.convert.target import Target, batch_norms
 from nas_theseus.costs import count_macs
 from nas_theseus.errors import ConversionError
 from nas_theseus.guide import plain_state
@@ -68,9 +68,9 @@ def convert_block(
             f"block {key} is not finite after alignment; lower align_learning_rate"
         )
     steps, examples = int(found["align_steps"]), activations.count
-    # Forward and twice that backward a step, one pass to begin with, and one for the stitch.
+    # Forward and twice that backward a step; for batch norms and stitch, at the end and before.
     passes = 3 * steps * min(recipe.align_batch_size, examples)
-    passes += examples * (1 + measure.aligned_basis)
+    passes += examples * (1 + bool(batch_norms(block))) * (1 + measure.aligned_basis)
     return state, Facts(
         similarity=found["similarity"],
         residual=found["stitch_residual"],

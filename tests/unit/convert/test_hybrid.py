@@ -224,4 +224,4 @@ def test_a_stage_that_stops_early_tells_its_steps_and_is_charged_for_them_only()
     (steps,) = [int(p.value) for p in found.curve if p.metric == "align_steps"]
     assert 8 <= steps < 400
     chain = sum(cost.macs for cost in workshop.costs.of_blocks(chosen)[:3])
-    assert found.train_macs_spent == steps * 64 * 3 * chain + 256 * chain
+    assert found.train_macs_spent == steps * 64 * 3 * chain + 2 * 256 * chain
