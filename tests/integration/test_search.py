@@ -140,6 +140,23 @@ def test_a_second_search_with_the_same_guide_converts_no_block(desk: Desk) -> No
     assert {n: parallel[n] for n in shared} == {n: alone[n] for n in shared}
 
 
+def test_two_searches_at_once_convert_each_block_once(desk: Desk) -> None:
+    names = ("one", "two")
+    running = [
+        subprocess.Popen(
+            desk.command("search", "small.py", "--name", name, "--trials", "6", "--parallel", "1",
+                         "--library", "shared"),
+            cwd=desk.folder, env=desk.environment(), stdout=subprocess.DEVNULL,
+        )
+        for name in names
+    ]  # fmt: skip
+    assert [search.wait(timeout=600) for search in running] == [0, 0]
+    converted = [summary(desk, name)["blocks_converted"] for name in names]
+    kept = list((desk.folder / "shared").glob("blocks-*/*.json"))
+    assert sum(converted) == len(kept) > 0
+    assert results(desk.evaluations("one")) == results(desk.evaluations("two"))
+
+
 def test_a_search_without_the_library_has_results_of_its_own(desk: Desk) -> None:
     output = desk.search("--name", "without", "--trials", "2", "--no-library")
     assert "no library used" in output and "blocks_converted" not in summary(desk, "without")
