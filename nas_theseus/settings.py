@@ -74,6 +74,11 @@ class Recipe(BaseModel):
             not this share below that of the pass before; 0 always takes `align_steps`.
         align_batch_size: larger batches estimate similarity better (the source used 256).
         align_learning_rate: peak of a stage's cosine schedule (AdamW).
+        library: new blocks begin as the library's converted ones, each made alone; the schedule
+            then only polishes them. Searches set this themselves (`--no-library`); controls never
+            take blocks from the library.
+        polish_steps: takes the place of `align_steps` where blocks come from the library; 0
+            leaves them as they are.
         hybrid_epochs: passes over the training split in which the replaced blocks are trained on
             the task after every stage, the guide's parts around them frozen (Network of Theseus,
             figure 4); 0 for none (figure 1).
@@ -97,6 +102,8 @@ class Recipe(BaseModel):
     plateau: Annotated[float, Field(ge=0, lt=1)] = 0.0
     align_batch_size: Annotated[int, Field(ge=4)] = 256
     align_learning_rate: PositiveFloat = 3e-3
+    library: bool = False
+    polish_steps: Annotated[int, Field(ge=0)] = 0
     recalibrate: bool = True
     hybrid_epochs: Epochs = 0.0
     epochs: Epochs = 2.0
@@ -111,6 +118,16 @@ class Recipe(BaseModel):
     def untouched_by_guide(self) -> bool:
         """Whether candidates start from random weights in every part."""
         return self.schedule in ("scratch", "kd")
+
+    @property
+    def takes_blocks(self) -> bool:
+        """Whether new blocks come from the library."""
+        return self.library and not self.is_control
+
+    @property
+    def is_control(self) -> bool:
+        """Whether nothing is aligned with the guide."""
+        return self.schedule in ("naive", "scratch", "kd")
 
     @property
     def alignment(self) -> dict[str, Any]:
@@ -129,7 +146,12 @@ class Recipe(BaseModel):
 
 
 class SearchSettings(BaseModel):
-    """What one launch of a search may use; the space says what is searched."""
+    """What one launch of a search may use; the space says what is searched.
+
+    Attributes:
+        library: where converted blocks are kept: a folder or an fsspec address; True for
+            ``library`` in `storage`, False for none, every candidate converted by itself.
+    """
 
     model_config = ConfigDict(frozen=True, extra="forbid")
 
@@ -139,6 +161,7 @@ class SearchSettings(BaseModel):
     time_budget_s: PositiveFloat | None = None
     storage: Path = Path("theseus")
     study_url: str | None = None
+    library: bool | Annotated[str, Field(min_length=1)] = True
     sampler: Sampler = "tpe"
     seed: Annotated[int, Field(ge=0)] = 0
     address: str | None = None
