@@ -54,8 +54,8 @@ class World:
         self.seed, self._costs = seed, costs
         rng = np.random.default_rng(seed)
         parts = len(space.guide)
-        importance = rng.dirichlet(np.full(parts, 1.5)) * rng.uniform(0.15, 0.5)
-        kind = {name: rng.lognormal(0, 0.5) for name in space.families}
+        importance = rng.dirichlet(np.full(parts, 1.5)) * rng.uniform(0.1, 0.3)
+        kind = {name: rng.lognormal(0, 0.4) for name in space.families}
         self.graph = additive_space(space, costs, ["macs"])
         self.loss: dict[BlockChoice, float] = {}
         for option in self.graph.options:
@@ -67,7 +67,7 @@ class World:
             share = max(option.costs[0], 1) / whole
             matters = float(importance[choice.span.start : choice.span.stop].sum())
             hard = 0.15 + 0.2 * max(0.0, -math.log10(share))
-            luck = kind[choice.block] * rng.lognormal(0, 0.5)
+            luck = kind[choice.block] * rng.lognormal(0, 0.4)
             self.loss[choice] = matters * hard * luck - 0.003 * rng.random()
         noise = {choice: rng.lognormal(0, 1.0) for choice in self.loss}
         self.errors = {

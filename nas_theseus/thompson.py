@@ -15,7 +15,7 @@ from nas_theseus.additive_front import AdditiveSpace
 from nas_theseus.costs.table import CostTable
 from nas_theseus.estimate import AdditiveEstimate
 from nas_theseus.genome import Genome
-from nas_theseus.pareto import hypervolume, minimised
+from nas_theseus.pareto import front, hypervolume, minimised
 from nas_theseus.space import COSTS, MEASURED, SearchSpace
 from nas_theseus.space_graph import additive_space
 from nas_theseus.values import Architecture, BlockChoice
@@ -24,9 +24,9 @@ _Floats = NDArray[np.float64]
 _Costs = Mapping[str, float]
 
 STARTUP = 8
-_DRAWS, _LAYERS, _CANDIDATES, _MAX_LABELS = 4, 2, 400, 3_000
+_DRAWS, _LAYERS, _CANDIDATES, _MAX_LABELS = 4, 2, 200, 3_000
 # Middles of equally likely pieces of a standard normal distribution.
-_QUANTILES = norm.ppf((np.arange(8) + 0.5) / 8)
+_QUANTILES = norm.ppf((np.arange(5) + 0.5) / 5)
 _TINY = 1e-12
 
 
@@ -109,7 +109,8 @@ class Proposer:
         estimate = self._estimate(told)
         if len(taken) < self._startup or not estimate.observations:
             return self._spread_out(self._of_a_draw(estimate, taken, rng), len(taken))
-        found: dict[Architecture, _Costs] = {}
+        choices, _ = self._choices
+        found = self._new(-estimate.weights(choices)[0], taken)
         for _ in range(_DRAWS):
             found |= self._of_a_draw(estimate, taken, rng)
         candidates = list(found.items())
@@ -137,19 +138,26 @@ class Proposer:
     def _of_a_draw(
         self, estimate: AdditiveEstimate, taken: Collection[Architecture], rng: np.random.Generator
     ) -> dict[Architecture, _Costs]:
-        """New ones, with costs, among a draw's first fronts; deeper ones where these are known.
+        """New ones on a draw's front, with costs.
 
-        A front that is not empty has a member: with one more front than are taken there is a new
-        one, if any is left. Terms of pairs are left out here, as they would make the graph
-        quadratic in the choices; candidates are judged with them.
+        Terms of pairs are left out, as they would make the graph quadratic in the choices;
+        candidates are judged with them.
         """
         draw = estimate.draw(rng)
-        choices, numbers = self._choices
-        errors = np.array([draw.error(choice) for choice in choices])[numbers]
+        choices, _ = self._choices
+        return self._new(np.array([draw.error(choice) for choice in choices]), taken)
+
+    def _new(self, errors: _Floats, taken: Collection[Architecture]) -> dict[Architecture, _Costs]:
+        """New ones, with costs, in the first fronts of errors, shape (choices,).
+
+        A front that is not empty has a member: with one more front than are taken there is a new
+        one, if any is left.
+        """
+        _, numbers = self._choices
         layers = _LAYERS
         while True:
-            front = self._graph.front(errors, self._limits, self._solved, layers=layers)
-            new = {s.architecture: s.costs for s in front if s.architecture not in taken}
+            found = self._graph.front(errors[numbers], self._limits, self._solved, layers=layers)
+            new = {s.architecture: s.costs for s in found if s.architecture not in taken}
             if new or layers > len(taken):
                 return new
             layers *= 8
@@ -187,20 +195,31 @@ class Proposer:
             for known, value in zip(costs, self._expected(name, architectures, told), strict=True):
                 known[name] = value
         count = len(candidates)
-        front = [self._point(one.values) for one in told if one.values and one.feasible]
-        front += map(self._of_quality, costs[count:], mean[count:])
+        points = [self._point(one.values) for one in told if one.values and one.feasible]
+        points += map(self._of_quality, costs[count:], mean[count:])
         reference = self._worst(told)
-        before = hypervolume(front, reference)
+        known = np.array(points).reshape(len(points), len(reference))
+        known = known[front(known)]
+        before = hypervolume(known, reference)
 
-        def gain(index: int) -> tuple[bool, float, float]:
-            known = costs[index]
-            qualities = mean[index] + deviation[index] * _QUANTILES
-            points = [self._of_quality(known, quality) for quality in qualities]
-            gains = [hypervolume([*front, point], reference) - before for point in points]
-            keeps = not any(limit.violation(known) for limit in self.space.limits)
-            return keeps, float(np.mean(gains)), float(deviation[index])
+        def gain(index: int, quality: float) -> float:
+            point = self._of_quality(costs[index], quality)
+            return hypervolume(np.vstack([known, point]), reference) - before
 
-        return architectures[max(range(count), key=gain)]
+        keeping = [i for i in range(count) if not self._broken(costs[i])] or list(range(count))
+        # More quality never gains less: the most that is likely bounds what is expected.
+        most = {i: gain(i, mean[i] + deviation[i] * _QUANTILES[-1]) for i in keeping}
+        best, most_expected = max(keeping, key=lambda i: (most[i], deviation[i])), 0.0
+        for i in sorted(keeping, key=most.__getitem__, reverse=True):
+            if most[i] <= most_expected:
+                break
+            gains = [gain(i, mean[i] + deviation[i] * quantile) for quantile in _QUANTILES]
+            if (expected := float(np.mean(gains))) > most_expected:
+                best, most_expected = i, expected
+        return architectures[best]
+
+    def _broken(self, costs: _Costs) -> bool:
+        return any(limit.violation(costs) > 0 for limit in self.space.limits)
 
     def _expected(
         self, name: str, architectures: Sequence[Architecture], told: Sequence[Told]
