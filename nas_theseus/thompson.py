@@ -157,7 +157,9 @@ class Proposer:
         layers = _LAYERS
         while True:
             found = self._graph.front(errors[numbers], self._limits, self._solved, layers=layers)
-            new = {s.architecture: s.costs for s in found if s.architecture not in taken}
+            new: dict[Architecture, _Costs] = {
+                one.architecture: one.costs for one in found if one.architecture not in taken
+            }
             if new or layers > len(taken):
                 return new
             layers *= 8
@@ -198,13 +200,13 @@ class Proposer:
         points = [self._point(one.values) for one in told if one.values and one.feasible]
         points += map(self._of_quality, costs[count:], mean[count:])
         reference = self._worst(told)
-        known = np.array(points).reshape(len(points), len(reference))
-        known = known[front(known)]
-        before = hypervolume(known, reference)
+        best_known = np.array(points).reshape(len(points), len(reference))
+        best_known = best_known[front(best_known)]
+        before = hypervolume(best_known, reference)
 
         def gain(index: int, quality: float) -> float:
             point = self._of_quality(costs[index], quality)
-            return hypervolume(np.vstack([known, point]), reference) - before
+            return hypervolume(np.vstack([best_known, point]), reference) - before
 
         keeping = [i for i in range(count) if not self._broken(costs[i])] or list(range(count))
         # More quality never gains less: the most that is likely bounds what is expected.
@@ -235,7 +237,7 @@ class Proposer:
         for architecture, value in known.items():
             estimate.update(architecture, -value)
         least = min(known.values()) / 10  # a sum of weights may be negative
-        return np.maximum(-estimate.predict(architectures)[0], least).tolist()
+        return [max(-float(value), least) for value in estimate.predict(architectures)[0]]
 
     def _of_quality(self, costs: _Costs, quality: float) -> _Floats:
         return self._point({**costs, self._quality.name: self._unlearnt(quality)})
