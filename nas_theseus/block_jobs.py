@@ -7,7 +7,7 @@ from nas_theseus.convert.library import Library
 from nas_theseus.convert.library_record import Facts
 from nas_theseus.progress import BlockCounts
 from nas_theseus.storage import Storage
-from nas_theseus.values import Architecture, BlockOutcome
+from nas_theseus.values import Architecture, BlockChoice, BlockOutcome
 
 
 class BlockJobs:
@@ -28,6 +28,7 @@ class BlockJobs:
         self._made: dict[str, BlockOutcome] = {}
         self._failed: dict[str, BlockOutcome] = {}
         self._stored: dict[str, Facts] = {}
+        self._errors: dict[BlockChoice, float] = {}
         for outcome in storage.block_outcomes():
             self._take(outcome)
 
@@ -41,6 +42,10 @@ class BlockJobs:
             sum(outcome.macs for outcome in made), sum(outcome.seconds for outcome in made),
             sum(facts.macs for facts in reused), sum(facts.seconds for facts in reused),
         )  # fmt: skip
+
+    def errors(self) -> dict[BlockChoice, float]:
+        """Share of the guide's variance that each block known so far leaves unexplained."""
+        return dict(self._errors)
 
     def lacking(self, architecture: Architecture) -> list[BlockKey]:
         """The blocks of an architecture that are not in the library, in order, each once.
@@ -94,5 +99,6 @@ class BlockJobs:
             if record is None:
                 return False
             self._stored[key.id] = record.facts
+            self._errors[key.choice] = record.facts.residual
             self._failed.pop(key.id, None)
         return True

@@ -71,7 +71,9 @@ def search(
     study: Annotated[
         str | None, typer.Option(help="Optuna storage URL; a journal file in --storage.")
     ] = None,
-    sampler: Annotated[str | None, typer.Option(help="tpe, nsga2, nsga3 or random.")] = None,
+    sampler: Annotated[
+        str | None, typer.Option(help="theseus, tpe, gp, nsga2, nsga3 or random.")
+    ] = None,
     seed: Annotated[int | None, typer.Option(help="Seed of proposals and trials.")] = None,
     library: Annotated[
         str | None,

@@ -18,6 +18,7 @@ from nas_theseus.services.tracking import Tracker
 from nas_theseus.settings import SearchSettings
 from nas_theseus.space import COSTS, MEASURED, SearchSpace
 from nas_theseus.storage import Storage
+from nas_theseus.thompson import Proposer
 from nas_theseus.values import Architecture, Evaluation, Failure, Objective, Outcome
 
 
@@ -81,6 +82,7 @@ class ProposalJobs:
             self._known,
             sampler=settings.sampler,
             seed=settings.seed,
+            proposer=Proposer(space, costs, self.reference, blocks.errors if blocks else dict),
             warm_starts=[guide] if guide is not None else [],
         )
         self._project()

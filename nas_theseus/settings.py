@@ -17,7 +17,7 @@ from nas_theseus.values import Constraint, short_hash
 Schedule = Literal["progressive", "sequential", "independent", "joint", "naive", "scratch", "kd"]
 Order = Literal["forward", "reverse"]
 SimilarityName = Literal["cka", "cka-unbiased", "dmnn", "regression", "cosine"]
-Sampler = Literal["tpe", "nsga2", "nsga3", "random"]
+Sampler = Literal["theseus", "tpe", "gp", "nsga2", "nsga3", "random"]
 
 # What the conversion of one block depends on: not how blocks are put together, nor task training.
 ALIGNMENT = {
@@ -162,7 +162,7 @@ class SearchSettings(BaseModel):
     storage: Path = Path("theseus")
     study_url: str | None = None
     library: bool | Annotated[str, Field(min_length=1)] = True
-    sampler: Sampler = "tpe"
+    sampler: Sampler = "theseus"
     seed: Annotated[int, Field(ge=0)] = 0
     address: str | None = None
     cpus_per_trial: PositiveFloat = 1.0

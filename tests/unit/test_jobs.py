@@ -268,6 +268,8 @@ def test_a_block_that_two_architectures_lack_is_handed_out_once(tmp_path: Path) 
     assert blocks.lacking(one) == []  # stored, though its end was not told yet
     assert (blocks.counts.running, blocks.counts.reused) == (2, 0)
     assert blocks.ended(first, None) is None
+    stored = bench.library.record(first)
+    assert stored is not None and blocks.errors() == {basic: stored.facts.residual}
     assert (blocks.counts.converted, blocks.counts.running) == (1, 1)
     assert blocks.ended(second, "its worker died 3 times") == blocks.broken(other)
     assert blocks.broken(one) is None and blocks.start(other) == second
