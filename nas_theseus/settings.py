@@ -24,6 +24,7 @@ ALIGNMENT = {
     "similarity", "similarity_options", "align_examples", "align_steps", "plateau",
     "align_batch_size", "align_learning_rate", "weight_decay", "gradient_clip",
 }  # fmt: skip
+TRAINING = {"epochs", "batch_size", "learning_rate", "weight_decay", "gradient_clip"}
 
 Positive = Annotated[int, Field(gt=0)]
 PositiveFloat = Annotated[float, Field(gt=0, allow_inf_nan=False)]
@@ -134,6 +135,11 @@ class Recipe(BaseModel):
     def alignment(self) -> dict[str, Any]:
         """The settings that the alignment of one block by itself depends on, and no others."""
         return self.model_dump(include=ALIGNMENT)
+
+    @property
+    def training(self) -> dict[str, Any]:
+        """The settings that task training without a teacher depends on, and no others."""
+        return self.model_dump(include=TRAINING)
 
     @property
     def taught(self) -> bool:
