@@ -7,9 +7,8 @@ import os
 from collections import Counter
 from collections.abc import Callable, Generator
 from pathlib import Path
-from typing import Any, Protocol, TypeAlias
+from typing import TYPE_CHECKING, Any, Protocol, TypeAlias
 
-from nas_theseus.convert.block_key import BlockKey
 from nas_theseus.errors import ServiceError, TheseusError
 from nas_theseus.settings import SearchSettings
 from nas_theseus.values import Architecture
@@ -26,12 +25,15 @@ os.environ.setdefault("RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO", "0")
 os.environ.setdefault("RAY_CHDIR_TO_TRIAL_DIR", "0")
 
 import ray
-import torch
 from ray import tune
 from ray.tune.search import Searcher
 
+# A worker imports this module, and torch only with the work that needs it.
+if TYPE_CHECKING:
+    from nas_theseus.convert.block_key import BlockKey
+
 # What one trial does: convert a block into the library, or evaluate an architecture.
-Job: TypeAlias = BlockKey | Architecture
+Job: TypeAlias = "BlockKey | Architecture"
 
 
 class Jobs(Protocol):
@@ -81,7 +83,7 @@ class JobSearcher(Searcher):
             # While a job runs it may have to be run again, and FINISHED is for good.
             return None if self._running else str(Searcher.FINISHED)
         self._running[trial_id] = job
-        kind = "block" if isinstance(job, BlockKey) else "architecture"
+        kind = "architecture" if isinstance(job, Architecture) else "block"
         return {kind: job.to_json()}
 
     def on_trial_result(self, trial_id: str, result: dict[str, Any]) -> None:
@@ -113,6 +115,15 @@ class JobSearcher(Searcher):
         """Nothing; see `save`."""
 
 
+def _job_of(config: dict[str, Any]) -> Job:
+    """The job that `JobSearcher.suggest` put into a trial's configuration."""
+    if "architecture" in config:
+        return Architecture.from_json(config["architecture"])
+    from nas_theseus.convert.block_key import BlockKey
+
+    return BlockKey.from_json(config["block"])
+
+
 class JobTrial(tune.Trainable):
     """One job as a Tune trial; the process is used again for the next one, of either kind."""
 
@@ -128,10 +139,7 @@ class JobTrial(tune.Trainable):
         return True
 
     def _begin(self, config: dict[str, Any]) -> None:
-        block = config.get("block")
-        self._steps = self._run(
-            BlockKey.from_json(block) if block else Architecture.from_json(config["architecture"])
-        )
+        self._steps = self._run(_job_of(config))
 
     def step(self) -> dict[str, Any]:
         try:
@@ -197,14 +205,18 @@ def check_device(settings: SearchSettings) -> None:
     Raises:
         ServiceError: a trial asks for more cores than there are, or for GPUs and torch sees none.
     """
+    if settings.address is not None:
+        return
+    import torch
+
     cores = os.cpu_count() or 1
-    if settings.address is None and settings.cpus_per_trial > cores:
+    if settings.cpus_per_trial > cores:
         # Ray would believe it, and start a process for every core that it was told of.
         raise ServiceError(
             f"one trial asks for {settings.cpus_per_trial:g} CPU cores, this machine has {cores}; "
             "lower --cpus-per-trial, or join a cluster that has them with --address"
         )
-    if settings.address is None and settings.gpus_per_trial > 0 and not torch.cuda.is_available():
+    if settings.gpus_per_trial > 0 and not torch.cuda.is_available():
         raise ServiceError(
             f"one trial asks for {settings.gpus_per_trial:g} GPU, but torch sees none on this "
             "machine; leave --gpus-per-trial out, or join a cluster that has some with --address"

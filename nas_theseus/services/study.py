@@ -5,21 +5,21 @@ from __future__ import annotations
 import warnings
 from collections import Counter, deque
 from collections.abc import Callable, Sequence
+from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass
 from pathlib import Path
 from random import Random
 from typing import Any
 
 import optuna
-from filelock import FileLock
 from optuna.distributions import BaseDistribution
 from optuna.samplers import BaseSampler
-from optuna.storages import BaseStorage, JournalStorage
-from optuna.storages.journal import JournalFileBackend, JournalFileOpenLock
+from optuna.storages import BaseStorage
 from optuna.trial import FrozenTrial, TrialState
 
 from nas_theseus.errors import ServiceError
 from nas_theseus.genome import Genome
+from nas_theseus.services.journal import Journal
 from nas_theseus.services.theseus_sampler import (
     COSTS,
     REASON,
@@ -144,6 +144,14 @@ class Study:
         """The next architecture to evaluate; None when 200 tries bring nothing new."""
         if self._waiting:
             return self._waiting.popleft()
+        with self._together():
+            return self._proposed()
+
+    def _together(self) -> AbstractContextManager[None]:
+        """A proposal or a result is one write to the journal; a database has each part at once."""
+        return self._storage.together() if isinstance(self._storage, Journal) else nullcontext()
+
+    def _proposed(self) -> Proposal | None:
         for _ in range(FRUITLESS_PROPOSALS):
             if self._repeated is not None:
                 genes = self._neighbour(self._repeated)
@@ -189,9 +197,9 @@ class Study:
     def tell(self, proposal: Proposal, outcome: Outcome) -> None:
         """Tell a proposal's result, and that of proposals that turned out to mean the same."""
         self._running.pop(proposal.architecture.id, None)
-        self._tell(proposal.number, outcome)
-        for twin in self._twins.pop(proposal.number, []):
-            self._tell(twin, outcome)
+        with self._together():
+            for number in (proposal.number, *self._twins.pop(proposal.number, [])):
+                self._tell(number, outcome)
 
     @property
     def states(self) -> Counter[str]:
@@ -348,42 +356,7 @@ def _open(
 def _durable(storage: Path | str) -> BaseStorage:
     if isinstance(storage, str):
         return optuna.storages.get_storage(storage)
-    _mend_torn_line(storage)
-    return JournalStorage(JournalFileBackend(str(storage), KernelLock(storage)))
-
-
-class KernelLock(JournalFileOpenLock):
-    """A lock that the kernel takes back when its process dies.
-
-    Optuna's own lock is a link on the disk: a driver that is killed while it writes leaves it
-    behind, and the next one waits for it (for ever where the journal's path is relative: seen with
-    Optuna 5.0).
-    """
-
-    def __init__(self, journal: Path) -> None:
-        super().__init__(str(journal))
-        self._lock = FileLock(journal.with_name(journal.name + ".flock"))
-
-    def acquire(self) -> bool:
-        """Wait for the lock."""
-        self._lock.acquire()
-        return True
-
-    def release(self) -> None:
-        """Give it back."""
-        self._lock.release()
-
-
-def _mend_torn_line(journal: Path) -> None:
-    """Cut a last line that a crash left half written, so that nothing is appended to it."""
-    if not journal.exists():
-        return
-    data = journal.read_bytes()
-    if data and not data.endswith(b"\n"):
-        whole = data[: data.rfind(b"\n") + 1]
-        journal.with_suffix(".torn").write_bytes(data[len(whole) :])
-        with journal.open("r+b") as file:
-            file.truncate(len(whole))
+    return Journal(storage)
 
 
 def _without_password(url: str) -> str:
