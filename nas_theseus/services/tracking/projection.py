@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import logging
 import time
 from collections.abc import Iterable, Mapping
@@ -19,7 +20,7 @@ from nas_theseus.services.tracking.runs import (
     shorten,
     write_run,
 )
-from nas_theseus.storage import write_json
+from nas_theseus.storage import write_bytes
 from nas_theseus.values import Architecture, Evaluation, Failure
 
 _log = logging.getLogger(__name__)
@@ -58,7 +59,7 @@ class Projection:
         self._identity = identity
         self._schedule: str | None = None
         self._runs_file = runs_file
-        self._runs_changed = False
+        self.runs_changed = False
         self._parent: str | None = None
         self._children: dict[str, _Child] = {}
         self._front: set[str] = set()
@@ -97,7 +98,7 @@ class Projection:
             elif self._is_double(run, children.get(name or "")):
                 self.client.delete_run(run.info.run_id)
         self._parent, self._children, self.synced = parent, children, True
-        self._runs_changed = True
+        self.runs_changed = True
 
     def _is_double(self, run: Run, kept: _Child | None) -> bool:
         """Whether a run is ours and says nothing that the kept one does not."""
@@ -159,13 +160,13 @@ class Projection:
 
     def write_runs_file(self) -> None:
         """Tell other commands the run ids; never an obstacle to the search."""
-        if not self._runs_changed:
+        if not self.runs_changed:
             return
         runs = {"parent": self._parent} if self._parent else {}
         runs |= {name: child.run_id for name, child in sorted(self._children.items())}
         try:
-            write_json(self._runs_file, runs)
-            self._runs_changed = False
+            write_bytes(self._runs_file, json.dumps(runs).encode())
+            self.runs_changed = False
         except OSError as error:
             _log.warning("cannot write the run ids to %s: %s", self._runs_file, error)
 
@@ -177,7 +178,7 @@ class Projection:
                 "theseus.kind": "search",
             }
             run = self.client.create_run(self._experiment_id, time_ms, tags, self._search)
-            self._parent, self._runs_changed = run.info.run_id, True
+            self._parent, self.runs_changed = run.info.run_id, True
             for child in self._children.values():  # their parent was deleted
                 self.client.set_tag(child.run_id, "mlflow.parentRunId", self._parent)
         return self._parent
@@ -226,7 +227,7 @@ class Projection:
             run = self.client.create_run(self._experiment_id, start_ms, fixed, architecture.id)
             child = _Child(run.info.run_id, front=front)
             self._children[architecture.id] = child
-            self._runs_changed = True
+            self.runs_changed = True
         else:
             data = self.client.get_run(child.run_id).data
             # Evaluated again under another recipe or seed: parameters keep the first, the tag
