@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 import logging
 import time
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -201,9 +201,14 @@ class Projection:
         write_run(self.client, run_id, params=new, tags=changed)
 
     def _open_child(
-        self, item: Evaluation | Failure, start_ms: int, time_ms: int, tags: Mapping[str, str]
+        self,
+        item: Evaluation | Failure,
+        start_ms: int,
+        time_ms: int,
+        tags: Mapping[str, str],
+        metrics: Sequence[Metric] = (),
     ) -> _Child:
-        """The architecture's run, RUNNING, with its parameters and tags."""
+        """The architecture's run, RUNNING, with its parameters, tags and metrics."""
         architecture = item.architecture
         params = {
             "architecture": architecture.id,
@@ -238,9 +243,8 @@ class Projection:
             if child.status != "RUNNING":
                 self.client.update_run(child.run_id, status="RUNNING")
                 child.status = "RUNNING"
-        write_run(
-            self.client, child.run_id, params=params, tags={**tags, "theseus.evaluation": item.name}
-        )
+        tags = {**tags, "theseus.evaluation": item.name}
+        write_run(self.client, child.run_id, metrics, params, tags)
         child.evaluation = item.name
         return child
 
@@ -250,8 +254,8 @@ class Projection:
             return
         tags = {"theseus.notes": "\n".join(evaluation.notes)} if evaluation.notes else {}
         start_ms = time_ms - int(evaluation.seconds * 1000)
-        child = self._open_child(evaluation, start_ms, time_ms, tags)
-        write_run(self.client, child.run_id, evaluation_metrics(evaluation, time_ms))
+        metrics = evaluation_metrics(evaluation, time_ms)
+        child = self._open_child(evaluation, start_ms, time_ms, tags, metrics)
         self.client.set_terminated(child.run_id, "FINISHED", time_ms)
         child.status = "FINISHED"
 
@@ -262,12 +266,8 @@ class Projection:
         if known and (known.status, known.evaluation) == ("FAILED", failure.name):
             return
         tags = {"theseus.failure": failure.message, "theseus.stage": failure.stage}
-        child = self._open_child(failure, time_ms, time_ms, tags)
-        write_run(
-            self.client,
-            child.run_id,
-            [Metric(p.metric, p.value, time_ms, p.step) for p in failure.curve],
-        )
+        metrics = [Metric(p.metric, p.value, time_ms, p.step) for p in failure.curve]
+        child = self._open_child(failure, time_ms, time_ms, tags, metrics)
         self.client.set_terminated(child.run_id, "FAILED", time_ms)
         child.status = "FAILED"
 
