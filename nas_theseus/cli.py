@@ -69,7 +69,12 @@ def search(
     ] = None,
     storage: StorageOption = DEFAULT_STORAGE,
     study: Annotated[
-        str | None, typer.Option(help="Optuna storage URL; a journal file in --storage.")
+        str | None,
+        typer.Option(
+            envvar="NAS_THESEUS_STUDY",
+            show_envvar=True,
+            help="Optuna storage URL; a journal file in --storage.",
+        ),
     ] = None,
     sampler: Annotated[
         str | None, typer.Option(help="theseus, tpe, gp, nsga2, nsga3 or random.")
@@ -123,10 +128,10 @@ def search(
 
 
 def _kept_settings(storage: Path, name: str) -> dict[str, Any]:
+    from nas_theseus.storage import Storage
+
     try:
-        found: dict[str, Any] = json.loads(
-            (storage / "searches" / name / "settings.json").read_text()
-        )
+        found: dict[str, Any] = json.loads(Storage(storage, name).settings_file.read_text())
         return found
     except (OSError, ValueError):
         return {}

@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import logging
+import math
 import os
 from collections import Counter
-from collections.abc import Callable, Generator
+from collections.abc import Callable, Generator, Mapping
+from contextlib import suppress
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Protocol, TypeAlias
 
@@ -26,6 +28,7 @@ os.environ.setdefault("RAY_CHDIR_TO_TRIAL_DIR", "0")
 
 import ray
 from ray import tune
+from ray.autoscaler.sdk import request_resources
 from ray.tune.search import Searcher
 
 # A worker imports this module, and torch only with the work that needs it.
@@ -189,14 +192,36 @@ def connect(settings: SearchSettings, log: Path) -> None:
             what = f"reached at {settings.address}"
             remedy = "Check the address (ray status), or leave --address out to run on this machine"
         raise ServiceError(f"Ray cannot be {what}: {str(error).rstrip('.')}. {remedy}") from error
-    have: dict[str, float] = ray.cluster_resources()  # type: ignore[no-untyped-call]
-    for name, wanted in (("CPU", settings.cpus_per_trial), ("GPU", settings.gpus_per_trial)):
-        if wanted > have.get(name, 0):
-            disconnect()
-            raise ServiceError(
-                f"one trial asks for {wanted:g} {name}, the cluster has {have.get(name, 0):g}; "
-                f"lower --{name.lower()}s-per-trial"
-            )
+    _refuse_too_small(settings)
+    if settings.address is not None and settings.parallel is not None:
+        # An autoscaler starts nodes for them; where there is none, nothing happens.
+        trial = {"CPU": settings.cpus_per_trial, "GPU": settings.gpus_per_trial}
+        bundle = {name: math.ceil(wanted) for name, wanted in trial.items() if wanted}
+        request_resources(bundles=[bundle] * settings.parallel)
+
+
+def _refuse_too_small(settings: SearchSettings) -> None:
+    """Refuse at once, with what there is, where no node can hold one trial."""
+    nodes = [node for node in ray.nodes() if node["Alive"]]  # type: ignore[no-untyped-call]
+    trial = {"CPU": settings.cpus_per_trial, "GPU": settings.gpus_per_trial}
+    if any(all(n["Resources"].get(k, 0) >= v for k, v in trial.items()) for n in nodes):
+        return
+    disconnect()
+    asked = " and ".join(f"{wanted:g} {name}" for name, wanted in trial.items() if wanted)
+    has = "; ".join(f"{n['NodeManagerAddress']} {_resources(n)}" for n in nodes)
+    raise ServiceError(
+        f"one trial asks for {asked} on one node, and no node of the cluster has that: {has}. "
+        "Lower --cpus-per-trial or --gpus-per-trial, or add such a node (an autoscaler needs "
+        "min_workers: 1 of its kind)"
+    )
+
+
+def _resources(node: Mapping[str, Any]) -> str:
+    """A node's processors, and the type of its GPUs, for people."""
+    have = node["Resources"]
+    kinds = [k.partition(":")[2] for k in have if k.startswith("accelerator_type:")]
+    told = f"{have.get('CPU', 0):g} CPU, {have.get('GPU', 0):g} GPU"
+    return told + (f" ({', '.join(kinds)})" if kinds else "")
 
 
 def check_device(settings: SearchSettings) -> None:
@@ -224,7 +249,10 @@ def check_device(settings: SearchSettings) -> None:
 
 
 def disconnect() -> None:
-    """End what `connect` began."""
+    """End what `connect` began; nodes that an autoscaler started for it may go."""
+    if ray.is_initialized():
+        with suppress(Exception):  # the cluster may be gone
+            request_resources(bundles=[])
     ray.shutdown()
 
 

@@ -14,11 +14,12 @@ from typing import Any
 import optuna
 from optuna.distributions import BaseDistribution
 from optuna.samplers import BaseSampler
-from optuna.storages import BaseStorage
+from optuna.storages import BaseStorage, RDBStorage
 from optuna.trial import FrozenTrial, TrialState
 
 from nas_theseus.errors import ServiceError
 from nas_theseus.genome import Genome
+from nas_theseus.redaction import scrub, without_credentials
 from nas_theseus.services.journal import Journal
 from nas_theseus.services.theseus_sampler import (
     COSTS,
@@ -358,20 +359,35 @@ def _open(
         )
         return durable, study
     except Exception as error:  # database drivers raise their own kinds
-        raise ServiceError(
-            f"Optuna's storage {_without_password(str(storage))} cannot be used: "
-            f"{type(error).__name__}: {str(error).splitlines()[0]}"
-        ) from error
+        raise _unusable(storage, error) from None
+
+
+def reach(storage: str) -> None:
+    """Open a database before anything is trained, making its tables where there are none.
+
+    Raises:
+        ServiceError: it does not answer, refuses the password, or is of another kind.
+    """
+    try:
+        _durable(storage)
+    except Exception as error:  # database drivers raise their own kinds
+        raise _unusable(storage, error) from None
+
+
+def _unusable(storage: Path | str, error: Exception) -> ServiceError:
+    """What is told of a storage; the cause may hold the password, so it is not chained."""
+    address = str(storage)
+    reason = scrub(f"{type(error).__name__}: {error}".splitlines()[0], address)
+    remedy = "Check address, user and password (--study) and that the database runs"
+    if isinstance(storage, Path):
+        remedy = "Choose a folder that can be written (--storage)"
+    return ServiceError(
+        f"Optuna's storage {without_credentials(address)} cannot be used: {reason}. {remedy}"
+    )
 
 
 def _durable(storage: Path | str) -> BaseStorage:
     if isinstance(storage, str):
-        return optuna.storages.get_storage(storage)
+        # Asked before each use whether it is still there: a database may be restarted.
+        return RDBStorage(storage, engine_kwargs={"pool_pre_ping": True})
     return Journal(storage)
-
-
-def _without_password(url: str) -> str:
-    scheme, separator, rest = url.partition("://")
-    if separator and "@" in rest:
-        return f"{scheme}://…@{rest.rpartition('@')[2]}"
-    return url

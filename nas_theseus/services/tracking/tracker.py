@@ -26,13 +26,14 @@ from mlflow.tracking import MlflowClient
 from nas_theseus.errors import ServiceError, StorageError
 from nas_theseus.services.tracking.connection import (
     EXPERIMENT,
+    check_version,
     experiment_name,
     find_experiment,
     no_answer,
     probe,
     quieten,
-    scrub,
 )
+from nas_theseus.redaction import scrub
 from nas_theseus.services.tracking.projection import Projection, RecordError
 from nas_theseus.storage import write_bytes
 from nas_theseus.values import Evaluation, Failure
@@ -108,8 +109,8 @@ class Tracker:
         """Check that MLflow answers, then open the search's run and deliver what waits.
 
         Raises:
-            ServiceError: MLflow does not answer within seconds, refuses, or another process
-                delivers this outbox.
+            ServiceError: MLflow does not answer within seconds, refuses, has another major version,
+                or another process delivers this outbox.
             StorageError: the outbox cannot be read or written.
         """
         if self._thread is not None and self._thread.is_alive():
@@ -120,6 +121,7 @@ class Tracker:
             probe(self._uri)
         except (OSError, ValueError) as error:
             raise no_answer(self._uri, error) from None
+        check_version(self._uri)
         lock = self._lock_outbox()
         with self._changed:
             self._stop = self._finishing = self._connected = False
