@@ -149,6 +149,7 @@ class Workshop:
         teacher = self.activations if recipe.taught else None
         # An architecture that keeps every part is the guide: there is nothing to convert or train.
         is_guide = all(target.kept) and not fresh
+        pieces = 1
         if not is_guide:
             generator = torch.Generator().manual_seed(seed)
             measure = similarity(recipe.similarity, **recipe.similarity_options.given)
@@ -197,6 +198,7 @@ class Workshop:
             yield Progress("convert", (converted,))
             for epoch in train(target, task, recipe, seed, teacher):
                 macs.training(epoch)
+                pieces = epoch.pieces
                 trained = (
                     CurvePoint("train_loss", epoch.epoch + 1, epoch.loss),
                     CurvePoint(self.space.metric, epoch.epoch + 1,
@@ -204,6 +206,9 @@ class Workshop:
                 )  # fmt: skip
                 curve.extend(trained)
                 yield Progress("finetune", trained)
+        notes = ["the guide itself: every part kept, nothing trained"] if is_guide else []
+        if pieces > 1:
+            notes.append(f"out of memory: batches were computed in {pieces} pieces")
         quality = curve[-1].value if curve else score(target, task, "validation")
         space = self.space
         measured = measured_costs(space.measured, target, task.inlet, self.device)
@@ -222,7 +227,7 @@ class Workshop:
             train_macs_spent=macs.spent,
             seconds=time.perf_counter() - started,
             curve=tuple(curve),
-            notes=("the guide itself: every part kept, nothing trained",) if is_guide else (),
+            notes=tuple(notes),
         )
         return Converted(evaluation, target.eval().to("cpu"))
 

@@ -94,10 +94,11 @@ class Library:
 
     def __init__(self, location: str | Path, *, create: bool = True) -> None:
         self._blobs = Blobs(location)
+        self._shown = without_credentials(self._blobs.location)
         if self._blobs.read(MARKER) is None:
             if not create:
                 raise LibraryError(
-                    f"there is no library at {without_credentials(str(location))}: it begins with the first block that is "
+                    f"there is no library at {self._shown}: it begins with the first block that is "
                     "kept there; give the storage that holds one"
                 )
             self._blobs.write(MARKER, b"Blocks converted by nas-theseus: nas-theseus library ls\n")
@@ -250,7 +251,7 @@ class Library:
                     told(SetAside(id_, str(damage)))
         if self._blobs.read(MARKER) is None:
             raise LibraryError(
-                f"library {without_credentials(self._blobs.location)} is gone: it was there when it was opened; mount "
+                f"library {self._shown} is gone: it was there when it was opened; mount "
                 "or restore its storage, or give another"
             )
         return None

@@ -65,12 +65,11 @@ def ask_nodes(folder: Path) -> list[Answer]:
     probe = folder.resolve() / f".probe-{token}"
     write_bytes(probe, token.encode())
     nodes = [node for node in ray.nodes() if node["Alive"]]  # type: ignore[no-untyped-call]
-    asked = [
-        _answer.options(
-            num_cpus=0, scheduling_strategy=NodeAffinitySchedulingStrategy(node["NodeID"], soft=False)
-        ).remote(str(probe), f"{probe}-{place}", PACKAGES)
-        for place, node in enumerate(nodes)
-    ]  # fmt: skip
+    asked = []
+    for place, node in enumerate(nodes):
+        there = NodeAffinitySchedulingStrategy(node["NodeID"], soft=False)
+        on_node = _answer.options(num_cpus=0, scheduling_strategy=there)
+        asked.append(on_node.remote(str(probe), f"{probe}-{place}", PACKAGES))
     answers = []
     try:
         for place, (node, answer) in enumerate(zip(nodes, asked, strict=True)):

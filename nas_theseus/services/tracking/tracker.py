@@ -24,6 +24,7 @@ from filelock import FileLock, Timeout
 from mlflow.tracking import MlflowClient
 
 from nas_theseus.errors import ServiceError, StorageError
+from nas_theseus.redaction import scrub
 from nas_theseus.services.tracking.connection import (
     EXPERIMENT,
     check_version,
@@ -33,7 +34,6 @@ from nas_theseus.services.tracking.connection import (
     probe,
     quieten,
 )
-from nas_theseus.redaction import scrub
 from nas_theseus.services.tracking.projection import Projection, RecordError
 from nas_theseus.storage import write_bytes
 from nas_theseus.values import Evaluation, Failure
