@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import warnings
 from collections import Counter, deque
-from collections.abc import Callable, Sequence
-from contextlib import AbstractContextManager, nullcontext
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager, nullcontext
 from dataclasses import dataclass
 from pathlib import Path
 from random import Random
@@ -13,11 +13,13 @@ from typing import Any
 
 import optuna
 from optuna.distributions import BaseDistribution
+from optuna.exceptions import StorageInternalError
 from optuna.samplers import BaseSampler
 from optuna.storages import BaseStorage, RDBStorage
 from optuna.trial import FrozenTrial, TrialState
+from sqlalchemy.exc import SQLAlchemyError
 
-from nas_theseus.errors import ServiceError
+from nas_theseus.errors import ServiceError, TheseusError
 from nas_theseus.genome import Genome
 from nas_theseus.redaction import scrub, without_credentials
 from nas_theseus.services.journal import Journal
@@ -104,6 +106,7 @@ class Study:
         self.refused = 0
         self.duplicates = 0
         optuna.logging.set_verbosity(optuna.logging.WARNING)
+        self._address = storage
         self._storage, self._study = _open(name, storage, self._objectives)
         self._study_id = self._storage.get_study_id_from_name(name)
         if not self._study.get_trials(deepcopy=False):
@@ -150,9 +153,18 @@ class Study:
         with self._together():
             return self._proposed()
 
-    def _together(self) -> AbstractContextManager[None]:
+    @contextmanager
+    def _together(self) -> Iterator[None]:
         """A proposal or a result is one write to the journal; a database has each part at once."""
-        return self._storage.together() if isinstance(self._storage, Journal) else nullcontext()
+        journal = self._storage if isinstance(self._storage, Journal) else None
+        try:
+            with journal.together() if journal is not None else nullcontext():
+                yield
+        except TheseusError:
+            raise
+        except (StorageInternalError, SQLAlchemyError, OSError) as error:
+            # Optuna calls whatever stops a commit invalid data, and has the reason as its cause.
+            raise _unusable(self._address, error.__cause__ or error) from None
 
     def _proposed(self) -> Proposal | None:
         for _ in range(FRUITLESS_PROPOSALS):
@@ -374,15 +386,18 @@ def reach(storage: str) -> None:
         raise _unusable(storage, error) from None
 
 
-def _unusable(storage: Path | str, error: Exception) -> ServiceError:
+def _unusable(storage: Path | str, error: BaseException) -> ServiceError:
     """What is told of a storage; the cause may hold the password, so it is not chained."""
     address = str(storage)
     reason = scrub(f"{type(error).__name__}: {error}".splitlines()[0], address)
-    remedy = "Check address, user and password (--study) and that the database runs"
-    if isinstance(storage, Path):
-        remedy = "Choose a folder that can be written (--storage)"
+    remedy = (
+        "Check that its disk has room and can be written"
+        if isinstance(storage, Path)
+        else "Check address, user and password (--study) and that the database runs"
+    )
     return ServiceError(
-        f"Optuna's storage {without_credentials(address)} cannot be used: {reason}. {remedy}"
+        f"Optuna's storage {without_credentials(address)} cannot be used: {reason}. {remedy}; "
+        "the same command goes on from here"
     )
 
 
