@@ -10,7 +10,7 @@ from pathlib import Path
 
 import pytest
 
-from tests.faults.counts import FAULTS, Fault
+from tests.faults.counts import FAULTS, Fault, write_table
 from tests.faults.services import MlflowServer, Postgres, S3Store
 
 
@@ -29,6 +29,7 @@ def pytest_sessionfinish() -> None:
         return
     from benchmarks.record import write_record
 
+    write_table(Path(__file__).parents[2] / "docs" / "reliability.md", FAULTS.cells)
     notes = {"cells": "one a test, in order; only those of this run"}
     write_record("faults", FAULTS.figures(), [asdict(cell) for cell in FAULTS.cells], [0], notes)
 

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass, field
+from pathlib import Path
 
 
 @dataclass
@@ -37,3 +39,19 @@ class Faults:
 
 
 FAULTS = Faults()
+
+BEGIN, END = "<!-- table -->", "<!-- end of table -->"
+
+
+def write_table(page: Path, cells: Sequence[Fault]) -> None:
+    """Put the table of one run between a page's two marks."""
+    before, _, rest = page.read_text().partition(BEGIN)
+    _, _, after = rest.partition(END)
+    lines = ["| fault | kills | finished by then | lost | doubled | left running | |",
+             "|---|---|---|---|---|---|---|"]  # fmt: skip
+    for cell in cells:
+        name = cell.name.removeprefix("test_").replace("_", " ")
+        numbers = (cell.kills, cell.finished, cell.lost, cell.doubled, cell.left_running)
+        told = "" if cell.passed else "failed"
+        lines.append(f"| {name} | {' | '.join(map(str, numbers))} | {told} |")
+    page.write_text("\n".join([before + BEGIN, *lines, END]) + after)
