@@ -166,6 +166,22 @@ def hypervolume(points: ArrayLike, reference: ArrayLike) -> float:
     return float(moocore.hypervolume(array, ref=limit))
 
 
+def contributions(points: ArrayLike, reference: ArrayLike) -> NDArray[np.float64]:
+    """Hypervolume that each point adds to the others, shape (N,); 0 for equal or dominated ones.
+
+    Args:
+        points: minimised objectives, shape (N, M).
+        reference: the worst values that count, shape (M,).
+
+    Raises:
+        ValueError: as `hypervolume`.
+    """
+    array = _points(points)
+    whole = hypervolume(array, reference)
+    rest = [hypervolume(np.delete(array, i, axis=0), reference) for i in range(len(array))]
+    return np.maximum(whole - np.array(rest), 0.0)
+
+
 def minimised(value: float, objective: Objective, owner: str) -> float:
     """One objective's value so that less is better: log10 first if asked, then the sign.
 

@@ -151,6 +151,8 @@ class SearchSettings(BaseModel):
     Attributes:
         library: where converted blocks are kept: a folder or an fsspec address; True for
             ``library`` in `storage`, False for none, every candidate converted by itself.
+        rungs: candidates that fall behind are stopped before their end (`rungs.RungRecord`), where
+            the recipe trains for at least two epochs; may change at every start.
     """
 
     model_config = ConfigDict(frozen=True, extra="forbid")
@@ -162,6 +164,7 @@ class SearchSettings(BaseModel):
     storage: Path = Path("theseus")
     study_url: str | None = None
     library: bool | Annotated[str, Field(min_length=1)] = True
+    rungs: bool = True
     sampler: Sampler = "theseus"
     seed: Annotated[int, Field(ge=0)] = 0
     address: str | None = None
