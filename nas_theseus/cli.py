@@ -122,6 +122,8 @@ def search(
                 given[key] = kept[key]
     if library is None and kept.get("library") is False:
         given["library"] = False
+    if kept and not kept.get("rungs", False):
+        given["rungs"] = False
     _search(space, validated(SearchSettings, given, "search"))
 
 

@@ -299,9 +299,8 @@ class ProposalJobs:
         state = self.state
         state.refused, state.duplicates = self._study.refused, self._study.duplicates
         self._count_blocks()
-        if self.evaluations:
-            seconds = self._seconds + (state.blocks.seconds if state.blocks else 0.0)
-            mean = seconds / (len(self.evaluations) + len(self._stopped))
+        if count := len(self.evaluations) + len(self._stopped):
+            mean = (self._seconds + (state.blocks.seconds if state.blocks else 0.0)) / count
             left = self.remaining + len(state.running)
             state.seconds_left = mean * left / max(1, len(state.running))
         self._reporter.show(state)

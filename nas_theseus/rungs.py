@@ -4,8 +4,9 @@ Asynchronous successive halving (ASHA, Li et al. 2020, arXiv:1810.05934, algorit
 that stops instead of pausing), over several objectives: a candidate goes on from a rung if it is
 among the best 1/η of those that have reached it so far, by non-dominated rank and then by
 hypervolume contribution (the order of SMS-EMOA, Beume et al. 2007). Ours: η = 2 where ASHA takes 3
-or 4, since ranks may flip in training; the rung's front always goes on; nobody is stopped before
-four have gone the whole way.
+or 4, since ranks may flip in training; the rung's front always goes on; and a rung stops nobody
+until five candidates have gone the whole way and it has put three of four pairs of those in the
+order of their ends.
 """
 
 from __future__ import annotations
@@ -23,7 +24,9 @@ from nas_theseus.settings import Recipe
 from nas_theseus.values import Constraint, Evaluation, Objective
 
 ETA = 2
-FINISHED_FIRST = 4
+# Kendall's τ from which a rung is trusted: three of four pairs in the right order. It is that among
+# candidates that rungs let through, hence rather too low than too high.
+MIN_TAU = 0.5
 MIN_FOR_TAU = 5
 _MIN_EPOCHS = 2
 _SHARES = (0.25, 0.5)
@@ -86,28 +89,27 @@ def qualities(evaluation: Evaluation, rungs: Iterable[Rung]) -> dict[str, float]
     return {name: quality for name, quality in found.items() if quality is not None}
 
 
-def standings(points: ArrayLike) -> tuple[list[int], list[int]]:
-    """Non-dominated rank of each point, and how many stand before it.
+def standing(points: ArrayLike, row: int) -> tuple[int, int]:
+    """Non-dominated rank of one point, and how many stand before it.
 
     Within a rank the larger hypervolume contribution stands before the smaller one, with respect to
     a point a tenth of the range beyond the worst values.
 
     Args:
-        points: minimised objectives, shape (N, M), N > 0.
+        points: minimised objectives, shape (N, M).
+        row: of the point.
 
     Raises:
         ValueError: another shape, or a row that is not finite.
     """
-    found = ranks(points)
+    found = np.array(ranks(points))
     array = np.asarray(points, dtype=np.float64)
     extent = np.ptp(array, axis=0)
     reference = array.max(axis=0) + _MARGIN * np.where(extent > 0, extent, 1.0)
-    added = np.zeros(len(array))
-    for rank in set(found):
-        rows = np.flatnonzero(np.array(found) == rank)
-        added[rows] = contributions(array[rows], reference)
-    keys = list(zip(found, -added, strict=True))
-    return found, [sum(other < key for other in keys) for key in keys]
+    equals = np.flatnonzero(found == found[row])
+    added = contributions(array[equals], reference)
+    before = np.sum(found < found[row]) + np.sum(added > added[equals == row])
+    return int(found[row]), int(before)
 
 
 class RungRecord:
@@ -129,9 +131,10 @@ class RungRecord:
 
     def take(self, evaluation: Evaluation, *, finished: bool) -> None:
         """Keep what a candidate was at the rungs that it has come to, in place of what was kept."""
-        reached = qualities(evaluation, self.rungs.values())
+        self.forget(evaluation.architecture.id)
         if self._breaks_limits(evaluation):
             return
+        reached = qualities(evaluation, self.rungs.values())
         for name, quality in reached.items():
             metrics = {**evaluation.metrics, self.rungs[name].metric: quality}
             there = replace(evaluation, metrics=metrics)
@@ -140,27 +143,31 @@ class RungRecord:
             self._finished[evaluation.architecture.id] = evaluation
 
     def forget(self, architecture: str) -> None:
-        """Leave out a candidate that failed."""
+        """Leave out a candidate, such as one that failed."""
         for points in self._points.values():
             points.pop(architecture, None)
+        self._finished.pop(architecture, None)
 
     def goes_on(self, evaluation: Evaluation, rung: str) -> bool:
         """Whether a candidate that was taken in at a rung goes on from it."""
         if self._breaks_limits(evaluation):
             return False
-        if len(self._finished) < FINISHED_FIRST:
+        if self.correlations().get(rung, 0.0) < MIN_TAU:
             return True
-        points = self._points[rung]
-        found, before = standings(np.array(list(points.values())))
-        place = list(points).index(evaluation.architecture.id)
-        return found[place] == 0 or before[place] * ETA < len(points)
+        # In an order that a restart does not change, nor the last bits of what is summed.
+        points = sorted(self._points[rung].items())
+        names = [name for name, _ in points]
+        row = names.index(evaluation.architecture.id)
+        rank, before = standing(np.array([point for _, point in points]), row)
+        return rank == 0 or before * ETA < len(points)
 
     def predict(self, evaluation: Evaluation, rung: str) -> float:
         """The metric at a candidate's end, from what it is at a rung.
 
         Its line is fitted by least squares to the candidates that finished, its slope held
-        between 0 and 1: 1 adds their mean gain, less than 1 says that the worse gain more. Where
-        none finished, what it is now. A perplexity is predicted in logarithms.
+        between 0 and 1: 1 adds their mean gain, less than 1 says that the worse gain more. It is
+        no better than the best of them: a line knows no ceiling. Where none finished, what it is
+        now. A perplexity is predicted in logarithms.
 
         Raises:
             ValueError: the candidate has not come to this rung.
@@ -176,13 +183,13 @@ class RungRecord:
         covariance = float(np.mean((there - there.mean()) * (end - end.mean())))
         slope = min(max(covariance / spread, 0.0), 1.0) if spread > 0 else 1.0
         ahead = as_learnt(quality, goal) - float(there.mean())
-        return as_measured(float(end.mean()) + slope * ahead, goal)
+        return as_measured(min(float(end.mean()) + slope * ahead, float(end.max())), goal)
 
     def correlations(self) -> dict[str, float]:
         """Kendall's τ-b of each rung with the end, over all that finished, by rung.
 
-        None for fewer than five, or where all are equal. Those that a rung stopped are missing, so
-        τ is that among the better ones.
+        A rung is left out where fewer than five finished, or all are equal. Those that a rung
+        stopped are missing, so τ is that among the better ones.
         """
         found = {}
         for name in self.rungs:
@@ -199,7 +206,8 @@ class RungRecord:
     def _pairs(self, rung: str) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
         """Quality at a rung and at the end of all that finished, each of shape (N,), as learnt."""
         place, goal = self.rungs[rung], self._goal(rung)
-        pairs = [(place.quality(e), e.value(place.metric)) for e in self._finished.values()]
+        finished = [self._finished[name] for name in sorted(self._finished)]
+        pairs = [(place.quality(e), e.value(place.metric)) for e in finished]
         learnt = [(as_learnt(q, goal), as_learnt(end, goal)) for q, end in pairs if q is not None]
         there, end = np.array(learnt, dtype=np.float64).reshape(-1, 2).T
         return there, end

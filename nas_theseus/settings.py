@@ -159,7 +159,7 @@ class SearchSettings(BaseModel):
         library: where converted blocks are kept: a folder or an fsspec address; True for
             ``library`` in `storage`, False for none, every candidate converted by itself.
         rungs: candidates that fall behind are stopped before their end (`rungs.RungRecord`), where
-            the recipe trains for at least two epochs; may change at every start.
+            the recipe trains for at least two epochs. A search goes on as it began.
     """
 
     model_config = ConfigDict(frozen=True, extra="forbid")

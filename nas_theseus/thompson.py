@@ -37,9 +37,10 @@ class Told:
 
     Attributes:
         values: its objectives and measured costs by name; None while it runs, if it failed or was
-            refused, or where its value is only predicted.
+            refused.
         feasible: whether it keeps all constraints.
         running: whether its result is still to come.
+        predicted: whether its quality is no measurement; its costs are.
         rungs: quality at the rungs that it reached, by their names.
     """
 
@@ -47,6 +48,7 @@ class Told:
     values: Mapping[str, float] | None = None
     feasible: bool = True
     running: bool = False
+    predicted: bool = False
     rungs: Mapping[str, float] = field(default_factory=dict)
 
 
@@ -137,7 +139,7 @@ class Proposer:
                 if rung in one.rungs:
                     quality = as_learnt(one.rungs[rung], self._quality)
                     estimate.update(one.architecture, quality, rung=rung)
-            if one.values is not None:
+            if one.values is not None and not one.predicted:
                 quality = as_learnt(one.values[self._quality.name], self._quality)
                 estimate.update(one.architecture, quality)
         return estimate
@@ -145,7 +147,7 @@ class Proposer:
     def _stopping_rungs(self, told: Iterable[Told]) -> list[str]:
         """Rungs that were the last of some: of the others, all have a surer value to learn from."""
         rungs = [rung.name for rung in rungs_of(self.space.recipe, self._quality.name)]
-        reached = [[r for r in rungs if r in one.rungs] for one in told if one.values is None]
+        reached = [[r for r in rungs if r in one.rungs] for one in told if one.predicted]
         last = {names[-1] for names in reached if names}
         return [rung for rung in rungs if rung in last]
 
@@ -211,7 +213,8 @@ class Proposer:
             for known, value in zip(costs, self._expected(name, architectures, told), strict=True):
                 known[name] = value
         count = len(candidates)
-        points = [self._point(one.values) for one in told if one.values and one.feasible]
+        measured = [one for one in told if one.feasible and not one.predicted]
+        points = [self._point(one.values) for one in measured if one.values]
         points += map(self._of_quality, costs[count:], mean[count:])
         reference = self._worst(told)
         best_known = np.array(points).reshape(len(points), len(reference))
@@ -263,10 +266,12 @@ class Proposer:
 
     def _worst(self, told: Iterable[Told]) -> _Floats:
         """The hypervolume's reference point, shape (M,); limits make it stricter."""
+        known = [one for one in told if one.values]
+        known = [one for one in known if not one.predicted] or known
         worst: dict[str, float] = {}
         for goal in self.space.goals:
             name, sign = goal.name, 1.0 if goal.direction == "minimize" else -1.0
-            seen = [one.values[name] for one in told if one.values]
+            seen = [one.values[name] for one in known if one.values]
             if name in self._reference:
                 worst[name] = self._reference[name]
             elif name in COSTS:

@@ -27,9 +27,9 @@ class TheseusSampler(BaseSampler):
     All that it knows it reads from the study's trials, whose objectives are the space's, in order:
     a sampler made anew with the same seed proposes the same. Trials that break a constraint
     (`Trial.set_constraint`) are not on the front, those refused teach nothing, those marked
-    `theseus:estimated` only what `theseus:rungs` holds (quality by rung); none is proposed again.
-    A trial that runs is known by its genes, once all are suggested. Parameters that are not of the
-    genome are drawn at random.
+    `theseus:estimated` their costs and what `theseus:rungs` holds (quality by rung); none is
+    proposed again. A trial that runs is known by its genes, once all are suggested. Parameters
+    that are not of the genome are drawn at random.
 
     ::
 
@@ -64,7 +64,7 @@ class TheseusSampler(BaseSampler):
         for other in study.get_trials(deepcopy=False):
             one = self._told(other) if other.number != trial.number else None
             # One that was proposed again has the same result, which must not count twice.
-            if one is not None and (one.architecture not in known or one.values or one.rungs):
+            if one is not None and (one.architecture not in known or one.values):
                 known[one.architecture] = one
         told = list(known.values())
         architecture = self._proposer.propose(told, derive_seed(self._seed, len(told)))
@@ -77,14 +77,16 @@ class TheseusSampler(BaseSampler):
         if not trial.params.keys() >= genome.genes.keys():
             return None
         architecture = genome.decode(trial.params)
-        rungs = trial.user_attrs.get(RUNGS, {})
-        if trial.state != TrialState.COMPLETE or {REASON, ESTIMATED} & trial.user_attrs.keys():
-            running = trial.state == TrialState.RUNNING
-            return Told(architecture, running=running, rungs=rungs)
+        marks = trial.user_attrs
+        if trial.state != TrialState.COMPLETE or REASON in marks:
+            return Told(architecture, running=trial.state == TrialState.RUNNING)
         names = [goal.name for goal in space.goals]
-        values = dict(zip(names, trial.values, strict=True)) | trial.user_attrs.get(COSTS, {})
+        values = dict(zip(names, trial.values, strict=True)) | marks.get(COSTS, {})
         feasible = all(violation <= 0 for violation in trial.constraints.values())
-        return Told(architecture, values, feasible, rungs=rungs)
+        return Told(
+            architecture, values, feasible,
+            predicted=ESTIMATED in marks, rungs=marks.get(RUNGS, {}),
+        )  # fmt: skip
 
     def sample_independent(
         self,
