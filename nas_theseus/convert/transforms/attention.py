@@ -1,4 +1,4 @@
-"""Attention layers whose heads are the channels of a volume: q, k and v write them, the last reads."""
+"""Attention whose heads are a volume's channels: q, k and v write them, the last map reads."""
 
 from __future__ import annotations
 
@@ -19,20 +19,18 @@ class _Names:
     Attributes:
         written: module, weight's name, bias' name and dimension of the fused q, k, v.
         read: module and dimension of the last map.
-        heads: attribute with the number of heads.
         inner: attribute with heads times head size, if the class has it.
     """
 
     written: tuple[str, str, str, int]
     read: tuple[str, int]
-    heads: str
     inner: str | None
 
 
 _KNOWN = {
-    "SelfAttention": _Names(("", "in_proj_weight", "in_proj_bias", 0), ("out_proj", 1), "num_heads", None),
-    "GPT2Attention": _Names(("c_attn", "weight", "bias", 1), ("c_proj", 0), "num_heads", "split_size"),
-    "Attention": _Names(("qkv", "weight", "bias", 0), ("proj", 1), "num_heads", "attn_dim"),
+    "SelfAttention": _Names(("", "in_proj_weight", "in_proj_bias", 0), ("out_proj", 1), None),
+    "GPT2Attention": _Names(("c_attn", "weight", "bias", 1), ("c_proj", 0), "split_size"),
+    "Attention": _Names(("qkv", "weight", "bias", 0), ("proj", 1), "attn_dim"),
 }
 
 
@@ -75,10 +73,12 @@ class SelfAttention(nn.Module):
             )
         x = query if self.batch_first else query.transpose(0, 1)
         mixed = F.linear(x, self.in_proj_weight, self.in_proj_bias)
-        q, k, v = mixed.unflatten(-1, (3, self.num_heads, -1)).permute(2, 0, 3, 1, 4)
+        q, k, v = mixed.view(*mixed.shape[:2], 3, self.num_heads, -1).permute(2, 0, 3, 1, 4)
         dropout = self.dropout if self.training else 0.0
-        if attn_mask is not None and attn_mask.dtype.is_floating_point is False:
-            attn_mask = ~attn_mask  # True hides a place in nn.MultiheadAttention, and shows one here
+        if attn_mask is not None and not attn_mask.is_floating_point():
+            attn_mask = (
+                ~attn_mask
+            )  # True hides a place in nn.MultiheadAttention, and shows one here
         found = F.scaled_dot_product_attention(
             q, k, v, attn_mask, dropout, is_causal=is_causal and attn_mask is None
         )
@@ -108,7 +108,7 @@ def heads_of(module: nn.Module, layer: str) -> Volume:
     plain = isinstance(module, nn.MultiheadAttention)
     names = _KNOWN["SelfAttention"] if plain else _names(module)
     assert names is not None
-    heads = int(getattr(module, names.heads))
+    heads = int(module.num_heads)
     refused = {
         "keys or values of other widths": plain and module.in_proj_weight is None,
         "a bias among the keys": plain and module.bias_k is not None,
@@ -141,6 +141,6 @@ def set_heads(module: nn.Module, heads: int) -> None:
     assert names is not None
     size: Any = 1
     if names.inner is not None:
-        size = getattr(module, names.inner) // getattr(module, names.heads)
+        size = getattr(module, names.inner) // module.num_heads
         setattr(module, names.inner, size * heads)
-    setattr(module, names.heads, heads)
+    module.num_heads = heads  # type: ignore[assignment]

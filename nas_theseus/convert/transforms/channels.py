@@ -40,7 +40,8 @@ def widened(
     R2WiderR: x̂ = [x, p, p], eq. 11. Net2WiderNet: x̂_j = x_g(j) with g random, eq. 6.
     """
     old, share = width // groups, new // groups
-    source, twin = [], []
+    source: list[int] = []
+    twin: list[int] = []
     for group in range(groups):
         start = len(twin)
         source += range(group * old, (group + 1) * old)

@@ -1,4 +1,4 @@
-"""What transforms know of layers: where a weight reads and writes, which operations keep channels."""
+"""What transforms know of layers: what a weight reads and writes, what keeps channels apart."""
 
 from __future__ import annotations
 
@@ -9,27 +9,32 @@ from torch import nn
 from torch.fx import Node
 
 # Operations on single values: what they do to one channel does not depend on another.
-ELEMENTWISE_FUNCTIONS = frozenset(
-    "relu relu_ relu6 leaky_relu elu selu celu gelu silu mish sigmoid sigmoid_ tanh tanh_ hardswish "
-    "hardsigmoid hardtanh softplus softsign logsigmoid clamp clamp_ add add_ iadd sub sub_ isub "
-    "rsub mul mul_ imul truediv div div_ itruediv neg pow square sqrt rsqrt exp abs maximum minimum "
-    "dropout dropout1d dropout2d dropout3d feature_dropout contiguous clone detach float double "
-    "stochastic_depth drop_path".split()
-)
-ELEMENTWISE_MODULES = frozenset(
-    "ReLU ReLU6 LeakyReLU ELU SELU CELU GELU SiLU Mish Sigmoid Tanh Hardswish Hardsigmoid Hardtanh "
-    "Softplus Softsign LogSigmoid Softshrink Hardshrink Tanhshrink Threshold Identity Dropout "
-    "Dropout1d Dropout2d Dropout3d FeatureAlphaDropout AlphaDropout StochasticDepth DropPath".split()
-)
+ELEMENTWISE_FUNCTIONS = frozenset({
+    "relu", "relu_", "relu6", "leaky_relu", "elu", "selu", "celu", "gelu", "silu", "mish",
+    "sigmoid", "sigmoid_", "tanh", "tanh_", "hardswish", "hardsigmoid", "hardtanh",
+    "softplus", "softsign", "logsigmoid", "clamp", "clamp_", "add", "add_", "iadd", "sub",
+    "sub_", "isub", "rsub", "mul", "mul_", "imul", "truediv", "div", "div_", "itruediv",
+    "neg", "pow", "square", "sqrt", "rsqrt", "exp", "abs", "maximum", "minimum", "dropout",
+    "dropout1d", "dropout2d", "dropout3d", "feature_dropout", "contiguous", "clone", "detach",
+    "float", "double", "stochastic_depth", "drop_path",
+})  # fmt: skip
+ELEMENTWISE_MODULES = frozenset({
+    "ReLU", "ReLU6", "LeakyReLU", "ELU", "SELU", "CELU", "GELU", "SiLU", "Mish", "Sigmoid",
+    "Tanh", "Hardswish", "Hardsigmoid", "Hardtanh", "Softplus", "Softsign", "LogSigmoid",
+    "Softshrink", "Hardshrink", "Tanhshrink", "Threshold", "Identity", "Dropout", "Dropout1d",
+    "Dropout2d", "Dropout3d", "FeatureAlphaDropout", "AlphaDropout", "StochasticDepth",
+    "DropPath",
+})  # fmt: skip
 ADDITIONS = frozenset({"add", "add_", "iadd", "sub", "sub_", "isub"})
 # Operations that only move values; chunks and the like give several tensors.
-MOVES = frozenset(
-    "flatten view reshape permute transpose squeeze unsqueeze swapaxes movedim moveaxis getitem cat "
-    "concat unflatten expand stack narrow Flatten Unflatten".split()
-)
+MOVES = frozenset({
+    "flatten", "view", "reshape", "permute", "transpose", "squeeze", "unsqueeze", "swapaxes",
+    "movedim", "moveaxis", "getitem", "cat", "concat", "unflatten", "expand", "stack",
+    "narrow", "Flatten", "Unflatten",
+})  # fmt: skip
 SPLITS = frozenset({"chunk", "split", "unbind", "tensor_split"})
 REDUCTIONS = frozenset({"mean", "sum", "amax", "amin"})
-# Operations on positions, each channel by itself: the number of positional dimensions ends the name.
+# Operations on positions, each channel by itself; names end in how many dimensions they work on.
 _SPATIAL = re.compile(r"(?:adaptive_?)?(?:avg|max|lp)_?pool([123])d|\w*Pad([123])d", re.IGNORECASE)
 
 
@@ -97,7 +102,7 @@ def resize(module: nn.Module) -> None:
     if is_batch_norm(module):
         statistics = weight if weight is not None else module._buffers.get("running_mean")
         if statistics is not None:
-            module.num_features = len(statistics)
+            module.num_features = len(statistics)  # type: ignore[assignment]
     elif isinstance(module, nn.PReLU):
         module.num_parameters = len(module.weight)
     elif isinstance(module, nn.Linear):
@@ -106,8 +111,8 @@ def resize(module: nn.Module) -> None:
         module.nx, module.nf = weight.shape  # type: ignore[assignment]
     elif (found := linear_map(module)) is not None and weight is not None:
         if is_depthwise(module):
-            filters = int(module.out_channels) // groups(module)  # type: ignore[call-overload]
-            module.groups = len(weight) // filters  # type: ignore[assignment]
+            filters = module.out_channels // module.in_channels  # type: ignore[operator]
+            module.groups = len(weight) // filters
         outlet, inlet = weight.shape[found.writes], weight.shape[found.reads]
         if found.writes == 0:
             inlet *= groups(module)

@@ -1,4 +1,4 @@
-"""The methods of widening and deepening: what each draws, copies and cancels, and what it promises."""
+"""The methods of widening and deepening: what each draws, copies, cancels and promises."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ from typing import Literal
 
 from nas_theseus.errors import TransformError
 
-Preserved = Literal["exactly", "in expectation", "no"]
+Preserved = Literal["exactly", "exactly without batch norm", "no"]
 
 
 @dataclass(frozen=True)
@@ -93,7 +93,8 @@ DEEPENINGS = {
             "needed", "last layer",
         ),
         Deepening(
-            "net2deeper", "exactly", "in expectation", True, True, "idempotent", "–", "no", "all"
+            "net2deeper", "exactly", "exactly without batch norm", True, False, "idempotent", "–",
+            "yes", "all",
         ),
         Deepening("random-pad", "no", "no", True, False, "any", "–", "needed", "all"),
     )

@@ -11,6 +11,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 from torch.fx import Node
+from torch.fx.node import map_arg
 
 from nas_theseus.convert.transforms.layers import is_transposed_linear
 from nas_theseus.errors import CutError, TransformError
@@ -23,12 +24,14 @@ class Site:
 
     Attributes:
         prefix: the module's own name in the network, with a dot behind; empty for the network.
-        values: what each node gave: shapes for tensors, other values as they are.
+        shapes: of the tensors that nodes gave.
+        values: what the other nodes gave: sizes, and tuples of tensors.
         node: the layer's last node.
     """
 
     prefix: str
     trace: Trace
+    shapes: dict[Node, torch.Size]
     values: dict[Node, Any]
     node: Node
 
@@ -41,13 +44,22 @@ class Site:
         called = [str(node.target) for node in self.trace.nodes if node.op == "call_module"]
         return {name: called.count(name) for name in called}
 
-    def is_tensor(self, node: Node) -> bool:
-        return isinstance(self.values.get(node), torch.Size)
+    def call(self, node: Node, given: dict[Node, Any]) -> Any:
+        """Run one operation on other values than in the run."""
+        args, kwargs = map_arg(
+            (node.args, node.kwargs), lambda n: given[n] if n in given else self.values[n]
+        )
+        if node.op == "call_module":
+            return self.module(node)(*args, **kwargs)
+        if node.op == "call_method":
+            return getattr(args[0], str(node.target))(*args[1:], **kwargs)
+        assert callable(node.target)
+        return node.target(*args, **kwargs)
 
-    def shape(self, node: Node) -> torch.Size:
-        shape = self.values[node]
-        assert isinstance(shape, torch.Size)
-        return shape
+    def gives_tensors(self, node: Node) -> bool:
+        """Whether a node gives a tuple of tensors, as a split does."""
+        value = self.values.get(node)
+        return isinstance(value, tuple | list) and any(isinstance(v, Tensor) for v in value)
 
 
 def site_of(model: nn.Module, layer: str, inputs: Tensor) -> Site:
@@ -68,7 +80,7 @@ def site_of(model: nn.Module, layer: str, inputs: Tensor) -> Site:
     pieces = layer.split(".")
     around = [".".join(pieces[:count]) for count in range(len(pieces))]
     fed = inputs_of(model, around, inputs)
-    reason = f"{layer!r} is not run for an input of shape {tuple(inputs.shape)}"
+    reason = "no module around it is fed one tensor and traces"
     for name in around:
         if name not in fed:
             continue
@@ -80,8 +92,21 @@ def site_of(model: nn.Module, layer: str, inputs: Tensor) -> Site:
         prefix = f"{name}." if name else ""
         node = traced.last_of.get(layer.removeprefix(prefix))
         if node is not None:
-            return Site(prefix, traced, _run(traced, fed[name]), node)
+            return Site(prefix, traced, *_run(traced, fed[name]), node)
     raise TransformError(f"cannot follow what {layer!r} gives: {reason}")
+
+
+def site_around(module: nn.Module, inputs: Tensor) -> Site:
+    """A whole module as a site; its node is what it gives.
+
+    Raises:
+        TransformError: torch.fx cannot trace it.
+    """
+    try:
+        traced = trace(module, whole=is_transposed_linear)
+    except CutError as error:
+        raise TransformError(str(error)) from error
+    return Site("", traced, *_run(traced, inputs), traced.output.all_input_nodes[0])
 
 
 def inputs_of(model: nn.Module, names: list[str], inputs: Tensor) -> dict[str, Tensor]:
@@ -93,7 +118,9 @@ def inputs_of(model: nn.Module, names: list[str], inputs: Tensor) -> dict[str, T
             found.setdefault(name, given[0].detach().clone())
 
     hooks = [
-        model.get_submodule(name).register_forward_pre_hook(lambda _, given, name=name: keep(name, given))
+        model.get_submodule(name).register_forward_pre_hook(
+            lambda _, given, name=name: keep(name, given)
+        )
         for name in names
     ]
     with removing(hooks), evaluating(model):
@@ -111,15 +138,19 @@ def removing(hooks: list[torch.utils.hooks.RemovableHandle]) -> Iterator[None]:
             hook.remove()
 
 
-def _run(traced: Trace, inputs: Tensor) -> dict[Node, Any]:
-    found: dict[Node, Any] = {}
+def _run(traced: Trace, inputs: Tensor) -> tuple[dict[Node, torch.Size], dict[Node, Any]]:
+    shapes: dict[Node, torch.Size] = {}
+    values: dict[Node, Any] = {}
 
     class Recorder(torch.fx.Interpreter):
         def run_node(self, n: Node) -> Any:
             value = super().run_node(n)
-            found[n] = value.shape if isinstance(value, Tensor) else value
+            if isinstance(value, Tensor):
+                shapes[n] = value.shape
+            else:
+                values[n] = value
             return value
 
     with evaluating(traced.module):
         Recorder(traced.module).run(inputs)
-    return found
+    return shapes, values

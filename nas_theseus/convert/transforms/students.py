@@ -95,10 +95,16 @@ def make_student(
         raise TransformError(
             f"{what} does not keep the function: outputs differ by up to "
             f"{float((found - expected).abs().max()):.2g} of {float(expected.abs().max()):.2g}; "
-            "an activation that is not 0 at 0, a forward that holds a width as a number, or weights "
-            "so large that their sum rounds off?"
+            "an activation that is not 0 at 0, a forward that holds a width as a number, or "
+            "weights so large that their sum rounds off?"
         )
     if not in_place:
         return student
     change(model)
     return model
+
+
+def replace(model: nn.Module, name: str, module: nn.Module) -> None:
+    """Put another module in a submodule's place."""
+    holder, _, last = name.rpartition(".")
+    setattr(model.get_submodule(holder), last, module)

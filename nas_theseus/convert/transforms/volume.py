@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import operator
-from collections.abc import Iterable
 from dataclasses import dataclass
 from enum import Enum
 from math import lcm
@@ -12,7 +11,6 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 from torch.fx import Node
-from torch.fx.node import map_arg
 
 from nas_theseus.convert.transforms import layers
 from nas_theseus.convert.transforms.sites import Site
@@ -101,7 +99,7 @@ def volume_of(site: Site, layer: str) -> Volume:
         )
     # A depthwise convolution gives what the layer before it writes, one filter or more a channel.
     start = node.all_input_nodes[0] if layers.is_depthwise(module) else node
-    return follow(site, start, len(site.shape(start)) - 1 - found.positions, layer)
+    return follow(site, start, len(site.shapes[start]) - 1 - found.positions, layer)
 
 
 def follow(site: Site, start: Node, axis: int, layer: str) -> Volume:
@@ -110,9 +108,9 @@ def follow(site: Site, start: Node, axis: int, layer: str) -> Volume:
     Raises:
         TransformError: as `volume_of`.
     """
-    width = site.shape(start)[axis]
+    width = site.shapes[start][axis]
     follower = _Follower(site, layer)
-    follower.set(start, Layout(axis, tuple(range(width))))
+    follower.put(start, Layout(axis, tuple(range(width))))
     follower.run()
     return Volume(
         layer,
@@ -139,7 +137,7 @@ class _Follower:
             for neighbour in (node, *node.users):
                 self._relate(neighbour)
 
-    def set(self, node: Node, layout: Layout) -> None:
+    def put(self, node: Node, layout: Layout) -> None:
         before = self.layouts.get(node)
         if before == layout:
             return
@@ -164,8 +162,8 @@ class _Follower:
             if node.op in ("call_function", "call_method") and (
                 layers.function_name(node) in layers.ADDITIONS
             ):
-                makers = [self._makers(given) for given in node.all_input_nodes]
-                makers = [found for found in makers if found]
+                given = [n for n in node.all_input_nodes if n in self.layouts]
+                makers = [self._makers(n) for n in given]
                 if any(found != makers[0] for found in makers):
                     return label(node)
         return None
@@ -181,23 +179,24 @@ class _Follower:
         )
         if reads or not before:
             return {node}
-        return set().union(*map(self._makers, before))
+        return {maker for given in before for maker in self._makers(given)}
 
     def _relate(self, node: Node) -> None:
         """Carry layouts across one operation, in both directions."""
-        value = self.site.values.get(node)
         near = [given for given in (node, *node.all_input_nodes) if given in self.layouts]
         if node.op == "output":
             raise self._refusal(node, "is what the module gives, which its readers expect as it is")
         if node.op == "placeholder":
             raise self._refusal(node, "is what the module is fed, which nothing here writes")
-        if isinstance(value, tuple | list) and not isinstance(value, torch.Size):
+        if self.site.gives_tensors(node):
             if node.op != "call_module" and layers.function_name(node) in layers.SPLITS:
                 for user in node.users:
                     self._move(user)
                 return
-            raise self._refusal(node, "mixes the volume's channels, or is not known to keep them apart")
-        if not self.site.is_tensor(node) or not near:
+            raise self._refusal(
+                node, "mixes the volume's channels, or is not known to keep them apart"
+            )
+        if node not in self.site.shapes or not near:
             return  # a shape or another number
         if node.op == "get_attr":
             holder, _, tensor = (self.site.prefix + str(node.target)).rpartition(".")
@@ -221,7 +220,7 @@ class _Follower:
                 self._per_channel(node, 1, "weight")
         elif names & {"LayerNorm", "RMSNorm"}:
             layout = self._elementwise(node)
-            if layout.axis >= len(self.site.shape(node)) - len(module.normalized_shape):  # type: ignore[arg-type]
+            if layout.axis >= len(self.site.shapes[node]) - len(module.normalized_shape):  # type: ignore[arg-type]
                 raise self._refusal(node, f"is a {type(module).__name__}, which mixes channels")
         elif names & layers.ELEMENTWISE_MODULES:
             self._elementwise(node)
@@ -229,7 +228,7 @@ class _Follower:
             self._relate_operation(node, type(module).__name__)
 
     def _relate_operation(self, node: Node, name: str) -> None:
-        positions = layers.spatial_dimensions(name, len(self.site.shape(node)))
+        positions = layers.spatial_dimensions(name, len(self.site.shapes[node]))
         if name == "pad":
             positions = len(node.args[1] if len(node.args) > 1 else node.kwargs["pad"]) // 2  # type: ignore[arg-type]
         if name in layers.ELEMENTWISE_FUNCTIONS:
@@ -240,7 +239,7 @@ class _Follower:
             self._reduce(node)
         elif positions is not None:
             layout = self._elementwise(node)
-            if layout.axis >= len(self.site.shape(node)) - positions:
+            if layout.axis >= len(self.site.shapes[node]) - positions:
                 raise self._refusal(node, f"({name}) works along the axis of the volume's channels")
         else:
             raise self._refusal(
@@ -251,7 +250,7 @@ class _Follower:
         found = layers.linear_map(module)
         assert found is not None
         source, name = node.all_input_nodes[0], self.site.prefix + str(node.target)
-        axis = len(self.site.shape(node)) - 1 - found.positions
+        axis = len(self.site.shapes[node]) - 1 - found.positions
         for given, other in ((source, node), (node, source)):
             layout = self.layouts.get(given)
             if layout is None:
@@ -259,7 +258,7 @@ class _Follower:
             if layout.axis != axis:
                 if found.positions:
                     raise self._refusal(node, "mixes positions on which the volume's channels lie")
-                self.set(other, layout)  # the same map for every channel
+                self.put(other, layout)  # the same map for every channel
             elif layers.is_depthwise(module):
                 self._depthwise(node, source, module, axis)
             elif given is source:
@@ -278,24 +277,26 @@ class _Follower:
             if layout.channels != tuple(range(len(layout.channels))) or "Transpose" in (
                 type(module).__name__
             ):
-                raise self._refusal(node, f"has {count} groups, which hold only a part of the volume")
+                raise self._refusal(
+                    node, f"has {count} groups, which hold only a part of the volume"
+                )
             self.groups = lcm(self.groups, count)
         return count
 
     def _depthwise(self, node: Node, source: Node, module: nn.Module, axis: int) -> None:
-        filters = int(module.out_channels) // layers.groups(module)  # type: ignore[call-overload]
+        filters = module.out_channels // module.in_channels  # type: ignore[operator]
         if source in self.layouts:
             read = self.layouts[source].channels
-            self.set(node, Layout(axis, tuple(c for c in read for _ in range(filters))))
+            self.put(node, Layout(axis, tuple(c for c in read for _ in range(filters))))
         written = self.layouts[node].channels
-        self.set(source, Layout(axis, written[::filters]))
+        self.put(source, Layout(axis, written[::filters]))
         self._use(self.site.prefix + str(node.target), "weight", 0, Role.EACH, written)
         self._use(self.site.prefix + str(node.target), "bias", 0, Role.EACH, written)
 
     def _per_channel(self, node: Node, axis: int, *tensors: str) -> None:
         layout = self.layouts[node]
         if layout.axis != axis:
-            raise self._refusal(node, "has parameters along another axis than the volume's channels")
+            raise self._refusal(node, "has parameters along another axis than the channels")
         for tensor in tensors:
             name = self.site.prefix + str(node.target)
             self._use(name, tensor, 0, Role.EACH, layout.channels, statistic=True)
@@ -325,23 +326,26 @@ class _Follower:
                 "and its weights would have to serve both volumes"
             )
         # What was said of the same dimension before was said of a part of the volume.
-        for use in [u for u in self.uses if (u.name, u.dim, u.role) == (
-            f"{module}.{tensor}" if module else tensor, dim, role)]:
+        for use in [
+            u
+            for u in self.uses
+            if (u.name, u.dim, u.role) == (f"{module}.{tensor}" if module else tensor, dim, role)
+        ]:
             del self.uses[use]
         self.uses[Use(module, tensor, dim, role, channels, groups, statistic)] = None
 
     def _elementwise(self, node: Node) -> Layout:
         """Inputs and output have channels in the same places, counted from the last axis."""
-        near = [n for n in (node, *node.all_input_nodes) if self.site.is_tensor(n)]
+        near = [n for n in (node, *node.all_input_nodes) if n in self.site.shapes]
         for known in [n for n in near if n in self.layouts]:
             layout = self.layouts[known]
-            place = layout.axis - len(self.site.shape(known))
+            place = layout.axis - len(self.site.shapes[known])
             for other in near:
-                shape = self.site.shape(other)
+                shape = self.site.shapes[other]
                 if len(shape) + place < 0:
                     continue
                 if shape[place] == len(layout.channels):
-                    self.set(other, Layout(len(shape) + place, layout.channels))
+                    self.put(other, Layout(len(shape) + place, layout.channels))
                 elif other is node:
                     raise self._refusal(node, "spreads one channel of the volume over many")
         return self.layouts[node]
@@ -349,11 +353,13 @@ class _Follower:
     def _reduce(self, node: Node) -> None:
         """A mean or sum over other axes than the volume's."""
         source = node.all_input_nodes[0]
-        rank = len(self.site.shape(source))
+        rank = len(self.site.shapes[source])
         given = node.kwargs.get("dim", node.args[1] if len(node.args) > 1 else None)
-        dims = range(rank) if given is None else given if isinstance(given, tuple | list) else [given]
-        gone = {int(dim) % rank for dim in dims}  # type: ignore[arg-type, call-overload]
-        keeps = len(self.site.shape(node)) == rank
+        dims = (
+            range(rank) if given is None else given if isinstance(given, tuple | list) else [given]
+        )
+        gone = {int(dim) % rank for dim in dims}
+        keeps = len(self.site.shapes[node]) == rank
         left = [axis for axis in range(rank) if keeps or axis not in gone]
         for known, other in ((source, node), (node, source)):
             if known in self.layouts:
@@ -361,7 +367,9 @@ class _Follower:
                 axis = layout.axis if known is source else left[layout.axis]
                 if axis in gone:
                     raise self._refusal(node, "sums over the volume's channels")
-                self.set(other, Layout(left.index(axis) if other is node else axis, layout.channels))
+                self.put(
+                    other, Layout(left.index(axis) if other is node else axis, layout.channels)
+                )
 
     def _move(self, node: Node) -> None:
         """Views, permutations, pieces and concatenations: follow where each value goes.
@@ -370,44 +378,32 @@ class _Follower:
         """
         moved: Any = node
         sources = node.all_input_nodes
-        if node.target is operator.getitem and sources and not self.site.is_tensor(sources[0]):
+        if node.target is operator.getitem and sources and sources[0] not in self.site.shapes:
             moved, sources = sources[0], sources[0].all_input_nodes  # one piece of a split
-        sources = [source for source in sources if self.site.is_tensor(source)]
-        counts = [self.site.shape(source).numel() for source in sources]
+        sources = [source for source in sources if source in self.site.shapes]
+        counts = [self.site.shapes[source].numel() for source in sources]
         starts = [sum(counts[:index]) for index in range(len(counts))]
         places = {
-            source: torch.arange(start, start + count).view(self.site.shape(source))
+            source: torch.arange(start, start + count).view(self.site.shapes[source])
             for source, start, count in zip(sources, starts, counts, strict=True)
         }
-        out = self._call(moved, places)
-        out = self._call(node, {moved: out}) if moved is not node else out
+        out = self.site.call(moved, places)
+        out = self.site.call(node, {moved: out}) if moved is not node else out
         channels = torch.full((sum(counts),), _UNKNOWN)
         for source, start, count in zip(sources, starts, counts, strict=True):
             channels[start : start + count] = self._spread(source).flatten()
         if any(source in self.layouts for source in sources):
-            # What no source says anything of is none of the volume's.
-            self._set_from(node, channels[out].clamp(min=-1))
+            self._set_from(node, channels[out])
         if node in self.layouts:
             channels[out.flatten()] = self._spread(node).flatten()
             for source, start, count in zip(sources, starts, counts, strict=True):
-                found = channels[start : start + count].view(self.site.shape(source))
+                found = channels[start : start + count].view(self.site.shapes[source])
                 if (found >= 0).any():
                     self._set_from(source, found)
 
-    def _call(self, node: Node, given: dict[Node, Any]) -> Any:
-        args, kwargs = map_arg(
-            (node.args, node.kwargs), lambda n: given[n] if n in given else self.site.values[n]
-        )
-        if node.op == "call_module":
-            return self.site.module(node)(*args, **kwargs)
-        if node.op == "call_method":
-            return getattr(args[0], str(node.target))(*args[1:], **kwargs)
-        assert callable(node.target)
-        return node.target(*args, **kwargs)
-
     def _spread(self, node: Node) -> Tensor:
         """The channel at every place of a tensor."""
-        shape = self.site.shape(node)
+        shape = self.site.shapes[node]
         if node not in self.layouts:
             return torch.full(shape, _UNKNOWN)
         layout = self.layouts[node]
@@ -419,21 +415,10 @@ class _Follower:
             rows = channels.movedim(axis, 0).flatten(1)
             found = rows.amax(1)
             if ((rows == found[:, None]) | (rows == _UNKNOWN)).all():
-                self.set(node, Layout(axis, tuple(found.clamp(min=-1).tolist())))
+                self.put(node, Layout(axis, tuple(found.clamp(min=-1).tolist())))
                 return
         raise self._refusal(node, "spreads the volume's channels over several axes")
 
     def _refusal(self, node: Node, why: str) -> TransformError:
         name = self.site.prefix + label(node) if node.op == "call_module" else label(node)
         return TransformError(f"cannot transform {self.layer!r}: {name!r} {why}")
-
-
-def tied(model: nn.Module, names: Iterable[str]) -> list[str]:
-    """Other names of the named tensors: weights that a network uses twice."""
-    everything = [
-        *model.named_parameters(remove_duplicate=False),
-        *model.named_buffers(remove_duplicate=False),
-    ]
-    chosen = set(names)
-    shared = {id(tensor) for name, tensor in everything if name in chosen}
-    return [name for name, tensor in everything if id(tensor) in shared and name not in chosen]

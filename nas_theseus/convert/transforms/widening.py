@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 
@@ -26,8 +26,8 @@ from nas_theseus.convert.transforms.channels import (
 from nas_theseus.convert.transforms.lineage import Lineage
 from nas_theseus.convert.transforms.methods import Widening, widening
 from nas_theseus.convert.transforms.sites import removing, site_of
-from nas_theseus.convert.transforms.students import example, make_student, output_of
-from nas_theseus.convert.transforms.volume import Role, Use, Volume, tied, volume_of
+from nas_theseus.convert.transforms.students import example, make_student, output_of, replace
+from nas_theseus.convert.transforms.volume import Role, Use, Volume, volume_of
 from nas_theseus.errors import TransformError
 from nas_theseus.tracing import evaluating
 from nas_theseus.values import Boundary
@@ -98,7 +98,8 @@ def widen(
     if chosen.residual == "no" and volume.joined is not None:
         raise TransformError(
             f"{method} cannot widen {layer!r}: {volume.joined!r} adds what several layers write (a "
-            "residual connection), and copies drawn for each would not meet; take r2wider or netmorph"
+            "residual connection), and copies drawn for each would not meet; take r2wider or "
+            "netmorph"
         )
     generator = torch.Generator().manual_seed(seed)
     made = widened(volume.width, new, volume.groups, chosen, generator)
@@ -187,12 +188,23 @@ def _volume(model: nn.Module, layer: str, inputs: Tensor) -> Volume:
         volume = heads_of(module, layer)
     else:
         volume = volume_of(site_of(model, layer, inputs), layer)
-    if also := tied(model, [use.name for use in volume.uses]):
+    if also := _tied(model, [use.name for use in volume.uses]):
         raise TransformError(
             f"cannot transform {layer!r}: {', '.join(also)} shares its weights with what would "
             "change; untie them first"
         )
     return volume
+
+
+def _tied(model: nn.Module, names: Iterable[str]) -> list[str]:
+    """Other names of the named tensors: weights that a network uses twice."""
+    everything = [
+        *model.named_parameters(remove_duplicate=False),
+        *model.named_buffers(remove_duplicate=False),
+    ]
+    chosen = set(names)
+    shared = {id(tensor) for name, tensor in everything if name in chosen}
+    return [name for name, tensor in everything if id(tensor) in shared and name not in chosen]
 
 
 def _refuse_widths(volume: Volume, channels: int, method: Widening) -> None:
@@ -251,12 +263,6 @@ class _Change:
         if self.attention is not None:
             name, heads = self.attention
             set_heads(model.get_submodule(name), heads)
-
-
-def replace(model: nn.Module, name: str, module: nn.Module) -> None:
-    """Put another module in a submodule's place."""
-    holder, _, last = name.rpartition(".")
-    setattr(model.get_submodule(holder), last, module)
 
 
 def _remake(
