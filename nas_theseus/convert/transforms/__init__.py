@@ -3,6 +3,7 @@
 from nas_theseus.convert.transforms.deepening import Residual, deepen, make_identity
 from nas_theseus.convert.transforms.kernels import enlarge_kernel
 from nas_theseus.convert.transforms.lineage import Lineage
+from nas_theseus.convert.transforms.properties import properties, properties_table
 from nas_theseus.convert.transforms.widening import narrow, widen
 from nas_theseus.convert.transforms.zero import zero_initialise
 
@@ -13,6 +14,8 @@ __all__ = [
     "enlarge_kernel",
     "make_identity",
     "narrow",
+    "properties",
+    "properties_table",
     "widen",
     "zero_initialise",
 ]

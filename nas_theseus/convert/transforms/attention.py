@@ -108,7 +108,7 @@ def heads_of(module: nn.Module, layer: str) -> Volume:
     plain = isinstance(module, nn.MultiheadAttention)
     names = _KNOWN["SelfAttention"] if plain else _names(module)
     assert names is not None
-    heads = int(module.num_heads)
+    heads: Any = module.num_heads
     refused = {
         "keys or values of other widths": plain and module.in_proj_weight is None,
         "a bias among the keys": plain and module.bias_k is not None,

@@ -355,10 +355,8 @@ class _Follower:
         source = node.all_input_nodes[0]
         rank = len(self.site.shapes[source])
         given = node.kwargs.get("dim", node.args[1] if len(node.args) > 1 else None)
-        dims = (
-            range(rank) if given is None else given if isinstance(given, tuple | list) else [given]
-        )
-        gone = {int(dim) % rank for dim in dims}
+        dims: Any = range(rank) if given is None else given
+        gone = {dim % rank for dim in ([dims] if isinstance(dims, int) else dims)}
         keeps = len(self.site.shapes[node]) == rank
         left = [axis for axis in range(rank) if keeps or axis not in gone]
         for known, other in ((source, node), (node, source)):

@@ -190,21 +190,21 @@ def _volume(model: nn.Module, layer: str, inputs: Tensor) -> Volume:
         volume = volume_of(site_of(model, layer, inputs), layer)
     if also := _tied(model, [use.name for use in volume.uses]):
         raise TransformError(
-            f"cannot transform {layer!r}: {', '.join(also)} shares its weights with what would "
-            "change; untie them first"
+            f"cannot transform {layer!r}: {', '.join(also)} share their weights, which would have to "
+            "change for each of them; untie them first"
         )
     return volume
 
 
 def _tied(model: nn.Module, names: Iterable[str]) -> list[str]:
-    """Other names of the named tensors: weights that a network uses twice."""
-    everything = [
-        *model.named_parameters(remove_duplicate=False),
-        *model.named_buffers(remove_duplicate=False),
-    ]
+    """All names of the named tensors that have more than one: weights that are used twice."""
+    found: dict[int, list[str]] = {}
+    for of in (model.named_parameters, model.named_buffers):
+        for name, tensor in of(remove_duplicate=False):
+            found.setdefault(id(tensor), []).append(name)
     chosen = set(names)
-    shared = {id(tensor) for name, tensor in everything if name in chosen}
-    return [name for name, tensor in everything if id(tensor) in shared and name not in chosen]
+    shared = [together for together in found.values() if len(together) > 1]
+    return [name for together in shared if chosen & set(together) for name in together]
 
 
 def _refuse_widths(volume: Volume, channels: int, method: Widening) -> None:

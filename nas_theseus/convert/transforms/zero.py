@@ -103,8 +103,8 @@ def _last_layer(site: Site) -> Node:
             )
         if name not in layers.MOVES and not _keeps_zero(site, node):
             raise TransformError(
-                f"{label(node)!r} ({name}) behind the last layer is not 0 at 0: no bias makes it zero "
-                "and lets it train; use ReLU, GELU or tanh, or none"
+                f"{label(node)!r} ({name}) behind the last layer is not 0 at 0: no bias makes it "
+                "zero and lets it train; use ReLU, GELU or tanh, or none"
             )
         node = sources[0]
 
