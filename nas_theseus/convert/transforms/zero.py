@@ -33,7 +33,7 @@ def zero_initialise(block: nn.Module, inputs: Tensor, *, cancel: bool = True) ->
 
     Source: R2R, section 4.3, eqs. 19–23, and appendix C.3. A zero last layer is *ours*.
     """
-    site = site_around(block, inputs)
+    site = site_around(nn.Sequential(block), inputs)  # around it, a bare layer is a layer too
     last = _last_layer(site)
     module = site.module(last)
     found = layers.linear_map(module)

@@ -14,7 +14,7 @@ from nas_theseus.errors import TransformError
 from nas_theseus.networks import ResNet, vision_transformer
 
 INLET = (1, 16, 16)
-PLACES = ["stem", "block1", "block3", "block1.conv1", "head.1"]
+PLACES = ["stem", "block1.conv1", "block1", "block3", "head.1"]
 
 
 def a_resnet() -> nn.Module:
@@ -37,9 +37,10 @@ def test_the_function_stays(method, dtype, trained, difference) -> None:
     assert difference(teacher, student, x) <= tolerance
     assert difference(teacher, student, x, train=True) <= tolerance
     assert len(list(student.parameters())) > len(list(teacher.parameters()))
-    kept = [p for name, p in student.named_parameters() if ".block." not in name]
+    after = list(student.parameters())
     for parameter in teacher.parameters():
-        assert any(torch.equal(parameter, other) for other in kept if other.shape == parameter.shape)
+        same_shape = [other for other in after if other.shape == parameter.shape]
+        assert any(torch.equal(parameter, other) for other in same_shape)
 
 
 @pytest.mark.parametrize("method", ["r2deeper", "zero"])
@@ -60,7 +61,9 @@ def test_random_padding_changes_the_function(trained, difference) -> None:
     assert difference(teacher, student, torch.randn(3, *INLET)) > 1e-3
 
 
-@pytest.mark.parametrize(("method", "learns"), [("r2deeper", (True, True)), ("zero", (False, True))])
+@pytest.mark.parametrize(
+    ("method", "learns"), [("r2deeper", (True, True)), ("zero", (False, True))]
+)
 def test_which_new_layers_learn_at_the_first_step(method, learns, trained) -> None:
     student = deepen(trained(a_resnet()), "block1", method=method, inlet=INLET)
     student(torch.randn(4, *INLET)).square().sum().backward()
@@ -88,7 +91,9 @@ def test_a_given_block_keeps_its_weights_where_it_may(difference, trained) -> No
     assert torch.equal(block[2].weight[:, 4:], -last[:, :4])
 
 
-def test_an_identity_layer_with_batch_norm_takes_the_sample_s_statistics(trained, difference) -> None:
+def test_an_identity_layer_with_batch_norm_takes_the_sample_s_statistics(
+    trained, difference
+) -> None:
     teacher, x = trained(a_resnet()).double(), torch.randn(8, *INLET, dtype=torch.double)
     block = nn.Sequential(nn.Conv2d(6, 6, 3, padding=1), nn.BatchNorm2d(6), nn.ReLU()).double()
     student = deepen(teacher, "stem", block, "net2deeper", inlet=INLET, sample=x)
@@ -135,7 +140,7 @@ REFUSALS = {
     "norm behind": (conv_then(nn.BatchNorm2d(6)), "r2deeper", "normalises behind the last layer"),
     "norm behind, zero": (conv_then(nn.BatchNorm2d(6)), "zero", "normalises behind the last layer"),
     "never zero": (conv_then(nn.Sigmoid()), "r2deeper", "not 0 at 0"),
-    "one layer": (lambda: nn.Conv2d(6, 6, 1), "r2deeper", "is what the module is fed|trace"),
+    "one layer": (lambda: nn.Conv2d(6, 6, 1), "r2deeper", "is what the module is fed"),
     "grouped last": (
         lambda: nn.Sequential(nn.Conv2d(6, 6, 1), nn.Conv2d(6, 6, 1, groups=3)), "r2deeper", "3 groups",
     ),

@@ -41,7 +41,9 @@ def test_state_of_kept_places_goes_on(name) -> None:
     lineage.carry(before, after, student)
     new = dict(student.named_parameters())
     renamed = {n.replace("block1.", "block1.0."): p for n, p in teacher.named_parameters()}
-    for key in ("exp_avg", "exp_avg_sq", "max_exp_avg_sq") if name == "AdamW" else ("momentum_buffer",):
+    for key in (
+        ("exp_avg", "exp_avg_sq", "max_exp_avg_sq") if name == "AdamW" else ("momentum_buffer",)
+    ):
         for parameter_name, parameter in renamed.items():
             old, carried = before.state[parameter][key], after.state[new[parameter_name]][key]
             kept = tuple(slice(size) for size in old.shape)
