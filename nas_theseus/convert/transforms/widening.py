@@ -190,8 +190,8 @@ def _volume(model: nn.Module, layer: str, inputs: Tensor) -> Volume:
         volume = volume_of(site_of(model, layer, inputs), layer)
     if also := _tied(model, [use.name for use in volume.uses]):
         raise TransformError(
-            f"cannot transform {layer!r}: {', '.join(also)} share their weights, which would have to "
-            "change for each of them; untie them first"
+            f"cannot transform {layer!r}: {', '.join(also)} share their weights, which "
+            "would have to change for each of them; untie them first"
         )
     return volume
 

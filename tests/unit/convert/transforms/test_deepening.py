@@ -113,8 +113,8 @@ ZERO_BLOCKS: dict[str, Callable[[], nn.Module]] = {
         nn.Conv2d(4, 6, 3, padding=1), nn.BatchNorm2d(6), nn.Tanh(), nn.Conv2d(6, 4, 1), nn.GELU()
     ),
     "depthwise between": lambda: nn.Sequential(
-        nn.Conv2d(4, 8, 1), nn.Sigmoid(), nn.Conv2d(8, 8, 3, padding=1, groups=8), nn.BatchNorm2d(8),
-        nn.Conv2d(8, 4, 1),
+        nn.Conv2d(4, 8, 1), nn.Sigmoid(), nn.Conv2d(8, 8, 3, padding=1, groups=8),
+        nn.BatchNorm2d(8),        nn.Conv2d(8, 4, 1),
     ),
 }  # fmt: skip
 
@@ -142,7 +142,8 @@ REFUSALS = {
     "never zero": (conv_then(nn.Sigmoid()), "r2deeper", "not 0 at 0"),
     "one layer": (lambda: nn.Conv2d(6, 6, 1), "r2deeper", "is what the module is fed"),
     "grouped last": (
-        lambda: nn.Sequential(nn.Conv2d(6, 6, 1), nn.Conv2d(6, 6, 1, groups=3)), "r2deeper", "3 groups",
+        lambda: nn.Sequential(nn.Conv2d(6, 6, 1), nn.Conv2d(6, 6, 1, groups=3)), "r2deeper",
+        "3 groups",
     ),
     "other shape": (lambda: nn.Conv2d(6, 5, 1), "r2deeper", "must keep the shape"),
     "other inlet": (lambda: nn.Conv2d(5, 6, 1), "r2deeper", "cannot be fed"),
