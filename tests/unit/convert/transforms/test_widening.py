@@ -67,6 +67,19 @@ class Grouped(nn.Module):
         return self.last(found)
 
 
+class GroupedSkip(nn.Module):
+    """A grouped convolution that reads and writes the same stream."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.stem, self.grouped = nn.Conv2d(3, 8, 1), nn.Conv2d(8, 8, 3, padding=1, groups=4)
+        self.last = nn.Conv2d(8, 5, 1)
+
+    def forward(self, x: Tensor) -> Tensor:
+        x = self.stem(x)
+        return self.last(x + self.grouped(F.relu(x)))
+
+
 class GatedTokens(nn.Module):
     """Tokens with a gated MLP, chunks and a mean; channels move to the last axis and back."""
 
@@ -119,6 +132,7 @@ CASES: dict[str, tuple[Callable[[], nn.Module], tuple[int, ...], str, int, bool]
     "named by its depthwise layer": (MBConv, (3, 8, 8), "depthwise", 12, False),
     "read by groups": (Grouped, (3, 6, 6), "first", 16, False),
     "written by groups, concatenated": (Grouped, (3, 6, 6), "grouped", 20, False),
+    "read and written by groups": (GroupedSkip, (3, 6, 6), "stem", 16, True),
     "two gates, a scale, chunks": (GatedTokens, (3, 6), "up", 10, False),
     "written by Conv1d, read as tokens": (GatedTokens, (3, 6), "embed", 10, False),
     "transposed": (UpDown, (3, 9), "0", 10, False),
