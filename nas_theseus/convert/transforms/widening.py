@@ -278,8 +278,7 @@ def _remake(
     change = _Change()
     if is_attention(model.get_submodule(volume.layer)):
         change.attention = (volume.layer, len(channels))
-    # Readers first: a grouped weight is taken apart by the groups of its own filters.
-    for use in sorted(volume.uses, key=lambda use: use.role is not Role.READS):
+    for use in volume.uses:
         holder = model.get_submodule(use.module)
         given: Tensor = getattr(holder, use.tensor)
         deviation = float(given.detach().double().std(correction=0))
