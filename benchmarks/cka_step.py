@@ -5,22 +5,16 @@ block, alternating in one process, medians of repeats, each ratio within its rep
 along the conversion of a digits network, correlation of each form with CKA of whole raw maps, and
 the full CKA that a block reaches when each form trains it.
 
-    OMP_NUM_THREADS=1 python benchmarks/cka_step.py
+    python -m benchmarks.cka_step
 """
 
 from __future__ import annotations
 
 import argparse
-import json
-import os
-import platform
 import statistics
-import subprocess
-import sys
 import time
 from collections.abc import Callable
 from functools import partial
-from pathlib import Path
 from typing import Any
 
 import torch
@@ -28,6 +22,7 @@ import torch.nn.functional as F
 from sklearn.datasets import load_digits  # type: ignore[import-untyped]
 from torch import Tensor, nn
 
+from benchmarks.record import write_record
 from nas_theseus.convert.kernels import linear_cka
 from nas_theseus.convert.similarity import Prepared, Similarity, similarity
 
@@ -199,17 +194,6 @@ def faithfulness(batch: int, width: int, size: int, steps: int, seed: int) -> di
     }
 
 
-def commit() -> str:
-    """The commit measured, marked when the tree differs from it."""
-    try:
-        return subprocess.run(
-            ["git", "describe", "--always", "--dirty", "--abbrev=12"],
-            capture_output=True, text=True, check=True, cwd=Path(__file__).parent,
-        ).stdout.strip()  # fmt: skip
-    except (OSError, subprocess.CalledProcessError):
-        return "unknown"
-
-
 def main() -> None:
     """Measure, print and write the figures."""
     parser = argparse.ArgumentParser(description=__doc__.split("\n")[0] if __doc__ else None)
@@ -220,9 +204,6 @@ def main() -> None:
     parser.add_argument("--steps", type=int, default=40, help="training steps of each block")
     parser.add_argument("--seeds", type=int, nargs="+", default=[0, 1])
     parser.add_argument("--threads", type=int, default=1)
-    parser.add_argument(
-        "--out", type=Path, default=Path(__file__).parent / "results" / "cka_step.json"
-    )
     settings = parser.parse_args()
     torch.set_num_threads(settings.threads)
     torch.manual_seed(settings.seeds[0])
@@ -244,28 +225,24 @@ def main() -> None:
             )
             line += f" {correlation:20.4f} {reached:17.4f}"
         print(line)
-    result = {
-        "figures": {
+    path = write_record(
+        "cka_step",
+        {
             "cka_step_share": costs[DEFAULT]["share"],
             "cka_step_share_straightforward": costs[STRAIGHTFORWARD]["share"],
             "cka_correlation_with_full": mean("correlation_with_full_cka", DEFAULT),
             "cka_full_reached_by_default": mean("full_cka_reached", DEFAULT),
             "cka_full_reached_by_full": mean("full_cka_reached", "raw Gram, guide's prepared"),
         },
-        "cells": {"cost": costs, "faithfulness": {str(k): v for k, v in faithful.items()}},
-        "command": " ".join(["python", "benchmarks/cka_step.py", *sys.argv[1:]]),
-        "seeds": settings.seeds,
-        "versions": {"python": platform.python_version(), "torch": torch.__version__},
-        "machine": {
-            "cpus": os.cpu_count(),
-            "threads": torch.get_num_threads(),
-            "processor": platform.machine(),
-        },
-        "commit": commit(),
-    }
-    settings.out.parent.mkdir(parents=True, exist_ok=True)
-    settings.out.write_text(json.dumps(result, indent=1) + "\n")
-    print(f"wrote {settings.out}")
+        [
+            *({"form": name, "threads": settings.threads, **cost} for name, cost in costs.items()),
+            *({"seed": seed, **result} for seed, result in faithful.items()),
+        ],
+        settings.seeds,
+        {},
+        packages=("torch",),
+    )
+    print(f"wrote {path}")
 
 
 if __name__ == "__main__":

@@ -20,7 +20,7 @@ import itertools
 import json
 import os
 import time
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Iterable, Sequence
 from concurrent.futures import Future, ProcessPoolExecutor, as_completed
 from dataclasses import asdict, dataclass
 from functools import lru_cache
@@ -50,11 +50,12 @@ ROOT = Path(__file__).resolve().parent.parent
 CELLS = RESULTS / "conversion_cells.jsonl"
 GUIDES = ROOT / "theseus" / "guides"
 
+FIRST = next(iter(PAIRS))
 SEEDS = (0, 1, 2)
 TUNING_SEED = 100
 RATES = (1.5e-3, 3e-3, 6e-3)
-# Share of the budget that alignment may spend; it decides the steps of a stage.
-ALIGNMENT = 0.2
+# The grid goes on by factors of 2 while the best rate lies at its edge, up to these.
+RATES_WITHIN = (3e-4, 5e-2)
 
 BASELINES: dict[str, dict[str, Any]] = {
     "scratch": {"schedule": "scratch"},
@@ -74,20 +75,27 @@ CONVERSIONS: dict[str, dict[str, Any]] = {
         ("progressive", "regression"),
     )
 }
-# Its learning rate is tuned for all conversions.
+# It is tuned for all conversions.
 TUNED = "sequential-regression"
+# A second setting that is tuned at the best learning rate, beginning with the first value: the
+# weight of the guide's logits, and the share of the budget that alignment may spend, which decides
+# the steps of a stage.
+SECOND: dict[str, tuple[float, ...]] = {"kd": (0.5, 0.2, 0.9), TUNED: (0.1, 0.2)}
 ABLATIONS: dict[str, dict[str, Any]] = {
     f"{method}, {what}": CONVERSIONS[method] | changes
     for method, what, changes in (
         (TUNED, "not recalibrated", {"recalibrate": False}),
         (TUNED, "reverse order", {"order": "reverse"}),
         (TUNED, "hybrids finetuned", {"hybrid_epochs": 0.1}),
-        (TUNED, "not distilled", {"distill": 0.0}),
         ("progressive-cka", "positions", {"similarity_options": {"examples": "positions"}}),
         ("progressive-cka", "maps not pooled", {"similarity_options": {"pool": 0}}),
+        ("progressive-cka", "projected", {"similarity_options": {"pool": 0, "project": 512}}),
     )
 }
-METHODS = BASELINES | CONVERSIONS | ABLATIONS
+UNTAUGHT = ", not distilled"
+NOT_DISTILLED = {f"{m}{UNTAUGHT}": changes | {"distill": 0.0} for m, changes in CONVERSIONS.items()}
+ABLATIONS[f"{TUNED}{UNTAUGHT}"] = NOT_DISTILLED[f"{TUNED}{UNTAUGHT}"]
+METHODS = BASELINES | CONVERSIONS | NOT_DISTILLED | ABLATIONS
 
 
 @dataclass(frozen=True, order=True)
@@ -98,6 +106,8 @@ class Cell:
         trained: whether the guide was trained.
         share: of the pair's budget.
         learning_rate: peak of task training.
+        second: weight of the guide's logits (kd), share of the budget that alignment may spend
+            (conversions); 0 for the others.
     """
 
     pair: str
@@ -106,6 +116,7 @@ class Cell:
     seed: int
     share: float
     learning_rate: float
+    second: float
 
 
 @lru_cache(maxsize=1)
@@ -127,10 +138,15 @@ def budgeted(shop: Workshop, pair: Pair, cell: Cell) -> tuple[Recipe, int, int]:
     Raises:
         ConversionError: the budget does not pay for what comes before task training.
     """
-    changes = {**pair.recipe, "learning_rate": cell.learning_rate, **METHODS[cell.method]}
+    changes = {"learning_rate": cell.learning_rate, **METHODS[cell.method]}
+    if cell.method == "kd":
+        changes["distill"] = cell.second
     if not cell.trained:
         changes["distill"] = 0.0  # logits of random weights teach nothing
     recipe = Recipe.model_validate(shop.space.recipe.model_dump() | changes)
+    if recipe.similarity in ("cka", "dmnn"):
+        # They compare examples with each other; the others take more steps for the same MACs.
+        recipe = recipe.model_copy(update={"align_batch_size": 4 * recipe.align_batch_size})
     task, architecture = shop.space.task, pair.architecture
     target = assemble(shop.space, architecture, 0)
     epoch_examples = task.size("train") // recipe.batch_size * recipe.batch_size
@@ -147,8 +163,8 @@ def budgeted(shop: Workshop, pair: Pair, cell: Cell) -> tuple[Recipe, int, int]:
         return counter.spent
 
     if aligned:
-        given = ALIGNMENT * budget - alignment(0)
-        steps = max(1, int(given / (alignment(1) - alignment(0))))
+        given = cell.second * budget - alignment(0)
+        steps = max(0, int(given / (alignment(1) - alignment(0))))
         recipe = recipe.model_copy(update={"align_steps": steps})
     spent = MacCounter(shop.costs, architecture, alignment(recipe.align_steps))
     if (
@@ -251,59 +267,102 @@ def run_missing(cells: Iterable[Cell], jobs: int, deadline: float) -> bool:
             try:
                 row = ended.result()
             except ConversionError as error:
-                print(f"{cell}: {error}", flush=True)
-                continue
+                # It would end so again; a failed cell is kept with its reason.
+                row = {**asdict(cell), "validation": None, "test": None, "error": str(error)}
             with CELLS.open("a") as file:
                 file.write(json.dumps(row) + "\n")
-            print(f"{cell}: {row['validation']:.4f}, {row['seconds']:.0f} s", flush=True)
+            told = row.get("error") or f"{row['validation']:.4f}, {row['seconds']:.0f} s"
+            print(f"{cell}: {told}", flush=True)
     return True
 
 
-def tuning(pair: str) -> Iterator[Cell]:
-    """Learning rates of both baselines and of conversion, with a seed of their own."""
-    for method, rate in itertools.product(("scratch", "kd", TUNED), RATES):
-        yield Cell(pair, True, method, TUNING_SEED, 1.0, rate)
+def tuning(pair: str) -> list[Cell]:
+    """What tuning needs next: learning rates, then second settings, with a seed of their own."""
+    wanted = []
+    for method in ("scratch", "kd", "naive", TUNED):
+        first, *others = SECOND.get(method, (0.0,))
+
+        def cell(rate: float, second: float, method: str = method) -> Cell:
+            return Cell(pair, True, method, TUNING_SEED, 1.0, rate, second)
+
+        rates = list(RATES)
+        done = finished()
+        while all(cell(rate, first) in done for rate in rates):
+            best, _ = best_settings(pair, method)
+            beyond = {rates[0]: rates[0] / 2, rates[-1]: rates[-1] * 2}.get(best)
+            if beyond is None or not RATES_WITHIN[0] <= beyond <= RATES_WITHIN[1]:
+                wanted += [cell(best, second) for second in others]
+                break
+            rates = sorted([*rates, beyond])
+        wanted += [cell(rate, first) for rate in rates]
+    return wanted
 
 
-def best_rate(pair: str, method: str) -> float:
-    """The rate that tuning chose; `naive` and all conversions share that of one."""
-    tuned = method if method in ("scratch", "kd") else TUNED
-    rows = [(row["validation"], cell.learning_rate) for cell, row in finished().items()
-            if (cell.pair, cell.method, cell.seed) == (pair, tuned, TUNING_SEED)]  # fmt: skip
+def tune(pair: str, jobs: int, deadline: float) -> bool:
+    """Run cells of tuning until it asks for no other; returns whether it came to its end."""
+    while any(cell not in finished() for cell in tuning(pair)):
+        if not run_missing(tuning(pair), jobs, deadline):
+            return False
+    return True
+
+
+def best_settings(pair: str, method: str) -> tuple[float, float]:
+    """Learning rate and second setting that tuning chose; all conversions share those of one."""
+    tuned = TUNED if method in METHODS.keys() - BASELINES.keys() else method
     lower = PAIRS[pair].metric == "perplexity"
-    return (min if lower else max)(rows)[1]
+    rows = [(row["validation"] * (1 if lower else -1), cell.learning_rate, cell.second)
+            for cell, row in finished().items() if row["validation"] is not None
+            and (cell.pair, cell.method, cell.seed) == (pair, tuned, TUNING_SEED)]  # fmt: skip
+    _, rate, second = min(rows)
+    return rate, second
 
 
 def tuned_cell(
     pair: str, method: str, seed: int, *, trained: bool = True, share: float = 1.0
 ) -> Cell:
-    """A cell at the learning rate that tuning chose."""
-    return Cell(pair, trained, method, seed, share, best_rate(pair, method))
+    """A cell with the settings that tuning chose."""
+    return Cell(pair, trained, method, seed, share, *best_settings(pair, method))
 
 
-def cells_of(pair: str, first: str, seeds: Sequence[int]) -> list[Cell]:
-    """A pair's cells behind tuning.
-
-    Args:
-        first: the pair on which all methods are compared; the others take its best two, and the
-            one whose learning rate was tuned.
-    """
+def compared(pair: str, seeds: Sequence[int]) -> list[Cell]:
+    """All methods on the first pair; the others take its best two, and the one that was tuned."""
     ours = list(CONVERSIONS)
-    if pair != first:
-        best = report.best_methods(finished().values(), first, CONVERSIONS, 2)
+    if pair != FIRST:
+        best = report.best_methods(finished().values(), FIRST, CONVERSIONS, 2)
         ours = list(dict.fromkeys([TUNED, *best]))
     return [tuned_cell(pair, method, seed) for seed in seeds for method in (*BASELINES, *ours)]
 
 
-def after_best(pair: str, seeds: Sequence[int]) -> list[Cell]:
-    """Cells of the pair's best methods: a quarter of the compute, an untrained guide."""
-    ours = report.best_methods(finished().values(), pair, CONVERSIONS, 2)
-    found = [tuned_cell(pair, ours[0], seed, share=0.25) for seed in seeds]
-    untrained = dict.fromkeys(("naive", "progressive-cka", *ours))
-    found += [tuned_cell(pair, m, seed, trained=False) for seed in seeds for m in untrained]
-    if pair == next(iter(PAIRS)):
-        found += [tuned_cell(pair, method, seed) for seed in seeds for method in ABLATIONS]
-    return found
+def quarter(pair: str, seeds: Sequence[int]) -> list[Cell]:
+    """The best method at a quarter of the compute, with the guide's logits and without."""
+    best = report.best_methods(finished().values(), pair, CONVERSIONS, 1)[0]
+    taught = PAIRS[pair].metric == "accuracy"
+    methods = [best, *([f"{best}{UNTAUGHT}"] if taught else [])]
+    return [tuned_cell(pair, m, seed, share=0.25) for seed in seeds for m in methods]
+
+
+def untrained(pair: str, seeds: Sequence[int]) -> list[Cell]:
+    """The pair's best two methods with an untrained guide, and `naive`."""
+    best = report.best_methods(finished().values(), pair, CONVERSIONS, 2)
+    methods = dict.fromkeys(("naive", "progressive-cka", *best))
+    return [tuned_cell(pair, m, seed, trained=False) for seed in seeds for m in methods]
+
+
+def ablations(pair: str, seeds: Sequence[int]) -> list[Cell]:
+    """On the pair on which all methods are compared."""
+    return [tuned_cell(pair, m, seed) for seed in seeds for m in ABLATIONS if pair == FIRST]
+
+
+def fill(pairs: Sequence[str], seeds: Sequence[int], options: argparse.Namespace) -> None:
+    """Run the cells that are missing until all are there or time is over."""
+    deadline = time.time() + 60 * options.minutes
+    # Settings and methods are chosen by what comes before, so nothing of that may be missing.
+    if not all(tune(pair, options.jobs, deadline) for pair in pairs):
+        return
+    kinds = [compared] if options.main else [compared, quarter, ablations, untrained]
+    for cells, pair in itertools.product(kinds, pairs):
+        if not run_missing(cells(pair, seeds), options.jobs, deadline):
+            return
 
 
 def main() -> None:
@@ -320,16 +379,8 @@ def main() -> None:
     chosen = list(PAIRS) if options.all else options.pair
     if not (chosen or options.report):
         parser.error("give --all, --pair or --report")
-    deadline = time.time() + 60 * options.minutes
-    first, seeds = next(iter(PAIRS)), SEEDS[: options.seeds]
-    phases: list[Callable[[str], Iterable[Cell]]] = [
-        tuning, lambda pair: cells_of(pair, first, seeds), lambda pair: after_best(pair, seeds),
-    ]  # fmt: skip
     if not options.report:
-        for phase, pair in itertools.product(phases[: 2 if options.main else 3], chosen):
-            # Rates and methods are chosen by what comes before, so nothing of that may be missing.
-            if not run_missing(phase(pair), options.jobs, deadline):
-                break
+        fill(chosen, SEEDS[: options.seeds], options)
     rows = list(finished().values())
     report.write(rows, SEEDS, TUNING_SEED, list(CONVERSIONS), list(METHODS), list(PAIRS))
 

@@ -2,9 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
-from dataclasses import dataclass, field
-from typing import Any
+from dataclasses import dataclass
 
 from nas_theseus.values import Architecture, BlockChoice, Hyperparameter, Span
 
@@ -17,14 +15,12 @@ class Pair:
         space: file in search_spaces/.
         architecture: the target.
         epochs: the budget: what so many epochs of training the target from scratch cost.
-        recipe: what differs from the space's recipe, for all methods.
         metric: what is measured, `accuracy` or `perplexity`.
     """
 
     space: str
     architecture: Architecture
     epochs: float
-    recipe: Mapping[str, Any] = field(default_factory=dict)
     metric: str = "accuracy"
 
 
@@ -90,8 +86,6 @@ PAIRS = {
             )
         ),
         epochs=1,
-        # A teacher of text runs at every step, which costs half as much as the step itself.
-        recipe={"distill": 0.0},
         metric="perplexity",
     ),
 }

@@ -43,13 +43,17 @@ def _mean(rows: Sequence[Row], name: str) -> float | None:
 
 
 def best_methods(
-    rows: Iterable[Row], pair: str, among: Collection[str], count: int, *, trained: bool = True
+    rows: Iterable[Row], pair: str, among: Collection[str], count: int, **wanted: Any
 ) -> list[str]:
-    """The methods with the best mean validation on a pair, at full compute."""
+    """The methods with the best mean validation on a pair, with a trained guide at full compute.
+
+    Args:
+        wanted: columns of other cells, such as ``share=0.25``.
+    """
     known = list(rows)
     scored = []
     for method in among:
-        found = _of(known, pair, method, trained=trained)
+        found = _of(known, pair, method, **wanted)
         value = _mean(found, "validation")
         if value is not None:
             scored.append((value if _is_text(pair) else -value, method))
@@ -74,7 +78,9 @@ def figures(
     for pair in pairs:
         best = next(iter(best_methods(rows, pair, ours, 1)), None)
         own, scratch, kd = (tested(pair, m) for m in (best, "scratch", "kd"))
-        quarter = tested(pair, best, share=0.25)
+        tried = {row["method"] for row in rows if row["share"] == 0.25}
+        cheap = next(iter(best_methods(rows, pair, sorted(tried), 1, share=0.25)), None)
+        quarter = tested(pair, cheap, share=0.25)
         text = _is_text(pair)
         for name, other in (("scratch", scratch), ("kd", kd)):
             key = f"{pair}.perplexity_over_{name}" if text else f"{pair}.best_minus_{name}"
@@ -145,23 +151,28 @@ def table(rows: Sequence[Row], pair: str, methods: Sequence[str]) -> list[str]:
     return lines
 
 
-def rates(rows: Iterable[Row], pair: str, seed: int) -> list[str]:
-    """What tuning the learning rate of task training gave, on validation."""
-    tuned: dict[str, dict[float, float]] = {}
+def tuned(rows: Iterable[Row], pair: str, seed: int) -> list[str]:
+    """What tuning gave, on validation: learning rate (and second setting) of each method."""
+    found: dict[str, list[tuple[float, float, float | None]]] = {}
     for row in rows:
         if (row["pair"], row["seed"]) == (pair, seed):
-            tuned.setdefault(row["method"], {})[row["learning_rate"]] = row["validation"]
-    if not tuned:
+            tried = (row["learning_rate"], row["second"], row["validation"])
+            found.setdefault(row["method"], []).append(tried)
+    if not found:
         return []
-    columns = sorted({rate for values in tuned.values() for rate in values})
     return [
-        "Learning rates (validation, a seed of their own): "
-        + "; ".join(
-            f"{method} "
-            + ", ".join(f"{rate:g}: {values[rate]:.4f}" for rate in columns if rate in values)
-            for method, values in tuned.items()
-        )
-        + "."
+        "Tuning (validation, a seed of its own; learning rate, in brackets the weight of the "
+        "guide's logits or the share of compute for alignment):",
+        "",
+        *(
+            f"- {method} "
+            + ", ".join(
+                f"{rate:g}{f' ({second:g})' if method not in ('scratch', 'naive') else ''}: "
+                + ("failed" if value is None else f"{value:.4f}")
+                for rate, second, value in sorted(tried)
+            )
+            for method, tried in found.items()
+        ),
     ]
 
 
@@ -226,7 +237,7 @@ def write(
         "`benchmarks/results/conversion.json`; every number is a mean over seeds with its standard "
         "deviation, at equal training compute (alignment, the guide's activations and teaching "
         "charged; similarities and least squares not). "
-        "Learning rates were chosen on validation; test was read once a cell.",
+        "Settings were chosen on validation; test was read once a cell.",
         "",
         "| figure | value |",
         "|---|---|",
@@ -255,7 +266,7 @@ def write(
             "",
             *table(rows, pair, methods),
             "",
-            *rates(rows, pair, tuning_seed),
+            *tuned(rows, pair, tuning_seed),
         ]
         figure = _similarity_plot(rows, pair, ours)
         if figure is not None:

@@ -140,6 +140,10 @@ class AdditiveSpace:
         if dearest >= _EXACT_INTEGERS:
             raise ShapeError(f"costs add up to {dearest:,}; count in units that stay below 2^53")
 
+    def count(self) -> int:
+        """How many different architectures there are, limits apart."""
+        return self._graph.count()
+
     def front(
         self,
         errors: ArrayLike,

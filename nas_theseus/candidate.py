@@ -9,17 +9,28 @@ from dataclasses import dataclass, field, replace
 import torch
 
 from nas_theseus.convert.activations import GuideActivations
+from nas_theseus.convert.block_conversion import keep_block, load_into
+from nas_theseus.convert.block_key import BlockKey, BlockKeys
 from nas_theseus.convert.finetune import EpochLoss, train
 from nas_theseus.convert.hybrid import Hybrid
-from nas_theseus.convert.schedules import Stage, align, stages
+from nas_theseus.convert.library import Entry, Library
+from nas_theseus.convert.schedules import Stage, align, runs_from, stages
 from nas_theseus.convert.similarity import similarity
-from nas_theseus.convert.target import Target, assemble, recalibrate
+from nas_theseus.convert.target import Target, assemble, batch_norms, recalibrate
 from nas_theseus.costs import measured_costs
 from nas_theseus.costs.table import CostTable
+from nas_theseus.errors import ConversionError
 from nas_theseus.evaluate import score
 from nas_theseus.settings import Recipe
 from nas_theseus.space import MEASURED, SearchSpace
-from nas_theseus.values import Architecture, CurvePoint, Evaluation, derive_seed
+from nas_theseus.values import (
+    Architecture,
+    BlockOutcome,
+    CurvePoint,
+    Evaluation,
+    canonical_json,
+    derive_seed,
+)
 
 
 @dataclass(frozen=True)
@@ -32,10 +43,15 @@ class Converted:
 
 @dataclass(frozen=True)
 class Progress:
-    """What a running candidate tells after each step: where it is, and new points of its curve."""
+    """What a running candidate tells after each step: where it is, and new points of its curve.
+
+    Attributes:
+        block: one that it had to convert into the library first.
+    """
 
     stage: str
     points: tuple[CurvePoint, ...] = ()
+    block: BlockOutcome | None = None
 
 
 @dataclass
@@ -54,6 +70,7 @@ class Workshop:
     device: torch.device
     costs: CostTable = field(init=False)
     activations: GuideActivations = field(init=False)
+    _keys: dict[str, BlockKeys] = field(init=False, default_factory=dict)
 
     def __post_init__(self) -> None:
         self.costs = CostTable(self.space)
@@ -62,12 +79,44 @@ class Workshop:
         sample = self.space.task.sample(min(recipe.align_examples, self.space.task.size("train")))
         self.activations = GuideActivations(self._guide_on_device, sample, self.device)
 
+    def keep_block(self, key: BlockKey, library: Library) -> tuple[Entry, BlockOutcome | None]:
+        """The library's entry of a key; converted and kept first where there is none.
+
+        Returns:
+            The entry, and what converting it here took; None when it was there.
+
+        Raises:
+            LibraryError, ConversionError, PairingError: as `convert.block_conversion.keep_block`.
+        """
+        entry, facts = keep_block(self.space, library, key, self.activations)
+        if facts is None:
+            return entry, None
+        return entry, BlockOutcome(key.id, str(key), facts.macs, facts.seconds)
+
+    def _take_blocks(
+        self, target: Target, library: Library, recipe: Recipe
+    ) -> Iterator[tuple[int, Entry, BlockOutcome | None]]:
+        """Put the library's blocks into a target; positions with their entries."""
+        alignment = canonical_json(recipe.alignment)
+        if alignment not in self._keys:
+            self._keys[alignment] = BlockKeys(self.space, recipe)
+        keys = self._keys[alignment].of_blocks(target.architecture)
+        for position, key in enumerate(keys):
+            if key is not None:
+                block = target.blocks[position]
+                entry, made = library.get(key, block), None
+                if entry is None:  # damaged, or removed since it was made
+                    entry, made = self.keep_block(key, library)
+                load_into(block, entry.state)
+                yield position, entry, made
+
     def run(
         self,
         architecture: Architecture,
         search_seed: int,
         recipe: Recipe | None = None,
         *,
+        library: Library | None = None,
         score_hybrids: bool = False,
     ) -> Generator[Progress, None, Converted]:
         """Convert, finetune and evaluate one architecture, a step at a time.
@@ -76,6 +125,8 @@ class Workshop:
             search_seed: the trial's own seed derives from it and the architecture.
             recipe: the space's by default; alignment sees the workshop's own sample whatever
                 `align_examples` another one says.
+            library: where blocks are taken from when the recipe says so; those that are missing
+                are converted into it, at no charge to this candidate.
             score_hybrids: measure the half-converted network after every stage as well, as
                 ``hybrid/<metric>``.
 
@@ -83,7 +134,8 @@ class Workshop:
             Progress after every conversion stage and every epoch.
 
         Raises:
-            ConversionError: the candidate diverged.
+            ConversionError: the candidate diverged, or there is no library to take blocks from.
+            LibraryError: the library cannot be read, or written where a block is missing.
             PairingError: a block cannot stand for its span.
         """
         recipe = recipe or self.space.recipe
@@ -113,10 +165,29 @@ class Workshop:
                     value = score(hybrid, task, "validation")
                     yield CurvePoint(f"hybrid/{self.space.metric}", number, value)
 
-            for point in align(target, self.activations, measure, recipe, generator, hybrids):
-                curve.append(point)
-                yield Progress("convert", (point,))
-            macs.alignment(recipe, target, self.activations.count, curve)
+            polished = recipe.polish_steps or recipe.hybrid_epochs or score_hybrids
+            if recipe.takes_blocks:
+                if library is None:
+                    raise ConversionError(
+                        "the recipe takes blocks from the library, and there is none; give one, "
+                        "or set library=false"
+                    )
+                for position, entry, made in self._take_blocks(target, library, recipe):
+                    facts = entry.record.facts
+                    # Stages that follow tell their own.
+                    points = () if polished else (
+                        CurvePoint(f"similarity/{position}", 0, facts.similarity),
+                        CurvePoint(f"stitch_residual/{position}", 0, facts.residual),
+                    )  # fmt: skip
+                    curve.extend(points)
+                    yield Progress("convert", points, made)
+            if polished or not recipe.takes_blocks:
+                steps = recipe.polish_steps if recipe.takes_blocks else recipe.align_steps
+                aligned = recipe.model_copy(update={"align_steps": steps})
+                for point in align(target, self.activations, measure, aligned, generator, hybrids):
+                    curve.append(point)
+                    yield Progress("convert", (point,))
+                macs.alignment(aligned, target, self.activations.count, curve)
             if recipe.recalibrate and not fresh:
                 examples = min(recipe.align_examples, task.size("train"))
                 macs.forward(recalibrate(target, task, recipe.align_batch_size, examples))
@@ -126,13 +197,13 @@ class Workshop:
             yield Progress("convert", (converted,))
             for epoch in train(target, task, recipe, seed, teacher):
                 macs.training(epoch)
-                points = (
+                trained = (
                     CurvePoint("train_loss", epoch.epoch + 1, epoch.loss),
                     CurvePoint(self.space.metric, epoch.epoch + 1,
                                score(target, task, "validation")),
                 )  # fmt: skip
-                curve.extend(points)
-                yield Progress("finetune", points)
+                curve.extend(trained)
+                yield Progress("finetune", trained)
         quality = curve[-1].value if curve else score(target, task, "validation")
         space = self.space
         measured = measured_costs(space.measured, target, task.inlet, self.device)
@@ -196,12 +267,23 @@ class MacCounter:
         batch = min(recipe.align_batch_size, sample)
         each = [cost.macs for cost in self.costs.of_blocks(self.architecture)]
         steps = {p.step: int(p.value) for p in curve if p.metric == "align_steps"}
+        begun = similarity(recipe.similarity, **recipe.similarity_options.given).aligned_basis
+        done: Collection[int] = ()
+        ran: Stage | None = None
         for number, stage in enumerate(stages(recipe.schedule, recipe.order, target.replaced)):
             if number in steps:
-                chain = range(stage.start, stage.stop)
-                step = sum(each[p] * _passes(p, stage.trained) for p in chain)
+                first = stage.trained[0]
+                step = sum(each[p] * _passes(p, stage.trained) for p in range(first, stage.stop))
                 self.spent += steps[number] * batch * step
-                self.spent += sample * sum(each[p] for p in chain)
+                # What is newly frozen in front runs once; the chain for batch norms and stitch.
+                self.spent += sample * sum(each[runs_from(stage, ran) : first])
+                ran = None if recipe.hybrid_epochs else stage
+                passes = 1 + any(batch_norms(target.blocks[p]) for p in stage.trained)
+                self.spent += sample * passes * sum(each[first : stage.stop])
+                for p in set(stage.trained) - set(done) if begun else ():
+                    passes = 1 + bool(batch_norms(target.blocks[p]))
+                    self.spent += sample * passes * sum(each[first : p + 1])
+            done = stage.replaced
 
 
 def _passes(position: int, trained: Collection[int]) -> int:

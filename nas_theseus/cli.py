@@ -71,8 +71,21 @@ def search(
     study: Annotated[
         str | None, typer.Option(help="Optuna storage URL; a journal file in --storage.")
     ] = None,
-    sampler: Annotated[str | None, typer.Option(help="tpe, nsga2, nsga3 or random.")] = None,
+    sampler: Annotated[
+        str | None, typer.Option(help="theseus, tpe, gp, nsga2, nsga3 or random.")
+    ] = None,
     seed: Annotated[int | None, typer.Option(help="Seed of proposals and trials.")] = None,
+    library: Annotated[
+        str | None,
+        typer.Option(
+            metavar="LOCATION",
+            help="Where converted blocks are kept, a folder or an fsspec address; library/ in "
+            "--storage.",
+        ),
+    ] = None,
+    no_library: Annotated[
+        bool, typer.Option("--no-library", help="Convert every candidate by itself.")
+    ] = False,
     address: Annotated[
         str | None, typer.Option(help="Ray cluster to join, such as auto; else this machine.")
     ] = None,
@@ -86,12 +99,16 @@ def search(
     Before it starts it says how long it will take. Ctrl-C or kill at any moment; the same command
     continues.
     """
+    from nas_theseus.errors import SpaceError
     from nas_theseus.settings import SearchSettings, validated
 
+    if no_library and library is not None:
+        raise SpaceError("search", ["--library and --no-library: give one of them"])
     given: dict[str, Any] = {
         "name": name or space.stem, "trials": trials, "parallel": parallel,
         "time_budget_s": time_budget, "storage": storage, "study_url": study,
         "sampler": sampler, "seed": seed, "address": address,
+        "library": False if no_library else True if library is None else library,
         "cpus_per_trial": cpus_per_trial, "gpus_per_trial": gpus_per_trial,
     }  # fmt: skip
     kept = _kept_settings(storage, str(given["name"]))
@@ -100,6 +117,8 @@ def search(
             given.pop(key)
             if key in kept:
                 given[key] = kept[key]
+    if library is None and kept.get("library") is False:
+        given["library"] = False
     _search(space, validated(SearchSettings, given, "search"))
 
 
@@ -117,7 +136,7 @@ def _search(space: Path, settings: SearchSettings) -> None:
     console = Console()
     console.print(f"search {settings.name} in {settings.storage}", highlight=False)
     from nas_theseus.front import front_rows
-    from nas_theseus.report import LiveReport, front_table
+    from nas_theseus.report import LiveReport, front_table, training_line
     from nas_theseus.search import run_search
 
     report = LiveReport(console)
@@ -133,6 +152,7 @@ def _search(space: Path, settings: SearchSettings) -> None:
     finally:
         report.close(state)
     console.print(f"ended: {result.state.ended_because or 'nothing was left to run'}")
+    console.print(training_line(result.state), highlight=False)
     rows = front_rows(result.front)
     title = f"front of {result.name}: {len(rows)} architectures"
     console.print(front_table(rows, title, console.width))

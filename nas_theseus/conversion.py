@@ -11,6 +11,7 @@ import torch
 
 from nas_theseus.candidate import Converted, Workshop
 from nas_theseus.convert.guide_training import prepare_guide
+from nas_theseus.convert.library import Library
 from nas_theseus.convert.schedules import Stage, stages
 from nas_theseus.convert.target import Target, assemble
 from nas_theseus.errors import ConversionError, SpaceError, StorageError
@@ -140,7 +141,10 @@ def convert_one(
             lambda epoch: say(f"guide: epoch {epoch.epoch + 1}, loss {epoch.loss:.4f}"),
         )  # fmt: skip
         workshop = Workshop(space, torch.device(device))
-        converted = _convert(workshop, chosen, seed, recipe, say, score_hybrids=replacements)
+        library = Library(Storage(storage, "").library) if recipe.takes_blocks else None
+        converted = _convert(
+            workshop, chosen, seed, recipe, say, library=library, score_hybrids=replacements
+        )
         evaluation = converted.evaluation
         weights = out / "weights.safetensors"
         write_tensors(weights, plain_state(converted.network))
@@ -154,7 +158,7 @@ def convert_one(
             (out / name).unlink(missing_ok=True)
         points: list[CurvePoint] = []
         if ways:
-            runs = _replacements(workshop, evaluation, ways, seed, say)
+            runs = _replacements(workshop, evaluation, ways, seed, say, library)
             _write_replacements(space, runs, out)
             files |= {REPLACEMENTS_FILE: None, REPLACEMENTS_JSON: None}
             points = [
@@ -200,6 +204,7 @@ def _replacements(
     ways: Sequence[Replacing],
     seed: int,
     say: Callable[[str], None],
+    library: Library | None,
 ) -> dict[str, list[tuple[int, float]]]:
     """Points of every way; the first one's conversion is given."""
     own, *others = ways
@@ -213,8 +218,9 @@ def _replacements(
             say(f"{label}: {line}")
 
         converted = _convert(
-            workshop, evaluation.architecture, seed, untrained, told, score_hybrids=True
-        )
+            workshop, evaluation.architecture, seed, untrained, told,
+            library=library, score_hybrids=True,
+        )  # fmt: skip
         found[way.label] = way.points(converted.evaluation, guide)
     return found
 
@@ -239,9 +245,10 @@ def _convert(
     recipe: Recipe,
     say: Callable[[str], None],
     *,
+    library: Library | None,
     score_hybrids: bool,
 ) -> Converted:
-    steps = workshop.run(architecture, seed, recipe, score_hybrids=score_hybrids)
+    steps = workshop.run(architecture, seed, recipe, library=library, score_hybrids=score_hybrids)
     while True:
         try:
             progress = next(steps)

@@ -21,7 +21,8 @@ def forecast(
         return where
     seconds = [o.seconds for o in storage.outcomes() if isinstance(o, Evaluation) and o.curve]
     if seconds:
-        each, source = sum(seconds) / len(seconds), "from the trials so far"
+        blocks = sum(outcome.seconds for outcome in storage.block_outcomes())
+        each, source = (sum(seconds) + blocks) / len(seconds), "from the trials so far"
     else:
         each, source = _guide_seconds(space, device), "roughly, from the guide's own steps"
     return f"{where}: about {each * trials / parallel / 60:.1f} min ({source})"

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import time
 
+from nas_theseus.block_jobs import BlockJobs
+from nas_theseus.convert.block_key import BlockKey
 from nas_theseus.costs.table import CostTable
 from nas_theseus.errors import ConversionError
 from nas_theseus.front import read_runs
@@ -16,11 +18,19 @@ from nas_theseus.services.tracking import Tracker
 from nas_theseus.settings import SearchSettings
 from nas_theseus.space import COSTS, MEASURED, SearchSpace
 from nas_theseus.storage import Storage
+from nas_theseus.thompson import Proposer
 from nas_theseus.values import Architecture, Evaluation, Failure, Objective, Outcome
 
 
 class ProposalJobs:
-    """Proposals as jobs for the cluster; every outcome goes to study, front and tracking."""
+    """Proposals as jobs for the cluster; every outcome goes to study, front and tracking.
+
+    Args:
+        guide_values: of the guide, by metric and cost.
+        blocks: where candidates take blocks from a library: an architecture is handed out when
+            its blocks are there, and those that it lacks are handed out before it.
+        slots: how many trials run at once.
+    """
 
     def __init__(
         self,
@@ -31,17 +41,24 @@ class ProposalJobs:
         settings: SearchSettings,
         reporter: Reporter,
         guide_values: dict[str, float],
+        *,
+        blocks: BlockJobs | None = None,
+        slots: int = 1,
     ) -> None:
         self._space = space
         self._storage = storage
         self._tracker = tracker
         self._settings = settings
         self._reporter = reporter
+        self._blocks = blocks
+        self._slots = slots
+        self._open: dict[str, Proposal] = {}
+        self._waiting: list[Architecture] = []
         self.reference = reference_of(space.goals, guide_values)
         self.evaluations: dict[str, Evaluation] = {}
         self._failed: dict[str, Failure] = {}
         self._exhausted = False
-        self._seconds = 0.0
+        self._seconds, self._macs = 0.0, 0
         self._began = time.monotonic()
         self.front = IncrementalFront(space.goals, space.limits)
         self.state = State(settings.name, settings.trials)
@@ -49,6 +66,8 @@ class ProposalJobs:
         for outcome in storage.outcomes():
             if (outcome.recipe, outcome.seed) == (space.recipe.id, settings.seed):
                 self._take(outcome)
+                if blocks is not None:
+                    blocks.lacking(outcome.architecture)  # those that are there count as its own
                 # Kept by a worker whose driver died before it could queue the record.
                 if outcome.architecture.id not in recorded:
                     self._record(outcome)
@@ -63,6 +82,7 @@ class ProposalJobs:
             self._known,
             sampler=settings.sampler,
             seed=settings.seed,
+            proposer=Proposer(space, costs, self.reference, blocks.errors if blocks else dict),
             warm_starts=[guide] if guide is not None else [],
         )
         self._project()
@@ -92,43 +112,103 @@ class ProposalJobs:
             "front_size": float(self.state.front_size),
             "trials_done": float(self.state.done),
             "trials_failed": float(self.state.failed),
+            "train_macs_spent": float(self.state.train_macs_spent),
+            **({} if self.state.blocks is None else self.state.blocks.metrics()),
         }
 
     def next(self) -> Job | None:
+        """A waiting architecture whose blocks are there, a block that one lacks, or a new proposal.
+
+        At most as many proposals are open as trials may run: a sampler learns from what has ended.
+        """
         budget = self._settings.time_budget_s
-        if self.remaining == 0:
-            self.state.ended_because = f"{self._settings.trials} trials are done"
-            return None
         if budget is not None and time.monotonic() - self._began > budget:
             self.state.ended_because = f"the time budget of {budget:g} s is spent"
+            while self._waiting:  # the study has them for the next start
+                self.state.running.pop(self._waiting.pop().id, None)
             return None
+        while (job := self._waiting_job()) is None:
+            if self._waiting and len(self._open) >= self._slots:
+                break  # the blocks they lack are being converted
+            if not self._propose():
+                break
+        self._show()
+        return job
+
+    def _waiting_job(self) -> Job | None:
+        for architecture in self._waiting:
+            if self._blocks is None or not self._blocks.lacking(architecture):
+                self._waiting.remove(architecture)
+                return architecture
+        for architecture in self._waiting:
+            if self._blocks is not None and (key := self._blocks.start(architecture)) is not None:
+                return key
+        return None
+
+    def _propose(self) -> bool:
+        """Take one more proposal, if there is one."""
+        if self.remaining == 0:
+            self.state.ended_because = f"{self._settings.trials} trials are done"
+            return False
         # Asked again while others run: a result may end the exhaustion, time alone does not.
         proposal = None if self._exhausted else self._study.propose()
         if proposal is None:
             self._exhausted = True
             self.state.ended_because = "space exhausted: 200 proposals brought nothing new"
-            return None
+            return False
+        self._open[proposal.architecture.id] = proposal
         self.state.running[proposal.architecture.id] = "waiting"
-        self._show()
-        return Job(proposal.number, proposal.architecture)
+        self._waiting.append(proposal.architecture)
+        self._refuse_broken()
+        return True
+
+    def _refuse_broken(self) -> None:
+        """End the waiting architectures that need a block which cannot be converted."""
+        for architecture in list(self._waiting):
+            broken = None if self._blocks is None else self._blocks.broken(architecture)
+            if broken is not None:
+                self._waiting.remove(architecture)
+                failure = Failure(
+                    architecture, self._space.recipe.id, self._settings.seed, "convert block",
+                    f"block {broken.name}: {broken.failure}",
+                )  # fmt: skip
+                if self._storage.read_block(broken.block) is not None:
+                    # As durable as the block's own failure; else another start may try again.
+                    self._storage.write_outcome(failure)
+                self._conclude(failure)
 
     def reported(self, job: Job, stage: str) -> None:
-        if job.architecture.id in self.state.running and stage not in ("done", "failed"):
-            self.state.running[job.architecture.id] = stage
+        if job.id in self.state.running and stage not in ("done", "failed"):
+            self.state.running[job.id] = stage
             self._show()
 
-    def ended(self, job: Job, worker_error: str | None) -> None:
-        self._exhausted = False
-        outcome = self._known(job.architecture)
+    def ended(self, job: Job, failure: str | None) -> None:
+        if isinstance(job, BlockKey):
+            self._block_ended(job, failure)
+            return
+        outcome = self._known(job)
         if outcome is None:
             # Not kept as a file: a dead worker says nothing of the architecture.
             outcome = Failure(
-                job.architecture, self._space.recipe.id, self._settings.seed, "worker",
-                worker_error or "the worker ended without a result; its messages are in Ray's log",
+                job, self._space.recipe.id, self._settings.seed, "worker",
+                failure or "the worker ended without a result; its messages are in Ray's log",
             )  # fmt: skip
-        self.state.running.pop(job.architecture.id, None)
+        self._conclude(outcome)
+
+    def _block_ended(self, key: BlockKey, failure: str | None) -> None:
+        if self._blocks is not None:
+            broken = self._blocks.ended(key, failure)
+            if broken is not None:
+                self._reporter.say(f"block {broken.name} is not converted: {broken.failure}")
+                self._refuse_broken()
+            self._show()
+
+    def _conclude(self, outcome: Outcome) -> None:
+        """Tell everyone who keeps or shows results of one more."""
+        self._exhausted = False
+        self.state.running.pop(outcome.architecture.id, None)
         self._take(outcome)
-        self._study.tell(Proposal(job.key, job.architecture), outcome)
+        self._study.tell(self._open.pop(outcome.architecture.id), outcome)
         self._record(outcome)
         self._project()
 
@@ -139,7 +219,7 @@ class ProposalJobs:
             self._tracker.failure(outcome)
 
     def _known(self, architecture: Architecture) -> Outcome | None:
-        known = self.evaluations.get(architecture.id)
+        known = self.evaluations.get(architecture.id) or self._failed.get(architecture.id)
         name = f"{architecture.id}-{self._space.recipe.id}-{self._settings.seed}"
         return known if known is not None else self._storage.read_outcome(name)
 
@@ -149,6 +229,7 @@ class ProposalJobs:
         elif outcome.architecture.id not in self.evaluations:
             self.evaluations[outcome.architecture.id] = outcome
             self._seconds += outcome.seconds
+            self._macs += outcome.train_macs_spent
             self.front.add(outcome)
 
     def _project(self) -> None:
@@ -164,6 +245,7 @@ class ProposalJobs:
             if values:
                 state.best[goal.name] = (max if goal.direction == "maximize" else min)(values)
         ids = [evaluation.architecture.id for evaluation in members]
+        self._count_blocks()
         if state.done or state.failed:
             self._tracker.front(ids, self.summary(), state.done + state.failed)
         self._show()
@@ -171,11 +253,18 @@ class ProposalJobs:
     def _show(self) -> None:
         state = self.state
         state.refused, state.duplicates = self._study.refused, self._study.duplicates
+        self._count_blocks()
         if self.evaluations:
-            mean = self._seconds / len(self.evaluations)
+            seconds = self._seconds + (state.blocks.seconds if state.blocks else 0.0)
+            mean = seconds / len(self.evaluations)
             left = self.remaining + len(state.running)
             state.seconds_left = mean * left / max(1, len(state.running))
         self._reporter.show(state)
+
+    def _count_blocks(self) -> None:
+        counts = None if self._blocks is None else self._blocks.counts
+        self.state.blocks = counts
+        self.state.train_macs_spent = self._macs + (counts.macs if counts else 0)
 
 
 def reference_of(goals: tuple[Objective, ...], guide: dict[str, float]) -> dict[str, float]:

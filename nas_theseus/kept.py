@@ -87,7 +87,8 @@ def keep_beginning(
         The search's identity, which tells it apart from others of the same name.
 
     Raises:
-        SpaceError: the guide's weights, the data or the study's storage are others than before.
+        SpaceError: the guide's weights, the data, the study's storage or the recipe are others
+            than before.
     """
     guide = guide_key(space.guide, space.learnt_from, space.guide_training)
     if space.guide_task is not None:
@@ -95,6 +96,7 @@ def keep_beginning(
     now = {
         "guide": guide,
         "study": short_hash(settings.study_url),  # a hash, as the URL may hold a password
+        "recipe": space.recipe.id,
     }
     if not storage.settings_file.exists():
         write_bytes(storage.space_file, text.encode())
@@ -102,7 +104,7 @@ def keep_beginning(
             "identity": uuid.uuid4().hex[:12],
             "seed": settings.seed,
             "sampler": settings.sampler,
-            "recipe": space.recipe.id,
+            "library": space.recipe.library,
             "objectives": [asdict(goal) for goal in space.goals],
             "constraints": [asdict(limit) for limit in space.limits],
             **now,
@@ -114,6 +116,9 @@ def keep_beginning(
         "guide": "the guide's first weights or the training data changed since this search began; "
         "restore them, or take another --name",
         "study": "it began with another --study; give that one, or take another --name",
+        "recipe": f"it began {'without' if space.recipe.library else 'with'} the library of "
+        "converted blocks (--no-library), or with another version of nas-theseus; do as then, or "
+        "take another --name",
     }
     mistakes = [said[name] for name, value in now.items() if begun[name] != value]
     if mistakes:

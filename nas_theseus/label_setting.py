@@ -165,6 +165,13 @@ class Graph:
                 rest[tail] = extreme(rest[tail], sums) if tail in rest else sums
         return rest
 
+    def count(self) -> int:
+        """How many paths lead from start to stop."""
+        ways = {self.start: 1}
+        for head, tails in self._inlets.items():
+            ways[head] = sum(ways[tail] * len(edges) for tail, edges in tails.items())
+        return ways[self.stop]
+
     def cheapest(self, values: Floats, costs: Integers) -> tuple[dict[Hashable, float], Integers]:
         """Least sum of values (E,) from each state, and the costs (C,) of the least whole path."""
         found = {self.stop: (0.0, np.zeros(len(costs), dtype=np.int64))}

@@ -16,7 +16,7 @@ if TYPE_CHECKING:
 
 app = typer.Typer(
     no_args_is_help=True,
-    help="The store of converted blocks in STORAGE/library. Searches do not fill or use it yet.",
+    help="The store of converted blocks in STORAGE/library, which searches fill and use.",
 )
 
 StorageOption = Annotated[

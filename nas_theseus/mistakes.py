@@ -34,8 +34,8 @@ def _declaration_mistakes(space: SearchSpace) -> Iterator[str]:
         yield "blocks: empty; a space needs at least one block, such as Keep()"
     if space.max_span < 1:
         yield f"max_span: must be at least 1, got {space.max_span}"
-    if not space.widths or not all(0 < share < float("inf") for share in space.widths):
-        yield f"widths: shares of the guide's widths above 0, got {list(space.widths)}"
+    if not space.widths:
+        yield "widths: empty; (1.0,) is the guide's own"
     parts = set(space.guide.names)
     known = f"; the guide's parts are {', '.join(space.guide.names)}"
     for name in space.keep:

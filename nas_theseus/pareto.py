@@ -166,7 +166,7 @@ def hypervolume(points: ArrayLike, reference: ArrayLike) -> float:
     return float(moocore.hypervolume(array, ref=limit))
 
 
-def _minimised(value: float, objective: Objective, owner: str) -> float:
+def minimised(value: float, objective: Objective, owner: str) -> float:
     """One objective's value so that less is better: log10 first if asked, then the sign.
 
     Raises:
@@ -193,7 +193,7 @@ def _row(evaluation: Evaluation, objectives: Sequence[Objective]) -> list[float]
             f"{', '.join(sorted(known))}"
         )
     return [
-        _minimised(known[objective.name], objective, f"evaluation {evaluation.name}")
+        minimised(known[objective.name], objective, f"evaluation {evaluation.name}")
         for objective in objectives
     ]
 
@@ -248,7 +248,7 @@ def hypervolume_of(
             f"the reference has no value for {', '.join(missing)}; it has "
             f"{', '.join(sorted(reference)) or 'none'}"
         )
-    limit = [_minimised(reference[item.name], item, "the reference") for item in objectives]
+    limit = [minimised(reference[item.name], item, "the reference") for item in objectives]
     return hypervolume(as_minimised(evaluations, objectives), limit)
 
 

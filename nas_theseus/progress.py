@@ -2,13 +2,45 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field
+from dataclasses import asdict, dataclass, field
 from typing import Protocol
+
+
+@dataclass(frozen=True)
+class BlockCounts:
+    """The blocks of a search, each counted once.
+
+    Attributes:
+        converted: by this search, for so many MACs and seconds.
+        reused: found in the library; their MACs and seconds were spent by whoever made them.
+        failed: those that could not be converted.
+        running: being converted now.
+    """
+
+    converted: int = 0
+    reused: int = 0
+    failed: int = 0
+    running: int = 0
+    macs: int = 0
+    seconds: float = 0.0
+    reused_macs: int = 0
+    reused_seconds: float = 0.0
+
+    def metrics(self) -> dict[str, float]:
+        """As the search's own metrics."""
+        named = asdict(self)
+        del named["running"]
+        return {f"blocks_{name}": float(value) for name, value in named.items()}
 
 
 @dataclass
 class State:
-    """Where a search is, for those who show it."""
+    """Where a search is, for those who show it.
+
+    Attributes:
+        blocks: None where no library is used.
+        train_macs_spent: by all candidates and blocks of the search.
+    """
 
     name: str
     wanted: int
@@ -22,6 +54,8 @@ class State:
     best: dict[str, float] = field(default_factory=dict)
     seconds_left: float | None = None
     ended_because: str = ""
+    blocks: BlockCounts | None = None
+    train_macs_spent: int = 0
 
 
 class Reporter(Protocol):

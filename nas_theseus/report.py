@@ -12,7 +12,7 @@ from rich.progress_bar import ProgressBar
 from rich.table import Table
 from rich.text import Text
 
-from nas_theseus.progress import State
+from nas_theseus.progress import BlockCounts, State
 
 MIN_BLOCKS = 10  # columns below which a list of blocks says nothing
 
@@ -60,6 +60,7 @@ class LiveReport:
             f"{state.done} of {state.wanted} done, {len(state.running)} running, "
             f"{state.failed} failed",
             f"{state.refused} refused, {state.duplicates} known",
+            *([] if state.blocks is None else [_blocks_line(state.blocks)]),
             f"front {state.front_size}, hypervolume {state.hypervolume:.4f}",
             *(f"best {name} {value:,.4g}" for name, value in state.best.items()),
             f"{time.monotonic() - self._began:.0f} s so far",
@@ -67,6 +68,25 @@ class LiveReport:
         if state.seconds_left is not None and state.running:
             parts.append(f"about {state.seconds_left:.0f} s left")
         return "; ".join(parts)
+
+
+def _blocks_line(counts: BlockCounts) -> str:
+    more = [f"{counts.running} running"] * bool(counts.running)
+    more += [f"{counts.failed} failed"] * bool(counts.failed)
+    return ", ".join([f"blocks {counts.converted} converted, {counts.reused} reused", *more])
+
+
+def training_line(state: State) -> str:
+    """What a search's conversions and training took in all."""
+    line = f"training: {short_count(state.train_macs_spent)} MACs in all"
+    counts = state.blocks
+    if counts is None:
+        return f"{line}; no library used"
+    return (
+        f"{line}; blocks: {counts.converted} converted ({short_count(counts.macs)} MACs, "
+        f"{counts.seconds:.1f} s), {counts.reused} reused ({short_count(counts.reused_macs)} MACs, "
+        f"{counts.reused_seconds:.1f} s saved), {counts.failed} failed"
+    )
 
 
 def front_table(rows: Sequence[Mapping[str, Any]], title: str, width: int) -> Table:

@@ -6,15 +6,18 @@ import json
 import math
 import shutil
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 import torch
 from filelock import FileLock, Timeout
 
 from nas_theseus import pictures, plots
+from nas_theseus.block_jobs import BlockJobs
+from nas_theseus.convert.block_key import BlockKeys
 from nas_theseus.convert.finetune import EpochLoss
 from nas_theseus.convert.guide_training import prepare_guide
+from nas_theseus.convert.library import Library
 from nas_theseus.convert.target import assemble
 from nas_theseus.costs import measured_costs
 from nas_theseus.costs.table import CostTable
@@ -60,6 +63,10 @@ def run_search(space_file: Path, settings: SearchSettings, reporter: Reporter) -
     check_kept(storage, settings, text)
     space = load_space(space_file, text)
     refuse_mistakes(space, space_file)
+    # Controls align nothing, so they are the same with a library and without.
+    with_library = settings.library is not False and not space.recipe.is_control
+    recipe = space.recipe.model_copy(update={"library": with_library})
+    space = replace(space, recipe=recipe)
     storage.create()
     lock = FileLock(storage.lock_file)
     try:
@@ -84,6 +91,7 @@ def _run(
     cluster.check_device(settings)
     # Reads the data: what cannot be had is told before anything else starts.
     identity = keep_beginning(storage, settings, text, space)
+    library = _open_library(space, storage, settings)
     tracker = Tracker(settings.name, storage.outbox, storage.runs_file, identity=identity)
     tracker.start(_parameters(space, space_file, settings))
     status = "KILLED"
@@ -100,12 +108,18 @@ def _run(
         reporter.say(f"guide: {_figures(guide_values)}")
         cluster.connect(settings, storage.log)
         try:
-            jobs = ProposalJobs(space, costs, storage, tracker, settings, reporter, guide_values)
             parallel = cluster.slots(settings)
+            blocks = None
+            if library is not None:
+                blocks = BlockJobs(BlockKeys(space), library, storage)
+            jobs = ProposalJobs(
+                space, costs, storage, tracker, settings, reporter, guide_values,
+                blocks=blocks, slots=parallel,
+            )  # fmt: skip
             reporter.say(forecast(space, storage, jobs.remaining, parallel, device))
             make = MakeWorker(
                 worker_settings(
-                    space, space_file, text, storage,
+                    space, space_file, text, storage, library,
                     seed=settings.seed, device=settings.device, cpus=settings.cpus_per_trial,
                 )
             )  # fmt: skip
@@ -127,6 +141,12 @@ def _run(
     return SearchResult(
         settings.name, storage.folder, members, guide_values, jobs.state, undelivered
     )
+
+
+def _open_library(space: SearchSpace, storage: Storage, settings: SearchSettings) -> Library | None:
+    if not space.recipe.library:
+        return None
+    return Library(storage.library if settings.library is True else str(settings.library))
 
 
 def _prepare_guide(

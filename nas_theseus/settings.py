@@ -17,13 +17,14 @@ from nas_theseus.values import Constraint, short_hash
 Schedule = Literal["progressive", "sequential", "independent", "joint", "naive", "scratch", "kd"]
 Order = Literal["forward", "reverse"]
 SimilarityName = Literal["cka", "cka-unbiased", "dmnn", "regression", "cosine"]
-Sampler = Literal["tpe", "nsga2", "nsga3", "random"]
+Sampler = Literal["theseus", "tpe", "gp", "nsga2", "nsga3", "random"]
 
 # What the conversion of one block depends on: not how blocks are put together, nor task training.
 ALIGNMENT = {
     "similarity", "similarity_options", "align_examples", "align_steps", "plateau",
     "align_batch_size", "align_learning_rate", "weight_decay", "gradient_clip",
 }  # fmt: skip
+TRAINING = {"epochs", "batch_size", "learning_rate", "weight_decay", "gradient_clip"}
 
 Positive = Annotated[int, Field(gt=0)]
 PositiveFloat = Annotated[float, Field(gt=0, allow_inf_nan=False)]
@@ -72,8 +73,14 @@ class Recipe(BaseModel):
         align_steps: optimiser steps of one stage, at most.
         plateau: a stage ends early when its loss, averaged over one pass through its sample, is
             not this share below that of the pass before; 0 always takes `align_steps`.
-        align_batch_size: larger batches estimate similarity better (the source used 256).
+        align_batch_size: `cka` and `dmnn` compare examples with each other and want larger ones
+            (the source used 256).
         align_learning_rate: peak of a stage's cosine schedule (AdamW).
+        library: new blocks begin as the library's converted ones, each made alone; the schedule
+            then only polishes them. Searches set this themselves (`--no-library`); controls never
+            take blocks from the library.
+        polish_steps: takes the place of `align_steps` where blocks come from the library; 0
+            leaves them as they are.
         hybrid_epochs: passes over the training split in which the replaced blocks are trained on
             the task after every stage, the guide's parts around them frozen (Network of Theseus,
             figure 4); 0 for none (figure 1).
@@ -88,15 +95,17 @@ class Recipe(BaseModel):
 
     model_config = ConfigDict(frozen=True, extra="forbid")
 
-    schedule: Schedule = "progressive"
+    schedule: Schedule = "sequential"
     order: Order = "forward"
-    similarity: SimilarityName = "cka"
+    similarity: SimilarityName = "regression"
     similarity_options: SimilarityOptions = SimilarityOptions()
-    align_examples: Positive = 2048
-    align_steps: Annotated[int, Field(ge=0)] = 40
+    align_examples: Positive = 1024
+    align_steps: Annotated[int, Field(ge=0)] = 50
     plateau: Annotated[float, Field(ge=0, lt=1)] = 0.0
-    align_batch_size: Annotated[int, Field(ge=4)] = 256
-    align_learning_rate: PositiveFloat = 3e-3
+    align_batch_size: Annotated[int, Field(ge=4)] = 64
+    align_learning_rate: PositiveFloat = 1e-2
+    library: bool = False
+    polish_steps: Annotated[int, Field(ge=0)] = 0
     recalibrate: bool = True
     hybrid_epochs: Epochs = 0.0
     epochs: Epochs = 2.0
@@ -113,9 +122,24 @@ class Recipe(BaseModel):
         return self.schedule in ("scratch", "kd")
 
     @property
+    def takes_blocks(self) -> bool:
+        """Whether new blocks come from the library."""
+        return self.library and not self.is_control
+
+    @property
+    def is_control(self) -> bool:
+        """Whether nothing is aligned with the guide."""
+        return self.schedule in ("naive", "scratch", "kd")
+
+    @property
     def alignment(self) -> dict[str, Any]:
         """The settings that the alignment of one block by itself depends on, and no others."""
         return self.model_dump(include=ALIGNMENT)
+
+    @property
+    def training(self) -> dict[str, Any]:
+        """The settings that task training without a teacher depends on, and no others."""
+        return self.model_dump(include=TRAINING)
 
     @property
     def taught(self) -> bool:
@@ -129,7 +153,12 @@ class Recipe(BaseModel):
 
 
 class SearchSettings(BaseModel):
-    """What one launch of a search may use; the space says what is searched."""
+    """What one launch of a search may use; the space says what is searched.
+
+    Attributes:
+        library: where converted blocks are kept: a folder or an fsspec address; True for
+            ``library`` in `storage`, False for none, every candidate converted by itself.
+    """
 
     model_config = ConfigDict(frozen=True, extra="forbid")
 
@@ -139,7 +168,8 @@ class SearchSettings(BaseModel):
     time_budget_s: PositiveFloat | None = None
     storage: Path = Path("theseus")
     study_url: str | None = None
-    sampler: Sampler = "tpe"
+    library: bool | Annotated[str, Field(min_length=1)] = True
+    sampler: Sampler = "theseus"
     seed: Annotated[int, Field(ge=0)] = 0
     address: str | None = None
     cpus_per_trial: PositiveFloat = 1.0

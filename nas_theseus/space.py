@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import inspect
+import math
 import re
 import sys
 import types
@@ -149,7 +150,10 @@ class SearchSpace:
             return (1.0,)
         name = self.guide.names[index]
         kept = any(f.keeps and (not f.parts or name in f.parts) for f in self.blocks)
-        return tuple(dict.fromkeys((*self.widths, 1.0) if kept else self.widths))
+        shares = (*self.widths, 1.0) if kept else self.widths
+        # Shares that round to the same width are one.
+        widths = [self.boundary(index, share).width for share in shares]
+        return tuple(share for i, share in enumerate(shares) if widths[i] not in widths[:i])
 
     @cached_property
     def fitting(self) -> dict[tuple[Span, float], dict[str, tuple[float, ...]]]:
@@ -270,6 +274,8 @@ def _wrong_sequences(space: SearchSpace) -> Iterator[str]:
         for value in values:
             if not isinstance(value, kind):
                 yield f"{name}: members are such as {example}, not {_shown(value)}"
+            elif isinstance(value, Real) and not 0 < float(value) < math.inf:
+                yield f"{name}: shares of the guide's widths, above 0 and finite, not {value}"
 
 
 def _shown(value: object) -> str:

@@ -8,7 +8,7 @@ import tempfile
 import uuid
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager, suppress
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
@@ -16,7 +16,7 @@ import safetensors.torch
 from torch import Tensor
 
 from nas_theseus.errors import StorageError
-from nas_theseus.values import Architecture, Evaluation, Failure, Outcome
+from nas_theseus.values import Architecture, BlockOutcome, Evaluation, Failure, Outcome
 
 
 @dataclass(frozen=True)
@@ -31,6 +31,7 @@ class Storage:
         <root>/searches/<name>/settings.json      seed and sampler, fixed when the search began
         <root>/searches/<name>/study.journal      Optuna's study: the truth of proposals
         <root>/searches/<name>/evaluations/       one JSON a result: the truth of results
+        <root>/searches/<name>/blocks/            one JSON a block that it converted or could not
         <root>/searches/<name>/weights/           safetensors of each evaluated architecture
         <root>/searches/<name>/outbox/            records MLflow has not taken yet
         <root>/searches/<name>/front/             front.json, .html, .png; one folder a member
@@ -49,6 +50,10 @@ class Storage:
         return self.root / "guides"
 
     @property
+    def library(self) -> Path:
+        return self.root / "library"
+
+    @property
     def space_file(self) -> Path:
         return self.folder / "space.py"
 
@@ -63,6 +68,10 @@ class Storage:
     @property
     def evaluations(self) -> Path:
         return self.folder / "evaluations"
+
+    @property
+    def blocks(self) -> Path:
+        return self.folder / "blocks"
 
     @property
     def weights(self) -> Path:
@@ -94,7 +103,9 @@ class Storage:
         Raises:
             StorageError: the storage cannot be written.
         """
-        for folder in (self.guides, self.evaluations, self.weights, self.outbox, self.log):
+        for folder in (
+            self.guides, self.evaluations, self.blocks, self.weights, self.outbox, self.log,
+        ):  # fmt: skip
             make_folder(folder, "--storage")
 
     def weights_of(self, outcome_name: str) -> Path:
@@ -128,6 +139,31 @@ class Storage:
                  for p in self.evaluations.glob("*.json")}  # fmt: skip
         for name in sorted(names):
             outcome = self.read_outcome(name)
+            if outcome is not None:
+                yield outcome
+
+    def write_block(self, outcome: BlockOutcome) -> None:
+        """Keep what came of converting a block."""
+        write_json(self.blocks / f"{outcome.block}.json", asdict(outcome))
+
+    def read_block(self, block: str) -> BlockOutcome | None:
+        """What came of converting a block for this search; None when nothing is known.
+
+        A damaged file is set aside as ``.damaged``; what it said is counted no more.
+        """
+        path = self.blocks / f"{block}.json"
+        try:
+            return BlockOutcome(**json.loads(path.read_text()))
+        except FileNotFoundError:
+            return None
+        except (ValueError, TypeError):
+            path.rename(path.with_suffix(".damaged"))
+            return None
+
+    def block_outcomes(self) -> Iterator[BlockOutcome]:
+        """All blocks that this search converted or could not, in order of their ids."""
+        for path in sorted(self.blocks.glob("*.json")):
+            outcome = self.read_block(path.stem)
             if outcome is not None:
                 yield outcome
 

@@ -331,6 +331,24 @@ Outcome: TypeAlias = Evaluation | Failure
 
 
 @dataclass(frozen=True)
+class BlockOutcome:
+    """What came of converting one block for a search.
+
+    Attributes:
+        block: id of its key in the library.
+        name: for people.
+        macs, seconds: spent on it; not known, and 0, of a block that failed.
+        failure: why it could not be converted; None when it was.
+    """
+
+    block: str
+    name: str
+    macs: int = 0
+    seconds: float = 0.0
+    failure: str | None = None
+
+
+@dataclass(frozen=True)
 class Objective:
     """One thing a search improves.
 

@@ -1,22 +1,32 @@
-"""What a worker process does with an architecture: run the candidate, keep its outcome."""
+"""What a worker process does with a job: convert a block, or run a candidate; keep its outcome."""
 
 from __future__ import annotations
 
 import logging
 import math
 from collections.abc import Generator, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
+from functools import cached_property
 from pathlib import Path
 
 import torch
 from torch import Tensor
 
 from nas_theseus.candidate import Converted, Workshop
-from nas_theseus.errors import ConversionError, TheseusError
+from nas_theseus.convert.block_key import BlockKey
+from nas_theseus.convert.library import Library
+from nas_theseus.errors import ConversionError, LibraryError, TheseusError
 from nas_theseus.guide import plain_state
 from nas_theseus.space import SearchSpace, load_space
 from nas_theseus.storage import Storage, write_tensors
-from nas_theseus.values import Architecture, CurvePoint, Evaluation, Failure, Outcome
+from nas_theseus.values import (
+    Architecture,
+    BlockOutcome,
+    CurvePoint,
+    Evaluation,
+    Failure,
+    Outcome,
+)
 
 logger = logging.getLogger(__name__)
 
@@ -28,6 +38,7 @@ class WorkerSettings:
     Attributes:
         space_path, space_text: where the space file was, and what it says.
         guide: the prepared guide's state dict.
+        library: where converted blocks are kept; None for a search that uses none.
         threads: torch threads; a trial's result may depend on their number.
     """
 
@@ -35,37 +46,73 @@ class WorkerSettings:
     space_text: str
     guide: Mapping[str, Tensor]
     storage: Storage
+    library: str | None
     seed: int
     device: str
     threads: int
 
 
 class Worker:
-    """Runs architectures one after the other; the workshop is shared by all of them."""
+    """Runs jobs one after the other; the workshop is shared by all of them."""
 
     def __init__(self, settings: WorkerSettings) -> None:
         torch.set_num_threads(settings.threads)
         self._settings = settings
         space = load_space(settings.space_path, settings.space_text)
         space.guide.load_state_dict(dict(settings.guide))
+        recipe = space.recipe.model_copy(update={"library": settings.library is not None})
+        space = replace(space, recipe=recipe)
         self._workshop = Workshop(space, torch.device(settings.device))
 
-    def __call__(self, architecture: Architecture) -> Generator[str, None, Outcome]:
-        """Yields the stage it is in; returns the outcome after it was written.
+    @cached_property
+    def _library(self) -> Library | None:
+        # Opened by the first job: a library that is gone is that job's failure, not this process's.
+        location = self._settings.library
+        return None if location is None else Library(location, create=False)
 
-        A result that an earlier attempt at the same trial kept is returned as it is.
+    def __call__(self, job: BlockKey | Architecture) -> Generator[str, None, str | None]:
+        """Yields the stage it is in; returns why the job failed after its outcome was written.
+
+        None is returned when it did not fail. What another try may mend, such as a full disk under
+        the library, is returned and not kept. A result that an earlier attempt at the same job
+        kept is not made again.
         """
+        try:
+            if isinstance(job, BlockKey):
+                return (yield from self._block(job))
+            return (yield from self._architecture(job))
+        except LibraryError as error:
+            return str(error)
+
+    def _block(self, key: BlockKey) -> Generator[str, None, str | None]:
+        yield "convert"
+        storage, library = self._settings.storage, self._library
+        if library is None:
+            raise ConversionError(f"block {key} is to be converted, but this search has no library")
+        try:
+            _, made = self._workshop.keep_block(key, library)
+        except LibraryError:
+            raise
+        except Exception as error:  # a custom block's own, too
+            message = _told(error, f"block {key}")
+            storage.write_block(BlockOutcome(key.id, str(key), failure=message))
+            return message
+        if made is not None:
+            storage.write_block(made)
+        return None
+
+    def _architecture(self, architecture: Architecture) -> Generator[str, None, str | None]:
         storage, seed = self._settings.storage, self._settings.seed
         recipe = self._workshop.space.recipe.id
         kept = storage.read_outcome(f"{architecture.id}-{recipe}-{seed}")
         if kept is not None:
-            return kept
+            return kept.message if isinstance(kept, Failure) else None
         outcome: Outcome
         stage = "assemble"
         curve: list[CurvePoint] = []
-        steps = self._workshop.run(architecture, seed)
         finished: Converted | None = None
         try:
+            steps = self._workshop.run(architecture, seed, library=self._library)
             while finished is None:
                 try:
                     progress = next(steps)
@@ -74,23 +121,32 @@ class Worker:
                 else:
                     stage = progress.stage
                     curve.extend(progress.points)
+                    if progress.block is not None:
+                        storage.write_block(progress.block)
                     yield stage
             outcome = finished.evaluation
             broken = [p.metric for p in outcome.curve if not math.isfinite(p.value)]
             broken += [name for name, value in outcome.values().items() if not math.isfinite(value)]
             if broken:
                 raise ConversionError(f"{broken[0]} is not finite; lower the learning rates")
-        except TheseusError as error:
-            outcome = Failure(architecture, recipe, seed, stage, str(error), finite(curve))
+        except LibraryError:
+            raise
         except Exception as error:  # a custom block's own; one candidate must not end the search
-            logger.exception("architecture %s failed", architecture.id)
-            message = f"{type(error).__name__}: {error}"
+            message = _told(error, f"architecture {architecture.id}")
             outcome = Failure(architecture, recipe, seed, stage, message, finite(curve))
         if finished is not None and isinstance(outcome, Evaluation):
             # Weights first: a result that is there always has its weights.
             write_tensors(storage.weights_of(outcome.name), plain_state(finished.network))
         storage.write_outcome(outcome)
-        return outcome
+        return outcome.message if isinstance(outcome, Failure) else None
+
+
+def _told(error: Exception, what: str) -> str:
+    """An error as a record holds it; one that was not raised on purpose is logged whole."""
+    if isinstance(error, TheseusError):
+        return str(error)
+    logger.error("%s failed", what, exc_info=error)
+    return f"{type(error).__name__}: {error}"
 
 
 def finite(curve: list[CurvePoint]) -> tuple[CurvePoint, ...]:
@@ -113,6 +169,7 @@ def worker_settings(
     space_path: Path,
     space_text: str,
     storage: Storage,
+    library: Library | None,
     *,
     seed: int,
     device: str,
@@ -122,5 +179,6 @@ def worker_settings(
     root = Storage(storage.root.resolve(), storage.name)
     state = plain_state(space.guide)
     return WorkerSettings(
-        str(space_path.resolve()), space_text, state, root, seed, device, max(1, int(cpus))
-    )
+        str(space_path.resolve()), space_text, state, root,
+        None if library is None else library.location, seed, device, max(1, int(cpus)),
+    )  # fmt: skip

@@ -44,7 +44,13 @@ def space() -> SearchSpace:
         keep=["embed", "head"],
         guide_training=training if CHECKPOINT is None else None,
         recipe=Recipe(
-            epochs=1, batch_size=32, learning_rate=3e-3, align_examples=1024, align_batch_size=64
+            epochs=1,
+            batch_size=32,
+            learning_rate=1.2e-2,
+            distill=0,  # the guide's passes would cost half as much as the training itself
+            align_examples=256,
+            align_steps=200,
+            align_batch_size=8,
         ),
     )
 

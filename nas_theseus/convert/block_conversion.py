@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 import time
-from collections.abc import Sequence
+from collections.abc import Mapping
 
 import torch
 from torch import Tensor, nn
@@ -12,11 +12,11 @@ from torch import Tensor, nn
 from nas_theseus.blocks.base import last_map
 from nas_theseus.convert.activations import GuideActivations
 from nas_theseus.convert.block_key import BlockKey
-from nas_theseus.convert.library import Library
+from nas_theseus.convert.library import Entry, Library
 from nas_theseus.convert.library_record import Facts
 from nas_theseus.convert.schedules import align
 from nas_theseus.convert.similarity import similarity
-from nas_theseus.convert.target import Target
+from nas_theseus.convert.target import Target, batch_norms
 from nas_theseus.costs import count_macs
 from nas_theseus.errors import ConversionError
 from nas_theseus.guide import plain_state
@@ -48,14 +48,14 @@ def convert_block(
     recipe = key.recipe
     if activations.count != recipe.align_examples:
         raise ConversionError(
-            f"block {key.choice} for parts {key.span}: its key is for {recipe.align_examples} "
+            f"block {key}: its key is for {recipe.align_examples} "
             f"examples, the guide's activations are of {activations.count}; give the activations "
             "of the recipe's align_examples"
         )
     device = activations.at(0).device
     target = _alone(space, key).to(device)
     if not target.replaced:
-        raise ConversionError(f"block {key.choice} for parts {key.span} has no parameters")
+        raise ConversionError(f"block {key} has no parameters")
     measure = similarity(recipe.similarity, **recipe.similarity_options.given)
     generator = torch.Generator().manual_seed(key.seed)
     points = list(align(target, activations, measure, recipe, generator))
@@ -65,12 +65,12 @@ def convert_block(
     finite = all(t.isfinite().all() for t in state.values() if t.is_floating_point())
     if not finite or not all(map(math.isfinite, found.values())):
         raise ConversionError(
-            f"block {key.choice} for parts {key.span} is not finite after alignment; lower "
-            "align_learning_rate"
+            f"block {key} is not finite after alignment; lower align_learning_rate"
         )
     steps, examples = int(found["align_steps"]), activations.count
-    # Forward and twice that backward a step, and one pass for the stitch.
-    passes = 3 * steps * min(recipe.align_batch_size, examples) + examples
+    # Forward and twice that backward a step; for batch norms and stitch, at the end and before.
+    passes = 3 * steps * min(recipe.align_batch_size, examples)
+    passes += examples * (1 + bool(batch_norms(block))) * (1 + measure.aligned_basis)
     return state, Facts(
         similarity=found["similarity"],
         residual=found["stitch_residual"],
@@ -98,37 +98,38 @@ def _alone(space: SearchSpace, key: BlockKey) -> Target:
     )
 
 
-def load_into(
-    target: Target, library: Library, keys: Sequence[BlockKey | None]
-) -> tuple[BlockKey, ...]:
-    """Put the library's blocks into an assembled target, in place.
+def keep_block(
+    space: SearchSpace, library: Library, key: BlockKey, activations: GuideActivations
+) -> tuple[Entry, Facts | None]:
+    """The library's entry of a key; converted and kept first where there is none.
 
     Args:
-        keys: of the target's blocks, as `BlockKeys.of_blocks` gives them.
+        key, activations: as for `convert_block`.
 
     Returns:
-        Keys of the blocks that the library lacks, which stay as they were: convert, keep, and
-        call again.
+        The entry, and what making it here took; None when it was there, maybe because another
+        process that worked on it was first.
 
     Raises:
-        LibraryError: the library cannot be read.
-        ConversionError: the keys are of another architecture.
+        LibraryError: the library cannot be read or written.
+        ConversionError, PairingError: as `convert_block`.
     """
-    missing = []
-    for position in target.replaced:
-        key = keys[position]
-        if key is None:
-            raise ConversionError(
-                f"block {target.label(position)} is new, but its key says that it is kept; give "
-                "the keys of this architecture"
-            )
-        block = target.blocks[position]
-        entry = library.get(key, block)
-        if entry is None:
-            missing.append(key)
-            continue
-        last = last_map(block)
-        if last is not None and last.bias is None and "last.bias" in entry.state:
-            last.bias = nn.Parameter(last.weight.new_zeros(len(last.weight)))
-        block.load_state_dict(dict(entry.state))
-    return tuple(missing)
+    with library.working_on(key):
+        entry = library.get(key)
+        if entry is not None:
+            return entry, None
+        state, facts = convert_block(space, key, activations)
+        record = library.put(key, state, facts)
+        return library.get(key) or Entry(record, state), facts
+
+
+def load_into(block: nn.Module, state: Mapping[str, Tensor]) -> None:
+    """Put a converted block's weights into a new one, in place.
+
+    Args:
+        state: as the library holds it for this block.
+    """
+    last = last_map(block)
+    if last is not None and last.bias is None and "last.bias" in state:
+        last.bias = nn.Parameter(last.weight.new_zeros(len(last.weight)))
+    block.load_state_dict(dict(state))

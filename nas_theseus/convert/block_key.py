@@ -73,6 +73,9 @@ class BlockKey:
         """The block without its widths, as people read it."""
         return BlockChoice(self.span, self.block, self.hyperparameters)
 
+    def __str__(self) -> str:
+        return f"{self.choice} for parts {self.span}"
+
     def to_json(self) -> dict[str, Any]:
         return {
             "format": self.format,
@@ -121,6 +124,8 @@ class BlockKeys:
         self._data = task.data_hash()
         seen = sample_size(guide, min(recipe.align_examples, task.size("train")))
         self._recipe = recipe.model_copy(update={"align_examples": seen})
+        # Building a block and reading its source text takes milliseconds.
+        self._known: dict[tuple[BlockChoice, float], tuple[BlockKey, bool]] = {}
 
     def of(self, choice: BlockChoice, inlet_share: float = 1.0) -> BlockKey:
         """The key of one block behind an inlet of a share of the guide's width.
@@ -128,21 +133,36 @@ class BlockKeys:
         Raises:
             PairingError: the block cannot stand for its span, or keeps the guide's part.
         """
+        return self._key(choice, inlet_share)[0]
+
+    def of_blocks(self, architecture: Architecture) -> list[BlockKey | None]:
+        """The key of each block of an architecture, in order; None where nothing is converted.
+
+        That is where the guide's part is kept, and for a block without parameters.
+        """
+        shares = [1.0, *(choice.width_share for choice in architecture.choices)]
+        found: list[BlockKey | None] = []
+        for choice, share in zip(architecture.choices, shares, strict=False):
+            keeps = self._space.families[choice.block].keeps
+            key, learns = (None, False) if keeps else self._key(choice, share)
+            found.append(key if learns else None)
+        return found
+
+    def _key(self, choice: BlockChoice, inlet_share: float) -> tuple[BlockKey, bool]:
+        """A block's key, and whether it has parameters."""
+        if (choice, inlet_share) not in self._known:
+            self._known[choice, inlet_share] = self._make(choice, inlet_share)
+        return self._known[choice, inlet_share]
+
+    def _make(self, choice: BlockChoice, inlet_share: float) -> tuple[BlockKey, bool]:
         space = self._space
         inlet = space.boundary(choice.span.start, inlet_share)
         outlet = space.boundary(choice.span.stop, choice.width_share)
         family = space.families[choice.block]
         with torch.device("meta"):
             built = family.build(inlet, outlet, choice.kwargs)
-        return BlockKey(
+        key = BlockKey(
             self._guide, self._data, choice.span, choice.block, choice.hyperparameters,
             inlet, outlet, fingerprint(built, family.factory), self._recipe,
         )  # fmt: skip
-
-    def of_blocks(self, architecture: Architecture) -> list[BlockKey | None]:
-        """The key of each block of an architecture, in order; None where a part is kept."""
-        shares = [1.0, *(choice.width_share for choice in architecture.choices)]
-        return [
-            None if self._space.families[choice.block].keeps else self.of(choice, share)
-            for choice, share in zip(architecture.choices, shares, strict=False)
-        ]
+        return key, any(True for _ in built.parameters())

@@ -99,9 +99,19 @@ class Library:
                 )
             self._blobs.write(MARKER, b"Blocks converted by nas-theseus: nas-theseus library ls\n")
 
+    @property
+    def location(self) -> str:
+        """As another process on this machine finds it: a folder's whole path, or the address."""
+        folder = self._blobs.folder
+        return self._blobs.location if folder is None else str(folder)
+
     def __contains__(self, key: BlockKey) -> bool:
         """Whether an entry is there, its weights of the right size; `get` reads them too."""
-        return self._peek(key.id) is not None
+        return self.record(key) is not None
+
+    def record(self, key: BlockKey) -> Record | None:
+        """What is known of an entry that is there, its weights of the right size."""
+        return self._peek(key.id)
 
     def get(self, key: BlockKey, block: nn.Module | None = None) -> Entry | None:
         """The entry of a key; None when there is none, or it was damaged and is now set aside.
@@ -117,7 +127,7 @@ class Library:
         Returns:
             The record of the entry that is there now.
         """
-        known = self._peek(key.id)
+        known = self.record(key)
         if known is not None:
             return known
         tensors = {name: t.detach().cpu().clone().contiguous() for name, t in state.items()}
@@ -127,7 +137,7 @@ class Library:
         record = Record(key, facts, digest, len(weights), __version__, created)
         self._blobs.write(f"{BLOCKS}/{record.weights}", weights)
         self._blobs.write(f"{BLOCKS}/{key.id}.json", record.to_bytes(), exclusive=True)
-        return self._peek(key.id) or record
+        return self.record(key) or record
 
     def entries(self) -> Iterator[Record]:
         """The record of every entry, in order of ids; the content of weights is not read."""

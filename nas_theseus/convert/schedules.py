@@ -3,10 +3,10 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 from nas_theseus.blocks.base import last_map
 from nas_theseus.convert.activations import GuideActivations
@@ -14,7 +14,7 @@ from nas_theseus.convert.folding import fold_after
 from nas_theseus.convert.least_squares import LeastSquares
 from nas_theseus.convert.similarity import Prepared, Similarity, check_features
 from nas_theseus.convert.stitching import rows
-from nas_theseus.convert.target import Target
+from nas_theseus.convert.target import Target, batch_norms, gathering_statistics
 from nas_theseus.errors import ConversionError, ShapeError
 from nas_theseus.settings import Order, Recipe, Schedule
 from nas_theseus.values import CurvePoint, derive_seed
@@ -104,11 +104,21 @@ def align(
         ConversionError: an alignment loss is not finite, or features cannot be compared.
     """
     before: tuple[int, ...] = ()
+    ran: Stage | None = None
+    inputs = torch.empty(0)
     for number, stage in enumerate(stages(recipe.schedule, recipe.order, target.replaced)):
         # Dropout and the like draw from torch's global generator, whatever ran here before.
         torch.manual_seed(derive_seed("stage", generator.initial_seed(), number))
         if stage.aligned:
-            run = _StageRun(number, stage, target, guide, similarity, recipe, generator)
+            # What is frozen in front of the first trained block runs once for all steps.
+            first, begin = stage.trained[0], runs_from(stage, ran)
+            if begin == stage.start:
+                width = target.boundaries[begin].width
+                inputs = guide.at(target.inlet_boundary(begin), width)
+            inputs = _through(target.blocks[begin:first], inputs)
+            ran = None if recipe.hybrid_epochs else stage
+            chain = replace(stage, start=first)
+            run = StageRun(number, chain, target, guide, inputs, similarity, recipe, generator)
             if similarity.aligned_basis:
                 run.begin_with(sorted(set(stage.trained) - set(before)))
             yield from run.points()
@@ -116,7 +126,19 @@ def align(
         before = stage.replaced
 
 
-class _StageRun:
+def runs_from(stage: Stage, before: Stage | None) -> int:
+    """The first block of a stage's chain that has to run anew for the whole sample.
+
+    Args:
+        before: the aligned stage before, whose frozen blocks have run; None where they have been
+            trained since.
+    """
+    if before is None or before.start != stage.start or before.trained[0] > stage.trained[0]:
+        return stage.start
+    return before.trained[0]
+
+
+class StageRun:
     """One stage: train the alignment of its chain, measure it, stitch."""
 
     def __init__(
@@ -125,6 +147,7 @@ class _StageRun:
         stage: Stage,
         target: Target,
         guide: GuideActivations,
+        inputs: Tensor,
         similarity: Similarity,
         recipe: Recipe,
         generator: torch.Generator,
@@ -132,26 +155,23 @@ class _StageRun:
         self._number, self._stage, self._target, self._guide = number, stage, target, guide
         self._similarity, self._recipe = similarity, recipe
         self._batches = fixed_batches(guide.count, recipe.align_batch_size, generator)
-        start = stage.start
-        width = target.boundaries[start].width
-        self._inputs = guide.at(target.inlet_boundary(start), width)
+        # Copied once, so that a step copies nothing.
+        self._inputs = [inputs[batch] for batch in self._batches]
         # Basis-free similarities see all of the guide's features, the others its basis here.
-        self._goals = {
-            p: guide.at(
-                target.outlet_boundary(p),
-                target.boundaries[p + 1].width if similarity.aligned_basis else None,
-            )
-            for p in stage.aligned
-        }
+        self._goals = {p: self._goal(p, similarity.aligned_basis) for p in stage.aligned}
         self._prepared = {
-            (p, index): self._prepare(p, batch)
-            for p in stage.aligned
-            for index, batch in enumerate(self._batches)
+            p: [self._prepare(p, goal) for goal in goals] for p, goals in self._goals.items()
         }
 
-    def _prepare(self, position: int, batch: Tensor) -> Prepared:
+    def _goal(self, position: int, in_target: bool) -> list[Tensor]:
+        """The guide's activations behind a block, batch by batch."""
+        width = self._target.boundaries[position + 1].width if in_target else None
+        goal = self._guide.at(self._target.outlet_boundary(position), width)
+        return [goal[batch] for batch in self._batches]
+
+    def _prepare(self, position: int, goal: Tensor) -> Prepared:
         try:
-            return self._similarity.prepare(self._goals[position][batch])
+            return self._similarity.prepare(goal)
         except ShapeError as error:
             raise ConversionError(f"block {self._target.label(position)}: {error}") from error
 
@@ -160,31 +180,45 @@ class _StageRun:
 
         Ours: random hidden layers and a fitted last map explain half of most boundaries before
         any step is taken, and a block that is to speak the guide's basis is trained from there.
-        Each is fitted on the guide's own activations.
+        Each is fitted on what the blocks before it give, so that it makes up for their errors.
         """
+        self._target.freeze_all_but(())
         for position in positions:
-            alone = Stage(position, position + 1, (), (), position, ())
-            self._target.blocks[position].eval()
-            stitch(self._target, alone, self._guide, self._batches)
+            stage = replace(self._stage, stop=position + 1, stitched=position)
+            self._gather_statistics(stage, position)
+            stitch(self._target, stage, self._inputs, self._goal(position, in_target=True))
+
+    def _gather_statistics(self, stage: Stage, *positions: int) -> None:
+        """Few steps leave batch norms without statistics; a stitch is fitted to what they give."""
+        blocks = nn.ModuleList(self._target.blocks[position] for position in positions)
+        if not batch_norms(blocks):
+            return
+        with gathering_statistics(blocks), torch.no_grad():
+            for inputs in self._inputs:
+                for _ in _chain(self._target, stage, inputs):
+                    pass
 
     def points(self) -> Iterator[CurvePoint]:
         number, stage, target = self._number, self._stage, self._target
-        steps = self._train()
+        steps = self.train()
         target.freeze_all_but(())
+        self._gather_statistics(stage, *stage.trained)
         with torch.no_grad():
-            for position, features in _chain(target, stage, self._inputs[self._batches[0]]):
+            for position, features in _chain(target, stage, self._inputs[0]):
                 if position in self._goals:
-                    goal = self._goals[position][self._batches[0]]
+                    goal = self._goals[position][0]
                     check_features(features, goal, part=target.label(position))
-                    loss = self._similarity.loss(features, self._prepared[position, 0])
+                    loss = self._similarity.loss(features, self._prepared[position][0])
                     yield CurvePoint(f"similarity/{position}", number, 1 - float(loss))
         yield CurvePoint("align_steps", number, steps)
-        residual = stitch(target, stage, self._guide, self._batches)
+        if stage.stitched is None:
+            return
+        residual = stitch(target, stage, self._inputs, self._goal(stage.stitched, in_target=True))
         if residual is not None:
             yield CurvePoint(f"stitch_residual/{stage.stitched}", number, residual)
 
-    def _train(self) -> int:
-        """Returns the optimiser steps taken."""
+    def train(self) -> int:
+        """Train the stage's blocks; returns the optimiser steps taken."""
         recipe, stage, target = self._recipe, self._stage, self._target
         target.freeze_all_but(stage.trained)
         parameters = target.parameters_of(stage.trained)
@@ -203,7 +237,7 @@ class _StageRun:
                 )
             optimizer.zero_grad(set_to_none=True)
             loss.backward()  # type: ignore[no-untyped-call]
-            torch.nn.utils.clip_grad_norm_(parameters, recipe.gradient_clip)
+            nn.utils.clip_grad_norm_(parameters, recipe.gradient_clip)
             optimizer.step()
             schedule.step()
             if passes.ended(loss.detach()):
@@ -211,13 +245,13 @@ class _StageRun:
         return cap
 
     def _loss(self, chosen: int) -> Tensor:
-        inputs = self._inputs[self._batches[chosen]]
+        inputs = self._inputs[chosen]
         losses = []
         cuda = inputs.device.type == "cuda"
         with torch.autocast(inputs.device.type, torch.bfloat16, enabled=cuda):
             for position, features in _chain(self._target, self._stage, inputs):
                 if position in self._goals:
-                    prepared = self._prepared[position, chosen]
+                    prepared = self._prepared[position][chosen]
                     losses.append(self._similarity.loss(features, prepared))
         return torch.stack(losses).mean()
 
@@ -252,12 +286,16 @@ class Plateau:
 
 
 def stitch(
-    target: Target, stage: Stage, guide: GuideActivations, batches: Sequence[Tensor]
+    target: Target, stage: Stage, inputs: Sequence[Tensor], goals: Sequence[Tensor]
 ) -> float | None:
     """Bring one block's output into the guide's basis, folded into its own last linear map.
 
     The block's output is its last map's output plus, at most, a skip that is in the guide's basis
     already; so the map is fitted to what the skip leaves over.
+
+    Args:
+        inputs: of the stage's chain, in batches of shape (N, *boundary).
+        goals: the guide's activations behind the block, in its width, in the same batches.
 
     Returns:
         Share of the guide's variance that the block leaves unexplained; None for a block without
@@ -267,14 +305,11 @@ def stitch(
     last = None if position is None else last_map(target.blocks[position])
     if position is None or last is None:
         return None
-    goal_width = target.boundaries[position + 1].width
-    goal = guide.at(target.outlet_boundary(position), goal_width)
-    start = stage.start
-    inputs = guide.at(target.inlet_boundary(start), target.boundaries[start].width)
     caught: list[Tensor] = []
     count = 0
-    sums = torch.zeros(2, goal_width, dtype=torch.float64, device=goal.device)
-    squares = torch.zeros(2, dtype=torch.float64, device=goal.device)
+    width, device = target.boundaries[position + 1].width, goals[0].device
+    sums = torch.zeros(2, width, dtype=torch.float64, device=device)
+    squares = torch.zeros(2, dtype=torch.float64, device=device)
     # Copied, as a block may add its skip to it in place.
     hook = last.register_forward_hook(
         lambda _module, _inputs, output: caught.append(output.clone())
@@ -282,11 +317,11 @@ def stitch(
     fit = LeastSquares()
     try:
         with torch.no_grad():
-            for batch in batches:
+            for batch, goal in zip(inputs, goals, strict=True):
                 caught.clear()
-                for reached, features in _chain(target, stage, inputs[batch]):
+                for reached, features in _chain(target, stage, batch):
                     if reached == position:
-                        mapped, guided = rows(caught[-1]), rows(goal[batch])
+                        mapped, guided = rows(caught[-1]), rows(goal)
                         wanted = guided - (rows(features) - mapped)
                         fit.add(mapped, wanted)
                         both = torch.stack([wanted, guided]).double()
@@ -300,7 +335,7 @@ def stitch(
     with torch.no_grad():
         last.weight.copy_(weight)
         if last.bias is None:
-            last.bias = torch.nn.Parameter(bias.to(weight.device))
+            last.bias = nn.Parameter(bias.to(weight.device))
         else:
             last.bias.copy_(bias)
     # The fit's residual is a share of what the skip leaves over; told as a share of the guide's.
@@ -313,6 +348,15 @@ def fixed_batches(count: int, size: int, generator: torch.Generator) -> list[Ten
     order = torch.randperm(count, generator=generator)
     full = list(torch.split(order, size))
     return full[:-1] if len(full) > 1 and len(full[-1]) < size else full
+
+
+def _through(blocks: Iterable[nn.Module], features: Tensor) -> Tensor:
+    """What frozen blocks make of the whole sample."""
+    chain = nn.Sequential(*blocks).eval()
+    if not len(chain):
+        return features
+    with torch.no_grad():
+        return torch.cat([chain(chunk) for chunk in torch.split(features, 256)])
 
 
 def _chain(target: Target, stage: Stage, features: Tensor) -> Iterator[tuple[int, Tensor]]:

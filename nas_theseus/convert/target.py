@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import copy
-from collections.abc import Collection
+from collections.abc import Collection, Iterator
+from contextlib import contextmanager
 
 import torch
 from torch import Tensor, nn
@@ -131,28 +132,44 @@ def reinitialise(module: nn.Module) -> None:
 
 
 def recalibrate(target: nn.Module, task: Task, batch_size: int, examples: int) -> int:
-    """Batch-norm statistics anew from training inputs; a cumulative mean, weights untouched.
+    """Batch-norm statistics anew from training inputs; weights untouched.
 
     Returns:
         How many examples were run: 0 for a network without batch norm.
     """
-    norms = [m for m in target.modules() if isinstance(m, nn.modules.batchnorm._BatchNorm)]
-    if not norms:
+    if not batch_norms(target):
         return 0
-    momenta = [norm.momentum for norm in norms]
     was_training = target.training
-    target.eval()
+    device = next(target.parameters()).device
+    seen = 0
+    with gathering_statistics(target.eval()), torch.no_grad():
+        for batch in task.batches("train", batch_size, seed=0, device=device, limit=examples):
+            target(batch.inputs)
+            seen += len(batch.inputs)
+    target.train(was_training)
+    return seen
+
+
+def batch_norms(module: nn.Module) -> list[nn.modules.batchnorm._BatchNorm]:
+    """All batch norms in a module."""
+    return [m for m in module.modules() if isinstance(m, nn.modules.batchnorm._BatchNorm)]
+
+
+@contextmanager
+def gathering_statistics(module: nn.Module) -> Iterator[None]:
+    """Inside, batch norms forget their statistics and take the cumulative mean of what they see.
+
+    They are in eval mode afterwards.
+    """
+    norms = batch_norms(module)
+    momenta = [norm.momentum for norm in norms]
     for norm in norms:
         norm.reset_running_stats()
         norm.momentum = None
         norm.train()
-    device = next(target.parameters()).device
-    seen = 0
-    with torch.no_grad():
-        for batch in task.batches("train", batch_size, seed=0, device=device, limit=examples):
-            target(batch.inputs)
-            seen += len(batch.inputs)
-    for norm, momentum in zip(norms, momenta, strict=True):
-        norm.momentum = momentum
-    target.train(was_training)
-    return seen
+    try:
+        yield
+    finally:
+        for norm, momentum in zip(norms, momenta, strict=True):
+            norm.momentum = momentum
+            norm.eval()

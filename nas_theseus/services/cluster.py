@@ -1,4 +1,4 @@
-"""Ray Tune: candidates as trials, resources and retries; never a proposal of its own."""
+"""Ray Tune: blocks and candidates as trials, resources, retries; never a proposal of its own."""
 
 from __future__ import annotations
 
@@ -6,13 +6,13 @@ import logging
 import os
 from collections import Counter
 from collections.abc import Callable, Generator
-from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Protocol
+from typing import Any, Protocol, TypeAlias
 
+from nas_theseus.convert.block_key import BlockKey
 from nas_theseus.errors import ServiceError, TheseusError
 from nas_theseus.settings import SearchSettings
-from nas_theseus.values import Architecture, Failure, Outcome
+from nas_theseus.values import Architecture
 
 # Read by Ray when it is imported: its per-trial CSV, JSON and TensorBoard files are not wanted
 # (evaluations/ and MLflow keep the results), nor its reports to its makers or its own table.
@@ -30,13 +30,8 @@ import torch
 from ray import tune
 from ray.tune.search import Searcher
 
-
-@dataclass(frozen=True)
-class Job:
-    """An architecture for a worker; `key` finds it again when its trial ends."""
-
-    key: int
-    architecture: Architecture
+# What one trial does: convert a block into the library, or evaluate an architecture.
+Job: TypeAlias = BlockKey | Architecture
 
 
 class Jobs(Protocol):
@@ -48,15 +43,20 @@ class Jobs(Protocol):
     def reported(self, job: Job, stage: str) -> None:
         """A running job told where it is."""
 
-    def ended(self, job: Job, worker_error: str | None) -> None:
-        """A job's trial ended; an error means that its worker died more often than allowed."""
+    def ended(self, job: Job, failure: str | None) -> None:
+        """A job's trial ended.
+
+        Args:
+            failure: why it failed, where its worker could say so or died more often than allowed;
+                what the worker kept as a file counts before it.
+        """
 
 
 class WorkerRun(Protocol):
     """What a worker process does with a job: a step at a time, keeping the outcome itself."""
 
-    def __call__(self, architecture: Architecture) -> Generator[str, None, Outcome]:
-        """Yields the stage it is in; returns the outcome after it was written."""
+    def __call__(self, job: Job) -> Generator[str, None, str | None]:
+        """Yields the stage it is in; returns why it failed, or None, after it kept its outcome."""
 
 
 class JobSearcher(Searcher):
@@ -72,7 +72,7 @@ class JobSearcher(Searcher):
         self._max_failures = max_failures
         self._running: dict[str, Job] = {}
         self._again: list[Job] = []
-        self._failures: Counter[int] = Counter()
+        self._failures: Counter[str] = Counter()
 
     # Tune's annotation leaves out FINISHED, which its documentation names.
     def suggest(self, trial_id: str) -> dict[str, Any] | str | None:  # type: ignore[override]
@@ -81,7 +81,8 @@ class JobSearcher(Searcher):
             # While a job runs it may have to be run again, and FINISHED is for good.
             return None if self._running else str(Searcher.FINISHED)
         self._running[trial_id] = job
-        return {"architecture": job.architecture.to_json()}
+        kind = "block" if isinstance(job, BlockKey) else "architecture"
+        return {kind: job.to_json()}
 
     def on_trial_result(self, trial_id: str, result: dict[str, Any]) -> None:
         if trial_id in self._running and "stage" in result:
@@ -92,13 +93,13 @@ class JobSearcher(Searcher):
     ) -> None:
         job = self._running.pop(trial_id)
         if error:
-            self._failures[job.key] += 1
-            if self._failures[job.key] <= self._max_failures:
+            self._failures[job.id] += 1
+            if self._failures[job.id] <= self._max_failures:
                 self._jobs.reported(job, "again")
                 self._again.append(job)
                 return
-        count = self._failures[job.key]
-        self._jobs.ended(job, f"its worker died {count} times" if error else None)
+        died = f"its worker died {self._failures[job.id]} times"
+        self._jobs.ended(job, died if error else (result or {}).get("failure"))
 
     def __getstate__(self) -> dict[str, Any]:
         # Tune pickles its settings for a restore that is never used; what runs here stays here.
@@ -112,8 +113,8 @@ class JobSearcher(Searcher):
         """Nothing; see `save`."""
 
 
-class CandidateTrial(tune.Trainable):
-    """One architecture as a Tune trial; the process is used again for the next one."""
+class JobTrial(tune.Trainable):
+    """One job as a Tune trial; the process is used again for the next one, of either kind."""
 
     # `tune.with_parameters` adds arguments to setup.
     def setup(  # type: ignore[override]
@@ -127,14 +128,17 @@ class CandidateTrial(tune.Trainable):
         return True
 
     def _begin(self, config: dict[str, Any]) -> None:
-        self._steps = self._run(Architecture.from_json(config["architecture"]))
+        block = config.get("block")
+        self._steps = self._run(
+            BlockKey.from_json(block) if block else Architecture.from_json(config["architecture"])
+        )
 
     def step(self) -> dict[str, Any]:
         try:
             return {"stage": next(self._steps), "done": False}
         except StopIteration as end:
-            stage = "failed" if isinstance(end.value, Failure) else "done"
-            return {"stage": stage, "done": True}
+            stage = "done" if end.value is None else "failed"
+            return {"stage": stage, "failure": end.value, "done": True}
 
     def save_checkpoint(self, checkpoint_dir: str) -> None:
         """Nothing: an interrupted trial runs again from its start."""
@@ -236,9 +240,7 @@ def run_jobs(
         ServiceError: Tune itself stopped.
     """
     resources = {"CPU": settings.cpus_per_trial, "GPU": settings.gpus_per_trial}
-    trainable = tune.with_resources(
-        tune.with_parameters(CandidateTrial, make_run=make_run), resources
-    )
+    trainable = tune.with_resources(tune.with_parameters(JobTrial, make_run=make_run), resources)
     tuner = tune.Tuner(
         trainable,
         tune_config=tune.TuneConfig(

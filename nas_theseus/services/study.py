@@ -12,7 +12,7 @@ from typing import Any
 
 import optuna
 from filelock import FileLock
-from optuna.distributions import BaseDistribution, CategoricalDistribution
+from optuna.distributions import BaseDistribution
 from optuna.samplers import BaseSampler
 from optuna.storages import BaseStorage, JournalStorage
 from optuna.storages.journal import JournalFileBackend, JournalFileOpenLock
@@ -20,7 +20,14 @@ from optuna.trial import FrozenTrial, TrialState
 
 from nas_theseus.errors import ServiceError
 from nas_theseus.genome import Genome
+from nas_theseus.services.theseus_sampler import (
+    COSTS,
+    REASON,
+    TheseusSampler,
+    distributions,
+)
 from nas_theseus.settings import Sampler
+from nas_theseus.thompson import Proposer
 from nas_theseus.values import (
     Architecture,
     Constraint,
@@ -35,7 +42,6 @@ from nas_theseus.values import (
 WORST = 1e12
 FRUITLESS_PROPOSALS = 200
 _ARCHITECTURE = "theseus:architecture"
-_REASON = "theseus:reason"
 _ABANDONED = "theseus:abandoned"
 _REPEATED = "theseus:repeated"
 
@@ -61,6 +67,7 @@ class Study:
         objectives, constraints: of the search space.
         cost_of: computable cost of an architecture, asked before it is proposed.
         known: the result of an architecture that was evaluated before, or None.
+        proposer: what the sampler `theseus` asks; the others need none.
         warm_starts: architectures that are proposed first in a new study.
     """
 
@@ -76,6 +83,7 @@ class Study:
         *,
         sampler: Sampler,
         seed: int,
+        proposer: Proposer | None = None,
         warm_starts: Sequence[Architecture] = (),
     ) -> None:
         self._genome = genome
@@ -85,9 +93,8 @@ class Study:
         self._known = known
         self._sampler: Sampler = sampler
         self._seed = seed
-        self._distributions: dict[str, BaseDistribution] = {
-            gene: CategoricalDistribution(values) for gene, values in genome.genes.items()
-        }
+        self._proposer = proposer
+        self._distributions = distributions(genome)
         self._running: dict[str, int] = {}
         self._twins: dict[int, list[int]] = {}
         self._waiting: deque[Proposal] = deque()
@@ -192,7 +199,7 @@ class Study:
         return Counter(t.state.name for t in self._study.get_trials(deepcopy=False))
 
     def _ask(self) -> optuna.Trial:
-        sampler = make_sampler(self._sampler, derive_seed(self._seed, self._asked))
+        sampler = make_sampler(self._sampler, derive_seed(self._seed, self._asked), self._proposer)
         self._study.sampler = FixedGenome(sampler, self._distributions)
         self._asked += 1
         return self._study.ask(self._distributions)
@@ -213,7 +220,7 @@ class Study:
             return None
         broken = [str(c) for c, v in zip(self._constraints, violations, strict=True) if v > 0]
         self._constrain(number, violations)
-        self._set(number, _REASON, f"refused: breaks {', '.join(broken)}")
+        self._set(number, REASON, f"refused: breaks {', '.join(broken)}")
         self._study.tell(number, [self._worst(goal, costs) for goal in self._objectives])
         self.refused += 1
         return broken[0]
@@ -225,11 +232,12 @@ class Study:
 
     def _tell(self, number: int, outcome: Outcome) -> None:
         if isinstance(outcome, Failure):
-            self._set(number, _REASON, f"failed: {outcome.message}"[:500])
+            self._set(number, REASON, f"failed: {outcome.message}"[:500])
             self._study.tell(number, state=TrialState.FAIL)
             return
         values = outcome.values()
         self._constrain(number, [c.violation(values) for c in self._constraints])
+        self._set(number, COSTS, outcome.cost.known())
         self._study.tell(number, [values[goal.name] for goal in self._objectives])
 
     def _constrain(self, number: int, violations: Sequence[float]) -> None:
@@ -292,12 +300,25 @@ class FixedGenome(BaseSampler):
         self._sampler.after_trial(study, trial, state, values)
 
 
-def make_sampler(name: Sampler, seed: int) -> BaseSampler:
-    """One of Optuna's samplers, seeded; constraints are read from what trials were told."""
+def make_sampler(name: Sampler, seed: int, proposer: Proposer | None = None) -> BaseSampler:
+    """Ours or one of Optuna's, seeded; constraints are read from what trials were told.
+
+    Raises:
+        ServiceError: `theseus` without a proposer.
+    """
+    if name == "theseus":
+        if proposer is None:
+            raise ServiceError(
+                "sampler 'theseus' needs the search space: give the study a Proposer, or take "
+                "'tpe', 'gp', 'nsga2', 'nsga3' or 'random'"
+            )
+        return TheseusSampler(proposer, seed)
     with warnings.catch_warnings():
         warnings.simplefilter("ignore", optuna.exceptions.ExperimentalWarning)
         if name == "tpe":
             return optuna.samplers.TPESampler(seed=seed, multivariate=True, constant_liar=True)
+        if name == "gp":
+            return optuna.samplers.GPSampler(seed=seed)
         if name == "nsga2":
             return optuna.samplers.NSGAIISampler(seed=seed, population_size=20)
         if name == "nsga3":

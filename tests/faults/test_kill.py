@@ -111,7 +111,7 @@ class Search:
                 pid = parents[pid]
             return False
 
-        return [p for p, title in titles.items() if "CandidateTrial" in title and below(p)]
+        return [p for p, title in titles.items() if "JobTrial" in title and below(p)]
 
 
 @pytest.fixture(scope="module")

@@ -102,6 +102,13 @@ def desk(tmp_path_factory: pytest.TempPathFactory) -> Desk:
     return made
 
 
+def summary(desk: Desk, name: str) -> dict[str, float]:
+    """The search's own metrics."""
+    kept = Storage(desk.folder / "theseus", name).front / "front.json"
+    found: dict[str, float] = json.loads(kept.read_text())
+    return found
+
+
 def results(evaluations: dict[str, Evaluation]) -> dict[str, tuple[dict[str, float], int]]:
     """What must not depend on how a search was run: everything but the time it took."""
     return {name: (e.values(), e.train_macs_spent) for name, e in evaluations.items()}
@@ -115,6 +122,54 @@ def test_the_front_is_printed_and_said_where_to_look(desk: Desk) -> None:
     assert len(desk.evaluations("small")) == 6
     for chatter in ("Traceback", "Warning", "ray.io", "INFO"):
         assert chatter not in output
+
+
+def test_a_second_search_with_the_same_guide_converts_no_block(desk: Desk) -> None:
+    first = summary(desk, "small")
+    made = list(Storage(desk.folder / "theseus", "small").block_outcomes())
+    assert first["blocks_converted"] == len(made) > 0
+    assert (first["blocks_reused"], first["blocks_failed"]) == (0, 0)
+    output = desk.search("--name", "second", "--trials", "6", "--parallel", "2")
+    second = summary(desk, "second")
+    assert (second["blocks_converted"], second["blocks_macs"]) == (0, 0)
+    assert second["blocks_reused"] > 0
+    assert second["train_macs_spent"] == first["train_macs_spent"] - first["blocks_macs"]
+    assert "blocks: 0 converted" in output
+    parallel, alone = results(desk.evaluations("small")), results(desk.evaluations("second"))
+    shared = parallel.keys() & alone.keys()
+    assert {n: parallel[n] for n in shared} == {n: alone[n] for n in shared}
+
+
+def test_two_searches_at_once_convert_each_block_once(desk: Desk) -> None:
+    names = ("one", "two")
+    running = [
+        subprocess.Popen(
+            desk.command("search", "small.py", "--name", name, "--trials", "6", "--parallel", "1",
+                         "--library", "shared"),
+            cwd=desk.folder, env=desk.environment(), stdout=subprocess.DEVNULL,
+        )
+        for name in names
+    ]  # fmt: skip
+    assert [search.wait(timeout=600) for search in running] == [0, 0]
+    converted = [summary(desk, name)["blocks_converted"] for name in names]
+    kept = list((desk.folder / "shared").glob("blocks-*/*.json"))
+    assert sum(converted) == len(kept) > 0
+    assert results(desk.evaluations("one")) == results(desk.evaluations("two"))
+
+
+def test_a_search_without_the_library_has_results_of_its_own(desk: Desk) -> None:
+    output = desk.search("--name", "without", "--trials", "2", "--no-library")
+    assert "no library used" in output and "blocks_converted" not in summary(desk, "without")
+    ways = {e.recipe for n in ("small", "without") for e in desk.evaluations(n).values()}
+    assert len(ways) == 2
+    desk.search("--name", "without", "--trials", "3")  # goes on as it began
+    assert len(desk.evaluations("without")) == 3
+    refused = desk.run("search", "small.py", "--no-library", "--trials", "7")
+    assert refused.returncode == 2 and "with the library of converted blocks" in refused.stderr
+    nowhere = desk.run("search", "small.py", "--name", "x", "--library", "nosuch://here")
+    assert nowhere.returncode == 2 and "cannot open nosuch://here" in nowhere.stderr
+    both = desk.run("search", "small.py", "--name", "x", "--library", "here", "--no-library")
+    assert both.returncode == 2 and "give one of them" in both.stderr
 
 
 def test_front_as_json_with_conditions(desk: Desk) -> None:
@@ -154,6 +209,8 @@ def test_mlflow_holds_the_search_as_documented(desk: Desk, monkeypatch: pytest.M
         ranks = {r.data.tags["theseus.architecture"]: r.data.tags["theseus.rank"] for r in children}
         assert all(ranks[row["architecture"]] == "0" for row in rows)
         client = mlflow.MlflowClient()
+        converted = parent.data.metrics["blocks_converted"]
+        assert converted == summary(desk, "small")["blocks_converted"]
         steps = [m.step for m in client.get_metric_history(parent.info.run_id, "trials_done")]
         assert steps == sorted(set(steps)) and steps[-1] == 6
         names = {f.path for f in client.list_artifacts(parent.info.run_id)}

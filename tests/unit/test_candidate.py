@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import replace
+from pathlib import Path
 
 import pytest
 import torch
@@ -11,12 +12,13 @@ from torch import nn
 from nas_theseus import Recipe, SearchSpace, cut, maximize, minimize
 from nas_theseus.blocks import Basic, Keep, Linear
 from nas_theseus.candidate import Converted, Workshop
+from nas_theseus.convert.library import BLOCKS, Library
 from nas_theseus.costs import count_macs, count_params, measure_peak_memory
 from nas_theseus.costs.table import CostTable
 from nas_theseus.errors import ConversionError
 from nas_theseus.mistakes import mistakes_in
 from nas_theseus.tasks import digits
-from nas_theseus.values import Architecture, BlockChoice, Span
+from nas_theseus.values import Architecture, BlockChoice, BlockOutcome, Span
 
 
 def make_space(recipe: Recipe) -> SearchSpace:
@@ -44,11 +46,20 @@ def architecture(*blocks: str) -> Architecture:
     )
 
 
-def run(workshop: Workshop, chosen: Architecture, recipe: Recipe | None = None) -> Converted:
-    steps = workshop.run(chosen, 0, recipe)
+def run(
+    workshop: Workshop,
+    chosen: Architecture,
+    recipe: Recipe | None = None,
+    library: Library | None = None,
+    made: list[BlockOutcome] | None = None,
+) -> Converted:
+    """Takes note of the blocks that were converted on the way in `made`."""
+    steps = workshop.run(chosen, 0, recipe, library=library)
     while True:
         try:
-            next(steps)
+            progress = next(steps)
+            if made is not None and progress.block is not None:
+                made.append(progress.block)
         except StopIteration as end:
             found: Converted = end.value
             return found
@@ -94,7 +105,9 @@ def test_training_macs_in_closed_form() -> None:
     found = run(workshop, chosen).evaluation
     block = workshop.costs.of_choice(chosen.choices[1]).macs
     whole = workshop.costs.of(chosen).macs
-    align = 3 * 64 * 3 * block + 256 * block
+    statistics_and_stitch = 2 * 256 * block
+    start_and_end = 2 * statistics_and_stitch
+    align = 3 * 64 * 3 * block + start_and_end
     seen = workshop.space.task.size("train") // 64 * 64
     assert found.train_macs_spent == align + 256 * whole + 3 * seen * whole
 
@@ -132,3 +145,82 @@ def test_measured_costs_only_where_an_objective_or_constraint_asks() -> None:
     assert found.evaluation.cost.peak_memory_bytes == expected
     assert space.limits[0].violation(values) == 0
     assert without.metrics == {"val_accuracy": without.metrics["val_accuracy"]}
+
+
+LIBRARY = RECIPE.model_copy(update={"library": True})
+TWO = architecture("basic", "linear", "keep")
+
+
+def same(first: Converted, second: Converted) -> bool:
+    """Equal bit by bit but for the time it took."""
+    states = first.network.state_dict(), second.network.state_dict()
+    weights = all(torch.equal(states[0][name], states[1][name]) for name in states[0])
+    here, there = (replace(found.evaluation, seconds=0.0) for found in (first, second))
+    return weights and here == there
+
+
+@pytest.mark.parametrize("polish", [0, 2])
+def test_a_candidate_of_library_blocks_is_the_same_whichever_were_there(
+    polish: int, tmp_path: Path
+) -> None:
+    recipe = LIBRARY.model_copy(update={"polish_steps": polish})
+    workshop = Workshop(make_space(recipe), torch.device("cpu"))
+    made: list[BlockOutcome] = []
+    library = Library(tmp_path / "one")
+    first = run(workshop, TWO, None, library, made)
+    kept = {record.key.id: record.facts.macs for record in library.entries()}
+    assert {outcome.block: outcome.macs for outcome in made} == kept and len(kept) == 2
+    made.clear()
+    assert same(first, run(workshop, TWO, None, library, made)) and made == []
+
+    # One block made by another candidate, one damaged, in a workshop of its own.
+    other = Library(tmp_path / "two")
+    fresh = Workshop(make_space(recipe), torch.device("cpu"))
+    run(fresh, architecture("keep", "linear", "keep"), None, other)
+    (weights,) = (tmp_path / "two" / BLOCKS).glob("*.safetensors")
+    weights.write_bytes(weights.read_bytes()[:-4] + b"none")
+    torch.manual_seed(5)
+    assert same(first, run(fresh, TWO, None, other, made)) and len(made) == 2
+    assert other.verify().sound == 2
+
+
+def test_without_a_polish_library_blocks_are_those_of_the_library(tmp_path: Path) -> None:
+    recipe = LIBRARY.model_copy(update={"epochs": 0.0, "recalibrate": False})
+    workshop = Workshop(make_space(recipe), torch.device("cpu"))
+    library = Library(tmp_path)
+    found = run(workshop, TWO, None, library)
+    for record in library.entries():
+        entry = library.get(record.key)
+        block = found.network.blocks[record.key.span.start].state_dict()
+        assert entry is not None and entry.state.keys() == block.keys()
+        assert all(torch.equal(entry.state[name], block[name]) for name in block)
+        told = found.evaluation.similarities[record.key.span.start]
+        assert told == {0: record.facts.similarity}
+    assert found.evaluation.train_macs_spent == 0  # the blocks' own records have theirs
+
+
+def test_a_polish_is_the_schedule_with_its_own_steps(tmp_path: Path) -> None:
+    recipe = LIBRARY.model_copy(update={"polish_steps": 2, "schedule": "sequential"})
+    workshop = Workshop(make_space(recipe), torch.device("cpu"))
+    found = run(workshop, TWO, None, Library(tmp_path)).evaluation
+    steps = [(p.step, p.value) for p in found.curve if p.metric == "align_steps"]
+    assert steps == [(0, 2), (1, 2)]
+    plain = run(workshop, TWO, recipe.model_copy(update={"polish_steps": 0}), Library(tmp_path))
+    assert found.train_macs_spent > plain.evaluation.train_macs_spent
+    assert found.recipe != plain.evaluation.recipe
+
+
+def test_controls_take_nothing_from_a_library(tmp_path: Path) -> None:
+    workshop = Workshop(make_space(RECIPE), torch.device("cpu"))
+    for schedule in ("naive", "scratch", "kd"):
+        alone = RECIPE.model_copy(update={"schedule": schedule})
+        with_library = alone.model_copy(update={"library": True})
+        found = run(workshop, TWO, with_library, Library(tmp_path)).evaluation
+        assert found.values() == run(workshop, TWO, alone).evaluation.values()
+    assert list(Library(tmp_path).entries()) == []
+
+
+def test_a_recipe_that_takes_blocks_needs_a_library() -> None:
+    workshop = Workshop(make_space(LIBRARY), torch.device("cpu"))
+    with pytest.raises(ConversionError, match="takes blocks from the library, and there is none"):
+        run(workshop, TWO)

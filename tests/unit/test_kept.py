@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -35,3 +36,14 @@ def test_other_data_for_candidates_are_refused(guide_task: Task | None, tmp_path
     assert keep_beginning(storage, settings, "", space(digits(), guide_task)) == begun
     with pytest.raises(SpaceError, match="training data changed since"):
         keep_beginning(storage, settings, "", space(digits(seed=1), guide_task))
+
+
+def test_a_search_goes_on_with_a_library_or_without_as_it_began(tmp_path: Path) -> None:
+    storage = Storage(tmp_path, "kept")
+    storage.create()
+    settings = SearchSettings(name="kept")
+    without = space(digits(), None)
+    with_library = replace(without, recipe=Recipe(library=True))
+    keep_beginning(storage, settings, "", with_library)
+    with pytest.raises(SpaceError, match="began with the library of converted blocks"):
+        keep_beginning(storage, settings, "", without)

@@ -154,6 +154,18 @@ def test_settings_of_another_kind_are_told_together() -> None:
     )
 
 
+@pytest.mark.parametrize("share", [0.0, -1.0, float("nan"), float("inf")])
+def test_a_width_that_is_none_is_refused_where_it_is_given(share: float) -> None:
+    with pytest.raises(SpaceError, match="widths: shares of the guide's widths, above 0"):
+        make([Keep(), Linear()], widths=(1.0, share))
+
+
+def test_shares_that_round_to_the_same_width_are_one() -> None:
+    widths = make([Linear()], widths=(0.5, 0.5, 0.501, 1.0))
+    assert widths.shares(1) == (0.5, 1.0)
+    assert widths.count() == make([Linear()], widths=(0.5, 1.0)).count()
+
+
 @pytest.mark.parametrize(
     ("call", "known"),
     [

@@ -11,7 +11,7 @@ from torch import Tensor, nn
 from nas_theseus import Recipe, SearchSpace, block, cut
 from nas_theseus.blocks import Basic, Identity, Keep, Pointwise
 from nas_theseus.convert.activations import GuideActivations
-from nas_theseus.convert.block_conversion import convert_block, load_into
+from nas_theseus.convert.block_conversion import convert_block, keep_block, load_into
 from nas_theseus.convert.block_key import BlockKeys
 from nas_theseus.convert.library import Library
 from nas_theseus.convert.library_record import Facts
@@ -131,7 +131,7 @@ def test_facts_count_what_was_spent() -> None:
     key = BlockKeys(SPACE).of(BASIC)
     _, facts = convert_block(SPACE, key, ACTIVATIONS)
     macs = CostTable(SPACE).of_choice(BASIC).macs
-    assert facts.macs == (3 * 3 * 64 + 192) * macs
+    assert facts.macs == (3 * 3 * 64 + 4 * 192) * macs
     assert facts.steps == 3 and facts.device == "cpu" and facts.seconds > 0
 
 
@@ -181,21 +181,19 @@ def test_blocks_of_the_library_make_a_target(tmp_path: Path) -> None:
     library, keys = Library(tmp_path), BlockKeys(SPACE)
     chosen = architecture(BIASLESS, POINTWISE)
     of_blocks = keys.of_blocks(chosen)
+    assert [key for key in of_blocks if key] == [keys.of(BIASLESS), keys.of(POINTWISE)]
     target = assemble(SPACE, chosen, 5)
     before = plain_state(target)
-    missing = load_into(target, library, of_blocks)
-    assert missing == (keys.of(BIASLESS), keys.of(POINTWISE))
-    assert equal(plain_state(target), before)
-
-    states = {}
-    for key in missing:
-        states[key], facts = convert_block(SPACE, key, ACTIVATIONS)
-        library.put(key, states[key], facts)
-    assert load_into(target, library, of_blocks) == ()
     for position in target.replaced:
         key = of_blocks[position]
         assert key is not None
-        assert equal(plain_state(target.blocks[position]), states[key])
+        state, _ = convert_block(SPACE, key, ACTIVATIONS)
+        entry, made = keep_block(SPACE, library, key, ACTIVATIONS)
+        assert made is not None and entry.record.facts.macs == made.macs > 0
+        again, none = keep_block(SPACE, library, key, ACTIVATIONS)
+        assert none is None and equal(dict(again.state), state)
+        load_into(target.blocks[position], again.state)
+        assert equal(plain_state(target.blocks[position]), state)
     assert target.blocks[1].last.bias is not None  # type: ignore[union-attr] # of its stitch
     kept = plain_state(target.blocks[0])
     assert equal(kept, {n.removeprefix("blocks.0."): t for n, t in before.items()
@@ -203,17 +201,18 @@ def test_blocks_of_the_library_make_a_target(tmp_path: Path) -> None:
     assert target(SPACE.task.sample(4)).shape == (4, 10)
 
 
-def test_a_damaged_block_is_not_loaded_but_missing(tmp_path: Path) -> None:
+def test_a_damaged_block_is_missing_and_made_again(tmp_path: Path) -> None:
     library, key = Library(tmp_path), BlockKeys(SPACE).of(BASIC)
     state, _ = convert_block(SPACE, key, ACTIVATIONS)
     wrong = dict(list(state.items())[1:])
     library.put(key, wrong, Facts(0.5, 0.5, 1, 1, 1.0, "cpu"))
-    target = assemble(SPACE, architecture(BASIC), 0)
-    assert load_into(target, library, BlockKeys(SPACE).of_blocks(architecture(BASIC))) == (key,)
-    assert library.verify().sound == 0
+    assert library.get(key, SPACE.build(BASIC)) is None
+    entry, made = keep_block(SPACE, library, key, ACTIVATIONS)
+    assert made is not None and equal(dict(entry.state), state)
 
 
-def test_keys_of_another_architecture_are_refused(tmp_path: Path) -> None:
-    target = assemble(SPACE, architecture(BASIC), 0)
-    with pytest.raises(ConversionError, match="the keys of this architecture"):
-        load_into(target, Library(tmp_path), [None] * 4)
+def test_nothing_is_converted_for_a_kept_part_or_a_block_without_parameters() -> None:
+    chosen = architecture(BlockChoice(Span(1, 2), "identity"), POINTWISE)
+    assert BlockKeys(SPACE).of_blocks(chosen) == [
+        None, None, BlockKeys(SPACE).of(POINTWISE), None,
+    ]  # fmt: skip

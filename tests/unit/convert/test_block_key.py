@@ -104,7 +104,7 @@ def test_of_the_recipe_what_alignment_depends_on_changes_the_id() -> None:
     assert len(ids | {KEY.id}) == len(other) + 1
     same = Recipe(
         schedule="joint", order="reverse", epochs=9, hybrid_epochs=1, batch_size=8, distill=0,
-        learning_rate=1, temperature=5, recalibrate=False,
+        learning_rate=1, temperature=5, recalibrate=False, library=True, polish_steps=3,
     )  # fmt: skip
     assert {*same.model_fields_set, *other} == set(Recipe.model_fields)
     assert replace(KEY, recipe=same) == KEY

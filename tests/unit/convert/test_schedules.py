@@ -12,15 +12,22 @@ from nas_theseus.convert.activations import GuideActivations
 from nas_theseus.convert.kernels import linear_cka
 from nas_theseus.convert.schedules import (
     Stage,
-    _StageRun,
+    StageRun,
     align,
     fixed_batches,
+    runs_from,
     stages,
     stitch,
 )
 from nas_theseus.convert.similarity import similarity
-from nas_theseus.convert.target import Target, assemble, recalibrate
-from nas_theseus.settings import Order, Schedule
+from nas_theseus.convert.target import (
+    Target,
+    assemble,
+    batch_norms,
+    gathering_statistics,
+    recalibrate,
+)
+from nas_theseus.settings import Order, Schedule, SimilarityName
 from nas_theseus.tasks import digits
 from nas_theseus.values import Architecture, BlockChoice, CurvePoint, Span
 
@@ -133,11 +140,48 @@ def test_earlier_blocks_move_in_progressive_and_rest_in_sequential(schedule: Sch
     assert moved == ({"1", "2"} if schedule == "progressive" else {"2"})
 
 
+def test_what_is_frozen_in_front_runs_once_for_all_steps() -> None:
+    target, generator = assemble(SPACE, ARCHITECTURE, 0), torch.Generator().manual_seed(0)
+    seen: list[int] = []
+    by_stage: list[int] = []
+    target.blocks[1].register_forward_hook(lambda _m, inputs, _o: seen.append(len(inputs[0])))
+
+    def note(_number: int, _stage: Stage) -> tuple[CurvePoint, ...]:
+        by_stage.append(sum(seen))
+        seen.clear()
+        return ()
+
+    recipe = Recipe(schedule="sequential", align_steps=5, align_batch_size=64)
+    list(align(target, guide(), similarity("cka"), recipe, generator, note))
+    steps_measure_statistics_and_stitch = 5 * 64 + 64 + 192 + 192
+    assert by_stage == [steps_measure_statistics_and_stitch, 192]
+
+
+@pytest.mark.parametrize(
+    ("schedule", "order", "expected"),
+    [
+        ("sequential", "forward", [1, 1, 2]),
+        ("sequential", "reverse", [3, 2, 1]),
+        ("progressive", "forward", [1, 1, 1]),
+        ("independent", "forward", [1, 2, 3]),
+    ],
+)
+def test_only_what_is_newly_frozen_runs_anew(
+    schedule: Schedule, order: Order, expected: list[int]
+) -> None:
+    run = stages(schedule, order, (1, 2, 3))
+    assert [
+        runs_from(stage, before) for before, stage in zip([None, *run[:-1]], run, strict=True)
+    ] == expected
+    assert all(runs_from(stage, None) == stage.start for stage in run)
+
+
 def test_the_loss_of_a_stage_is_the_mean_over_its_aligned_blocks() -> None:
     target, cache, generator = assemble(SPACE, ARCHITECTURE, 0), guide(), torch.Generator()
     stage = stages("progressive", "forward", target.replaced)[-1]
     recipe = Recipe(align_batch_size=64)
-    run = _StageRun(1, stage, target, cache, similarity("cka"), recipe, generator.manual_seed(0))
+    generator.manual_seed(0)
+    run = StageRun(1, stage, target, cache, cache.at(1), similarity("cka"), recipe, generator)
     found = run._loss(0)
     batch = fixed_batches(cache.count, 64, generator.manual_seed(0))[0]
     first = target.blocks[1](cache.at(1)[batch])
@@ -163,10 +207,28 @@ def test_a_stitch_brings_the_block_into_the_guide_s_basis_without_a_new_layer() 
 
     parameters = sum(1 for _ in target.parameters())
     before = unexplained()
-    residual = stitch(target, stage, cache, fixed_batches(cache.count, 64, torch.Generator()))
+    residual = stitch(target, stage, torch.split(cache.at(1), 64), torch.split(goal, 64))
     assert residual is not None and residual < before
     assert unexplained() == pytest.approx(residual, abs=0.02)
     assert sum(1 for _ in target.parameters()) == parameters
+
+
+@pytest.mark.parametrize("measure", ["cka", "regression"])
+def test_recalibration_on_the_same_sample_leaves_a_stitched_block_as_it_was(
+    measure: SimilarityName,
+) -> None:
+    """One step leaves batch norms with a tenth of their statistics."""
+    target, generator = assemble(SPACE, ARCHITECTURE, 0), torch.Generator().manual_seed(0)
+    recipe = Recipe(schedule="independent", similarity=measure, align_steps=1, align_batch_size=192)
+    cache = guide()
+    list(align(target, cache, similarity(measure), recipe, generator))
+    with torch.no_grad():
+        block = target.blocks[1].eval()
+        before = block(cache.at(1))
+        with gathering_statistics(block):
+            block(cache.at(1))
+        assert batch_norms(block)
+        torch.testing.assert_close(block(cache.at(1)), before, rtol=1e-3, atol=1e-4)
 
 
 class Skipping(nn.Module):
@@ -185,12 +247,12 @@ class Skipping(nn.Module):
 
 def test_a_skip_added_in_place_does_not_change_the_stitch() -> None:
     cache = guide()
+    stage = Stage(1, 2, ONE, ONE, 1, ONE)
     residuals, outputs = [], []
     for in_place in (False, True):
         target = assemble(SPACE, ARCHITECTURE, 0)
         target.blocks[1] = Skipping(in_place)
-        batches = fixed_batches(cache.count, 64, torch.Generator().manual_seed(0))
-        residuals.append(stitch(target, Stage(1, 2, ONE, ONE, 1, ONE), cache, batches))
+        residuals.append(stitch(target, stage, [cache.at(1)], [cache.at(2)]))
         with torch.no_grad():
             outputs.append(target.blocks[1](cache.at(1)))
     assert residuals[0] == residuals[1]

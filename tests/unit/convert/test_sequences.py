@@ -19,7 +19,7 @@ from nas_theseus.blocks import (
     SelfAttention,
 )
 from nas_theseus.convert.activations import GuideActivations
-from nas_theseus.convert.schedules import Stage, align, fixed_batches, stitch
+from nas_theseus.convert.schedules import Stage, align, stitch
 from nas_theseus.convert.similarity import similarity
 from nas_theseus.convert.target import assemble
 from nas_theseus.tasks import text_file
@@ -81,8 +81,7 @@ def test_the_stitch_explains_what_it_says(guide_and_task, family: BlockFamily) -
 
     parameters = sum(p.numel() for p in block.parameters())
     before = unexplained()
-    batches = fixed_batches(cache.count, 64, torch.Generator().manual_seed(0))
-    residual = stitch(target, Stage(1, 2, (1,), (1,), 1, (1,)), cache, batches)
+    residual = stitch(target, Stage(1, 2, (1,), (1,), 1, (1,)), [cache.at(1)], [goal])
     assert residual is not None and residual < 0.5 * before
     assert unexplained() == pytest.approx(residual, rel=0.01)
     assert sum(p.numel() for p in block.parameters()) == parameters

@@ -19,6 +19,7 @@ from nas_theseus.genome import Genome
 from nas_theseus.services.study import Proposal, Study
 from nas_theseus.settings import Sampler, parse_constraint
 from nas_theseus.tasks import digits
+from nas_theseus.thompson import Proposer
 from nas_theseus.values import Architecture, Evaluation, Failure, Outcome
 
 
@@ -57,7 +58,7 @@ class Bench:
             "one", self.folder / "study.journal", Genome(SPACE), SPACE.goals,
             [parse_constraint(text) for text in limits], COSTS.of,
             lambda architecture: self.results.get(architecture.id),
-            sampler=sampler, seed=seed,
+            sampler=sampler, seed=seed, proposer=Proposer(SPACE, COSTS),
         )  # fmt: skip
 
     def finish(self, study: Study, proposal: Proposal) -> None:
@@ -85,7 +86,7 @@ def bench(tmp_path: Path) -> Callable[[str], Bench]:
     return make
 
 
-@pytest.mark.parametrize("sampler", ["tpe", "nsga2", "nsga3", "random"])
+@pytest.mark.parametrize("sampler", ["theseus", "tpe", "nsga2", "nsga3", "random"])
 def test_proposals_never_repeat_and_follow_the_seed(
     bench: Callable[[str], Bench], sampler: Sampler
 ) -> None:
@@ -96,7 +97,7 @@ def test_proposals_never_repeat_and_follow_the_seed(
     assert other.run(other.study(sampler, seed=1), 25) != ids
 
 
-@pytest.mark.parametrize("sampler", ["tpe", "nsga2"])
+@pytest.mark.parametrize("sampler", ["theseus", "tpe", "nsga2"])
 def test_a_study_killed_with_a_proposal_open_goes_on_as_if_it_had_not_been(
     bench: Callable[[str], Bench], sampler: Sampler
 ) -> None:
@@ -216,6 +217,20 @@ def test_a_failure_is_told_and_the_study_goes_on(bench: Callable[[str], Bench]) 
     study.tell(proposal, failure)
     assert study.states["FAIL"] == 1
     assert proposal.architecture.id not in here.run(study, 10)
+
+
+def test_gaussian_processes_propose_over_the_genome(bench: Callable[[str], Bench]) -> None:
+    here = bench("a")
+    assert len(set(here.run(here.study("gp"), 12))) == 12  # from the eleventh on by its model
+
+
+def test_theseus_without_the_space_says_what_it_needs(tmp_path: Path) -> None:
+    study = Study(
+        "one", tmp_path / "study.journal", Genome(SPACE), SPACE.goals, [], COSTS.of,
+        lambda _: None, sampler="theseus", seed=0,
+    )  # fmt: skip
+    with pytest.raises(ServiceError, match="give the study a Proposer, or take 'tpe'"):
+        study.propose()
 
 
 def test_warm_starts_come_first(bench: Callable[[str], Bench]) -> None:
