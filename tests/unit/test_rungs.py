@@ -91,7 +91,7 @@ def test_standings_order_by_rank_then_contribution(objectives: int) -> None:
 
 
 def test_within_a_rank_the_lonely_stand_before_the_crowded() -> None:
-    points = [[0, 8], [4, 4.5], [4.5, 4], [8, 0]]
+    points = [[0.0, 8.0], [4.0, 4.5], [4.5, 4.0], [8.0, 0.0]]
     assert [standing(points, row) for row in range(4)] == [(0, 0), (0, 2), (0, 2), (0, 0)]
     assert [standing([[1, 1], [1, 1], [2, 2]], row) for row in range(3)] == [(0, 0), (0, 0), (1, 2)]
 
