@@ -41,11 +41,11 @@ import tempfile
 import time
 from collections.abc import Iterable, Mapping, Sequence
 from concurrent.futures import Future, ProcessPoolExecutor, as_completed
-from dataclasses import asdict, dataclass, replace
+from dataclasses import asdict, dataclass, fields, replace
 from functools import lru_cache
 from multiprocessing import get_context
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 from benchmarks import search_cost_report as report
 from benchmarks.record import RESULTS, commit
@@ -58,6 +58,7 @@ from benchmarks.search_cost_regimes import (
     prepared,
     spread_over,
 )
+from benchmarks.search_cost_tau import TauCell, run_tau
 from nas_theseus.costs.table import CostTable
 from nas_theseus.settings import Recipe, changed
 from nas_theseus.values import canonical_json
@@ -79,7 +80,7 @@ OURS = ("ours_no_library", "ours")
 METHODS = (*BASELINES, *OURS)
 RECIPE = Recipe(epochs=2, polish_steps=20)
 SECOND_TRIALS = 10
-TAU_ARCHITECTURES = 40
+TAU_ARCHITECTURES, TAU_REGIME = 40, "same_data"
 
 
 @dataclass(frozen=True, order=True)
@@ -106,6 +107,16 @@ class Cell:
     @property
     def settings(self) -> Recipe:
         return Recipe.model_validate_json(self.recipe)
+
+    @property
+    def said(self) -> str:
+        """For people."""
+        tuned = (f", rate {self.settings.learning_rate:g}, weight {self.settings.distill:g}"
+                 if self.seed == TUNING_SEED else "")  # fmt: skip
+        return f"{self.regime}, {self.method}, seed {self.seed}{tuned}"
+
+
+AnyCell = TypeVar("AnyCell", Cell, TauCell)
 
 
 @dataclass(frozen=True)
@@ -135,6 +146,17 @@ class Plan:
         settings = {"epochs": epochs, "learning_rate": rate, "distill": weight}
         recipe = Recipe.model_validate({"schedule": method, **settings})
         return self.cell(regime, method, seed, recipe)
+
+    def tau(self, regime: str) -> list[TauCell]:
+        """The cells of τ, ends and middle of the space first."""
+        own, count = REGIMES[regime], TAU_ARCHITECTURES
+        recipe = canonical_json(self.recipe.model_copy(update={"library": True}).model_dump())
+        return [
+            TauCell(
+                regime, index, count, self.images or own.images, self.epochs or own.epochs, recipe
+            )
+            for index in sorted(range(count), key=lambda i: (f"{i:06b}"[::-1], i))
+        ]
 
     def ours(self, regime: str, method: str, seed: int) -> Cell:
         """A cell of our search."""
@@ -179,9 +201,7 @@ def run_cell(cell: Cell, guide: Mapping[str, float]) -> dict[str, Any]:
                 row["core_seconds"] = seconds = seconds + row.pop("own_seconds")
         else:
             quality = guide["guide_validation"]
-            found = search_cost_ours.search(
-                regime, recipe, cell.seed, cell.trials, folder, quality
-            )
+            found = search_cost_ours.search(regime, recipe, cell.seed, cell.trials, folder, quality)
             rows, more["blocks"] = found.rows, found.blocks
             if recipe.takes_blocks:
                 more["further"] = search_cost_ours.further_budget(
@@ -205,36 +225,43 @@ def kept(path: Path) -> list[dict[str, Any]]:
     return [json.loads(line) for line in path.read_text().splitlines()] if path.exists() else []
 
 
-def finished() -> dict[Cell, dict[str, Any]]:
+def finished(path: Path = CELLS, kind: type[AnyCell] = Cell) -> dict[AnyCell, dict[str, Any]]:  # type: ignore[assignment]
     """The cells that are there."""
-    names = list(Cell.__dataclass_fields__)
-    return {Cell(**{name: row[name] for name in names}): row for row in kept(CELLS)}
+    names = [field.name for field in fields(kind)]
+    return {kind(**{name: row[name] for name in names}): row for row in kept(path)}
 
 
-def run_missing(cells: Iterable[Cell], jobs: int, deadline: float) -> bool:
+def run_missing(cells: Iterable[AnyCell], jobs: int, deadline: float) -> bool:
     """Run the cells that are not there, several at a time, each kept as it ends.
 
     Returns:
         Whether all were started: what comes next is chosen by them.
     """
-    done = finished()
-    missing = [cell for cell in cells if cell not in done]
-    CELLS.parent.mkdir(exist_ok=True)
-    # Spawned, and each for one cell alone: Ray and torch's thread pool are their own.
-    with ProcessPoolExecutor(jobs, get_context("spawn"), max_tasks_per_child=1) as pool:
-        running: dict[Future[dict[str, Any]], Cell] = {}
+    missing = list(cells)
+    kind = type(missing[0]) if missing else Cell
+    path = TAU if kind is TauCell else CELLS
+    done = finished(path, kind)
+    missing = [cell for cell in missing if cell not in done]
+    path.parent.mkdir(exist_ok=True)
+    # Spawned: torch's thread pool is their own. Ray is begun and ended in a process only once.
+    once = None if kind is TauCell else 1
+    with ProcessPoolExecutor(jobs, get_context("spawn"), max_tasks_per_child=once) as pool:
+        running: dict[Future[dict[str, Any]], AnyCell] = {}
         while missing or running:
             while missing and len(running) < jobs and time.time() < deadline:
                 cell = missing.pop(0)
-                running[pool.submit(run_cell, cell, of_guide(cell.sizes))] = cell
+                guide = of_guide(cell.sizes)
+                if isinstance(cell, TauCell):
+                    running[pool.submit(run_tau, cell)] = cell
+                else:
+                    running[pool.submit(run_cell, cell, guide)] = cell
             if not running:
                 return False
             ended = next(as_completed(running))
-            cell = running.pop(ended)
-            row = ended.result()
-            with CELLS.open("a") as file:
+            cell, row = running.pop(ended), ended.result()
+            with path.open("a") as file:
                 file.write(json.dumps(row) + "\n")
-            print(f"{cell.regime}, {cell.method}, seed {cell.seed}: {report.told(row)}", flush=True)
+            print(f"{cell.said}: {report.told(row)}", flush=True)
     return True
 
 
@@ -288,6 +315,27 @@ def fill(
             return
 
 
+def write_report(plan: Plan) -> None:
+    """Figures, table and plots of the cells that are there and as they are asked for."""
+    done, ranked = finished(), finished(TAU, TauCell)
+    asked: dict[str, dict[str, list[dict[str, Any]]]] = {}
+    tried: dict[str, list[str]] = {}
+    for regime in REGIMES:
+        asked[regime] = {method: [] for method in METHODS}
+        for cell in searches(plan, regime, METHODS, SEEDS):
+            if cell in done:
+                asked[regime][cell.method].append(done[cell])
+        tried[regime] = [
+            f"- {cell.said}: {done[cell]['validation']:.4f}"
+            for method in BASELINES
+            for cell in sorted(tuning(plan, regime, method), key=lambda c: c.settings.learning_rate)
+            if cell in done
+        ]
+    tau = [ranked[cell] for cell in plan.tau(TAU_REGIME) if cell in ranked]
+    rows = [*done.values(), *ranked.values()]
+    report.write(asked, tried, tau, rows, [*SEEDS, TUNING_SEED])
+
+
 def main() -> None:
     """Run what the arguments ask for, then write figures, table and plots."""
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
@@ -310,11 +358,12 @@ def main() -> None:
     os.environ["OMP_NUM_THREADS"] = "1"
     os.environ["PYTHONPATH"] = os.pathsep.join([str(ROOT), os.environ.get("PYTHONPATH", "")])
     deadline = time.time() + 60 * options.minutes
-    if not options.report:
+    if not options.report and options.tau:
+        for regime in options.regime or [TAU_REGIME]:
+            run_missing(plan.tau(regime), options.jobs, deadline)
+    elif not options.report:
         fill(plan, regimes, methods, SEEDS[: options.seeds], options.jobs, deadline)
-    done = finished()
-    asked = {r: [done[c] for c in searches(plan, r, METHODS, SEEDS) if c in done] for r in REGIMES}
-    print(asked.keys())
+    write_report(plan)
 
 
 if __name__ == "__main__":

@@ -120,7 +120,9 @@ def search(
         ).fit()
     finally:
         ray.shutdown()
-    found = [result.metrics for result in results if result.metrics and "distinct" in result.metrics]
+    found = [
+        result.metrics for result in results if result.metrics and "distinct" in result.metrics
+    ]
     names = ("architecture", "pairing", "blocks", "macs", "validation", "test", "own_macs",
              "own_seconds", "error")  # fmt: skip
     first = sorted((m for m in found if not m["again"]), key=lambda m: m["distinct"])

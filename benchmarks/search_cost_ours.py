@@ -185,7 +185,11 @@ def search(
 
 
 def further_budget(
-    regime: Regime, recipe: Recipe, seed: int, folder: Path, guide_quality: float,
+    regime: Regime,
+    recipe: Recipe,
+    seed: int,
+    folder: Path,
+    guide_quality: float,
     evaluations: list[Evaluation],
 ) -> dict[str, Any]:
     """One more budget asked of a finished search: its best guess there, made and evaluated."""
