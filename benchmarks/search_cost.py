@@ -41,7 +41,7 @@ import tempfile
 import time
 from collections.abc import Iterable, Mapping, Sequence
 from concurrent.futures import Future, ProcessPoolExecutor, as_completed
-from dataclasses import asdict, dataclass, fields, replace
+from dataclasses import asdict, dataclass, replace
 from functools import lru_cache
 from multiprocessing import get_context
 from pathlib import Path
@@ -116,7 +116,7 @@ class Cell:
         return f"{self.regime}, {self.method}, seed {self.seed}{tuned}"
 
 
-AnyCell = TypeVar("AnyCell", Cell, TauCell)
+Kind = TypeVar("Kind", Cell, TauCell)
 
 
 @dataclass(frozen=True)
@@ -225,28 +225,38 @@ def kept(path: Path) -> list[dict[str, Any]]:
     return [json.loads(line) for line in path.read_text().splitlines()] if path.exists() else []
 
 
-def finished(path: Path = CELLS, kind: type[AnyCell] = Cell) -> dict[AnyCell, dict[str, Any]]:  # type: ignore[assignment]
-    """The cells that are there."""
-    names = [field.name for field in fields(kind)]
+def _known(path: Path, kind: type[Kind]) -> dict[Kind, dict[str, Any]]:
+    names = list(kind.__dataclass_fields__)
     return {kind(**{name: row[name] for name in names}): row for row in kept(path)}
 
 
-def run_missing(cells: Iterable[AnyCell], jobs: int, deadline: float) -> bool:
+def finished() -> dict[Cell, dict[str, Any]]:
+    """The searches, and runs of tuning, that are there."""
+    return _known(CELLS, Cell)
+
+
+def ranked() -> dict[TauCell, dict[str, Any]]:
+    """The architectures of --tau that are there."""
+    return _known(TAU, TauCell)
+
+
+def run_missing(cells: Iterable[Cell | TauCell], jobs: int, deadline: float) -> bool:
     """Run the cells that are not there, several at a time, each kept as it ends.
+
+    Args:
+        cells: all of one kind.
 
     Returns:
         Whether all were started: what comes next is chosen by them.
     """
-    missing = list(cells)
-    kind = type(missing[0]) if missing else Cell
-    path = TAU if kind is TauCell else CELLS
-    done = finished(path, kind)
-    missing = [cell for cell in missing if cell not in done]
+    done = {*finished(), *ranked()}
+    missing = [cell for cell in cells if cell not in done]
+    path = TAU if missing and isinstance(missing[0], TauCell) else CELLS
     path.parent.mkdir(exist_ok=True)
     # Spawned: torch's thread pool is their own. Ray is begun and ended in a process only once.
-    once = None if kind is TauCell else 1
+    once = None if path == TAU else 1
     with ProcessPoolExecutor(jobs, get_context("spawn"), max_tasks_per_child=once) as pool:
-        running: dict[Future[dict[str, Any]], AnyCell] = {}
+        running: dict[Future[dict[str, Any]], Cell | TauCell] = {}
         while missing or running:
             while missing and len(running) < jobs and time.time() < deadline:
                 cell = missing.pop(0)
@@ -317,7 +327,7 @@ def fill(
 
 def write_report(plan: Plan) -> None:
     """Figures, table and plots of the cells that are there and as they are asked for."""
-    done, ranked = finished(), finished(TAU, TauCell)
+    done, rungs = finished(), ranked()
     asked: dict[str, dict[str, list[dict[str, Any]]]] = {}
     tried: dict[str, list[str]] = {}
     for regime in REGIMES:
@@ -331,8 +341,8 @@ def write_report(plan: Plan) -> None:
             for cell in sorted(tuning(plan, regime, method), key=lambda c: c.settings.learning_rate)
             if cell in done
         ]
-    tau = [ranked[cell] for cell in plan.tau(TAU_REGIME) if cell in ranked]
-    rows = [*done.values(), *ranked.values()]
+    tau = [rungs[cell] for cell in plan.tau(TAU_REGIME) if cell in rungs]
+    rows = [*done.values(), *rungs.values()]
     report.write(asked, tried, tau, rows, [*SEEDS, TUNING_SEED])
 
 

@@ -23,7 +23,7 @@ from nas_theseus.convert.library import Library
 from nas_theseus.settings import Recipe
 from nas_theseus.values import Architecture
 
-# What a rung changes in the recipe, which otherwise takes blocks from the library and polishes them.
+# What a rung changes in the recipe, which otherwise polishes blocks from the library and trains on.
 RUNGS: dict[str, dict[str, Any]] = {
     "assembled": {"epochs": 0.0, "polish_steps": 0},
     "polished": {"epochs": 0.0},
