@@ -79,10 +79,8 @@ def tau_figures(rows: Sequence[Row]) -> tuple[dict[str, float | int | None], dic
         f"for all ({len(blocks)} blocks, {100 * sum(blocks.values()) / spent:.1f} % of the full "
         "trainings' MACs) and not in its share"
     )
-    return (
-        dict(zip(NAMES, values, strict=True)) | {"tau_architectures": count},
-        {"tau_rung": note},
-    )
+    found: dict[str, float | int | None] = dict(zip(NAMES, values, strict=True))
+    return found | {"tau_architectures": count}, {"tau_rung": note}
 
 
 def tau_table(rows: Sequence[Row]) -> list[str]:
