@@ -47,7 +47,7 @@ class Regime:
 
 
 REGIMES = {
-    "same_data": Regime(5_000, 8, 16, guide_sees_all=False),
+    "same_data": Regime(4_000, 8, 16, guide_sees_all=False),
     "pretrained": Regime(5_500, 8, 6, guide_sees_all=True),
 }
 
