@@ -79,7 +79,7 @@ WEIGHTS = (0.5, 0.9)
 BASELINES = ("scratch", "kd")
 OURS = ("ours_no_library", "ours")
 METHODS = (*BASELINES, *OURS)
-RECIPE = Recipe(epochs=2, polish_steps=20)
+RECIPE = Recipe(epochs=2, polish_steps=10)
 SECOND_TRIALS = 10
 TAU_ARCHITECTURES, TAU_REGIME = 40, "same_data"
 
