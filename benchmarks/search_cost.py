@@ -322,8 +322,11 @@ def tuned(plan: Plan, regime: str, method: str, seed: int) -> Cell:
 def searches(plan: Plan, regime: str, methods: Sequence[str], seeds: Sequence[int]) -> list[Cell]:
     """The cells of a regime, as far as tuning allows, all methods of one seed before the next."""
     done = finished()
-    ready = [m for m in methods
-             if m in OURS or all(cell in done for cell in tuning(plan, regime, tuned_as(m)))]  # fmt: skip
+    ready = [
+        method
+        for method in methods
+        if method in OURS or all(cell in done for cell in tuning(plan, regime, tuned_as(method)))
+    ]
     return [
         plan.ours(regime, method, seed) if method in OURS else tuned(plan, regime, method, seed)
         for seed in seeds
