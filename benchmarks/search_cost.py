@@ -18,9 +18,10 @@ Give --images and --epochs (from scratch) for others; cells hold them.
 
 Methods:
     scratch          Ray Tune, OptunaSearch (TPE), every candidate trained from scratch
-    kd               the same, taught by the guide's logits
-    ours_no_library  our sampler and recipe, every candidate converted by itself
-    ours             our sampler and recipe, blocks from the library
+    scratch_rungs    the same settings and TPE, candidates that fall behind stopped by our rungs
+    kd               as scratch, taught by the guide's logits
+    ours_no_library  our sampler, recipe and rungs, every candidate converted by itself
+    ours             our sampler, recipe and rungs, blocks from the library
 The learning rates of the first two, and the weight of the guide's logits, are tuned on a few
 architectures with a seed of their own, on validation. Our recipe is the default one (sequential,
 regression: the best in docs/conversion.md), its blocks polished in sequence since they were made
@@ -78,7 +79,9 @@ WEIGHTS = (0.5, 0.9)
 
 BASELINES = ("scratch", "kd")
 OURS = ("ours_no_library", "ours")
-METHODS = (*BASELINES, *OURS)
+# Takes the settings that scratch was tuned to.
+STOPPED = "scratch_rungs"
+METHODS = ("scratch", STOPPED, "kd", *OURS)
 RECIPE = Recipe(epochs=2, polish_steps=10)
 SECOND_TRIALS = 10
 TAU_ARCHITECTURES, TAU_REGIME = 40, "same_data"
@@ -145,7 +148,8 @@ class Plan:
         """A cell of scratch or kd."""
         epochs = self.epochs or REGIMES[regime].epochs
         settings = {"epochs": epochs, "learning_rate": rate, "distill": weight}
-        recipe = Recipe.model_validate({"schedule": method, **settings})
+        schedule = "scratch" if method == STOPPED else method
+        recipe = Recipe.model_validate({"schedule": schedule, **settings})
         return self.cell(regime, method, seed, recipe)
 
     def tau(self, regime: str) -> list[TauCell]:
@@ -202,7 +206,10 @@ def run_cell(cell: Cell, guide: Mapping[str, float]) -> dict[str, Any]:
                 row["core_seconds"] = seconds = seconds + row.pop("own_seconds")
         else:
             quality = guide["guide_validation"]
-            found = search_cost_ours.search(regime, recipe, cell.seed, cell.trials, folder, quality)
+            found = search_cost_ours.search(
+                regime, recipe, cell.seed, cell.trials, folder, quality,
+                sampler="tpe" if cell.method == STOPPED else "theseus",
+            )  # fmt: skip
             rows, more["blocks"] = found.rows, found.blocks
             if recipe.takes_blocks:
                 more["further"] = search_cost_ours.further_budget(
@@ -283,6 +290,11 @@ def run_missing(cells: Iterable[Cell | TauCell], jobs: int, deadline: float) -> 
     return not failed
 
 
+def tuned_as(method: str) -> str:
+    """The method whose tuning one takes."""
+    return "scratch" if method == STOPPED else method
+
+
 def tuning(plan: Plan, regime: str, method: str) -> list[Cell]:
     """What tuning needs next: learning rates, then the weight of the guide's logits."""
 
@@ -303,15 +315,18 @@ def tuning(plan: Plan, regime: str, method: str) -> list[Cell]:
 def tuned(plan: Plan, regime: str, method: str, seed: int) -> Cell:
     """A baseline's cell with the settings that tuning chose."""
     done = finished()
-    best = max(tuning(plan, regime, method), key=lambda cell: done[cell]["validation"])
+    best = max(tuning(plan, regime, tuned_as(method)), key=lambda cell: done[cell]["validation"])
     return plan.baseline(regime, method, seed, best.settings.learning_rate, best.settings.distill)
 
 
 def searches(plan: Plan, regime: str, methods: Sequence[str], seeds: Sequence[int]) -> list[Cell]:
     """The cells of a regime, as far as tuning allows, all methods of one seed before the next."""
     done = finished()
-    ready = [m for m in methods
-             if m in OURS or all(cell in done for cell in tuning(plan, regime, m))]  # fmt: skip
+    ready = [
+        method
+        for method in methods
+        if method in OURS or all(cell in done for cell in tuning(plan, regime, tuned_as(method)))
+    ]
     return [
         plan.ours(regime, method, seed) if method in OURS else tuned(plan, regime, method, seed)
         for seed in seeds
@@ -325,7 +340,7 @@ def fill(
 ) -> None:  # fmt: skip
     """Run the cells that are missing until all are there or time is over."""
     for regime in regimes:
-        for method in (m for m in methods if m in BASELINES):
+        for method in dict.fromkeys(tuned_as(m) for m in methods if m not in OURS):
             while any(cell not in finished() for cell in tuning(plan, regime, method)):
                 if not run_missing(tuning(plan, regime, method), jobs, deadline):
                     return

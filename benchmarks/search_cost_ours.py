@@ -31,7 +31,7 @@ from nas_theseus.settings import Recipe, Sampler, SearchSettings
 from nas_theseus.space import SearchSpace
 from nas_theseus.storage import Storage, write_json
 from nas_theseus.thompson import Proposer, Told
-from nas_theseus.values import Architecture, Evaluation, derive_seed
+from nas_theseus.values import Architecture, Evaluation, Reached, derive_seed
 from nas_theseus.worker import Worker, WorkerSettings, worker_settings
 
 FURTHER_LIMIT = "macs <= 1e6"
@@ -44,7 +44,7 @@ class TimedWorker(Worker):
         super().__init__(settings)
         self._folder = folder
 
-    def __call__(self, job: BlockKey | Architecture) -> Generator[str, None, str | None]:
+    def __call__(self, job: BlockKey | Architecture) -> Generator[str | Reached, None, str | None]:
         steps = super().__call__(job)
         spent = 0.0
         while True:
@@ -103,6 +103,9 @@ class NotedJobs:
     def reported(self, job: Job, stage: str) -> None:
         self.jobs.reported(job, stage)
 
+    def reached(self, reached: Reached) -> bool:
+        return self.jobs.reached(reached)
+
     def ended(self, job: Job, failure: str | None) -> None:
         self.jobs.ended(job, failure)
         if isinstance(job, BlockKey):
@@ -153,7 +156,7 @@ def search(
     values |= costs.of_parts().known()
     settings = SearchSettings(
         name=name, trials=trials, parallel=1, storage=storage.root, seed=seed, sampler=sampler,
-        library=library is not None,
+        library=library is not None, rungs=True,
     )  # fmt: skip
     # Never started: records stay in its outbox and go with the folder.
     tracker = Tracker(name, storage.outbox, storage.runs_file)
