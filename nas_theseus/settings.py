@@ -24,6 +24,7 @@ ALIGNMENT = {
     "similarity", "similarity_options", "align_examples", "align_steps", "plateau",
     "align_batch_size", "align_learning_rate", "weight_decay", "gradient_clip",
 }  # fmt: skip
+TRAINING = {"epochs", "batch_size", "learning_rate", "weight_decay", "gradient_clip"}
 
 Positive = Annotated[int, Field(gt=0)]
 PositiveFloat = Annotated[float, Field(gt=0, allow_inf_nan=False)]
@@ -72,7 +73,8 @@ class Recipe(BaseModel):
         align_steps: optimiser steps of one stage, at most.
         plateau: a stage ends early when its loss, averaged over one pass through its sample, is
             not this share below that of the pass before; 0 always takes `align_steps`.
-        align_batch_size: larger batches estimate similarity better (the source used 256).
+        align_batch_size: `cka` and `dmnn` compare examples with each other and want larger ones
+            (the source used 256).
         align_learning_rate: peak of a stage's cosine schedule (AdamW).
         library: new blocks begin as the library's converted ones, each made alone; the schedule
             then only polishes them. Searches set this themselves (`--no-library`); controls never
@@ -93,15 +95,15 @@ class Recipe(BaseModel):
 
     model_config = ConfigDict(frozen=True, extra="forbid")
 
-    schedule: Schedule = "progressive"
+    schedule: Schedule = "sequential"
     order: Order = "forward"
-    similarity: SimilarityName = "cka"
+    similarity: SimilarityName = "regression"
     similarity_options: SimilarityOptions = SimilarityOptions()
-    align_examples: Positive = 2048
-    align_steps: Annotated[int, Field(ge=0)] = 40
+    align_examples: Positive = 1024
+    align_steps: Annotated[int, Field(ge=0)] = 50
     plateau: Annotated[float, Field(ge=0, lt=1)] = 0.0
-    align_batch_size: Annotated[int, Field(ge=4)] = 256
-    align_learning_rate: PositiveFloat = 3e-3
+    align_batch_size: Annotated[int, Field(ge=4)] = 64
+    align_learning_rate: PositiveFloat = 1e-2
     library: bool = False
     polish_steps: Annotated[int, Field(ge=0)] = 0
     recalibrate: bool = True
@@ -133,6 +135,11 @@ class Recipe(BaseModel):
     def alignment(self) -> dict[str, Any]:
         """The settings that the alignment of one block by itself depends on, and no others."""
         return self.model_dump(include=ALIGNMENT)
+
+    @property
+    def training(self) -> dict[str, Any]:
+        """The settings that task training without a teacher depends on, and no others."""
+        return self.model_dump(include=TRAINING)
 
     @property
     def taught(self) -> bool:

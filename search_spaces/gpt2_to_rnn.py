@@ -48,12 +48,9 @@ def space() -> SearchSpace:
             batch_size=32,
             learning_rate=1.2e-2,
             distill=0,  # the guide's passes would cost half as much as the training itself
-            schedule="sequential",
-            similarity="regression",
             align_examples=256,
             align_steps=200,
             align_batch_size=8,
-            align_learning_rate=1e-2,
         ),
     )
 

@@ -34,15 +34,7 @@ def space() -> SearchSpace:
         keep=[guide.names[0]],
         guide_training=Recipe(epochs=4, distill=0) if WEIGHTS is None else None,
         guide_task=fashion_mnist() if IMAGENET is None else None,
-        recipe=Recipe(
-            epochs=4,
-            schedule="sequential",
-            similarity="regression",
-            align_examples=1024,
-            align_steps=80,
-            align_batch_size=64,
-            align_learning_rate=1e-2,
-        ),
+        recipe=Recipe(epochs=4),
     )
 
 

@@ -29,15 +29,7 @@ def space() -> SearchSpace:
         max_span=2,
         guide_training=Recipe(epochs=6, distill=0) if WEIGHTS is None else None,
         guide_task=fashion_mnist() if IMAGENET is None else None,
-        recipe=Recipe(
-            epochs=6,
-            schedule="sequential",
-            similarity="regression",
-            align_examples=512,
-            align_steps=50,
-            align_batch_size=64,
-            align_learning_rate=1e-2,
-        ),
+        recipe=Recipe(epochs=6, learning_rate=3e-3, align_examples=512),
     )
 
 

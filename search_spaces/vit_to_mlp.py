@@ -31,15 +31,7 @@ def space() -> SearchSpace:
         keep=[embedding, head],
         guide_training=Recipe(epochs=6, learning_rate=2e-3, distill=0) if WEIGHTS is None else None,
         guide_task=fashion_mnist() if IMAGENET is None else None,
-        recipe=Recipe(
-            epochs=6,
-            schedule="sequential",
-            similarity="regression",
-            align_examples=512,
-            align_steps=80,
-            align_batch_size=64,
-            align_learning_rate=1e-2,
-        ),
+        recipe=Recipe(epochs=6, align_examples=512),
     )
 
 

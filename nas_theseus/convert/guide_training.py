@@ -20,8 +20,9 @@ from nas_theseus.values import derive_seed, short_hash
 
 def guide_key(guide: Guide, task: Task, training: Recipe | None) -> str:
     """What a guide's weights depend on: initial weights, data, recipe."""
-    recipe = None if training is None else training.model_dump()
-    return short_hash([guide.content_hash(), task.data_hash(), json.dumps(recipe)], 16)
+    recipe = None if training is None else training.training
+    depends_on = [guide.content_hash(), task.data_hash(), json.dumps(recipe, sort_keys=True)]
+    return short_hash(depends_on, 16)
 
 
 def prepare_guide(

@@ -106,7 +106,8 @@ def test_training_macs_in_closed_form() -> None:
     block = workshop.costs.of_choice(chosen.choices[1]).macs
     whole = workshop.costs.of(chosen).macs
     statistics_and_stitch = 2 * 256 * block
-    align = 3 * 64 * 3 * block + statistics_and_stitch
+    start_and_end = 2 * statistics_and_stitch
+    align = 3 * 64 * 3 * block + start_and_end
     seen = workshop.space.task.size("train") // 64 * 64
     assert found.train_macs_spent == align + 256 * whole + 3 * seen * whole
 

@@ -98,15 +98,15 @@ def test_a_conversion_with_replacements_is_kept_whole(desk: Path, guides: Path) 
     kept = json.loads((out / "replacements.json").read_text())
     assert kept["metric"] == "val_accuracy"
     assert list(kept["runs"]) == [
-        "progressive-reverse", "progressive-forward", "naive-reverse", "naive-forward"
+        "sequential-reverse", "sequential-forward", "naive-reverse", "naive-forward"
     ]  # fmt: skip
     # The identity has nothing to align, so it stands in the guide from the first stage on.
     assert {tuple(count for count, _ in run) for run in kept["runs"].values()} == {(0, 2, 3)}
     starts = {run[0][1] for run in kept["runs"].values()}
     assert len(starts) == 1 and 0 < starts.pop() <= 1
-    own = [value for _, value in kept["runs"]["progressive-reverse"][1:]]
+    own = [value for _, value in kept["runs"]["sequential-reverse"][1:]]
     assert own == [p.value for p in evaluation.curve if p.metric == "hybrid/val_accuracy"]
-    assert kept["runs"]["progressive-reverse"] != kept["runs"]["naive-reverse"]
+    assert kept["runs"]["sequential-reverse"] != kept["runs"]["naive-reverse"]
 
     client = MlflowClient()
     run = the_run(client)

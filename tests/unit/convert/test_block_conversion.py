@@ -131,7 +131,7 @@ def test_facts_count_what_was_spent() -> None:
     key = BlockKeys(SPACE).of(BASIC)
     _, facts = convert_block(SPACE, key, ACTIVATIONS)
     macs = CostTable(SPACE).of_choice(BASIC).macs
-    assert facts.macs == (3 * 3 * 64 + 2 * 192) * macs
+    assert facts.macs == (3 * 3 * 64 + 4 * 192) * macs
     assert facts.steps == 3 and facts.device == "cpu" and facts.seconds > 0
 
 

@@ -12,7 +12,7 @@ from torch.nn import functional as F
 from nas_theseus import Recipe, cut
 from nas_theseus.convert.activations import GuideActivations
 from nas_theseus.convert.finetune import distillation_loss, train
-from nas_theseus.convert.guide_training import prepare_guide
+from nas_theseus.convert.guide_training import guide_key, prepare_guide
 from nas_theseus.errors import ConversionError, GuideError
 from nas_theseus.evaluate import score
 from nas_theseus.guide import Guide
@@ -99,3 +99,13 @@ def test_a_guide_is_trained_once_and_a_damaged_file_is_told(tmp_path) -> None:  
     path.write_bytes(path.read_bytes()[:50])
     with pytest.raises(GuideError, match=r"is damaged.*Delete it"):
         prepare_guide(guide(), TASK, recipe, tmp_path, torch.device("cpu"))
+
+
+@pytest.mark.parametrize("changes", [{"align_steps": 7}, {"library": True}, {"distill": 0.1}])
+def test_a_guide_is_not_trained_again_for_what_its_training_leaves_alone(
+    changes: dict[str, object],
+) -> None:
+    recipe = Recipe(epochs=1)
+    key = guide_key(guide(), TASK, recipe)
+    assert guide_key(guide(), TASK, recipe.model_copy(update=changes)) == key
+    assert guide_key(guide(), TASK, recipe.model_copy(update={"epochs": 2.0})) != key

@@ -43,7 +43,7 @@ def make_space(recipe: Recipe | None = None) -> SearchSpace:
 
 RECIPE = Recipe(
     epochs=0, align_steps=4, align_examples=256, align_batch_size=64, batch_size=64,
-    hybrid_epochs=0.25,
+    hybrid_epochs=0.25, schedule="progressive",
 )  # fmt: skip
 SPACE = make_space(RECIPE)
 
@@ -217,7 +217,7 @@ def test_a_stage_that_stops_early_tells_its_steps_and_is_charged_for_them_only()
     workshop = Workshop(make_space(RECIPE), torch.device("cpu"))
     recipe = Recipe(
         schedule="joint", align_steps=400, plateau=0.5, align_examples=256, align_batch_size=64,
-        epochs=0, recalibrate=False,
+        epochs=0, recalibrate=False, similarity="cka",
     )  # fmt: skip
     chosen = architecture(1.0, 1.0)
     found = finish(workshop, chosen, recipe).evaluation
