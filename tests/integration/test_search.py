@@ -109,6 +109,11 @@ def summary(desk: Desk, name: str) -> dict[str, float]:
     return found
 
 
+def blocks_of(desk: Desk, name: str) -> set[str]:
+    """Blocks that a search converted."""
+    return {outcome.block for outcome in Storage(desk.folder / "theseus", name).block_outcomes()}
+
+
 def results(evaluations: dict[str, Evaluation]) -> dict[str, tuple[dict[str, float], int]]:
     """What must not depend on how a search was run: everything but the time it took."""
     return {name: (e.values(), e.train_macs_spent) for name, e in evaluations.items()}
@@ -124,17 +129,20 @@ def test_the_front_is_printed_and_said_where_to_look(desk: Desk) -> None:
         assert chatter not in output
 
 
-def test_a_second_search_with_the_same_guide_converts_no_block(desk: Desk) -> None:
+def test_a_second_search_with_the_same_guide_converts_no_block_twice(desk: Desk) -> None:
     first = summary(desk, "small")
-    made = list(Storage(desk.folder / "theseus", "small").block_outcomes())
+    made = blocks_of(desk, "small")
     assert first["blocks_converted"] == len(made) > 0
     assert (first["blocks_reused"], first["blocks_failed"]) == (0, 0)
     output = desk.search("--name", "second", "--trials", "6", "--parallel", "2")
     second = summary(desk, "second")
-    assert (second["blocks_converted"], second["blocks_macs"]) == (0, 0)
+    # It knows all block errors from its start, so that it may propose what the first did not.
+    again = {
+        outcome.block for outcome in Storage(desk.folder / "theseus", "second").block_outcomes()
+    }
+    assert second["blocks_converted"] == len(again) and not again & made
     assert second["blocks_reused"] > 0
-    assert second["train_macs_spent"] == first["train_macs_spent"] - first["blocks_macs"]
-    assert "blocks: 0 converted" in output
+    assert f"blocks: {len(again)} converted" in output
     parallel, alone = results(desk.evaluations("small")), results(desk.evaluations("second"))
     shared = parallel.keys() & alone.keys()
     assert {n: parallel[n] for n in shared} == {n: alone[n] for n in shared}
@@ -193,13 +201,18 @@ def test_mlflow_holds_the_search_as_documented(desk: Desk, monkeypatch: pytest.M
         limit = max(row["macs"] for row in rows)
         found = mlflow.search_runs(
             experiment_names=["nas-theseus"],
-            filter_string=f"tags.\"theseus.front\" = 'true' and metrics.macs < {limit}",
+            filter_string="tags.\"theseus.search\" = 'small' and tags.\"theseus.front\" = 'true' "
+            f"and metrics.macs < {limit}",
             order_by=["metrics.macs"],
         )
         assert list(found["tags.theseus.architecture"]) == [
             row["architecture"] for row in rows if row["macs"] < limit
         ]
-        runs = mlflow.search_runs(experiment_names=["nas-theseus"], output_format="list")
+        runs = mlflow.search_runs(
+            experiment_names=["nas-theseus"],
+            filter_string="tags.\"theseus.search\" = 'small'",
+            output_format="list",
+        )
         children = [r for r in runs if r.data.tags["theseus.kind"] == "architecture"]
         (parent,) = [r for r in runs if r.data.tags["theseus.kind"] == "search"]
         assert {r.info.status for r in runs} == {"FINISHED"}
@@ -246,9 +259,10 @@ def test_the_winner_is_rebuilt_only_on_consent(desk: Desk) -> None:
 
 
 def test_the_same_seed_gives_the_same_search_and_reused_actors_change_nothing(desk: Desk) -> None:
-    """Alone, continued in fresh processes, or two at a time in reused ones: bit-equal results."""
-    desk.search("--name", "again", "--trials", "4", "--parallel", "1")
-    desk.search("--name", "third", "--trials", "2", "--parallel", "1")
+    """Continued in fresh processes, or two at a time in reused ones: bit-equal results."""
+    same = ("--sampler", "random")  # it proposes the same in whichever order trials end
+    desk.search("--name", "again", "--trials", "4", "--parallel", "2", *same)
+    desk.search("--name", "third", "--trials", "2", "--parallel", "1", *same)
     before = desk.evaluations("third")
     assert "0 trials to run" in desk.search("--name", "third", "--trials", "2")
     desk.search("--name", "third", "--trials", "4", "--parallel", "1")
@@ -257,10 +271,6 @@ def test_the_same_seed_gives_the_same_search_and_reused_actors_change_nothing(de
     assert len(after) == 4 and before.items() <= after.items()
     assert results(desk.evaluations("again")) == results(after)
     assert desk.front("again") == desk.front("third")
-    parallel, alone = results(desk.evaluations("small")), results(after)
-    shared = set(parallel) & set(alone)
-    assert len(shared) > 1
-    assert {n: parallel[n] for n in shared} == {n: alone[n] for n in shared}
 
 
 def test_the_template_works_as_it_is_copied(desk: Desk) -> None:
@@ -350,7 +360,11 @@ def test_a_changed_space_under_the_same_name_is_refused_with_the_difference(desk
 
 
 def test_convert_one_architecture_by_id_shows_similarity(desk: Desk) -> None:
-    name = next(n for n, e in desk.evaluations("small").items() if e.curve)
+    name = next(
+        name
+        for name, evaluation in desk.evaluations("small").items()
+        if {choice.block for choice in evaluation.architecture.choices} & {"basic", "depthwise"}
+    )
     done = desk.run("convert", "small.py", "--architecture", name, "--schedule", "sequential")
     assert done.returncode == 0, done.stderr
     assert "similarity per block after each stage" in done.stdout
