@@ -212,6 +212,7 @@ class AdditiveSpace:
         answer = self._answer(errors, question, constraints, epsilon, 1)
         while True:
             layers = 1
+            # As many as were asked for, and all of them passed over: there may be more.
             while len(answer) == layers and all(one.architecture in without for one in answer):
                 layers *= 4
                 answer = self._solve(self._checked(errors), question, epsilon, layers)

@@ -2,17 +2,18 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
+from pathlib import Path
 from typing import Any
 
 import numpy as np
 
 from nas_theseus.additive_front import AdditiveSpace
-from nas_theseus.convert.block_key import BlockKey, BlockKeys
+from nas_theseus.convert.block_key import BlockKeys
 from nas_theseus.convert.library import Library
-from nas_theseus.convert.library_record import Record
 from nas_theseus.costs.table import CostTable
 from nas_theseus.errors import SpaceError, StorageError
 from nas_theseus.front import read_front, read_outcomes
@@ -32,8 +33,6 @@ from nas_theseus.values import (
 )
 
 _MAX_LABELS = 30_000
-# A block as it stands in the graph: the choice, and its inlet's width share.
-_Placed = tuple[BlockChoice, float]
 
 
 @dataclass(frozen=True)
@@ -43,7 +42,7 @@ class Prediction:
     Attributes:
         quality, deviation: mean and standard deviation of the search's metric.
         costs: additive, by name.
-        stored, lacking: how many of its converted blocks the library has, and how many not.
+        stored, lacking: how many of its new blocks the library has, and how many not.
     """
 
     architecture: Architecture
@@ -88,16 +87,16 @@ class Answer:
         ]
 
 
-def parse_budget(texts: Sequence[str]) -> tuple[Constraint, ...]:
-    """Limits on additive costs, such as ``macs <= 5e6``.
+def parse_budget(text: str) -> tuple[Constraint, ...]:
+    """Limits on additive costs joined by ``and``, such as ``macs <= 5e6 and params <= 1e5``.
 
     Raises:
-        SpaceError: every text that is none.
+        SpaceError: every condition that is none.
     """
     budget, mistakes = [], []
-    for text in texts:
+    for condition in re.split(r"\s+and\s+", text.strip()):
         try:
-            limit = parse_constraint(text)
+            limit = parse_constraint(condition)
         except ValueError as error:
             mistakes.append(str(error))
             continue
@@ -105,7 +104,7 @@ def parse_budget(texts: Sequence[str]) -> tuple[Constraint, ...]:
         if limit.name not in COSTS:
             what = "is measured, no sum over blocks" if limit.name in MEASURED else "is no cost"
             mistakes.append(
-                f"{limit.name} in {text!r} {what}; budgets can be on {' and '.join(COSTS)} "
+                f"{limit.name} in {condition!r} {what}; budgets can be on {' and '.join(COSTS)} "
                 "(--where filters what was evaluated by any value)"
             )
     if mistakes:
@@ -125,16 +124,17 @@ def answer(
     """Answer a budget from a search's evaluations and its library; nothing is trained.
 
     The estimate learns from all evaluations, its prior from the errors of the library's blocks.
-    The first prediction is the best of all new architectures under the budget, each next the best
-    that differs from those before in `distance` guide parts (`AdditiveSpace.diverse`). Solved by
-    the sum of what blocks add; terms of pairs, where the data carry them, only enter the
-    prediction. Blocks that could not be converted are left out.
+    Of the new architectures under the budget the best is predicted first, then the best of those
+    that differ in `distance` guide parts from all before (`AdditiveSpace.diverse`). They are solved
+    by the sum of what blocks add; terms of pairs, where the data carry them, enter the prediction
+    alone, and order it. Blocks that could not be converted are left out.
 
     Args:
-        budget: on additive costs, beside the search's own limits.
+        budget: on additive costs, beside the search's own limits. Limits on measured costs are
+            held by what was evaluated, and unknown of what is predicted.
         count: how many predictions, fewer where there are no more.
         library: where the search keeps blocks, if not in `storage`.
-        trust_code: consent to run the search's kept ``space.py``.
+        trust_code: consent to run the search's copy of its space file.
 
     Raises:
         StorageError: no such search, no consent, no evaluation yet.
@@ -149,40 +149,44 @@ def answer(
             "from; go on with it by 'nas-theseus search' first"
         )
     space = read_space(storage, trust_code=trust_code)
-    blocks = _Blocks(space, storage, library)
+    blocks = _Blocks(space, storage, storage.library if library is None else library)
     forecaster = _Forecaster(space, blocks)
     predicted, epsilon = forecaster.predict(outcomes, budget, count, distance)
-    metric = forecaster.metric
-    return Answer(metric, read_front(storage, budget), tuple(predicted), epsilon)
+    return Answer(forecaster.metric, read_front(storage, budget), tuple(predicted), epsilon)
 
 
 class _Blocks:
-    """The blocks of a search's space: which the library has, which cannot be converted."""
+    """The blocks of a search's space: which the library has, which cannot be converted.
 
-    def __init__(self, space: SearchSpace, storage: Storage, location: str | None) -> None:
+    Attributes:
+        errors: of those in the library, by choice.
+        broken: choices that cannot be converted, each with its inlet's width share.
+    """
+
+    def __init__(self, space: SearchSpace, storage: Storage, location: str | Path) -> None:
         self._keys = BlockKeys(space)
-        keys: dict[_Placed, BlockKey] = {
+        keys = {
             (choice, share): self._keys.of(choice, share)
             for span, share in space.fitting
             for choice in space.choices(span, share)
             if not space.families[choice.block].keeps
         }
-        self._stored: dict[str, Record] = {}
+        stored = {}
         if space.recipe.library:
-            library = Library(storage.library if location is None else location, create=False)
-            self._stored = library.records(keys.values())
+            stored = Library(location, create=False).records(keys.values())
+        self._stored = stored.keys()
         failed = {one.block for one in storage.block_outcomes() if one.failure is not None}
-        failed -= self._stored.keys()
+        failed -= stored.keys()
         self.broken = {placed for placed, key in keys.items() if key.id in failed}
         found: dict[BlockChoice, list[float]] = {}
         for (choice, _), key in keys.items():
-            if key.id in self._stored:
-                found.setdefault(choice, []).append(self._stored[key.id].facts.residual)
+            if key.id in stored:
+                found.setdefault(choice, []).append(stored[key.id].facts.residual)
         # Behind inlets of several widths a choice is several blocks.
         self.errors = {choice: float(np.mean(errors)) for choice, errors in found.items()}
 
     def counts(self, architecture: Architecture) -> tuple[int, int]:
-        """How many of its converted blocks the library has, and how many not."""
+        """How many of its new blocks the library has, and how many not."""
         keys = [key for key in self._keys.of_blocks(architecture) if key is not None]
         stored = sum(key.id in self._stored for key in keys)
         return stored, len(keys) - stored

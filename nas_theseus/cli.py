@@ -102,6 +102,7 @@ def search(
     Before it starts it says how long it will take. Ctrl-C or kill at any moment; the same command
     continues.
     """
+    from nas_theseus.consent import remember
     from nas_theseus.errors import SpaceError
     from nas_theseus.settings import SearchSettings, validated
 
@@ -122,6 +123,7 @@ def search(
                 given[key] = kept[key]
     if library is None and kept.get("library") is False:
         given["library"] = False
+    remember(space)
     _search(space, validated(SearchSettings, given, "search"))
 
 
@@ -194,20 +196,24 @@ def front(
     at: Annotated[
         list[str] | None,
         typer.Option(
-            metavar="LIMIT",
-            help="A new budget, such as 'macs <= 5e6'; more than one. Predicts the best networks "
-            "under it without any training.",
+            metavar="BUDGET",
+            help="A new budget, such as 'macs <= 5e6 and params <= 1e5': what was evaluated under "
+            "it, and what the search's estimate predicts to be best; nothing is trained.",
         ),
     ] = None,
+    refine: Annotated[
+        bool, typer.Option("--refine", help="With --at: then evaluate the best prediction.")
+    ] = False,
     count: Annotated[int, typer.Option(min=1, help="With --at: how many are predicted.")] = 5,
     distance: Annotated[
         int, typer.Option(min=1, help="With --at: in how many guide parts they differ at least.")
     ] = 2,
-    refine: Annotated[
-        int, typer.Option(min=0, help="With --at: evaluate so many of the most promising ones.")
-    ] = 0,
     trust_code: Annotated[
-        bool, typer.Option("--trust-code", help="With --at: consent to run the kept space.py.")
+        bool,
+        typer.Option(
+            "--trust-code",
+            help="With --at: consent to run the search's space.py, where it is not yours.",
+        ),
     ] = False,
     storage: StorageOption = DEFAULT_STORAGE,
     library: LibraryPlace = None,
@@ -219,28 +225,30 @@ def front(
 ) -> None:
     """The front of a search, finished or running: what no other evaluation dominates.
 
-    With --at: what keeps a new budget, and the best that the search's estimate predicts under it;
-    with --refine these are evaluated as further trials of the search.
+    With --at it answers a new budget without any training. --refine adds one trial to the search,
+    as its --study, --library and trial options say; once more, the next best prediction.
     """
-    from nas_theseus.budget import answer, parse_budget
     from nas_theseus.errors import SpaceError
     from nas_theseus.front import front_rows, read_front
-    from nas_theseus.settings import SearchSettings, validated
     from nas_theseus.storage import Storage
 
     kept = Storage(storage, name)
-    if not at:
+    if at is None:
         if refine or trust_code:
-            raise SpaceError("front", ["--refine and --trust-code: only with --at"])
+            raise SpaceError("front", ["--refine and --trust-code go with --at BUDGET"])
         _show_front(front_rows(read_front(kept)), f"front of {name}", as_json, where)
         return
     if where or (refine and as_json):
-        raise SpaceError("front", ["--at: without --where, and --json without --refine"])
-    budget = parse_budget(at)
+        raise SpaceError("front", ["--at goes without --where, and --refine without --json"])
+    from nas_theseus.budget import answer, parse_budget
+    from nas_theseus.consent import runnable
+    from nas_theseus.settings import SearchSettings, validated
+
+    budget = parse_budget(" and ".join(at))
     found = answer(
-        kept, budget, max(count, refine), distance=distance, library=library, trust_code=trust_code
-    )
-    title = f"{name} at {' and '.join(map(str, budget))}"
+        kept, budget, count, distance=distance, library=library, trust_code=trust_code
+    )  # fmt: skip
+    title = f"{name} with {' and '.join(map(str, budget))}"
     _show_answer(found, title, as_json)
     if not refine or not found.predicted:
         return
@@ -251,8 +259,9 @@ def front(
         "seed": begun["seed"], "address": address, "cpus_per_trial": cpus_per_trial,
         "gpus_per_trial": gpus_per_trial,
     }  # fmt: skip
-    first = [one.architecture for one in found.predicted[:refine]]
-    _search(kept.space_file, validated(SearchSettings, given, "front"), first)
+    space = runnable(kept.space_file, trust_code=trust_code)
+    best = found.predicted[0].architecture
+    _search(space, validated(SearchSettings, given, "front"), [best])
     _show_front(front_rows(read_front(kept, budget)), f"evaluated of {title}")
 
 
@@ -298,11 +307,11 @@ def _show_answer(found: Answer, title: str, as_json: bool) -> None:
     _show_front(evaluated, f"evaluated of {title}")
     console = Console()
     if not predicted:
-        console.print("nothing new under it: every architecture was evaluated or cannot be made")
+        console.print("nothing else to predict: all under it was evaluated or cannot be converted")
         return
     console.print(predicted_table(predicted, found.metric, f"predicted of {title}", console.width))
     if found.epsilon:
-        console.print(f"costs were compared to {found.epsilon:.0%}")
+        console.print(f"predictions are the best up to {found.epsilon:.0%} of each cost")
 
 
 @app.command()

@@ -10,9 +10,10 @@ from dataclasses import asdict, replace
 from pathlib import Path
 from typing import Any
 
+from nas_theseus.consent import runnable
 from nas_theseus.convert.guide_training import guide_key, load_prepared
 from nas_theseus.costs.table import CostTable
-from nas_theseus.errors import SpaceError, StorageError
+from nas_theseus.errors import SpaceError
 from nas_theseus.front import read_beginning
 from nas_theseus.mistakes import mistakes_in
 from nas_theseus.settings import SearchSettings
@@ -117,19 +118,16 @@ def read_space(storage: Storage, *, trust_code: bool) -> SearchSpace:
     """The space of a search as it began, its guide prepared; trains nothing.
 
     Args:
-        trust_code: consent to run the kept ``space.py``.
+        trust_code: as `consent.runnable`.
 
     Raises:
-        StorageError: no such search, or no consent.
+        StorageError: no such search, or no consent to run its space file.
         SpaceError: the space file cannot be run, or data, guide or recipe are others than then.
         GuideError: the trained guide is gone or damaged.
     """
     begun = read_beginning(storage)
-    if not trust_code:
-        raise StorageError(
-            f"this runs the Python code in {storage.space_file}; read it, then add --trust-code"
-        )
-    space = load_space(storage.space_file)
+    space_file = runnable(storage.space_file, trust_code=trust_code)
+    space = load_space(space_file, storage.space_file.read_text(encoding="utf-8"))
     recipe = space.recipe.model_copy(update={"library": begun["library"]})
     space = replace(space, recipe=recipe)
     _hold(storage.name, begun, _identity(space))
