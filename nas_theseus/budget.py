@@ -224,7 +224,7 @@ class _Forecaster(Proposer):
         choices, numbers = self._choices
         found = self._graph.diverse(
             -estimate.weights(choices)[0][numbers], count, distance, [*budget, *self._limits],
-            without={one.architecture for one in told},
+            epsilon=0.0, without={one.architecture for one in told},
         )  # fmt: skip
         if not found:
             return [], 0.0
