@@ -79,7 +79,8 @@ CONVERSIONS: dict[str, dict[str, Any]] = {
 TUNED = "sequential-regression"
 # A second setting that is tuned at the best learning rate, beginning with the first value: the
 # weight of the guide's logits, and the share of the budget that alignment may spend, which decides
-# the steps of a stage.
+# the steps of a stage; that share goes on by factors of 2 while the largest is best.
+LARGEST_SHARE = 0.8
 SECOND: dict[str, tuple[float, ...]] = {"kd": (0.5, 0.2, 0.9), TUNED: (0.1, 0.2)}
 ABLATIONS: dict[str, dict[str, Any]] = {
     f"{method}, {what}": CONVERSIONS[method] | changes
@@ -308,10 +309,12 @@ def tuning(pair: str) -> list[Cell]:
         rates = list(RATES)
         done = finished()
         while all(cell(rate, first) in done for rate in rates):
-            best, _ = best_settings(pair, method, trained=trained, share=share)
+            best, second = best_settings(pair, method, trained=trained, share=share)
             beyond = {rates[0]: rates[0] / 2, rates[-1]: rates[-1] * 2}.get(best)
             if beyond is None or not RATES_WITHIN[0] <= beyond <= RATES_WITHIN[1]:
-                wanted += [cell(best, second) for second in others]
+                wanted += [cell(best, other) for other in others]
+                if method not in BASELINES and others[-1] <= second < LARGEST_SHARE:
+                    wanted.append(cell(best, 2 * second))
                 break
             rates = sorted([*rates, beyond])
         wanted += [cell(rate, first) for rate in rates]

@@ -16,8 +16,10 @@ from nas_theseus.convert.block_key import BlockKeys
 from nas_theseus.convert.library import Library
 from nas_theseus.costs.table import CostTable
 from nas_theseus.errors import SpaceError, StorageError
+from nas_theseus.estimate import as_measured
 from nas_theseus.front import read_front, read_outcomes
 from nas_theseus.kept import read_space
+from nas_theseus.rungs import qualities, rungs_of
 from nas_theseus.settings import parse_constraint
 from nas_theseus.space import COSTS, MEASURED, SearchSpace
 from nas_theseus.space_graph import additive_space
@@ -28,8 +30,10 @@ from nas_theseus.values import (
     BlockChoice,
     Constraint,
     Evaluation,
+    Failure,
     FrontMember,
     Outcome,
+    Stopped,
 )
 
 _MAX_LABELS = 30_000
@@ -216,10 +220,7 @@ class _Forecaster(Proposer):
         distance: int,
     ) -> tuple[list[Prediction], float]:
         """Predictions, the most promising first, and epsilon."""
-        told = [
-            Told(one.architecture, one.values() if isinstance(one, Evaluation) else None)
-            for one in outcomes
-        ]
+        told = [self._told(outcome) for outcome in outcomes]
         estimate = self._estimate(told)
         choices, numbers = self._choices
         found = self._graph.diverse(
@@ -235,8 +236,16 @@ class _Forecaster(Proposer):
         ]
         return predictions, max(one.epsilon for one in found)
 
+    def _told(self, outcome: Outcome) -> Told:
+        if isinstance(outcome, Failure):
+            return Told(outcome.architecture)
+        stopped = isinstance(outcome, Stopped)
+        evaluation = outcome.evaluation if isinstance(outcome, Stopped) else outcome
+        reached = qualities(evaluation, rungs_of(self.space.recipe, self.metric))
+        return Told(outcome.architecture, outcome.values(), predicted=stopped, rungs=reached)
+
     def _prediction(self, architecture: Architecture, mean: float, deviation: float) -> Prediction:
-        quality = self._unlearnt(mean)
+        quality = as_measured(mean, self._quality)
         # What is minimised is learnt in logs: to first order, a share of the value.
         unit = 1.0 if self._quality.direction == "maximize" else quality
         costs = self._costs.of(architecture).known()

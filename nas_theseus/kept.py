@@ -92,10 +92,13 @@ def keep_beginning(
 
     Raises:
         SpaceError: the guide's weights, the data, the study's storage or the recipe are others
-            than before.
+            than before, or rungs are on where they were off.
     """
-    # A hash, as the URL may hold a password.
-    now = {**_identity(space), "study": short_hash(settings.study_url)}
+    now = {
+        **_identity(space),
+        "study": short_hash(settings.study_url),  # a hash, as the URL may hold a password
+        "rungs": settings.rungs,
+    }
     if not storage.settings_file.exists():
         write_bytes(storage.space_file, text.encode())
         begun = {
@@ -143,20 +146,24 @@ def _identity(space: SearchSpace) -> dict[str, str]:
     return {"guide": guide, "recipe": space.recipe.id}
 
 
-def _hold(name: str, begun: Mapping[str, Any], now: Mapping[str, str]) -> None:
+def _hold(name: str, begun: Mapping[str, Any], now: Mapping[str, Any]) -> None:
     """Refuse what is not as it was.
 
     Raises:
         SpaceError: all that changed.
     """
     library = "with" if begun["library"] else "without"
+    rungs = "with" if begun.get("rungs", False) else "without"
     said = {
         "guide": "the guide's first weights or the training data changed since this search began; "
         "restore them, or take another --name",
         "study": "it began with another --study; give that one, or take another --name",
         "recipe": f"it began {library} the library of converted blocks (--no-library), or with "
         "another version of nas-theseus; do as then, or take another --name",
+        "rungs": f"it began {rungs} rungs (--no-rungs), so that some candidates were judged "
+        "otherwise; do as then, or take another --name",
     }
-    mistakes = [said[key] for key, value in now.items() if begun[key] != value]
+    # Searches that began before there were rungs had none.
+    mistakes = [said[key] for key, value in now.items() if begun.get(key, False) != value]
     if mistakes:
         raise SpaceError(f"search {name!r}", mistakes)

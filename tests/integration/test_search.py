@@ -18,9 +18,10 @@ from nas_theseus.cli import main
 from nas_theseus.errors import StorageError
 from nas_theseus.front import read_front
 from nas_theseus.guide import plain_state
+from nas_theseus.pareto import front_of
 from nas_theseus.space import load_space
 from nas_theseus.storage import Storage
-from nas_theseus.values import Constraint, Evaluation
+from nas_theseus.values import Constraint, Evaluation, Stopped
 
 # Several whole searches one after the other, on what may be a busy machine.
 pytestmark = pytest.mark.timeout(1800)
@@ -232,6 +233,41 @@ def test_a_new_budget_is_answered_without_training_and_refined_by_one_trial(desk
 
 def kept_evaluations(storage: Storage) -> list[Evaluation]:
     return [outcome for outcome in storage.outcomes() if isinstance(outcome, Evaluation)]
+
+
+def test_candidates_that_fall_behind_are_stopped_and_on_no_front(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    desk = Desk(tmp_path)
+    (desk.folder / "long.py").write_text(
+        SPACE.replace("recipe=Recipe(epochs=1", "recipe=Recipe(epochs=2")
+    )
+    # Proposals at random, so that there is something to stop.
+    options = ("--parallel", "1", "--sampler", "random")
+    output = desk.search_file("long.py", "--trials", "16", *options)
+    outcomes = list(Storage(desk.folder / "theseus", "long").outcomes())
+    stopped = {o.architecture.id for o in outcomes if isinstance(o, Stopped)}
+    ended = [o for o in outcomes if isinstance(o, Evaluation)]
+    assert stopped and len(stopped) + len(ended) == 16
+    assert f"rungs: {len(stopped)} stopped" in output and "Kendall's tau" in output
+    front = desk.front("long")
+    goals = load_space("long.py", SPACE).goals
+    assert [name for name, _ in front] == [e.architecture.id for e in front_of(ended, goals)]
+    kept = summary(desk, "long")
+    assert (kept["trials_stopped"], kept["tau_architectures"]) == (len(stopped), len(ended) - 1)
+    refused = desk.run("search", "long.py", "--no-rungs", "--trials", "17")
+    assert refused.returncode == 2 and "it began with rungs" in refused.stderr
+
+    monkeypatch.delenv("MLFLOW_TRACKING_URI", raising=False)
+    mlflow.set_tracking_uri(f"sqlite:///{desk.folder / 'mlflow.db'}")
+    try:
+        killed = mlflow.search_runs(
+            experiment_names=["nas-theseus"], filter_string="attributes.status = 'KILLED'"
+        )
+        assert set(killed["tags.theseus.architecture"]) == stopped
+        assert set(killed["tags.theseus.front"]) == {"false"}
+    finally:
+        mlflow.set_tracking_uri(None)  # type: ignore[arg-type]
 
 
 def test_front_as_json_with_conditions(desk: Desk) -> None:

@@ -29,8 +29,10 @@ from nas_theseus.values import (
     BlockChoice,
     BlockOutcome,
     Constraint,
+    CurvePoint,
     Evaluation,
     Failure,
+    Stopped,
     derive_seed,
 )
 
@@ -243,6 +245,22 @@ def test_failed_architectures_and_blocks_that_cannot_be_converted_are_passed_ove
     desk.put([key])  # converted after all, by another search
     every = [one.architecture for one in desk.answer(budget, count=3).predicted]
     assert every != left
+
+
+def test_what_a_rung_stopped_is_passed_over_and_only_teaches(tmp_path: Path) -> None:
+    desk = Desk(tmp_path)
+    desk.evaluate_some()
+    before = desk.answer("macs <= 1e9")
+    one, cost = first_new(before), desk.costs.of(first_new(before))
+    metrics = {"val_accuracy": 0.2}
+    begun = Evaluation(
+        one, desk.space.recipe.id, 0, metrics, cost, 0, 0.0, (CurvePoint("val_accuracy", 0, 0.2),)
+    )
+    desk.storage.write_outcome(Stopped("assembled", begun, {"val_accuracy": 0.99}))
+    after = desk.answer("macs <= 1e9")
+    assert one not in {each.architecture for each in after.predicted}
+    assert after.evaluated == before.evaluated
+    assert max(each.quality for each in after.predicted) < 0.99
 
 
 def first_new(found: Answer) -> Architecture:
