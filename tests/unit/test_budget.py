@@ -256,7 +256,7 @@ def test_what_a_rung_stopped_is_passed_over_and_only_teaches(tmp_path: Path) -> 
     begun = Evaluation(
         one, desk.space.recipe.id, 0, metrics, cost, 0, 0.0, (CurvePoint("val_accuracy", 0, 0.2),)
     )
-    desk.storage.write_outcome(Stopped("assembled", begun, {"val_accuracy": 0.99}))
+    desk.storage.write_outcome(Stopped("converted", begun, {"val_accuracy": 0.99}))
     after = desk.answer("macs <= 1e9")
     assert one not in {each.architecture for each in after.predicted}
     assert after.evaluated == before.evaluated
