@@ -35,7 +35,7 @@ class LiveReport:
                 self._live = Live(console=self._console, refresh_per_second=4)
                 self._live.start()
             self._live.update(self._panel(state))
-        elif state.done + state.failed and time.monotonic() - self._last_line > 10:
+        elif state.ended and time.monotonic() - self._last_line > 10:
             self._last_line = time.monotonic()
             self._console.print(self._line(state), highlight=False)
 
@@ -47,10 +47,9 @@ class LiveReport:
             self._console.print(self._line(state), highlight=False)
 
     def _panel(self, state: State) -> Group:
-        ended = state.done + state.failed
         running = ", ".join(f"{name[:6]} {stage}" for name, stage in state.running.items())
         return Group(
-            ProgressBar(total=state.wanted, completed=ended, width=60),
+            ProgressBar(total=state.wanted, completed=state.ended, width=60),
             Text(self._line(state)),
             Text(f"running: {running}" if running else "", style="dim"),
         )
@@ -58,7 +57,7 @@ class LiveReport:
     def _line(self, state: State) -> str:
         parts = [
             f"{state.done} of {state.wanted} done, {len(state.running)} running, "
-            f"{state.failed} failed",
+            f"{state.stopped} stopped, {state.failed} failed",
             f"{state.refused} refused, {state.duplicates} known",
             *([] if state.blocks is None else [_blocks_line(state.blocks)]),
             f"front {state.front_size}, hypervolume {state.hypervolume:.4f}",
@@ -89,6 +88,17 @@ def training_line(state: State) -> str:
     )
 
 
+def rungs_line(state: State) -> str:
+    """Who was stopped at rungs, and how far the rungs told the end."""
+    if state.correlations:
+        each = ", ".join(f"{rung} {tau:.2f}" for rung, tau in state.correlations.items())
+        tau = f"Kendall's tau with the end: {each} ({state.compared} architectures)"
+    else:
+        tau = f"too few came through them for Kendall's tau ({state.compared})"
+    saved = short_count(state.macs_saved)
+    return f"rungs: {state.stopped} stopped, {saved} MACs saved; {tau}"
+
+
 def front_table(rows: Sequence[Mapping[str, Any]], title: str, width: int) -> Table:
     """The front, one line a member; block lists are cut to the terminal, `--json` has all.
 
@@ -116,6 +126,22 @@ def front_table(rows: Sequence[Mapping[str, Any]], title: str, width: int) -> Ta
     for line in cells:
         table.add_row(*line)
     return table
+
+
+def predicted_table(
+    rows: Sequence[Mapping[str, Any]], metric: str, title: str, width: int
+) -> Table:
+    """Predictions, one line each, as `front_table`; rows as `budget.Answer.rows` gives them."""
+    shown = []
+    for row in rows:
+        quality = f"{row[f'predicted_{metric}']:.4f} ± {row['deviation']:.4f}"
+        costs = {name: row[name] for name in ("macs", "params")}
+        stored, lacking = row["blocks_in_library"], row["blocks_to_convert"]
+        shown.append(
+            {"architecture": row["architecture"], f"predicted_{metric}": quality, **costs}
+            | {"in_library": str(stored), "to_convert": str(lacking), "blocks": row["blocks"]}
+        )
+    return front_table(shown, title, width)
 
 
 def _room(headings: Sequence[str], cells: Sequence[Sequence[str]], width: int) -> int:

@@ -22,10 +22,13 @@ from sqlalchemy.exc import SQLAlchemyError
 from nas_theseus.errors import ServiceError, TheseusError
 from nas_theseus.genome import Genome
 from nas_theseus.redaction import scrub, without_credentials
+from nas_theseus.rungs import Rung, qualities
 from nas_theseus.services.journal import Journal
 from nas_theseus.services.theseus_sampler import (
     COSTS,
+    ESTIMATED,
     REASON,
+    RUNGS,
     TheseusSampler,
     distributions,
 )
@@ -39,6 +42,7 @@ from nas_theseus.values import (
     Failure,
     Objective,
     Outcome,
+    Stopped,
     derive_seed,
 )
 
@@ -73,6 +77,7 @@ class Study:
         known: the result of an architecture that was evaluated before, or None.
         proposer: what the sampler `theseus` asks; the others need none.
         warm_starts: architectures that are proposed first in a new study.
+        rungs: qualities there are kept with the trial, for the sampler to learn from.
     """
 
     def __init__(
@@ -89,6 +94,7 @@ class Study:
         seed: int,
         proposer: Proposer | None = None,
         warm_starts: Sequence[Architecture] = (),
+        rungs: Sequence[Rung] = (),
     ) -> None:
         self._genome = genome
         self._objectives = tuple(objectives)
@@ -98,6 +104,7 @@ class Study:
         self._sampler: Sampler = sampler
         self._seed = seed
         self._proposer = proposer
+        self._rungs = tuple(rungs)
         self._distributions = distributions(genome)
         self._window = Window(LATEST[sampler]) if sampler in LATEST else None
         self._running: dict[str, int] = {}
@@ -260,7 +267,12 @@ class Study:
             return
         values = outcome.values()
         self._constrain(number, [c.violation(values) for c in self._constraints])
-        self._set(number, COSTS, outcome.cost.known())
+        if isinstance(outcome, Stopped):
+            self._set(number, ESTIMATED, outcome.rung)
+        evaluation = outcome.evaluation if isinstance(outcome, Stopped) else outcome
+        self._set(number, COSTS, evaluation.cost.known())
+        if reached := qualities(evaluation, self._rungs):
+            self._set(number, RUNGS, reached)
         self._study.tell(number, [values[goal.name] for goal in self._objectives])
 
     def _constrain(self, number: int, violations: Sequence[float]) -> None:
@@ -272,6 +284,31 @@ class Study:
     def _set(self, number: int, key: str, value: object) -> None:
         trial_id = self._storage.get_trial_id_from_study_id_trial_number(self._study_id, number)
         self._storage.set_trial_user_attr(trial_id, key, value)
+
+
+def enqueue(
+    name: str,
+    storage: Path | str,
+    genome: Genome,
+    objectives: Sequence[Objective],
+    architectures: Sequence[Architecture],
+) -> set[Architecture]:
+    """Have architectures proposed next, in order; those that are open already are not repeated.
+
+    Returns:
+        All that are open now: waiting to be proposed, or left running by an earlier driver.
+    """
+    _, study = _open(name, storage, objectives)
+    opened = set()
+    for trial in study.get_trials(deepcopy=False, states=(TrialState.WAITING, TrialState.RUNNING)):
+        genes = {**trial.system_attrs.get("fixed_params", {}), **trial.params}
+        if genes.keys() >= genome.genes.keys():
+            opened.add(genome.decode(genes))
+    for architecture in architectures:
+        if architecture not in opened:
+            study.enqueue_trial(genome.encode(architecture))
+            opened.add(architecture)
+    return opened
 
 
 class FixedGenome(BaseSampler):
