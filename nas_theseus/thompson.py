@@ -124,7 +124,9 @@ class Proposer:
         errors = dict(self._errors())
         if errors:
             families = self.space.families
-            errors |= {choice: 0.0 for choice in self._choices[0] if families[choice.block].keeps}
+            errors |= {
+                choice: 0.0 for choice in self._choices[0] if families[choice.block].preserves
+            }
         estimate = AdditiveEstimate(len(self.space.guide), errors, spread=self._spread)
         for one in told:
             if one.values is not None:
