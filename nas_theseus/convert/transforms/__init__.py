@@ -3,7 +3,7 @@
 from nas_theseus.convert.transforms.deepening import Residual, deepen, make_identity
 from nas_theseus.convert.transforms.kernels import enlarge_kernel
 from nas_theseus.convert.transforms.lineage import Lineage
-from nas_theseus.convert.transforms.parts import Deeper, Narrower, Wider
+from nas_theseus.convert.transforms.parts import Deeper, Narrower, Wider, widen_all
 from nas_theseus.convert.transforms.properties import properties, properties_table
 from nas_theseus.convert.transforms.widening import narrow, widen
 from nas_theseus.convert.transforms.zero import zero_initialise
@@ -21,5 +21,6 @@ __all__ = [
     "properties",
     "properties_table",
     "widen",
+    "widen_all",
     "zero_initialise",
 ]

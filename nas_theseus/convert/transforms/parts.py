@@ -9,6 +9,8 @@ channels that matter most, and is then aligned as other blocks are.
 
 from __future__ import annotations
 
+import copy
+from collections.abc import Sequence
 from dataclasses import replace
 
 import torch
@@ -20,6 +22,8 @@ from nas_theseus.convert.transforms.attention import is_attention
 from nas_theseus.convert.transforms.deepening import deepen
 from nas_theseus.convert.transforms.kernels import enlarge_kernel
 from nas_theseus.convert.transforms.layers import linear_map
+from nas_theseus.convert.transforms.lineage import Lineage
+from nas_theseus.convert.transforms.students import example
 from nas_theseus.convert.transforms.volume import Role, Volume
 from nas_theseus.convert.transforms.widening import find_volume, narrow, widen
 from nas_theseus.errors import TransformError
@@ -82,12 +86,7 @@ def grown(
     inlet = Boundary(tuple(features.shape[1:]), integer=not features.is_floating_point())
     model = nn.Sequential(part)
     if width > 1:
-        for volume in _hidden_volumes(model, features[:2]):
-            pair = 2 * volume.groups
-            more = pair * max(1, round(volume.width * (width - 1) / pair))
-            widen(
-                model, volume.layer, volume.width + more, inlet=inlet, seed=_seed(), in_place=True
-            )
+        widen_all(model, inlet, width, seed=_seed(), in_place=True)
     if kernel:
         convolutions = _spatial_convolutions(model)
         if not convolutions:
@@ -99,6 +98,40 @@ def grown(
         activation = closing_activation(model, "0", features[:2])
         deepen(model, "0", activation=activation, inlet=inlet, seed=_seed(), in_place=True)
     return model
+
+
+def widen_all(
+    model: nn.Module,
+    inlet: Boundary | Sequence[int],
+    width: float,
+    method: str = "r2wider",
+    *,
+    scale: float = 1.0,
+    noise: float = 0.0,
+    seed: int = 0,
+    in_place: bool = False,
+    lineage: Lineage | None = None,
+) -> nn.Module:
+    """Widen every hidden volume of a network, one after the other; its input and output stay.
+
+    Args:
+        model, inlet, method, scale, noise, in_place, lineage: as for `widen`.
+        width: of each volume, as a multiple above 1; new channels are rounded to pairs of what
+            groups can share out, one pair at least, whatever the method.
+        seed: of the first volume's draws; counts on.
+
+    Raises:
+        TransformError: as `widen`, or there is no hidden volume.
+    """
+    student = model if in_place else copy.deepcopy(model)
+    for number, volume in enumerate(_hidden_volumes(student, example(model, inlet))):
+        pair = 2 * volume.groups
+        channels = volume.width + pair * max(1, round(volume.width * (width - 1) / pair))
+        widen(
+            student, volume.layer, channels, method, inlet=inlet, scale=scale, noise=noise,
+            seed=seed + number, in_place=True, lineage=lineage,
+        )  # fmt: skip
+    return student
 
 
 def shrunk(part: nn.Module, features: Tensor, *, width: float) -> nn.Module:

@@ -19,7 +19,7 @@ from nas_theseus.convert.block_key import BlockKeys
 from nas_theseus.convert.guide_training import prepare_guide
 from nas_theseus.convert.library import Library
 from nas_theseus.convert.target import assemble
-from nas_theseus.convert.transforms import Deeper, Narrower, Wider
+from nas_theseus.convert.transforms import Deeper, Narrower, Wider, widen_all
 from nas_theseus.convert.transforms.parts import grown, shrunk
 from nas_theseus.costs import count_macs, count_params
 from nas_theseus.costs.table import CostTable
@@ -325,6 +325,17 @@ def test_activations_are_not_needed_to_rebuild(workshop) -> None:
     inputs = workshop.space.task.sample(8)
     with torch.no_grad():
         assert torch.equal(rebuilt(inputs), found(inputs))
+
+
+@pytest.mark.parametrize("method", ["r2wider", "netmorph"])
+def test_all_volumes_of_a_network_at_once(method, trained, difference) -> None:
+    teacher = trained(ResNet((1, 1), 4))
+    student = widen_all(teacher, (1, 12, 12), 2, method)
+    assert difference(teacher, student, torch.randn(4, 1, 12, 12)) < 1e-5
+    widths = [m.out_channels for m in student.modules() if isinstance(m, nn.Conv2d)]
+    before = [m.out_channels for m in teacher.modules() if isinstance(m, nn.Conv2d)]
+    assert widths == [2 * width for width in before]
+    assert student.head[2].out_features == 10
 
 
 def test_a_guide_given_as_a_chain_grows_too(trained, difference) -> None:
