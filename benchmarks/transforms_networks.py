@@ -140,9 +140,8 @@ CASES = {
     ),
     "efficientnet-lite0": Case(
         efficientnet_lite0, Boundary((3, 64, 64)),
-        ("_blocks.0._depthwise_conv", "_blocks.3._expand_conv", "_blocks.5._project_conv",
-         "_conv_head"),
-        "_blocks.4", "_blocks.6._depthwise_conv", activation=False,
+        ("_blocks.1._expand_conv", "_blocks.5._expand_conv", "_blocks.10._expand_conv"),
+        "_blocks.4", None, activation=False,
     ),
     "gpt2": Case(
         gpt2, Boundary((16,), integer=True),
@@ -205,9 +204,9 @@ def _widened(teacher: nn.Module, method: str, case: Case) -> tuple[nn.Module, li
     refusal: TransformError | None = None
     inputs = example_input(teacher, case.inlet, batch=2)
     for number, layer in enumerate(case.layers):
-        volume = find_volume(student, layer, inputs)
-        channels = volume.width + 2 * volume.groups * max(1, volume.width // 4 // volume.groups)
         try:
+            volume = find_volume(student, layer, inputs)
+            channels = volume.width + 2 * volume.groups * max(1, volume.width // 4 // volume.groups)
             student = widen(student, layer, channels, method, inlet=case.inlet, seed=number)
         except TransformError as error:
             refusal = error
@@ -226,7 +225,7 @@ def _deepened(teacher: nn.Module, method: str, case: Case) -> tuple[nn.Module, l
 
 def _enlarged(teacher: nn.Module, _: str, case: Case) -> tuple[nn.Module, list[str]]:
     if case.kernel is None:
-        raise TransformError("the network has no convolution with a kernel")
+        raise TransformError("the network has no convolution with torch's own forward")
     conv = teacher.get_submodule(case.kernel)
     sizes = [int(size) + 2 for size in conv.kernel_size]  # type: ignore[union-attr]
     return enlarge_kernel(teacher, case.kernel, sizes, inlet=case.inlet), [case.kernel]

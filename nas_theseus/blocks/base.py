@@ -85,8 +85,10 @@ class BlockFamily:
         Raises:
             PairingError: the block cannot stand between these shapes.
         """
-        if self.factory is None or self.of_part:
-            raise PairingError(f"block {self.name!r} is made of a guide's part, not of shapes")
+        if self.factory is None:
+            raise PairingError(f"block {self.name!r} keeps the guide's part, nothing is built")
+        if self.of_part:
+            raise PairingError(f"block {self.name!r} is made of a guide's part, not of two shapes")
         try:
             module = self.factory(inlet, outlet, **hyperparameters)
         except ShapeError as error:
