@@ -320,7 +320,7 @@ def growth_of(space: SearchSpace, costs: CostTable) -> float:
 
 
 def reference_of(
-    goals: tuple[Objective, ...], guide: dict[str, float], growth: float
+    goals: tuple[Objective, ...], guide: dict[str, float], growth: float = 1.0
 ) -> dict[str, float]:
     """The worst values that count in the hypervolume: the guide's cost, ten points less quality.
 
