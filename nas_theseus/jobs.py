@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import time
+from typing import TypeAlias
 
 from nas_theseus.block_jobs import BlockJobs
 from nas_theseus.convert.block_key import BlockKey
@@ -12,7 +13,6 @@ from nas_theseus.front import read_runs
 from nas_theseus.genome import Genome
 from nas_theseus.pareto import IncrementalFront, hypervolume_of
 from nas_theseus.progress import Reporter, State
-from nas_theseus.services.cluster import Job
 from nas_theseus.services.study import Proposal, Study
 from nas_theseus.services.tracking import Tracker
 from nas_theseus.settings import SearchSettings
@@ -20,6 +20,8 @@ from nas_theseus.space import COSTS, MEASURED, SearchSpace
 from nas_theseus.storage import Storage
 from nas_theseus.thompson import Proposer
 from nas_theseus.values import Architecture, Evaluation, Failure, Objective, Outcome
+
+Job: TypeAlias = BlockKey | Architecture
 
 
 class ProposalJobs:
