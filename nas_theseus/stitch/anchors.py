@@ -6,15 +6,15 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 import torch
-from scipy.optimize import linear_sum_assignment
+from scipy.optimize import linear_sum_assignment  # type: ignore[import-untyped]
 from torch import Tensor
 
 from nas_theseus.errors import GuideError
-from nas_theseus.guide import Guide
+from nas_theseus.guide import Guide, device_of
 from nas_theseus.tasks import Task
 
-# Share of examples that two anchors must agree on more under another order of the classes than
-# under their own, before the order is thought to differ (ours).
+# By how much more often an anchor must be right with its outputs in another order, before the order
+# is thought to differ (ours).
 _CLEARLY = 0.2
 
 
@@ -62,41 +62,33 @@ def check_anchors(anchors: Sequence[Anchor]) -> None:
             )
 
 
-def check_class_order(anchors: Sequence[Anchor], sample: Tensor) -> None:
-    """Refuse anchors of which one means another class by the same output.
+def check_class_order(anchor: Anchor, inputs: Tensor, targets: Tensor) -> None:
+    """Refuse an anchor that means another class by an output than its task does.
 
-    Told from their predictions: the permutation of outputs under which an anchor agrees most with
-    the first one (ours).
+    Told from its predictions: another order of its outputs makes it right far more often (ours).
 
     Args:
-        sample: inputs, shape (N, *inlet); a few hundred.
+        inputs: shape (N, *inlet); a few hundred.
+        targets: their classes, shape (N,); anything else is not checked.
 
     Raises:
-        GuideError: another order of an anchor's outputs fits clearly better; names the classes.
+        GuideError: the order differs; names the classes.
     """
-    first, *others = anchors
-    if first.network.boundaries[-1].kind != "vector":
+    outputs = anchor.network.boundaries[-1]
+    if outputs.kind != "vector" or targets.ndim != 1 or targets.is_floating_point():
         return
-    expected = _predictions(first, sample)
-    classes = first.network.boundaries[-1].width
-    for anchor in others:
-        together = torch.zeros(classes, classes)
-        given = _predictions(anchor, sample)
-        together.index_put_((expected, given), torch.ones(len(sample)), accumulate=True)
-        rows, columns = linear_sum_assignment(-together.numpy())
-        better = float(together[rows, columns].sum() - together.diagonal().sum()) / len(sample)
-        if better > _CLEARLY:
-            moved = [f"{a} is {b}" for a, b in zip(rows, columns, strict=True) if a != b]
-            raise GuideError(
-                f"anchors {first.name!r} and {anchor.name!r} have their classes in another order: "
-                f"class {', '.join(moved[:5])} there; reorder the last layer's outputs"
-            )
-
-
-def _predictions(anchor: Anchor, sample: Tensor) -> Tensor:
-    was_training = anchor.network.training
-    anchor.network.eval()
     with torch.no_grad():
-        found = torch.cat([anchor.network(x).argmax(1) for x in torch.split(sample, 256)])
-    anchor.network.train(was_training)
-    return found.cpu()
+        device = device_of(anchor.network)
+        found = torch.cat(
+            [anchor.network(x.to(device)).argmax(1) for x in torch.split(inputs, 256)]
+        )
+    together = torch.zeros(outputs.width, outputs.width)
+    together.index_put_((targets.cpu(), found.cpu()), torch.ones(len(inputs)), accumulate=True)
+    rows, columns = linear_sum_assignment(-together.numpy())
+    right, reordered = together.trace(), together[rows, columns].sum()
+    if reordered - right > _CLEARLY * len(inputs):
+        moved = [f"{b} for class {a}" for a, b in zip(rows, columns, strict=True) if a != b]
+        raise GuideError(
+            f"anchor {anchor.name!r} has its classes in another order than its task: it says "
+            f"{', '.join(moved[:5])}; reorder the last layer's outputs"
+        )

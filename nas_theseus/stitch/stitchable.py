@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import copy
 import json
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from itertools import combinations, pairwise
 from pathlib import Path
@@ -119,9 +119,8 @@ class StitchableNet(nn.Module):
         self._paths = [self._path(config) for config in self._configs]
         self._norms = batch_norms(self)
         self._widths = [norm.num_features for norm in self._norms for _ in range(2)]
-        own = [s.detach().clone() for s in self._running()]
-        row = torch.cat(own) if own else torch.empty(0)
-        self.register_buffer("statistics", row.repeat(len(self._configs), 1))
+        self.register_buffer("statistics", torch.zeros(len(self._configs), sum(self._widths)))
+        self.adopt({})
         self.selected = len(self._configs) - 1
         self.eval()
 
@@ -149,7 +148,16 @@ class StitchableNet(nn.Module):
         self.selected = index
         if self._widths:
             with torch.no_grad():
-                torch._foreach_copy_(self._running(), torch.split(self.statistics[index], self._widths))
+                torch._foreach_copy_(
+                    self._running(), torch.split(self.statistics[index], self._widths)
+                )
+
+    def adopt(self, anchors: Mapping[str, Guide]) -> None:
+        """Take over weights of trained anchors, and their statistics for every network."""
+        for name, network in anchors.items():
+            self.anchor(name).load_state_dict(network.state_dict())
+        if self._widths:
+            self.statistics[:] = torch.cat(self._running())
 
     def forward(self, inputs: Tensor) -> Tensor:
         features = inputs
@@ -159,35 +167,43 @@ class StitchableNet(nn.Module):
 
     def extract(self, index: int) -> Guide:
         """A copy of one network as a plain chain, in eval mode; nothing of the others."""
+        return Guide(self.copied_parts(index), self.task.inlet).eval()
+
+    def copied_parts(self, index: int) -> list[tuple[str, nn.Module]]:
+        """Names and copies of one network's parts, with its own statistics."""
         before = self.selected
         self.select(index)
         parts = copy.deepcopy(self._named(self._configs[index]))
         self.select(before)
-        return Guide(parts, self.task.inlet).eval()
+        return parts
 
     def keep_statistics(self) -> None:
         """Let the selected network keep its batch norms' present statistics."""
         if self._widths:
             self.statistics[self.selected] = torch.cat(self._running())
 
-    def fit(self, sample: Tensor) -> list[float]:
+    def fit(self, examples: int = 512) -> list[float]:
         """Give every stitch the least-squares solution, over all pairs of its window.
 
         Args:
-            sample: training inputs, shape (N, *inlet); some hundred.
+            examples: training inputs of the task; some hundred.
 
         Returns:
             For each stitch, the share of the expected variance that it leaves.
 
         Raises:
             ConversionError: too few inputs, or NaN or infinite activations.
-            GuideError: the anchors have their classes in another order.
+            GuideError: an anchor has its classes in another order than the task.
 
         Source: Pan et al. 2023, section 3 (M = A⁺B, here with intercept).
         """
-        check_class_order([Anchor(n, self.anchor(n), self.task) for n in self.names], sample)
         before, was_training = self.selected, self.training
         self.eval()
+        batch = next(iter(self.task.batches("train", examples, limit=examples)))
+        sample = batch.inputs
+        for name in self.names:
+            self._select_anchor(name)
+            check_class_order(Anchor(name, self.anchor(name), self.task), sample, batch.targets)
         residuals = []
         for number, (front, back, pairs) in enumerate(self.windows):
             stitch = self.stitches[number]
@@ -279,9 +295,12 @@ class StitchableNet(nn.Module):
         found = [s for norm in self._norms for s in (norm.running_mean, norm.running_var)]
         return [statistic for statistic in found if statistic is not None]
 
+    def _select_anchor(self, name: str) -> None:
+        self.select(next(i for i, c in enumerate(self._configs) if str(c) == name))
+
     def _features(self, name: str, sample: Tensor, at: set[int]) -> list[dict[int, Tensor]]:
         """An anchor's activations, with the anchor's own statistics, a batch each."""
-        self.select(next(i for i, c in enumerate(self._configs) if str(c) == name))
+        self._select_anchor(name)
         anchor = self.anchor(name)
         with torch.no_grad():
             device = device_of(anchor)
