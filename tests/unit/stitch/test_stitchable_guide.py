@@ -21,6 +21,7 @@ TRAINING = Recipe(epochs=2, batch_size=27, learning_rate=5e-3, align_examples=10
 
 
 def guide_of(anchors: list[Anchor]) -> StitchableGuide:
+    torch.manual_seed(0)  # of the stitches, as `load_space` does
     return StitchableGuide(
         anchors, stitch_training=TRAINING, sizes=[1], directions=["fast-to-slow"], fit_examples=100
     )
@@ -31,7 +32,7 @@ def space(anchors: list[Anchor], task: ImageTask) -> SearchSpace:
     guide = guide_of(anchors)
     return SearchSpace(
         guide=guide, task=task, blocks=[Keep(), guide.stitched([0, 0.5, 1])], max_span=len(guide),
-        guide_training=TRAINING, recipe=Recipe(schedule="naive", epochs=0, align_examples=100),
+        guide_training=TRAINING, recipe=Recipe(schedule="naive", epochs=0, align_examples=100, align_batch_size=256),
     )  # fmt: skip
 
 
