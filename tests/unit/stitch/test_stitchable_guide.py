@@ -32,7 +32,8 @@ def space(anchors: list[Anchor], task: ImageTask) -> SearchSpace:
     guide = guide_of(anchors)
     return SearchSpace(
         guide=guide, task=task, blocks=[Keep(), guide.stitched([0, 0.5, 1])], max_span=len(guide),
-        guide_training=TRAINING, recipe=Recipe(schedule="naive", epochs=0, align_examples=100, align_batch_size=256),
+        guide_training=TRAINING,
+        recipe=Recipe(schedule="naive", epochs=0, align_examples=100, align_batch_size=256),
     )  # fmt: skip
 
 
