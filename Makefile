@@ -28,8 +28,9 @@ demo: $(VENV)
 	@echo "front and networks: theseus/searches/demo/front (open front.html)"
 	@echo "all runs:           $(BIN)/nas-theseus ui"
 
+# Two files of tests at a time, one thread each.
 test: $(VENV)
-	$(BIN)/pytest
+	OMP_NUM_THREADS=1 $(BIN)/pytest -n 2 --dist loadfile
 
 $(METHODS_VENV): pyproject.toml Makefile
 	$(PYTHON) -m venv $(METHODS_VENV)

@@ -79,7 +79,8 @@ CONVERSIONS: dict[str, dict[str, Any]] = {
 TUNED = "sequential-regression"
 # A second setting that is tuned at the best learning rate, beginning with the first value: the
 # weight of the guide's logits, and the share of the budget that alignment may spend, which decides
-# the steps of a stage.
+# the steps of a stage; that share goes on by factors of 2 while the largest is best.
+LARGEST_SHARE = 0.8
 SECOND: dict[str, tuple[float, ...]] = {"kd": (0.5, 0.2, 0.9), TUNED: (0.1, 0.2)}
 ABLATIONS: dict[str, dict[str, Any]] = {
     f"{method}, {what}": CONVERSIONS[method] | changes
@@ -241,6 +242,13 @@ def finished() -> dict[Cell, dict[str, Any]]:
     return {Cell(**{name: row[name] for name in names}): row for row in rows}
 
 
+def chosen() -> list[dict[str, Any]]:
+    """Finished cells without those whose settings tuning has since left behind."""
+    return [row for cell, row in finished().items() if cell.seed == TUNING_SEED or cell ==
+            tuned_cell(cell.pair, cell.method, cell.seed, trained=cell.trained, share=cell.share)
+            ]  # fmt: skip
+
+
 def run_missing(cells: Iterable[Cell], jobs: int, deadline: float) -> bool:
     """Run the cells that are not there, several at a time, each kept as it ends.
 
@@ -276,22 +284,37 @@ def run_missing(cells: Iterable[Cell], jobs: int, deadline: float) -> bool:
     return True
 
 
+def tuned_methods(pair: str) -> list[tuple[str, bool, float]]:
+    """Methods that are tuned by themselves: with a trained guide or not, at a share of compute."""
+    cheap = TUNED if PAIRS[pair].metric == "perplexity" else f"{TUNED}{UNTAUGHT}"
+    untrained = [("naive", False, 1.0), (TUNED, False, 1.0)] if pair == FIRST else []
+    return [*((m, True, 1.0) for m in (*BASELINES, TUNED)), (cheap, True, 0.25), *untrained]
+
+
 def tuning(pair: str) -> list[Cell]:
     """What tuning needs next: learning rates, then second settings, with a seed of their own."""
     wanted = []
-    for method in ("scratch", "kd", "naive", TUNED):
-        first, *others = SECOND.get(method, (0.0,))
+    for method, trained, share in tuned_methods(pair):
+        first, *others = SECOND.get(method.removesuffix(UNTAUGHT), (0.0,))
 
-        def cell(rate: float, second: float, method: str = method) -> Cell:
-            return Cell(pair, True, method, TUNING_SEED, 1.0, rate, second)
+        def cell(
+            rate: float,
+            second: float,
+            method: str = method,
+            trained: bool = trained,
+            share: float = share,
+        ) -> Cell:
+            return Cell(pair, trained, method, TUNING_SEED, share, rate, second)
 
         rates = list(RATES)
         done = finished()
         while all(cell(rate, first) in done for rate in rates):
-            best, _ = best_settings(pair, method)
+            best, second = best_settings(pair, method, trained=trained, share=share)
             beyond = {rates[0]: rates[0] / 2, rates[-1]: rates[-1] * 2}.get(best)
             if beyond is None or not RATES_WITHIN[0] <= beyond <= RATES_WITHIN[1]:
-                wanted += [cell(best, second) for second in others]
+                wanted += [cell(best, other) for other in others]
+                if method not in BASELINES and others[-1] <= second < LARGEST_SHARE:
+                    wanted.append(cell(best, 2 * second))
                 break
             rates = sorted([*rates, beyond])
         wanted += [cell(rate, first) for rate in rates]
@@ -306,36 +329,44 @@ def tune(pair: str, jobs: int, deadline: float) -> bool:
     return True
 
 
-def best_settings(pair: str, method: str) -> tuple[float, float]:
-    """Learning rate and second setting that tuning chose; all conversions share those of one."""
-    tuned = TUNED if method in METHODS.keys() - BASELINES.keys() else method
+def best_settings(
+    pair: str, method: str, *, trained: bool = True, share: float = 1.0
+) -> tuple[float, float]:
+    """Learning rate and second setting that tuning chose; all conversions share those of one.
+
+    Without a trained guide those of a trained one, on pairs where no others were tuned.
+    """
     lower = PAIRS[pair].metric == "perplexity"
-    rows = [(row["validation"] * (1 if lower else -1), cell.learning_rate, cell.second)
-            for cell, row in finished().items() if row["validation"] is not None
-            and (cell.pair, cell.method, cell.seed) == (pair, tuned, TUNING_SEED)]  # fmt: skip
-    _, rate, second = min(rows)
-    return rate, second
+    same = [method] if method in BASELINES else [m for m in METHODS if m not in BASELINES]
+    rows = [(row["validation"] * (1 if lower else -1), cell) for cell, row in finished().items()
+            if row["validation"] is not None and cell.method in same
+            and (cell.pair, cell.seed) == (pair, TUNING_SEED)]  # fmt: skip
+    own = [row for row in rows if (row[1].trained, row[1].share) == (trained, share)]
+    usual = [row for row in rows if (row[1].trained, row[1].share) == (True, 1.0)]
+    _, best = min(own or usual)
+    return best.learning_rate, best.second
 
 
 def tuned_cell(
     pair: str, method: str, seed: int, *, trained: bool = True, share: float = 1.0
 ) -> Cell:
     """A cell with the settings that tuning chose."""
-    return Cell(pair, trained, method, seed, share, *best_settings(pair, method))
+    settings = best_settings(pair, method, trained=trained, share=share)
+    return Cell(pair, trained, method, seed, share, *settings)
 
 
 def compared(pair: str, seeds: Sequence[int]) -> list[Cell]:
-    """All methods on the first pair; the others take its best two, and the one that was tuned."""
+    """All methods on the first pair; its best two, and the library's schedule, on the others."""
     ours = list(CONVERSIONS)
     if pair != FIRST:
-        best = report.best_methods(finished().values(), FIRST, CONVERSIONS, 2)
-        ours = list(dict.fromkeys([TUNED, *best]))
+        best = report.best_methods(chosen(), FIRST, CONVERSIONS, 2)
+        ours = list(dict.fromkeys([TUNED, *best, "independent-cka"]))
     return [tuned_cell(pair, method, seed) for seed in seeds for method in (*BASELINES, *ours)]
 
 
 def quarter(pair: str, seeds: Sequence[int]) -> list[Cell]:
     """The best method at a quarter of the compute, with the guide's logits and without."""
-    best = report.best_methods(finished().values(), pair, CONVERSIONS, 1)[0]
+    best = report.best_methods(chosen(), pair, CONVERSIONS, 1)[0]
     taught = PAIRS[pair].metric == "accuracy"
     methods = [best, *([f"{best}{UNTAUGHT}"] if taught else [])]
     return [tuned_cell(pair, m, seed, share=0.25) for seed in seeds for m in methods]
@@ -343,7 +374,7 @@ def quarter(pair: str, seeds: Sequence[int]) -> list[Cell]:
 
 def untrained(pair: str, seeds: Sequence[int]) -> list[Cell]:
     """The pair's best two methods with an untrained guide, and `naive`."""
-    best = report.best_methods(finished().values(), pair, CONVERSIONS, 2)
+    best = report.best_methods(chosen(), pair, CONVERSIONS, 2)
     methods = dict.fromkeys(("naive", "progressive-cka", *best))
     return [tuned_cell(pair, m, seed, trained=False) for seed in seeds for m in methods]
 
@@ -376,13 +407,12 @@ def main() -> None:
     parser.add_argument("--jobs", type=int, default=os.cpu_count() or 1, help="cells at a time")
     parser.add_argument("--minutes", type=float, default=float("inf"), help="start none after")
     options = parser.parse_args()
-    chosen = list(PAIRS) if options.all else options.pair
-    if not (chosen or options.report):
+    pairs = list(PAIRS) if options.all else options.pair
+    if not (pairs or options.report):
         parser.error("give --all, --pair or --report")
     if not options.report:
-        fill(chosen, SEEDS[: options.seeds], options)
-    rows = list(finished().values())
-    report.write(rows, SEEDS, TUNING_SEED, list(CONVERSIONS), list(METHODS), list(PAIRS))
+        fill(pairs, SEEDS[: options.seeds], options)
+    report.write(chosen(), SEEDS, TUNING_SEED, list(CONVERSIONS), list(METHODS), list(PAIRS))
 
 
 if __name__ == "__main__":

@@ -157,7 +157,9 @@ def tuned(rows: Iterable[Row], pair: str, seed: int) -> list[str]:
     for row in rows:
         if (row["pair"], row["seed"]) == (pair, seed):
             tried = (row["learning_rate"], row["second"], row["validation"])
-            found.setdefault(row["method"], []).append(tried)
+            where = "" if row["trained"] else ", untrained guide"
+            where += "" if row["share"] == 1 else f", {row['share']:g} of the compute"
+            found.setdefault(row["method"] + where, []).append(tried)
     if not found:
         return []
     return [
@@ -165,9 +167,9 @@ def tuned(rows: Iterable[Row], pair: str, seed: int) -> list[str]:
         "guide's logits or the share of compute for alignment):",
         "",
         *(
-            f"- {method} "
+            f"- {method}: "
             + ", ".join(
-                f"{rate:g}{f' ({second:g})' if method not in ('scratch', 'naive') else ''}: "
+                f"{rate:g}{f' ({second:g})' if second else ''}: "
                 + ("failed" if value is None else f"{value:.4f}")
                 for rate, second, value in sorted(tried)
             )

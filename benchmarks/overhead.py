@@ -29,7 +29,7 @@ from nas_theseus.services.tracking import Tracker
 from nas_theseus.settings import SearchSettings
 from nas_theseus.space import load_space
 from nas_theseus.storage import Storage
-from nas_theseus.values import Architecture, Cost, Evaluation
+from nas_theseus.values import Architecture, Cost, Evaluation, Stopped
 
 ROOT = Path(__file__).resolve().parent.parent
 DIGITS = ROOT / "search_spaces" / "digits.py"
@@ -121,7 +121,8 @@ def demo(folder: Path) -> dict[str, Any]:
     subprocess.run(command, cwd=folder, env=environment, check=True, stdout=subprocess.DEVNULL)
     wall = time.perf_counter() - started
     storage = Storage(folder / "theseus", "demo")
-    trials = [o for o in storage.outcomes() if isinstance(o, Evaluation)]
+    outcomes = [o.evaluation if isinstance(o, Stopped) else o for o in storage.outcomes()]
+    trials = [o for o in outcomes if isinstance(o, Evaluation)]
     own = sum(trial.seconds for trial in trials)
     times = sorted(path.stat().st_mtime for path in storage.evaluations.glob("*.json"))
     return {

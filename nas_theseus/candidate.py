@@ -21,6 +21,7 @@ from nas_theseus.costs import measured_costs
 from nas_theseus.costs.table import CostTable
 from nas_theseus.errors import ConversionError
 from nas_theseus.evaluate import score
+from nas_theseus.rungs import rungs_of
 from nas_theseus.settings import Recipe
 from nas_theseus.space import MEASURED, SearchSpace
 from nas_theseus.values import (
@@ -28,6 +29,7 @@ from nas_theseus.values import (
     BlockOutcome,
     CurvePoint,
     Evaluation,
+    Reached,
     canonical_json,
     derive_seed,
 )
@@ -47,11 +49,13 @@ class Progress:
 
     Attributes:
         block: one that it had to convert into the library first.
+        reached: a rung, where it may be stopped.
     """
 
     stage: str
     points: tuple[CurvePoint, ...] = ()
     block: BlockOutcome | None = None
+    reached: Reached | None = None
 
 
 @dataclass
@@ -149,6 +153,37 @@ class Workshop:
         teacher = self.activations if recipe.taught else None
         # An architecture that keeps every part is the guide: there is nothing to convert or train.
         is_guide = all(target.kept) and not fresh
+        names = {rung.epoch: rung.name for rung in rungs_of(recipe, self.space.metric)}
+        measured: dict[str, float] | None = None
+
+        def evaluated() -> Evaluation:
+            """What the candidate is now; what is measured is so once, as training changes none."""
+            nonlocal measured
+            space = self.space
+            if measured is None:
+                measured = measured_costs(space.measured, target, task.inlet, self.device)
+            spread = {name: value for name, value in measured.items() if name not in MEASURED}
+            memory = measured.get("peak_memory_bytes")
+            quality = curve[-1].value if curve else score(target, task, "validation")
+            return Evaluation(
+                architecture=architecture,
+                recipe=recipe.id,
+                seed=search_seed,
+                metrics={space.metric: quality, **spread},
+                cost=replace(
+                    self.costs.of(architecture),
+                    latency_ms=measured.get("latency_ms"),
+                    peak_memory_bytes=None if memory is None else int(memory),
+                ),
+                train_macs_spent=macs.spent,
+                seconds=time.perf_counter() - started,
+                curve=tuple(curve),
+                notes=("the guide itself: every part kept, nothing trained",) if is_guide else (),
+            )
+
+        def reached(epoch: int) -> Reached | None:
+            return Reached(names[epoch], evaluated()) if epoch in names else None
+
         if not is_guide:
             generator = torch.Generator().manual_seed(seed)
             measure = similarity(recipe.similarity, **recipe.similarity_options.given)
@@ -194,7 +229,7 @@ class Workshop:
             target.thaw()
             converted = CurvePoint(self.space.metric, 0, score(target, task, "validation"))
             curve.append(converted)
-            yield Progress("convert", (converted,))
+            yield Progress("convert", (converted,), reached=reached(0))
             for epoch in train(target, task, recipe, seed, teacher):
                 macs.training(epoch)
                 trained = (
@@ -203,28 +238,8 @@ class Workshop:
                                score(target, task, "validation")),
                 )  # fmt: skip
                 curve.extend(trained)
-                yield Progress("finetune", trained)
-        quality = curve[-1].value if curve else score(target, task, "validation")
-        space = self.space
-        measured = measured_costs(space.measured, target, task.inlet, self.device)
-        spread = {name: value for name, value in measured.items() if name not in MEASURED}
-        memory = measured.get("peak_memory_bytes")
-        evaluation = Evaluation(
-            architecture=architecture,
-            recipe=recipe.id,
-            seed=search_seed,
-            metrics={self.space.metric: quality, **spread},
-            cost=replace(
-                self.costs.of(architecture),
-                latency_ms=measured.get("latency_ms"),
-                peak_memory_bytes=None if memory is None else int(memory),
-            ),
-            train_macs_spent=macs.spent,
-            seconds=time.perf_counter() - started,
-            curve=tuple(curve),
-            notes=("the guide itself: every part kept, nothing trained",) if is_guide else (),
-        )
-        return Converted(evaluation, target.eval().to("cpu"))
+                yield Progress("finetune", trained, reached=reached(epoch.epoch + 1))
+        return Converted(evaluated(), target.eval().to("cpu"))
 
 
 @dataclass

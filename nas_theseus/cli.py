@@ -86,6 +86,9 @@ def search(
     no_library: Annotated[
         bool, typer.Option("--no-library", help="Convert every candidate by itself.")
     ] = False,
+    no_rungs: Annotated[
+        bool, typer.Option("--no-rungs", help="Train every candidate to its end.")
+    ] = False,
     address: Annotated[
         str | None, typer.Option(help="Ray cluster to join, such as auto; else this machine.")
     ] = None,
@@ -109,7 +112,7 @@ def search(
         "time_budget_s": time_budget, "storage": storage, "study_url": study,
         "sampler": sampler, "seed": seed, "address": address,
         "library": False if no_library else True if library is None else library,
-        "cpus_per_trial": cpus_per_trial, "gpus_per_trial": gpus_per_trial,
+        "rungs": not no_rungs, "cpus_per_trial": cpus_per_trial, "gpus_per_trial": gpus_per_trial,
     }  # fmt: skip
     kept = _kept_settings(storage, str(given["name"]))
     for key in ("sampler", "seed"):
@@ -119,6 +122,8 @@ def search(
                 given[key] = kept[key]
     if library is None and kept.get("library") is False:
         given["library"] = False
+    if kept and not kept.get("rungs", False):
+        given["rungs"] = False
     _search(space, validated(SearchSettings, given, "search"))
 
 
@@ -136,7 +141,7 @@ def _search(space: Path, settings: SearchSettings) -> None:
     console = Console()
     console.print(f"search {settings.name} in {settings.storage}", highlight=False)
     from nas_theseus.front import front_rows
-    from nas_theseus.report import LiveReport, front_table, training_line
+    from nas_theseus.report import LiveReport, front_table, rungs_line, training_line
     from nas_theseus.search import run_search
 
     report = LiveReport(console)
@@ -153,6 +158,7 @@ def _search(space: Path, settings: SearchSettings) -> None:
         report.close(state)
     console.print(f"ended: {result.state.ended_because or 'nothing was left to run'}")
     console.print(training_line(result.state), highlight=False)
+    console.print(rungs_line(result.state), highlight=False)
     rows = front_rows(result.front)
     title = f"front of {result.name}: {len(rows)} architectures"
     console.print(front_table(rows, title, console.width))

@@ -26,7 +26,7 @@ from nas_theseus.stitch.rows import MakeRowWorker, Pair, RowSettings
 from nas_theseus.stitch.sources import Source
 from nas_theseus.storage import make_folder, write_json
 from nas_theseus.tasks import Task
-from nas_theseus.values import CurvePoint, short_hash
+from nas_theseus.values import CurvePoint, Reached, short_hash
 
 MATRIX_FILE = "matrix.json"
 
@@ -60,6 +60,10 @@ class RowJobs:
 
     def reported(self, job: Endpoint, stage: str) -> None:
         """Cells tell of themselves as files."""
+
+    def reached(self, reached: Reached) -> bool:
+        """Rows have no rungs."""
+        return True
 
     def ended(self, job: Endpoint, failure: str | None) -> None:
         if failure is not None:

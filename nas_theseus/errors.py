@@ -56,6 +56,10 @@ class ConversionError(TheseusError, RuntimeError):
     """A conversion that cannot start or that diverged."""
 
 
+class TransformError(TheseusError, ValueError):
+    """A function-preserving transform that a network or a method does not allow."""
+
+
 class ExportError(TheseusError, RuntimeError):
     """A found network that a file format cannot hold, or that a written file does not repeat."""
 

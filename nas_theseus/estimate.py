@@ -30,11 +30,12 @@ from numpy.typing import NDArray
 from nas_theseus.errors import EstimateError
 from nas_theseus.estimate_posterior import Draw, Observation, Posterior, Rows, Standard
 from nas_theseus.estimate_variances import Learnt, learn
-from nas_theseus.values import Architecture, BlockChoice
+from nas_theseus.values import Architecture, BlockChoice, Objective
 
 _Floats = NDArray[np.float64]
 
 _SPREAD_WEIGHT = 4.0
+_TINY = 1e-12
 
 
 class AdditiveEstimate:
@@ -203,6 +204,16 @@ class AdditiveEstimate:
             near = min(known, key=lambda other: abs(other - place), default=None)
             levels.append(self._level if near is None else known[near])
         return Standard(spread, tuple(levels))
+
+
+def as_learnt(quality: float, goal: Objective) -> float:
+    """Quality as it is learnt, more is better: what is minimised, as perplexity, in logs."""
+    return quality if goal.direction == "maximize" else -math.log(max(quality, _TINY))
+
+
+def as_measured(learnt: float, goal: Objective) -> float:
+    """The inverse of `as_learnt`."""
+    return learnt if goal.direction == "maximize" else math.exp(-learnt)
 
 
 def advantages(errors: Mapping[BlockChoice, float], parts: int) -> dict[BlockChoice, float]:

@@ -9,7 +9,7 @@ import torch
 
 from nas_theseus.space import SearchSpace
 from nas_theseus.storage import Storage
-from nas_theseus.values import Evaluation
+from nas_theseus.values import Evaluation, Stopped
 
 
 def forecast(
@@ -19,7 +19,8 @@ def forecast(
     where = f"{trials} trials to run, {parallel} at a time"
     if not trials:
         return where
-    seconds = [o.seconds for o in storage.outcomes() if isinstance(o, Evaluation) and o.curve]
+    outcomes = (o.evaluation if isinstance(o, Stopped) else o for o in storage.outcomes())
+    seconds = [o.seconds for o in outcomes if isinstance(o, Evaluation) and o.curve]
     if seconds:
         blocks = sum(outcome.seconds for outcome in storage.block_outcomes())
         each, source = (sum(seconds) + blocks) / len(seconds), "from the trials so far"

@@ -13,13 +13,22 @@ from nas_theseus.front import read_runs
 from nas_theseus.genome import Genome
 from nas_theseus.pareto import IncrementalFront, hypervolume_of
 from nas_theseus.progress import Reporter, State
+from nas_theseus.rungs import RungRecord, examples_left, may_stop, rungs_of
 from nas_theseus.services.study import Proposal, Study
 from nas_theseus.services.tracking import Tracker
 from nas_theseus.settings import SearchSettings
 from nas_theseus.space import COSTS, MEASURED, SearchSpace
 from nas_theseus.storage import Storage
 from nas_theseus.thompson import Proposer
-from nas_theseus.values import Architecture, Evaluation, Failure, Objective, Outcome
+from nas_theseus.values import (
+    Architecture,
+    Evaluation,
+    Failure,
+    Objective,
+    Outcome,
+    Reached,
+    Stopped,
+)
 
 Job: TypeAlias = BlockKey | Architecture
 
@@ -59,6 +68,9 @@ class ProposalJobs:
         self.reference = reference_of(space.goals, guide_values)
         self.evaluations: dict[str, Evaluation] = {}
         self._failed: dict[str, Failure] = {}
+        self._stopped: dict[str, Stopped] = {}
+        rungs = rungs_of(space.recipe, space.metric)
+        self._rungs = RungRecord(rungs, space.goals, space.limits)
         self._exhausted = False
         self._seconds, self._macs = 0.0, 0
         self._began = time.monotonic()
@@ -86,13 +98,14 @@ class ProposalJobs:
             seed=settings.seed,
             proposer=Proposer(space, costs, self.reference, blocks.errors if blocks else dict),
             warm_starts=[guide] if guide is not None else [],
+            rungs=rungs,
         )
         self._project()
 
     @property
     def remaining(self) -> int:
-        done = len(self.evaluations) + len(self._failed)
-        return max(0, self._settings.trials - done - len(self.state.running))
+        ended = len(self.evaluations) + len(self._stopped) + len(self._failed)
+        return max(0, self._settings.trials - ended - len(self.state.running))
 
     def refuse_if_all_failed(self) -> None:
         """End with the first failure when nothing could be evaluated.
@@ -100,7 +113,7 @@ class ProposalJobs:
         Raises:
             ConversionError: every trial failed.
         """
-        if self._failed and not self.evaluations:
+        if self._failed and not self.evaluations and not self._stopped:
             first = next(iter(self._failed.values()))
             raise ConversionError(
                 f"all {len(self._failed)} trials failed; the first, architecture "
@@ -114,7 +127,11 @@ class ProposalJobs:
             "front_size": float(self.state.front_size),
             "trials_done": float(self.state.done),
             "trials_failed": float(self.state.failed),
+            "trials_stopped": float(self.state.stopped),
             "train_macs_spent": float(self.state.train_macs_spent),
+            "train_macs_saved": float(self.state.macs_saved),
+            **{f"tau_{rung}": tau for rung, tau in self.state.correlations.items()},
+            "tau_architectures": float(self.state.compared),
             **({} if self.state.blocks is None else self.state.blocks.metrics()),
         }
 
@@ -184,6 +201,21 @@ class ProposalJobs:
             self.state.running[job.id] = stage
             self._show()
 
+    def reached(self, reached: Reached) -> bool:
+        evaluation = reached.evaluation
+        self._rungs.take(evaluation, finished=False)
+        stops = self._settings.rungs and may_stop(self._space.recipe)
+        if not stops or self._rungs.goes_on(evaluation, reached.rung):
+            return True
+        left = examples_left(
+            self._space.recipe, self._space.task.size("train"), self._rungs.rungs[reached.rung]
+        )
+        predicted = {self._space.metric: self._rungs.predict(evaluation, reached.rung)}
+        # Forward once, backward twice a forward; a teacher's share is left out.
+        stopped = Stopped(reached.rung, evaluation, predicted, 3 * left * evaluation.cost.macs)
+        self._storage.write_outcome(stopped)
+        return False
+
     def ended(self, job: Job, failure: str | None) -> None:
         if isinstance(job, BlockKey):
             self._block_ended(job, failure)
@@ -217,28 +249,41 @@ class ProposalJobs:
     def _record(self, outcome: Outcome) -> None:
         if isinstance(outcome, Evaluation):
             self._tracker.evaluation(outcome)
+        elif isinstance(outcome, Stopped):
+            self._tracker.stopped(outcome)
         else:
             self._tracker.failure(outcome)
 
     def _known(self, architecture: Architecture) -> Outcome | None:
-        known = self.evaluations.get(architecture.id) or self._failed.get(architecture.id)
+        ended = (self.evaluations, self._stopped, self._failed)
+        known = next((kind[architecture.id] for kind in ended if architecture.id in kind), None)
         name = f"{architecture.id}-{self._space.recipe.id}-{self._settings.seed}"
         return known if known is not None else self._storage.read_outcome(name)
 
     def _take(self, outcome: Outcome) -> None:
+        name = outcome.architecture.id
         if isinstance(outcome, Failure):
-            self._failed[outcome.architecture.id] = outcome
-        elif outcome.architecture.id not in self.evaluations:
-            self.evaluations[outcome.architecture.id] = outcome
-            self._seconds += outcome.seconds
-            self._macs += outcome.train_macs_spent
-            self.front.add(outcome)
+            self._failed[name] = outcome
+            self._rungs.forget(name)
+        elif name not in self.evaluations and name not in self._stopped:
+            if isinstance(outcome, Stopped):
+                self._stopped[name] = outcome
+                evaluation = outcome.evaluation
+            else:
+                self.evaluations[name] = evaluation = outcome
+                self.front.add(evaluation)
+            self._rungs.take(evaluation, finished=isinstance(outcome, Evaluation))
+            self._seconds += evaluation.seconds
+            self._macs += evaluation.train_macs_spent
 
     def _project(self) -> None:
         """The front and the search's own metrics, as they are now."""
         members = self.front.members
         state = self.state
         state.done, state.failed = len(self.evaluations), len(self._failed)
+        state.stopped = len(self._stopped)
+        state.macs_saved = sum(stopped.macs_saved for stopped in self._stopped.values())
+        state.correlations, state.compared = self._rungs.correlations(), self._rungs.finished
         state.front_size = len(members)
         goals = self._space.goals
         state.hypervolume = hypervolume_of(members, goals, self.reference) if members else 0.0
@@ -248,17 +293,16 @@ class ProposalJobs:
                 state.best[goal.name] = (max if goal.direction == "maximize" else min)(values)
         ids = [evaluation.architecture.id for evaluation in members]
         self._count_blocks()
-        if state.done or state.failed:
-            self._tracker.front(ids, self.summary(), state.done + state.failed)
+        if state.ended:
+            self._tracker.front(ids, self.summary(), state.ended)
         self._show()
 
     def _show(self) -> None:
         state = self.state
         state.refused, state.duplicates = self._study.refused, self._study.duplicates
         self._count_blocks()
-        if self.evaluations:
-            seconds = self._seconds + (state.blocks.seconds if state.blocks else 0.0)
-            mean = seconds / len(self.evaluations)
+        if count := len(self.evaluations) + len(self._stopped):
+            mean = (self._seconds + (state.blocks.seconds if state.blocks else 0.0)) / count
             left = self.remaining + len(state.running)
             state.seconds_left = mean * left / max(1, len(state.running))
         self._reporter.show(state)

@@ -88,7 +88,7 @@ def keep_beginning(
 
     Raises:
         SpaceError: the guide's weights, the data, the study's storage or the recipe are others
-            than before.
+            than before, or rungs are on where they were off.
     """
     guide = guide_key(space.guide, space.learnt_from, space.guide_training)
     if space.guide_task is not None:
@@ -97,6 +97,7 @@ def keep_beginning(
         "guide": guide,
         "study": short_hash(settings.study_url),  # a hash, as the URL may hold a password
         "recipe": space.recipe.id,
+        "rungs": settings.rungs,
     }
     if not storage.settings_file.exists():
         write_bytes(storage.space_file, text.encode())
@@ -119,8 +120,11 @@ def keep_beginning(
         "recipe": f"it began {'without' if space.recipe.library else 'with'} the library of "
         "converted blocks (--no-library), or with another version of nas-theseus; do as then, or "
         "take another --name",
+        "rungs": f"it began {'without' if settings.rungs else 'with'} rungs (--no-rungs), so that "
+        "some candidates were judged otherwise; do as then, or take another --name",
     }
-    mistakes = [said[name] for name, value in now.items() if begun[name] != value]
+    # Searches that began before there were rungs had none.
+    mistakes = [said[name] for name, value in now.items() if begun.get(name, False) != value]
     if mistakes:
         raise SpaceError(f"search {settings.name!r}", mistakes)
     return str(begun["identity"])

@@ -38,6 +38,21 @@ def _points(points: ArrayLike, name: str = "points") -> NDArray[np.float64]:
     return array
 
 
+def _within(
+    points: ArrayLike, reference: ArrayLike
+) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
+    """Points of shape (N, M) and their reference point of shape (M,).
+
+    Raises:
+        ValueError: shapes do not fit, or a value is not finite.
+    """
+    limit = _points(np.atleast_2d(np.asarray(reference, dtype=np.float64)), "reference")[0]
+    array = _points(points)
+    if len(array) and array.shape[1] != len(limit):
+        raise ValueError(f"points have {array.shape[1]} objectives, the reference {len(limit)}")
+    return array, limit
+
+
 def dominates(a: ArrayLike, b: ArrayLike) -> bool:
     """Whether point `a` is nowhere worse (larger) than `b` and somewhere better; shapes (M,).
 
@@ -157,13 +172,26 @@ def hypervolume(points: ArrayLike, reference: ArrayLike) -> float:
     Raises:
         ValueError: shapes do not fit, or a value is not finite.
     """
-    limit = _points(np.atleast_2d(np.asarray(reference, dtype=np.float64)), "reference")[0]
-    array = _points(points)
+    array, limit = _within(points, reference)
+    return float(moocore.hypervolume(array, ref=limit)) if len(array) else 0.0
+
+
+def contributions(points: ArrayLike, reference: ArrayLike) -> NDArray[np.float64]:
+    """Hypervolume that each point adds to the others, shape (N,); 0 for equal or dominated ones.
+
+    Args:
+        points: minimised objectives, shape (N, M).
+        reference: the worst values that count, shape (M,).
+
+    Raises:
+        ValueError: as `hypervolume`.
+    """
+    array, limit = _within(points, reference)
     if not len(array):
-        return 0.0
-    if array.shape[1] != len(limit):
-        raise ValueError(f"points have {array.shape[1]} objectives, the reference {len(limit)}")
-    return float(moocore.hypervolume(array, ref=limit))
+        return np.zeros(0)
+    if array.shape[1] == 1:  # moocore wants two objectives: a strip one wide has the same volume
+        array, limit = np.pad(array, ((0, 0), (0, 1))), np.append(limit, 1.0)
+    return np.asarray(moocore.hv_contributions(array, ref=limit))
 
 
 def minimised(value: float, objective: Objective, owner: str) -> float:

@@ -40,6 +40,9 @@ class State:
     Attributes:
         blocks: None where no library is used.
         train_macs_spent: by all candidates and blocks of the search.
+        stopped: at a rung; they are not among those done.
+        macs_saved: by stopping them.
+        correlations: Kendall's τ of each rung with the end, over `compared` candidates.
     """
 
     name: str
@@ -56,6 +59,15 @@ class State:
     ended_because: str = ""
     blocks: BlockCounts | None = None
     train_macs_spent: int = 0
+    stopped: int = 0
+    macs_saved: int = 0
+    correlations: dict[str, float] = field(default_factory=dict)
+    compared: int = 0
+
+    @property
+    def ended(self) -> int:
+        """Trials of which the search knows what came of them."""
+        return self.done + self.stopped + self.failed
 
 
 class Reporter(Protocol):

@@ -35,7 +35,7 @@ class LiveReport:
                 self._live = Live(console=self._console, refresh_per_second=4)
                 self._live.start()
             self._live.update(self._panel(state))
-        elif state.done + state.failed and time.monotonic() - self._last_line > 10:
+        elif state.ended and time.monotonic() - self._last_line > 10:
             self._last_line = time.monotonic()
             self._console.print(self._line(state), highlight=False)
 
@@ -47,10 +47,9 @@ class LiveReport:
             self._console.print(self._line(state), highlight=False)
 
     def _panel(self, state: State) -> Group:
-        ended = state.done + state.failed
         running = ", ".join(f"{name[:6]} {stage}" for name, stage in state.running.items())
         return Group(
-            ProgressBar(total=state.wanted, completed=ended, width=60),
+            ProgressBar(total=state.wanted, completed=state.ended, width=60),
             Text(self._line(state)),
             Text(f"running: {running}" if running else "", style="dim"),
         )
@@ -58,7 +57,7 @@ class LiveReport:
     def _line(self, state: State) -> str:
         parts = [
             f"{state.done} of {state.wanted} done, {len(state.running)} running, "
-            f"{state.failed} failed",
+            f"{state.stopped} stopped, {state.failed} failed",
             f"{state.refused} refused, {state.duplicates} known",
             *([] if state.blocks is None else [_blocks_line(state.blocks)]),
             f"front {state.front_size}, hypervolume {state.hypervolume:.4f}",
@@ -87,6 +86,17 @@ def training_line(state: State) -> str:
         f"{counts.seconds:.1f} s), {counts.reused} reused ({short_count(counts.reused_macs)} MACs, "
         f"{counts.reused_seconds:.1f} s saved), {counts.failed} failed"
     )
+
+
+def rungs_line(state: State) -> str:
+    """Who was stopped at rungs, and how far the rungs told the end."""
+    if state.correlations:
+        each = ", ".join(f"{rung} {tau:.2f}" for rung, tau in state.correlations.items())
+        tau = f"Kendall's tau with the end: {each} ({state.compared} architectures)"
+    else:
+        tau = f"too few came through them for Kendall's tau ({state.compared})"
+    saved = short_count(state.macs_saved)
+    return f"rungs: {state.stopped} stopped, {saved} MACs saved; {tau}"
 
 
 def front_table(rows: Sequence[Mapping[str, Any]], title: str, width: int) -> Table:

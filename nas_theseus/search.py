@@ -244,6 +244,7 @@ def _parameters(
         "trials": settings.trials,
         "sampler": settings.sampler,
         "seed": settings.seed,
+        "rungs": settings.rungs,
         "constraints": ", ".join(map(str, space.limits)) or "none",
         **recipe,
     }

@@ -158,6 +158,8 @@ class SearchSettings(BaseModel):
     Attributes:
         library: where converted blocks are kept: a folder or an fsspec address; True for
             ``library`` in `storage`, False for none, every candidate converted by itself.
+        rungs: candidates that fall behind are stopped before their end (`rungs.RungRecord`), where
+            the recipe trains for at least two epochs. A search goes on as it began.
     """
 
     model_config = ConfigDict(frozen=True, extra="forbid")
@@ -169,6 +171,7 @@ class SearchSettings(BaseModel):
     storage: Path = Path("theseus")
     study_url: str | None = None
     library: bool | Annotated[str, Field(min_length=1)] = True
+    rungs: bool = True
     sampler: Sampler = "theseus"
     seed: Annotated[int, Field(ge=0)] = 0
     address: str | None = None

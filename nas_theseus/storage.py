@@ -16,7 +16,10 @@ import safetensors.torch
 from torch import Tensor
 
 from nas_theseus.errors import StorageError
-from nas_theseus.values import Architecture, BlockOutcome, Evaluation, Failure, Outcome
+from nas_theseus.values import Architecture, BlockOutcome, Evaluation, Failure, Outcome, Stopped
+
+# A result in full counts before what an earlier attempt left.
+_SUFFIXES = ((Evaluation, ".json"), (Stopped, ".stopped.json"), (Failure, ".failed.json"))
 
 
 @dataclass(frozen=True)
@@ -112,8 +115,12 @@ class Storage:
         return self.weights / f"{outcome_name}.safetensors"
 
     def write_outcome(self, outcome: Outcome) -> Path:
-        """Keep a result: evaluations as ``.json``, failures as ``.failed.json``."""
-        suffix = ".json" if isinstance(outcome, Evaluation) else ".failed.json"
+        """Keep a result: ``.json``, of a stopped one ``.stopped.json``, a failure ``.failed.json``.
+
+        Raises:
+            StorageError: it cannot be written.
+        """
+        suffix = dict[type, str](_SUFFIXES)[type(outcome)]
         path = self.evaluations / f"{outcome.name}{suffix}"
         write_json(path, outcome.to_json())
         return path
@@ -123,7 +130,7 @@ class Storage:
 
         A damaged file is set aside as ``.damaged``, so that the trial runs again.
         """
-        for suffix, kind in ((".json", Evaluation), (".failed.json", Failure)):
+        for kind, suffix in _SUFFIXES:
             path = self.evaluations / f"{name}{suffix}"
             if path.exists():
                 try:
@@ -135,8 +142,7 @@ class Storage:
 
     def outcomes(self) -> Iterator[Outcome]:
         """All results, in order of their names."""
-        names = {p.name.removesuffix(".json").removesuffix(".failed")
-                 for p in self.evaluations.glob("*.json")}  # fmt: skip
+        names = {path.name.partition(".")[0] for path in self.evaluations.glob("*.json")}
         for name in sorted(names):
             outcome = self.read_outcome(name)
             if outcome is not None:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from functools import cached_property
 
 import numpy as np
@@ -13,9 +13,10 @@ from scipy.stats import norm  # type: ignore[import-untyped]
 
 from nas_theseus.additive_front import AdditiveSpace
 from nas_theseus.costs.table import CostTable
-from nas_theseus.estimate import AdditiveEstimate
+from nas_theseus.estimate import AdditiveEstimate, as_learnt, as_measured
 from nas_theseus.genome import Genome
 from nas_theseus.pareto import front, hypervolume, minimised
+from nas_theseus.rungs import rungs_of
 from nas_theseus.space import COSTS, MEASURED, SearchSpace
 from nas_theseus.space_graph import additive_space
 from nas_theseus.values import Architecture, BlockChoice
@@ -27,7 +28,7 @@ STARTUP = 8
 _DRAWS, _LAYERS, _CANDIDATES, _MAX_LABELS = 4, 2, 200, 3_000
 # Middles of equally likely pieces of a standard normal distribution.
 _QUANTILES = norm.ppf((np.arange(5) + 0.5) / 5)
-_TINY = 1e-12
+_END = "end"
 
 
 @dataclass(frozen=True)
@@ -36,15 +37,19 @@ class Told:
 
     Attributes:
         values: its objectives and measured costs by name; None while it runs, if it failed or was
-            refused, or where its value is only predicted.
+            refused.
         feasible: whether it keeps all constraints.
         running: whether its result is still to come.
+        predicted: whether its quality is no measurement; its costs are.
+        rungs: quality at the rungs that it reached, by their names.
     """
 
     architecture: Architecture
     values: Mapping[str, float] | None = None
     feasible: bool = True
     running: bool = False
+    predicted: bool = False
+    rungs: Mapping[str, float] = field(default_factory=dict)
 
 
 class Proposer:
@@ -125,20 +130,26 @@ class Proposer:
         if errors:
             families = self.space.families
             errors |= {choice: 0.0 for choice in self._choices[0] if families[choice.block].keeps}
-        estimate = AdditiveEstimate(len(self.space.guide), errors, spread=self._spread)
+        told = list(told)
+        rungs = self._stopping_rungs(told)
+        names = (*rungs, _END)
+        estimate = AdditiveEstimate(len(self.space.guide), errors, names, spread=self._spread)
         for one in told:
-            if one.values is not None:
-                estimate.update(one.architecture, self._learnt(one.values[self._quality.name]))
+            for rung in rungs:
+                if rung in one.rungs:
+                    quality = as_learnt(one.rungs[rung], self._quality)
+                    estimate.update(one.architecture, quality, rung=rung)
+            if one.values is not None and not one.predicted:
+                quality = as_learnt(one.values[self._quality.name], self._quality)
+                estimate.update(one.architecture, quality)
         return estimate
 
-    def _learnt(self, quality: float) -> float:
-        """Quality as it is learnt, more is better: what is minimised, as perplexity, in logs."""
-        if self._quality.direction == "maximize":
-            return quality
-        return -math.log(max(quality, _TINY))
-
-    def _unlearnt(self, quality: float) -> float:
-        return quality if self._quality.direction == "maximize" else math.exp(-quality)
+    def _stopping_rungs(self, told: Iterable[Told]) -> list[str]:
+        """Rungs that were the last of some: of the others, all have a surer value to learn from."""
+        rungs = [rung.name for rung in rungs_of(self.space.recipe, self._quality.name)]
+        reached = [[r for r in rungs if r in one.rungs] for one in told if one.predicted]
+        last = {names[-1] for names in reached if names}
+        return [rung for rung in rungs if rung in last]
 
     def _of_a_draw(
         self, estimate: AdditiveEstimate, taken: Collection[Architecture], rng: np.random.Generator
@@ -202,7 +213,8 @@ class Proposer:
             for known, value in zip(costs, self._expected(name, architectures, told), strict=True):
                 known[name] = value
         count = len(candidates)
-        points = [self._point(one.values) for one in told if one.values and one.feasible]
+        measured = [one for one in told if one.feasible and not one.predicted]
+        points = [self._point(one.values) for one in measured if one.values]
         points += map(self._of_quality, costs[count:], mean[count:])
         reference = self._worst(told)
         best_known = np.array(points).reshape(len(points), len(reference))
@@ -245,7 +257,7 @@ class Proposer:
         return [max(-float(value), least) for value in estimate.predict(architectures)[0]]
 
     def _of_quality(self, costs: _Costs, quality: float) -> _Floats:
-        return self._point({**costs, self._quality.name: self._unlearnt(quality)})
+        return self._point({**costs, self._quality.name: as_measured(quality, self._quality)})
 
     def _point(self, values: Mapping[str, float]) -> _Floats:
         """Objectives to minimise, shape (M,)."""
@@ -254,10 +266,12 @@ class Proposer:
 
     def _worst(self, told: Iterable[Told]) -> _Floats:
         """The hypervolume's reference point, shape (M,); limits make it stricter."""
+        known = [one for one in told if one.values]
+        known = [one for one in known if not one.predicted] or known
         worst: dict[str, float] = {}
         for goal in self.space.goals:
             name, sign = goal.name, 1.0 if goal.direction == "minimize" else -1.0
-            seen = [one.values[name] for one in told if one.values]
+            seen = [one.values[name] for one in known if one.values]
             if name in self._reference:
                 worst[name] = self._reference[name]
             elif name in COSTS:

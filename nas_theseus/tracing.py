@@ -113,14 +113,16 @@ class _Tracer(torch.fx.Tracer):
 
     Args:
         opaque: submodules known not to trace.
+        whole: which further modules run whole.
 
     Attributes:
         failed: the innermost submodule in which tracing broke off.
     """
 
-    def __init__(self, opaque: Collection[str]) -> None:
+    def __init__(self, opaque: Collection[str], whole: Callable[[nn.Module], bool]) -> None:
         super().__init__()
         self._opaque = opaque
+        self._whole = whole
         self.failed: str | None = None
 
     def create_args_for_root(
@@ -135,6 +137,7 @@ class _Tracer(torch.fx.Tracer):
             or super().is_leaf_module(m, module_qualified_name)
             or _is_layer(m)
             or _depends_on_mode(m)
+            or self._whole(m)
         )
 
     def call_module(
@@ -174,27 +177,31 @@ def _depends_on_mode(module: nn.Module) -> bool:
     )
 
 
-def trace(model: nn.Module) -> Trace:
+def trace(model: nn.Module, whole: Callable[[nn.Module], bool] = lambda _: False) -> Trace:
     """Trace a model in eval mode.
 
     Submodules run whole where torch.fx cannot look into them, or where they are torch's layers or
     depend on `training`, so that a trace can be trained. Identities leave the trace and batch
     sizes are read from the input, so that neither stands in the way of a cut.
 
+    Args:
+        model: any module whose `forward` torch.fx can trace.
+        whole: which further modules are not to be looked into.
+
     Raises:
         CutError: the model's own forward does not trace.
     """
     with evaluating(model):
-        graph = _graph_of(model)
+        graph = _graph_of(model, whole)
         _read_batch_size_from_input(graph)
         _drop_identities(graph, model)
     return Trace(GraphModule(model, graph))
 
 
-def _graph_of(model: nn.Module) -> Graph:
+def _graph_of(model: nn.Module, whole: Callable[[nn.Module], bool]) -> Graph:
     opaque: set[str] = set()
     while True:
-        tracer = _Tracer(opaque)
+        tracer = _Tracer(opaque, whole)
         try:
             return tracer.trace(model)
         except Exception as error:  # fx lets through whatever a forward raises on proxies

@@ -327,7 +327,67 @@ class Failure:
         )
 
 
-Outcome: TypeAlias = Evaluation | Failure
+@dataclass(frozen=True)
+class Reached:
+    """Where a running candidate is compared with others: a rung, and what it is there."""
+
+    rung: str
+    evaluation: Evaluation
+
+
+@dataclass(frozen=True)
+class Stopped:
+    """A candidate that went no further than a rung; its end is predicted, so it is on no front.
+
+    Attributes:
+        rung: the rung's name.
+        evaluation: what it was there: metrics, MACs and seconds up to then.
+        predicted: the searched metric at its end.
+        macs_saved: multiply-adds that the rest of its training would have taken.
+    """
+
+    rung: str
+    evaluation: Evaluation
+    predicted: Mapping[str, float]
+    macs_saved: int = 0
+
+    @property
+    def architecture(self) -> Architecture:
+        return self.evaluation.architecture
+
+    @property
+    def recipe(self) -> str:
+        return self.evaluation.recipe
+
+    @property
+    def seed(self) -> int:
+        return self.evaluation.seed
+
+    @property
+    def name(self) -> str:
+        return self.evaluation.name
+
+    def values(self) -> dict[str, float]:
+        """All metrics and known costs by name, the searched metric as it is predicted."""
+        return {**self.evaluation.values(), **self.predicted}
+
+    def to_json(self) -> dict[str, Any]:
+        return {
+            **self.evaluation.to_json(),
+            "stopped_at": self.rung,
+            "predicted": dict(self.predicted),
+            "macs_saved": self.macs_saved,
+        }
+
+    @classmethod
+    def from_json(cls, data: Mapping[str, Any]) -> Stopped:
+        return cls(
+            data["stopped_at"], Evaluation.from_json(data), dict(data["predicted"]),
+            data["macs_saved"],
+        )  # fmt: skip
+
+
+Outcome: TypeAlias = Evaluation | Stopped | Failure
 
 
 @dataclass(frozen=True)

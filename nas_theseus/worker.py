@@ -26,6 +26,7 @@ from nas_theseus.values import (
     Evaluation,
     Failure,
     Outcome,
+    Reached,
 )
 
 logger = logging.getLogger(__name__)
@@ -70,8 +71,10 @@ class Worker:
         location = self._settings.library
         return None if location is None else Library(location, create=False)
 
-    def __call__(self, job: BlockKey | Architecture) -> Generator[str, None, str | None]:
-        """Yields the stage it is in; returns why the job failed after its outcome was written.
+    def __call__(self, job: BlockKey | Architecture) -> Generator[str | Reached, None, str | None]:
+        """Yields the stage it is in, or the rung that it has reached, where it may be left.
+
+        Returns why the job failed after its outcome was written.
 
         None is returned when it did not fail. What another try may mend, such as a full disk under
         the library, is returned and not kept. A result that an earlier attempt at the same job
@@ -101,7 +104,9 @@ class Worker:
             storage.write_block(made)
         return None
 
-    def _architecture(self, architecture: Architecture) -> Generator[str, None, str | None]:
+    def _architecture(
+        self, architecture: Architecture
+    ) -> Generator[str | Reached, None, str | None]:
         storage, seed = self._settings.storage, self._settings.seed
         recipe = self._workshop.space.recipe.id
         kept = storage.read_outcome(f"{architecture.id}-{recipe}-{seed}")
@@ -123,12 +128,13 @@ class Worker:
                     curve.extend(progress.points)
                     if progress.block is not None:
                         storage.write_block(progress.block)
-                    yield stage
+                    if progress.reached is None:
+                        yield stage
+                    else:
+                        _refuse_not_finite(progress.reached.evaluation)
+                        yield progress.reached
             outcome = finished.evaluation
-            broken = [p.metric for p in outcome.curve if not math.isfinite(p.value)]
-            broken += [name for name, value in outcome.values().items() if not math.isfinite(value)]
-            if broken:
-                raise ConversionError(f"{broken[0]} is not finite; lower the learning rates")
+            _refuse_not_finite(outcome)
         except LibraryError:
             raise
         except Exception as error:  # a custom block's own; one candidate must not end the search
@@ -139,6 +145,13 @@ class Worker:
             write_tensors(storage.weights_of(outcome.name), plain_state(finished.network))
         storage.write_outcome(outcome)
         return outcome.message if isinstance(outcome, Failure) else None
+
+
+def _refuse_not_finite(evaluation: Evaluation) -> None:
+    broken = [p.metric for p in evaluation.curve if not math.isfinite(p.value)]
+    broken += [name for name, value in evaluation.values().items() if not math.isfinite(value)]
+    if broken:
+        raise ConversionError(f"{broken[0]} is not finite; lower the learning rates")
 
 
 def _told(error: Exception, what: str) -> str:

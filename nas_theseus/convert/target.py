@@ -115,8 +115,9 @@ def assemble(
 def reinitialise(module: nn.Module) -> None:
     """Random weights as each layer's own `reset_parameters` draws them.
 
-    Parameters that stand alone (position embeddings, class tokens) are drawn from a normal
-    distribution cut at two deviations, 0.02 wide (ours).
+    Embeddings, and parameters that stand alone (positions, class tokens), are drawn from a normal
+    distribution cut at two deviations, 0.02 wide (ours, as GPT-2's and ViT's are): torch's
+    embeddings of variance 1 make logits of a head that is tied to them useless for long.
     """
     for layer in module.modules():
         if not any(True for _ in layer.parameters(recurse=False)):
@@ -124,7 +125,7 @@ def reinitialise(module: nn.Module) -> None:
         reset = getattr(layer, "reset_parameters", None) or getattr(
             layer, "_reset_parameters", None
         )
-        if callable(reset):
+        if callable(reset) and not isinstance(layer, nn.Embedding):
             reset()
         else:
             for parameter in layer.parameters(recurse=False):

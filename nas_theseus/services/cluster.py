@@ -2,18 +2,19 @@
 
 from __future__ import annotations
 
+import json
 import logging
 import os
 from collections import Counter
 from collections.abc import Callable, Generator
 from pathlib import Path
-from typing import Any, Protocol, TypeAlias, TypeVar
+from typing import TYPE_CHECKING, Any, Protocol, TypeAlias, TypeVar
 
 from nas_theseus.convert.block_key import BlockKey
 from nas_theseus.errors import ServiceError, TheseusError
 from nas_theseus.settings import SearchSettings
 from nas_theseus.stitch.cells import Endpoint
-from nas_theseus.values import Architecture
+from nas_theseus.values import Architecture, Evaluation, Reached, canonical_json
 
 # Read by Ray when it is imported: its per-trial CSV, JSON and TensorBoard files are not wanted
 # (evaluations/ and MLflow keep the results), nor its reports to its makers or its own table.
@@ -29,7 +30,12 @@ os.environ.setdefault("RAY_CHDIR_TO_TRIAL_DIR", "0")
 import ray
 import torch
 from ray import tune
+from ray.tune.schedulers import FIFOScheduler, TrialScheduler
 from ray.tune.search import Searcher
+
+if TYPE_CHECKING:
+    from ray.tune.execution.tune_controller import TuneController
+    from ray.tune.experiment import Trial
 
 # What one trial does: convert a block into the library, evaluate an architecture, or stitch a
 # sender into all its receivers.
@@ -52,6 +58,9 @@ class Jobs(Protocol[AnyJob]):
     def reported(self, job: AnyJob, stage: str) -> None:
         """A running job told where it is."""
 
+    def reached(self, reached: Reached) -> bool:
+        """Whether an architecture goes on from a rung; if not, its outcome is kept by then."""
+
     def ended(self, job: AnyJob, failure: str | None) -> None:
         """A job's trial ended.
 
@@ -64,8 +73,11 @@ class Jobs(Protocol[AnyJob]):
 class WorkerRun(Protocol[GivenJob]):
     """What a worker process does with a job: a step at a time, keeping the outcome itself."""
 
-    def __call__(self, job: GivenJob) -> Generator[str, None, str | None]:
-        """Yields the stage it is in; returns why it failed, or None, after it kept its outcome."""
+    def __call__(self, job: GivenJob) -> Generator[str | Reached, None, str | None]:
+        """Yields the stage it is in or a rung, where it may be left for good.
+
+        Returns why it failed, or None, after it kept its outcome.
+        """
 
 
 class JobSearcher(Searcher):
@@ -122,6 +134,27 @@ class JobSearcher(Searcher):
         """Nothing; see `save`."""
 
 
+class RungScheduler(FIFOScheduler):
+    """A Tune scheduler that stops an architecture's trial at a rung, when the jobs say so."""
+
+    def __init__(self, jobs: Jobs[Any]) -> None:
+        super().__init__()  # type: ignore[no-untyped-call]
+        self._jobs = jobs
+
+    def on_trial_result(
+        self, tune_controller: TuneController, trial: Trial, result: dict[str, Any]
+    ) -> str:
+        if "rung" not in result:
+            return TrialScheduler.CONTINUE
+        evaluation = Evaluation.from_json(json.loads(result["evaluation"]))
+        goes_on = self._jobs.reached(Reached(result["rung"], evaluation))
+        return TrialScheduler.CONTINUE if goes_on else TrialScheduler.STOP
+
+    def __getstate__(self) -> dict[str, Any]:
+        # As the Searcher's.
+        return {}
+
+
 class JobTrial(tune.Trainable):
     """One job as a Tune trial; the process is used again for the next one, of any kind."""
 
@@ -142,10 +175,15 @@ class JobTrial(tune.Trainable):
 
     def step(self) -> dict[str, Any]:
         try:
-            return {"stage": next(self._steps), "done": False}
+            step = next(self._steps)
         except StopIteration as end:
             stage = "done" if end.value is None else "failed"
             return {"stage": stage, "failure": end.value, "done": True}
+        if isinstance(step, str):
+            return {"stage": step, "done": False}
+        # As text: Tune flattens what is nested.
+        evaluation = canonical_json(step.evaluation.to_json())
+        return {"stage": step.rung, "rung": step.rung, "evaluation": evaluation, "done": False}
 
     def save_checkpoint(self, checkpoint_dir: str) -> None:
         """Nothing: an interrupted trial runs again from its start."""
@@ -255,6 +293,7 @@ def run_jobs(
         trainable,
         tune_config=tune.TuneConfig(
             search_alg=JobSearcher(jobs, settings.max_failures),
+            scheduler=RungScheduler(jobs),
             num_samples=-1,
             max_concurrent_trials=slots(settings),
             reuse_actors=True,

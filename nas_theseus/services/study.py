@@ -20,9 +20,12 @@ from optuna.trial import FrozenTrial, TrialState
 
 from nas_theseus.errors import ServiceError
 from nas_theseus.genome import Genome
+from nas_theseus.rungs import Rung, qualities
 from nas_theseus.services.theseus_sampler import (
     COSTS,
+    ESTIMATED,
     REASON,
+    RUNGS,
     TheseusSampler,
     distributions,
 )
@@ -35,6 +38,7 @@ from nas_theseus.values import (
     Failure,
     Objective,
     Outcome,
+    Stopped,
     derive_seed,
 )
 
@@ -69,6 +73,7 @@ class Study:
         known: the result of an architecture that was evaluated before, or None.
         proposer: what the sampler `theseus` asks; the others need none.
         warm_starts: architectures that are proposed first in a new study.
+        rungs: qualities there are kept with the trial, for the sampler to learn from.
     """
 
     def __init__(
@@ -85,6 +90,7 @@ class Study:
         seed: int,
         proposer: Proposer | None = None,
         warm_starts: Sequence[Architecture] = (),
+        rungs: Sequence[Rung] = (),
     ) -> None:
         self._genome = genome
         self._objectives = tuple(objectives)
@@ -94,6 +100,7 @@ class Study:
         self._sampler: Sampler = sampler
         self._seed = seed
         self._proposer = proposer
+        self._rungs = tuple(rungs)
         self._distributions = distributions(genome)
         self._running: dict[str, int] = {}
         self._twins: dict[int, list[int]] = {}
@@ -237,7 +244,12 @@ class Study:
             return
         values = outcome.values()
         self._constrain(number, [c.violation(values) for c in self._constraints])
-        self._set(number, COSTS, outcome.cost.known())
+        if isinstance(outcome, Stopped):
+            self._set(number, ESTIMATED, outcome.rung)
+        evaluation = outcome.evaluation if isinstance(outcome, Stopped) else outcome
+        self._set(number, COSTS, evaluation.cost.known())
+        if reached := qualities(evaluation, self._rungs):
+            self._set(number, RUNGS, reached)
         self._study.tell(number, [values[goal.name] for goal in self._objectives])
 
     def _constrain(self, number: int, violations: Sequence[float]) -> None:

@@ -13,11 +13,12 @@ from nas_theseus.genome import Genome
 from nas_theseus.thompson import Proposer, Told
 from nas_theseus.values import Architecture, derive_seed
 
-# Marks of trials in user attributes: refused before it ran (why), told a predicted value, and
-# measured costs that need not be objectives.
+# Marks of trials in user attributes: refused before it ran (why), told a predicted value (the rung
+# that stopped it), measured costs that need not be objectives, and quality at rungs.
 REASON = "theseus:reason"
 ESTIMATED = "theseus:estimated"
 COSTS = "theseus:costs"
+RUNGS = "theseus:rungs"
 
 
 class TheseusSampler(BaseSampler):
@@ -25,9 +26,10 @@ class TheseusSampler(BaseSampler):
 
     All that it knows it reads from the study's trials, whose objectives are the space's, in order:
     a sampler made anew with the same seed proposes the same. Trials that break a constraint
-    (`Trial.set_constraint`) are not on the front, those refused or marked `theseus:estimated`
-    teach nothing; none is proposed again. A trial that runs is known by its genes, once all
-    are suggested. Parameters that are not of the genome are drawn at random.
+    (`Trial.set_constraint`) are not on the front, those refused teach nothing, those marked
+    `theseus:estimated` their costs and what `theseus:rungs` holds (quality by rung); none is
+    proposed again. A trial that runs is known by its genes, once all are suggested. Parameters
+    that are not of the genome are drawn at random.
 
     ::
 
@@ -62,7 +64,7 @@ class TheseusSampler(BaseSampler):
         for other in study.get_trials(deepcopy=False):
             one = self._told(other) if other.number != trial.number else None
             # One that was proposed again has the same result, which must not count twice.
-            if one is not None and (one.architecture not in known or one.values is not None):
+            if one is not None and (one.architecture not in known or one.values):
                 known[one.architecture] = one
         told = list(known.values())
         architecture = self._proposer.propose(told, derive_seed(self._seed, len(told)))
@@ -75,12 +77,16 @@ class TheseusSampler(BaseSampler):
         if not trial.params.keys() >= genome.genes.keys():
             return None
         architecture = genome.decode(trial.params)
-        if trial.state != TrialState.COMPLETE or {REASON, ESTIMATED} & trial.user_attrs.keys():
+        marks = trial.user_attrs
+        if trial.state != TrialState.COMPLETE or REASON in marks:
             return Told(architecture, running=trial.state == TrialState.RUNNING)
         names = [goal.name for goal in space.goals]
-        values = dict(zip(names, trial.values, strict=True)) | trial.user_attrs.get(COSTS, {})
+        values = dict(zip(names, trial.values, strict=True)) | marks.get(COSTS, {})
         feasible = all(violation <= 0 for violation in trial.constraints.values())
-        return Told(architecture, values, feasible)
+        return Told(
+            architecture, values, feasible,
+            predicted=ESTIMATED in marks, rungs=marks.get(RUNGS, {}),
+        )  # fmt: skip
 
     def sample_independent(
         self,

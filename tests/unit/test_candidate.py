@@ -112,6 +112,33 @@ def test_training_macs_in_closed_form() -> None:
     assert found.train_macs_spent == align + 256 * whole + 3 * seen * whole
 
 
+def test_rungs_tell_what_a_candidate_is_there_and_change_nothing() -> None:
+    recipe = RECIPE.model_copy(update={"epochs": 4.0})
+    space = replace(make_space(recipe), constraints=("latency_ms <= 1e6",))
+    workshop = Workshop(space, torch.device("cpu"))
+    steps = workshop.run(architecture("keep", "basic", "keep"), 0)
+    reached = []
+    while True:
+        try:
+            step = next(steps)
+        except StopIteration as end:
+            last = end.value.evaluation
+            break
+        if step.reached is not None:
+            reached.append(step.reached)
+    assert [one.rung for one in reached] == ["converted", "epoch_1", "epoch_2"]
+    spent = [one.evaluation.train_macs_spent for one in reached]
+    each = 3 * 64 * (space.task.size("train") // 64) * last.cost.macs
+    assert [last.train_macs_spent - one for one in spent] == [4 * each, 3 * each, 2 * each]
+    for one, epoch in zip(reached, (0, 1, 2), strict=True):
+        assert one.evaluation.cost == last.cost  # measured once
+        assert one.evaluation.curve == last.curve[: len(one.evaluation.curve)]
+        assert one.evaluation.curve[-1].step == epoch
+        assert one.evaluation.metrics["val_accuracy"] == one.evaluation.curve[-1].value
+    unlimited = Workshop(make_space(recipe), torch.device("cpu"))
+    assert run(unlimited, architecture("keep", "basic", "keep")).evaluation.curve == last.curve
+
+
 def test_naive_and_scratch_align_nothing() -> None:
     workshop = Workshop(make_space(RECIPE), torch.device("cpu"))
     chosen = architecture("basic", "basic", "keep")

@@ -21,7 +21,16 @@ from nas_theseus.services.tracking import Tracker
 from nas_theseus.settings import SearchSettings
 from nas_theseus.space import SearchSpace, load_space
 from nas_theseus.storage import Storage
-from nas_theseus.values import Architecture, BlockChoice, Evaluation, Failure, Span
+from nas_theseus.values import (
+    Architecture,
+    BlockChoice,
+    Evaluation,
+    Failure,
+    Outcome,
+    Reached,
+    Span,
+    Stopped,
+)
 from nas_theseus.worker import Worker, worker_settings
 
 TEXT = """
@@ -53,6 +62,8 @@ def space():
         recipe=Recipe(epochs=0.2, align_steps=2, align_examples=128, align_batch_size=64),
     )
 """
+LONG = TEXT.replace("epochs=0.2", "epochs=2, batch_size=256")
+LIMITED = LONG.replace("recipe=", 'constraints=["peak_memory_bytes <= 1"], recipe=')
 WILD = TEXT.replace("Linear(), Identity()", "block(Wild)")
 
 
@@ -76,6 +87,7 @@ class Bench:
     trials: int = 6
     slots: int = 2
     text: str = TEXT
+    rungs: bool = True
     handed: list[Job] = field(default_factory=list)
 
     def __post_init__(self) -> None:
@@ -89,8 +101,9 @@ class Bench:
         self.keys = BlockKeys(self.space)
         self.reporter = Silent()
         settings = SearchSettings(
-            name=self.name, trials=self.trials, storage=self.root, sampler="random"
-        )
+            name=self.name, trials=self.trials, storage=self.root, sampler="random",
+            rungs=self.rungs,
+        )  # fmt: skip
         tracker = Tracker(self.name, self.storage.outbox, self.storage.runs_file)
         costs = CostTable(self.space)
         guide = {"val_accuracy": 0.5, **costs.of_parts().known()}
@@ -124,7 +137,16 @@ class Bench:
             self.fill(running)
 
     def end(self, job: Job) -> None:
-        self.jobs.ended(job, result(self.worker(job)))
+        steps = self.worker(job)
+        while True:
+            try:
+                step = next(steps)
+            except StopIteration as end:
+                self.jobs.ended(job, end.value)
+                return
+            if isinstance(step, Reached) and not self.jobs.reached(step):
+                self.jobs.ended(job, None)
+                return
 
     @property
     def blocks(self) -> list[BlockKey]:
@@ -143,7 +165,7 @@ def first_block(bench: Bench) -> BlockKey:
     return job
 
 
-def result(steps: Iterator[str]) -> str | None:
+def result(steps: Iterator[str | Reached]) -> str | None:
     while True:
         try:
             next(steps)
@@ -273,3 +295,66 @@ def test_a_block_that_two_architectures_lack_is_handed_out_once(tmp_path: Path) 
     assert (blocks.counts.converted, blocks.counts.running) == (1, 1)
     assert blocks.ended(second, "its worker died 3 times") == blocks.broken(other)
     assert blocks.broken(one) is None and blocks.start(other) == second
+
+
+def told(outcome: Outcome) -> object:
+    """What must not depend on how a search was run: everything but the time it took."""
+    if isinstance(outcome, Stopped):
+        return outcome.rung, outcome.predicted, outcome.macs_saved, told(outcome.evaluation)
+    assert isinstance(outcome, Evaluation)
+    return outcome.values(), outcome.curve, outcome.train_macs_spent
+
+
+def test_a_search_with_rungs_that_is_killed_ends_as_an_undisturbed_one(tmp_path: Path) -> None:
+    whole = Bench(tmp_path, "whole", trials=12, slots=1, text=LONG)
+    whole.run()
+    outcomes = {o.architecture.id: told(o) for o in whole.storage.outcomes()}
+    stopped = [o for o in whole.storage.outcomes() if isinstance(o, Stopped)]
+    state = whole.jobs.state
+    assert (state.done, state.stopped) == (12 - len(stopped), len(stopped))
+    assert 0 < len(stopped) < 10
+    members = {member.architecture.id for member in whole.jobs.front.members}
+    assert not members & {one.architecture.id for one in stopped}
+    assert not any(whole.storage.weights_of(one.name).exists() for one in stopped)
+    assert state.compared == state.done - 1  # the guide comes to no rung
+    assert max(state.correlations.values()) >= 0.5
+    summary = whole.jobs.summary()
+    assert summary["trials_stopped"] == len(stopped)
+    assert summary["train_macs_saved"] == sum(one.macs_saved for one in stopped) > 0
+    assert summary["tau_epoch_1"] == state.correlations["epoch_1"]
+
+    for trials in (8, 12):
+        killed = Bench(tmp_path, "killed", trials=trials, slots=1, text=LONG)
+        killed.run()
+        if trials < 12:  # killed at a rung, where nothing is kept yet
+            going_on = Bench(tmp_path, "killed", trials=12, slots=1, text=LONG)
+            while not isinstance(job := going_on.jobs.next(), Architecture):
+                assert job is not None
+                going_on.end(job)
+            step = next(s for s in going_on.worker(job) if isinstance(s, Reached))
+            assert step.rung == "converted"
+    assert {o.architecture.id: told(o) for o in killed.storage.outcomes()} == outcomes
+    again = killed.jobs.summary()
+    for name in ("trials_done", "trials_stopped", "train_macs_saved", "tau_epoch_1", "hypervolume"):
+        assert again[name] == pytest.approx(summary[name]), name
+
+
+def test_a_search_that_stops_every_candidate_ends_without_a_front_and_none_without_rungs(
+    tmp_path: Path,
+) -> None:
+    bench = Bench(tmp_path, trials=5, slots=1, text=LIMITED)
+    bench.run()
+    state = bench.jobs.state
+    assert (state.stopped, state.front_size, state.hypervolume) == (4, 0, 0.0)
+    assert state.done == 1  # the guide, which breaks the limit as well
+    bench.jobs.refuse_if_all_failed()
+    stopped = [o for o in bench.storage.outcomes() if isinstance(o, Stopped)]
+    assert {one.rung for one in stopped} == {"converted"}
+    for one in stopped:
+        assert one.predicted == one.evaluation.metrics
+        assert one.macs_saved == 3 * 2 * 4 * 256 * one.evaluation.cost.macs
+
+    without = Bench(tmp_path, "without", trials=3, slots=1, text=LIMITED, rungs=False)
+    without.run()
+    assert (without.jobs.state.done, without.jobs.state.stopped) == (3, 0)
+    assert without.jobs.state.compared == 0  # what breaks a limit is no measure of rungs

@@ -47,3 +47,17 @@ def test_a_search_goes_on_with_a_library_or_without_as_it_began(tmp_path: Path) 
     keep_beginning(storage, settings, "", with_library)
     with pytest.raises(SpaceError, match="began with the library of converted blocks"):
         keep_beginning(storage, settings, "", without)
+
+
+@pytest.mark.parametrize(("begun", "how"), [(True, "with"), (False, "without")])
+def test_a_search_goes_on_with_rungs_or_without_as_it_began(
+    begun: bool, how: str, tmp_path: Path
+) -> None:
+    storage = Storage(tmp_path, "kept")
+    storage.create()
+    here, settings = space(digits(), None), SearchSettings(name="kept", rungs=begun)
+    identity = keep_beginning(storage, settings, "", here)
+    assert keep_beginning(storage, settings, "", here) == identity
+    other = settings.model_copy(update={"rungs": not begun})
+    with pytest.raises(SpaceError, match=f"began {how} rungs"):
+        keep_beginning(storage, other, "", here)

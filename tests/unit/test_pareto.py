@@ -14,6 +14,7 @@ from nas_theseus.pareto import (
     FrontChange,
     IncrementalFront,
     as_minimised,
+    contributions,
     dominates,
     first_fronts,
     front,
@@ -144,6 +145,21 @@ def test_hypervolume_by_inclusion_and_exclusion_in_four_objectives() -> None:
             corner = np.max(chosen, axis=0)
             total -= (-1) ** size * float(np.prod(1.1 - corner))
     assert hypervolume(points, [1.1] * 4) == pytest.approx(total, rel=1e-9)
+
+
+@pytest.mark.parametrize("objectives", [1, 2, 3])
+def test_contributions_are_what_the_hypervolume_loses(objectives: int) -> None:
+    points = np.random.default_rng(objectives).random((9, objectives))
+    points /= np.linalg.norm(points, axis=1, keepdims=True)
+    points = np.vstack([points, points[-1:]])  # equal ones add nothing to each other
+    reference = np.full(objectives, 1.1)
+    whole = hypervolume(points, reference)
+    lost = [
+        whole - hypervolume(np.delete(points, i, axis=0), reference) for i in range(len(points))
+    ]
+    assert contributions(points, reference) == pytest.approx(lost)
+    assert contributions([], reference).shape == (0,)
+    assert lost[-1] == 0 and (objectives == 1 or max(lost) > 0)
 
 
 def test_points_beyond_the_reference_count_nothing() -> None:

@@ -7,7 +7,8 @@ import io
 import pytest
 from rich.console import Console
 
-from nas_theseus.report import front_table
+from nas_theseus.progress import State
+from nas_theseus.report import front_table, rungs_line
 
 ROW = {
     "architecture": "f30eba841193", "pairing": "0|1", "blocks": "keep|linear", "val_accuracy": 0.98,
@@ -36,3 +37,13 @@ def test_names_are_whole_where_there_is_room() -> None:
     console.print(front_table([row], "front", 80))
     shown = console.file.getvalue()  # type: ignore[attr-defined]
     assert "val_accuracy" in shown and "keep|linear" in shown
+
+
+def test_a_search_says_what_its_rungs_saved_and_how_far_they_told_the_end() -> None:
+    taus = {"converted": 0.456, "epoch_1": 1.0}
+    state = State("a", 20, stopped=4, macs_saved=1_234_567, correlations=taus, compared=9)
+    assert rungs_line(state) == (
+        "rungs: 4 stopped, 1.23 M MACs saved; Kendall's tau with the end: converted 0.46, "
+        "epoch_1 1.00 (9 architectures)"
+    )
+    assert rungs_line(State("a", 20, compared=3)).endswith("for Kendall's tau (3)")

@@ -15,7 +15,7 @@ from nas_theseus.storage import (
     write_bytes,
     write_json,
 )
-from nas_theseus.values import Architecture, BlockChoice, Cost, Evaluation, Failure, Span
+from nas_theseus.values import Architecture, BlockChoice, Cost, Evaluation, Failure, Span, Stopped
 
 ARCHITECTURE = Architecture((BlockChoice(Span(0, 1), "keep"),))
 EVALUATION = Evaluation(ARCHITECTURE, "r", 0, {"val_accuracy": 0.5}, Cost(1, 1), 0, 0.1)
@@ -36,6 +36,19 @@ def test_outcomes_are_kept_and_found(storage: Storage) -> None:
     assert list(storage.outcomes()) == [EVALUATION, failure]
     assert storage.read_outcome("nothing") is None
     assert searches(storage.root) == ["one"]
+
+
+def test_a_result_in_full_counts_before_that_of_a_rung(storage: Storage) -> None:
+    stopped = Stopped("epoch_1", EVALUATION, {"val_accuracy": 0.75}, 30)
+    path = storage.write_outcome(stopped)
+    assert storage.read_outcome(EVALUATION.name) == stopped
+    assert list(storage.outcomes()) == [stopped]
+    storage.write_outcome(EVALUATION)
+    assert list(storage.outcomes()) == [EVALUATION]
+    path.write_text("{}")
+    storage.evaluations.joinpath(f"{EVALUATION.name}.json").unlink()
+    assert storage.read_outcome(EVALUATION.name) is None
+    assert not path.exists()
 
 
 def test_a_damaged_result_is_set_aside_and_counts_as_absent(storage: Storage) -> None:

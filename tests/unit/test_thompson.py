@@ -221,6 +221,35 @@ def test_a_measured_cost_is_learnt_from_trials() -> None:
     assert sum(used[14:]) <= 3
 
 
+@pytest.mark.parametrize("reason", ["slow", "bad"])
+def test_stopped_ones_teach_what_they_cost_and_what_they_were_at_a_rung(reason: str) -> None:
+    """One block makes candidates slow, or bad: all that have it are stopped at the first rung."""
+    space = make_space(6, (maximize("val_accuracy"), minimize("latency_ms")))
+    costs = CostTable(space)
+
+    def told(architecture: Architecture) -> Told:
+        used = sum(choice.block == "depthwise" for choice in architecture.choices)
+        lost = 0.1 * used if reason == "bad" else 0.0
+        return Told(
+            architecture,
+            # What was predicted is worth nothing: it must not be learnt.
+            {"val_accuracy": 0.99 if used else 0.9,
+             "latency_ms": 1.0 + used * (reason == "slow"), "macs": 1.0},
+            predicted=used > 0,
+            rungs={"converted": 0.7 - lost} | ({} if used else {"epoch_1": 0.8}),
+        )  # fmt: skip
+
+    proposer = Proposer(space, costs, {"val_accuracy": 0.5, "latency_ms": 8.0})
+    known = [told(one) for one in at_random(space, 0, 20)]
+    for seed in range(8):
+        found = proposer.propose(known, seed)
+        assert found is not None
+        known.append(told(found))
+    used = [one.predicted for one in known]
+    assert sum(used[:20]) >= 10
+    assert sum(used[20:]) <= 3
+
+
 def test_a_quality_that_is_minimised_is_improved() -> None:
     space = make_space(6, (minimize("val_accuracy", log=False), minimize("macs")))
     truth = Truth(space, 0)

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import json
+
 import pytest
 
 from nas_theseus.values import (
@@ -14,6 +16,7 @@ from nas_theseus.values import (
     Evaluation,
     Failure,
     Span,
+    Stopped,
     derive_seed,
 )
 
@@ -57,6 +60,10 @@ def test_outcomes_survive_json() -> None:
     assert evaluation.values() == {"val_accuracy": 0.5, "macs": 10, "params": 5, "latency_ms": 1.5}
     failure = Failure(architecture(), "r", 3, "convert", "diverged", evaluation.curve)
     assert Failure.from_json(failure.to_json()) == failure
+    stopped = Stopped("epoch_1", evaluation, {"val_accuracy": 0.75}, 30)
+    assert Stopped.from_json(json.loads(json.dumps(stopped.to_json()))) == stopped
+    assert stopped.name == evaluation.name == failure.name
+    assert stopped.values() == {**evaluation.values(), "val_accuracy": 0.75}
 
 
 def test_a_seed_derives_from_names_and_their_order() -> None:

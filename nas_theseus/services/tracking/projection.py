@@ -20,7 +20,7 @@ from nas_theseus.services.tracking.runs import (
     write_run,
 )
 from nas_theseus.storage import write_json
-from nas_theseus.values import Architecture, Evaluation, Failure
+from nas_theseus.values import Architecture, Evaluation, Failure, Outcome, Stopped
 
 _log = logging.getLogger(__name__)
 
@@ -117,6 +117,8 @@ class Projection:
             self._start(record["parameters"], time_ms)
         elif kind == "evaluation":
             self._evaluation(Evaluation.from_json(record["evaluation"]), time_ms)
+        elif kind == "stopped":
+            self._stopped(Stopped.from_json(record["stopped"]), time_ms)
         elif kind == "failure":
             self._failure(Failure.from_json(record["failure"]), time_ms)
         elif kind == "front":
@@ -147,7 +149,7 @@ class Projection:
 
     def close_refused(self, record: Mapping[str, Any], reason: str) -> None:
         """End the run that a refused record left open."""
-        item = record.get("evaluation") or record.get("failure")
+        item = record.get("evaluation") or record.get("stopped") or record.get("failure")
         if not item:
             return
         child = self._children.get(Architecture.from_json(item["architecture"]).id)
@@ -200,7 +202,7 @@ class Projection:
         write_run(self.client, run_id, params=new, tags=changed)
 
     def _open_child(
-        self, item: Evaluation | Failure, start_ms: int, time_ms: int, tags: Mapping[str, str]
+        self, item: Outcome, start_ms: int, time_ms: int, tags: Mapping[str, str]
     ) -> _Child:
         """The architecture's run, RUNNING, with its parameters and tags."""
         architecture = item.architecture
@@ -232,7 +234,8 @@ class Projection:
             # Evaluated again under another recipe or seed: parameters keep the first, the tag
             # theseus.evaluation names the last.
             params = {name: text for name, text in params.items() if name not in data.params}
-            for stale in {"theseus.failure", "theseus.stage"} & set(data.tags) - set(tags):
+            marks = {"theseus.failure", "theseus.stage", "theseus.stopped"}
+            for stale in marks & set(data.tags) - set(tags):
                 self.client.delete_tag(child.run_id, stale)
             if child.status != "RUNNING":
                 self.client.update_run(child.run_id, status="RUNNING")
@@ -253,6 +256,22 @@ class Projection:
         write_run(self.client, child.run_id, evaluation_metrics(evaluation, time_ms))
         self.client.set_terminated(child.run_id, "FINISHED", time_ms)
         child.status = "FINISHED"
+
+    def _stopped(self, stopped: Stopped, time_ms: int) -> None:
+        """Its metrics as they were at the rung, and what was predicted as ``predicted_*``."""
+        known = self._children.get(stopped.architecture.id)
+        if known and known.evaluation == stopped.name and known.status in ("FINISHED", "KILLED"):
+            return
+        start_ms = time_ms - int(stopped.evaluation.seconds * 1000)
+        child = self._open_child(stopped, start_ms, time_ms, {"theseus.stopped": stopped.rung})
+        predicted = [
+            Metric(f"predicted_{name}", value, time_ms, 0)
+            for name, value in stopped.predicted.items()
+        ]
+        metrics = [*evaluation_metrics(stopped.evaluation, time_ms), *predicted]
+        write_run(self.client, child.run_id, metrics)
+        self.client.set_terminated(child.run_id, "KILLED", time_ms)
+        child.status = "KILLED"
 
     def _failure(self, failure: Failure, time_ms: int) -> None:
         known = self._children.get(failure.architecture.id)

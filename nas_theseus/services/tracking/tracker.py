@@ -35,7 +35,7 @@ from nas_theseus.services.tracking.connection import (
 )
 from nas_theseus.services.tracking.projection import Projection, RecordError
 from nas_theseus.storage import write_bytes
-from nas_theseus.values import Evaluation, Failure
+from nas_theseus.values import Evaluation, Failure, Stopped
 
 _log = logging.getLogger(__name__)
 
@@ -150,6 +150,10 @@ class Tracker:
             StorageError: the outbox cannot be written; so for every method that queues.
         """
         self._put("evaluation", evaluation=evaluation.to_json())
+
+    def stopped(self, stopped: Stopped) -> None:
+        """Queue a KILLED child run with the rung as a tag."""
+        self._put("stopped", stopped=stopped.to_json())
 
     def failure(self, failure: Failure) -> None:
         """Queue a FAILED child run with the message as a tag."""

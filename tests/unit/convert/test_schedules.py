@@ -26,6 +26,7 @@ from nas_theseus.convert.target import (
     batch_norms,
     gathering_statistics,
     recalibrate,
+    reinitialise,
 )
 from nas_theseus.settings import Order, Schedule, SimilarityName
 from nas_theseus.tasks import digits
@@ -303,6 +304,12 @@ def test_scratch_starts_kept_parts_anew_and_naive_does_not() -> None:
     for name, parameter in kept.blocks[3].named_parameters():
         assert torch.equal(parameter, original[name])
     assert not any(torch.equal(p, original[n]) for n, p in fresh.blocks[3].named_parameters())
+
+
+def test_embeddings_start_anew_at_the_scale_of_language_models() -> None:
+    embedding = nn.Embedding(500, 64)
+    reinitialise(embedding)
+    assert embedding.weight.std().item() == pytest.approx(0.02, rel=0.2)
 
 
 def test_activations_are_the_guide_s_own_and_bounded() -> None:

@@ -5,10 +5,14 @@ from __future__ import annotations
 import subprocess
 import sys
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 
 import optuna
 import pytest
+from optuna.storages import JournalStorage
+from optuna.storages.journal import JournalFileBackend
+from optuna.trial import TrialState
 from torch import nn
 
 from nas_theseus import SearchSpace, choice, cut
@@ -16,11 +20,14 @@ from nas_theseus.blocks import Depthwise, Identity, Keep, Linear
 from nas_theseus.costs.table import CostTable
 from nas_theseus.errors import ServiceError
 from nas_theseus.genome import Genome
+from nas_theseus.rungs import rungs_of
 from nas_theseus.services.study import Proposal, Study
+from nas_theseus.services.theseus_sampler import COSTS as COSTS_MARK
+from nas_theseus.services.theseus_sampler import ESTIMATED, RUNGS
 from nas_theseus.settings import Sampler, parse_constraint
 from nas_theseus.tasks import digits
 from nas_theseus.thompson import Proposer
-from nas_theseus.values import Architecture, Evaluation, Failure, Outcome
+from nas_theseus.values import Architecture, CurvePoint, Evaluation, Failure, Outcome, Stopped
 
 
 def conv(inlet: int, outlet: int) -> nn.Module:
@@ -59,6 +66,7 @@ class Bench:
             [parse_constraint(text) for text in limits], COSTS.of,
             lambda architecture: self.results.get(architecture.id),
             sampler=sampler, seed=seed, proposer=Proposer(SPACE, COSTS),
+            rungs=rungs_of(SPACE.recipe, SPACE.metric),
         )  # fmt: skip
 
     def finish(self, study: Study, proposal: Proposal) -> None:
@@ -217,6 +225,64 @@ def test_a_failure_is_told_and_the_study_goes_on(bench: Callable[[str], Bench]) 
     study.tell(proposal, failure)
     assert study.states["FAIL"] == 1
     assert proposal.architecture.id not in here.run(study, 10)
+
+
+def test_a_stopped_one_and_its_twin_are_told_what_is_predicted_and_marked(
+    bench: Callable[[str], Bench],
+) -> None:
+    here = bench("a")
+    study = here.study("random", limits=("val_accuracy >= 0.95",))
+    proposal = study.propose()
+    assert proposal is not None
+    journal = JournalStorage(JournalFileBackend(str(here.folder / "study.journal")))
+    raw = optuna.load_study(study_name="one", storage=journal)
+    raw.enqueue_trial(raw.trials[proposal.number].params)
+    assert study.propose() is not None  # what was proposed again is passed over
+    evaluation = replace(
+        outcome(proposal.architecture),
+        curve=(CurvePoint("val_accuracy", 0, 0.25), CurvePoint("val_accuracy", 1, 0.5)),
+    )
+    stopped = Stopped("epoch_1", evaluation, {"val_accuracy": 0.75}, 30)
+    here.results[proposal.architecture.id] = stopped
+    study.tell(proposal, stopped)
+    told = [t for t in raw.trials if t.state == TrialState.COMPLETE]
+    assert len(told) == 2
+    for trial in told:
+        assert trial.values == [0.75, COSTS.of(proposal.architecture).macs]
+        assert trial.user_attrs[ESTIMATED] == "epoch_1"
+        assert trial.user_attrs[RUNGS] == {"converted": 0.25, "epoch_1": 0.5}
+        assert trial.user_attrs[COSTS_MARK] == evaluation.cost.known()
+        assert max(trial.constraints.values()) == pytest.approx((0.95 - 0.75) / 0.95)
+    assert proposal.architecture.id not in here.run(study, 10)
+
+
+@pytest.mark.parametrize("sampler", ["theseus", "tpe", "nsga2"])
+def test_a_study_with_stopped_ones_goes_on_after_a_kill_as_if_it_had_not_been(
+    bench: Callable[[str], Bench], sampler: Sampler
+) -> None:
+    def run(here: Bench, study: Study, count: int) -> list[str]:
+        ids = []
+        for _ in range(count):
+            proposal = study.propose()
+            assert proposal is not None
+            end = outcome(proposal.architecture)
+            quality = end.metrics["val_accuracy"]
+            points = (CurvePoint("val_accuracy", 0, quality / 3),
+                      CurvePoint("val_accuracy", 1, quality / 2))  # fmt: skip
+            result: Outcome = replace(end, curve=points)
+            if quality < 0.4:
+                there = replace(end, metrics={"val_accuracy": quality / 3}, curve=points[:1])
+                result = Stopped("converted", there, {"val_accuracy": quality}, 1)
+            here.results[proposal.architecture.id] = result
+            study.tell(proposal, result)
+            ids.append(proposal.architecture.id)
+        return ids
+
+    whole, killed = bench("whole"), bench("killed")
+    ids = run(whole, whole.study(sampler), 24)
+    found = run(killed, killed.study(sampler), 11)
+    killed.study(sampler).propose()  # left open: the driver dies here
+    assert found + run(killed, killed.study(sampler), 13) == ids
 
 
 def test_gaussian_processes_propose_over_the_genome(bench: Callable[[str], Bench]) -> None:

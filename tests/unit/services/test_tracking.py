@@ -25,6 +25,7 @@ from nas_theseus.values import (
     Evaluation,
     Failure,
     Span,
+    Stopped,
 )
 
 PARAMETERS: dict[str, str | int | float | bool | None] = {
@@ -293,6 +294,34 @@ def test_result_after_failure_and_another_recipe(new: Callable[..., Tracker], ur
     assert "theseus.failure" not in run.data.tags
     assert run.data.metrics["val_accuracy"] == 0.95
     assert run.data.tags["theseus.evaluation"].endswith("-longer-3")
+
+
+def test_a_stopped_candidate_is_a_killed_run_off_the_front(
+    new: Callable[..., Tracker], uri: str
+) -> None:
+    at_rung = evaluation(1, accuracy=0.85)
+    stopped = Stopped("epoch_1", at_rung, {"val_accuracy": 0.9}, 77)
+    tracker = new()
+    tracker.start(PARAMETERS)
+    tracker.stopped(stopped)
+    tracker.evaluation(evaluation(2))
+    tracker.front([architecture(2).id], {"trials_stopped": 1}, step=2)
+    tracker.stopped(stopped)  # told again after a restart
+    assert (tracker.finish(), tracker.refused) == (0, 0)
+    run = runs(uri)[architecture(1).id]
+    assert run.info.status == "KILLED"
+    assert run.data.tags["theseus.stopped"] == "epoch_1"
+    assert run.data.tags["theseus.front"] == "false"
+    assert run.data.metrics["val_accuracy"] == 0.85
+    assert history(uri, run)["predicted_val_accuracy"] == [(0, 0.9)]
+
+    later = new()
+    later.start(PARAMETERS)
+    later.evaluation(at_rung)  # its own result is there after all
+    later.stopped(stopped)
+    assert (later.finish(), later.refused) == (0, 0)
+    run = runs(uri)[architecture(1).id]
+    assert run.info.status == "FINISHED" and "theseus.stopped" not in run.data.tags
 
 
 def test_long_curves_and_texts_fit_mlflow(new: Callable[..., Tracker], uri: str) -> None:

@@ -1,0 +1,403 @@
+"""What a search costs, against training candidates from scratch or by distillation.
+
+    python -m benchmarks.search_cost                          tune, run what is missing, report
+    python -m benchmarks.search_cost --regime same_data --method ours --seeds 1 --recipe epochs=1
+    python -m benchmarks.search_cost --tau                    cheap rungs against full training
+    python -m benchmarks.search_cost --report                 figures, table, plots of what is there
+
+A cell is one whole search: one method in one regime with one seed. Every cell is written to
+results/search_cost_cells.jsonl as it ends, every architecture of --tau to search_cost_tau.jsonl, so
+that the tables fill over several runs; delete a line to run it again.
+
+Two regimes on search_spaces/fashion_resnet.py: `same_data`, the guide trained on the candidates'
+4,000 images (16 epochs); `pretrained`, the guide trained on all 55,000 (6 epochs), candidates given
+a tenth, 5,500. Sizes were chosen for two CPU cores and about four hours in all: a candidate from
+scratch takes about 0.9 ms an image and epoch and 0.6 s a look at the 5,000 validation images, so 34
+and 45 s with 8 epochs, a search of 40 about 25 minutes; 15,000 images would take three times that.
+Give --images and --epochs (from scratch) for others; cells hold them.
+
+Methods:
+    scratch          Ray Tune, OptunaSearch (TPE), every candidate trained from scratch
+    scratch_rungs    the same settings and TPE, candidates that fall behind stopped by our rungs
+    kd               as scratch, taught by the guide's logits
+    ours_no_library  our sampler, recipe and rungs, every candidate converted by itself
+    ours             our sampler, recipe and rungs, blocks from the library
+The learning rates of the first two, and the weight of the guide's logits, are tuned on a few
+architectures with a seed of their own, on validation. Our recipe is the default one (sequential,
+regression: the best in docs/conversion.md), its blocks polished in sequence since they were made
+apart, then two epochs with the guide's logits; --recipe changes it, and only cells with the recipe
+that is asked for are reported.
+
+Charged: all that trains, alignment, blocks of the library, recalibration, the guide's activations
+and logits (once a search). Not charged: scores, similarities, least squares, and the guide's own
+training, which is told apart, since users have a guide. Core-seconds are processor time of the
+processes that evaluate.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import os
+import tempfile
+import time
+from collections.abc import Iterable, Mapping, Sequence
+from concurrent.futures import Future, ProcessPoolExecutor, as_completed
+from dataclasses import asdict, dataclass, replace
+from functools import lru_cache
+from multiprocessing import get_context
+from pathlib import Path
+from typing import Any, TypeVar
+
+from benchmarks import search_cost_report as report
+from benchmarks.record import RESULTS, commit
+from benchmarks.search_cost_regimes import (
+    REGIMES,
+    ROOT,
+    Regime,
+    guide_facts,
+    guide_work,
+    prepared,
+    spread_over,
+)
+from benchmarks.search_cost_tau import TauCell, run_tau
+from nas_theseus.costs.table import CostTable
+from nas_theseus.settings import Recipe, changed
+from nas_theseus.values import canonical_json
+
+CELLS = RESULTS / "search_cost_cells.jsonl"
+TAU = RESULTS / "search_cost_tau.jsonl"
+
+SEEDS = (0, 1, 2)
+TUNING_SEED = 100
+TUNED_ON = 4
+RATES = (3e-3, 6e-3, 1.2e-2)
+# The grid goes on by factors of 2 while the best rate lies at its edge, up to these.
+RATES_WITHIN = (3e-4, 1e-1)
+# Of the guide's logits in `kd`; tuned at the best learning rate, beginning with the first.
+WEIGHTS = (0.5, 0.9)
+
+BASELINES = ("scratch", "kd")
+OURS = ("ours_no_library", "ours")
+# Takes the settings that scratch was tuned to.
+STOPPED = "scratch_rungs"
+METHODS = ("scratch", STOPPED, "kd", *OURS)
+RECIPE = Recipe(epochs=2, polish_steps=10)
+SECOND_TRIALS = 10
+TAU_ARCHITECTURES, TAU_REGIME = 40, "same_data"
+
+
+@dataclass(frozen=True, order=True)
+class Cell:
+    """What one run is; with the tuning seed, `trials` architectures trained, no search.
+
+    Attributes:
+        epochs: of a candidate from scratch.
+        recipe: of the candidates, as canonical JSON.
+    """
+
+    regime: str
+    method: str
+    seed: int
+    trials: int
+    images: int
+    epochs: int
+    recipe: str
+
+    @property
+    def sizes(self) -> Regime:
+        return replace(REGIMES[self.regime], images=self.images, epochs=self.epochs)
+
+    @property
+    def settings(self) -> Recipe:
+        return Recipe.model_validate_json(self.recipe)
+
+    @property
+    def said(self) -> str:
+        """For people."""
+        tuned = (f", rate {self.settings.learning_rate:g}, weight {self.settings.distill:g}"
+                 if self.seed == TUNING_SEED else "")  # fmt: skip
+        return f"{self.regime}, {self.method}, seed {self.seed}{tuned}"
+
+
+Kind = TypeVar("Kind", Cell, TauCell)
+
+
+@dataclass(frozen=True)
+class Plan:
+    """What is asked for: sizes, and our recipe.
+
+    Attributes:
+        images, epochs: None for the regime's own.
+    """
+
+    trials: int
+    images: int | None
+    epochs: int | None
+    recipe: Recipe
+
+    def cell(self, regime: str, method: str, seed: int, recipe: Recipe) -> Cell:
+        own = REGIMES[regime]
+        trials = TUNED_ON if seed == TUNING_SEED else self.trials
+        return Cell(
+            regime, method, seed, trials, self.images or own.images, self.epochs or own.epochs,
+            canonical_json(recipe.model_dump()),
+        )  # fmt: skip
+
+    def baseline(self, regime: str, method: str, seed: int, rate: float, weight: float) -> Cell:
+        """A cell of scratch or kd."""
+        epochs = self.epochs or REGIMES[regime].epochs
+        settings = {"epochs": epochs, "learning_rate": rate, "distill": weight}
+        schedule = "scratch" if method == STOPPED else method
+        recipe = Recipe.model_validate({"schedule": schedule, **settings})
+        return self.cell(regime, method, seed, recipe)
+
+    def tau(self, regime: str) -> list[TauCell]:
+        """The cells of τ, ends and middle of the space first."""
+        own, count = REGIMES[regime], TAU_ARCHITECTURES
+        recipe = canonical_json(self.recipe.model_copy(update={"library": True}).model_dump())
+        return [
+            TauCell(
+                regime, index, count, self.images or own.images, self.epochs or own.epochs, recipe
+            )
+            for index in sorted(range(count), key=lambda i: (f"{i:06b}"[::-1], i))
+        ]
+
+    def ours(self, regime: str, method: str, seed: int) -> Cell:
+        """A cell of our search."""
+        with_library = method != "ours_no_library"
+        # Without a library nothing is polished: alignment is sequential from the start.
+        changes = {"library": with_library} | ({} if with_library else {"polish_steps": 0})
+        return self.cell(regime, method, seed, self.recipe.model_copy(update=changes))
+
+
+@lru_cache
+def of_guide(sizes: Regime) -> dict[str, float]:
+    """The guide's facts; it is trained if it was not yet."""
+    return guide_facts(prepared(sizes, Recipe()))
+
+
+def run_cell(cell: Cell, guide: Mapping[str, float]) -> dict[str, Any]:
+    """One cell, in a process of its own.
+
+    Args:
+        guide: its facts.
+    """
+    from benchmarks import search_cost_baselines, search_cost_ours
+
+    began = time.perf_counter()
+    regime, recipe = cell.sizes, cell.settings
+    space = prepared(regime, recipe)
+    work = guide_work(space, CostTable(space))
+    facts = {"commit": commit(), **guide, **work}
+    more: dict[str, Any] = {}
+    if cell.seed == TUNING_SEED:
+        chosen = spread_over(space, cell.trials, TUNING_SEED)
+        rows = search_cost_baselines.tuned_on(regime, recipe, chosen, cell.seed)
+        more["validation"] = sum(row["validation"] for row in rows) / len(rows)
+        return {**asdict(cell), **facts, **more, "trajectory": rows}
+    with tempfile.TemporaryDirectory(prefix="search-cost-") as name:
+        folder = Path(name)
+        if cell.method in BASELINES:
+            rows = search_cost_baselines.search(regime, recipe, cell.seed, cell.trials, folder)
+            macs = seconds = 0
+            for row in rows:
+                row["train_macs"] = macs = macs + row.pop("own_macs")
+                row["core_seconds"] = seconds = seconds + row.pop("own_seconds")
+        else:
+            quality = guide["guide_validation"]
+            found = search_cost_ours.search(
+                regime, recipe, cell.seed, cell.trials, folder, quality,
+                sampler="tpe" if cell.method == STOPPED else "theseus",
+            )  # fmt: skip
+            rows, more["blocks"] = found.rows, found.blocks
+            if recipe.takes_blocks:
+                more["further"] = search_cost_ours.further_budget(
+                    regime, recipe, cell.seed, folder, quality, found.evaluations
+                )
+            if recipe.takes_blocks and cell.seed == SEEDS[0]:
+                trials = min(SECOND_TRIALS, cell.trials)
+                other = search_cost_ours.search(
+                    regime, recipe, cell.seed + TUNING_SEED, trials, folder, quality, name="second"
+                )
+                again = len(other.converted & found.converted)
+                more["second"] = {**other.blocks, "trials": trials, "converted_again": again}
+    for row in rows:
+        row["train_macs"] += work["activation_macs"] + work["logit_macs"]
+    return {**asdict(cell), **facts, **more, "wall_seconds": time.perf_counter() - began,
+            "trajectory": rows}  # fmt: skip
+
+
+def kept(path: Path) -> list[dict[str, Any]]:
+    """The rows that are there."""
+    return [json.loads(line) for line in path.read_text().splitlines()] if path.exists() else []
+
+
+def _known(path: Path, kind: type[Kind]) -> dict[Kind, dict[str, Any]]:
+    names = list(kind.__dataclass_fields__)
+    return {kind(**{name: row[name] for name in names}): row for row in kept(path)}
+
+
+def finished() -> dict[Cell, dict[str, Any]]:
+    """The searches, and runs of tuning, that are there."""
+    return _known(CELLS, Cell)
+
+
+def ranked() -> dict[TauCell, dict[str, Any]]:
+    """The architectures of --tau that are there."""
+    return _known(TAU, TauCell)
+
+
+def run_missing(cells: Iterable[Cell | TauCell], jobs: int, deadline: float) -> bool:
+    """Run the cells that are not there, several at a time, each kept as it ends.
+
+    Args:
+        cells: all of one kind.
+
+    Returns:
+        Whether all are there now: what comes next is chosen by them.
+    """
+    done = {*finished(), *ranked()}
+    missing = [cell for cell in cells if cell not in done]
+    path = TAU if missing and isinstance(missing[0], TauCell) else CELLS
+    path.parent.mkdir(exist_ok=True)
+    # Spawned: torch's thread pool is their own. Ray is begun and ended in a process only once.
+    once = None if path == TAU else 1
+    with ProcessPoolExecutor(jobs, get_context("spawn"), max_tasks_per_child=once) as pool:
+        running: dict[Future[dict[str, Any]], Cell | TauCell] = {}
+        failed = False
+        while missing or running:
+            while missing and len(running) < jobs and time.time() < deadline:
+                cell = missing.pop(0)
+                guide = of_guide(cell.sizes)
+                if isinstance(cell, TauCell):
+                    running[pool.submit(run_tau, cell)] = cell
+                else:
+                    running[pool.submit(run_cell, cell, guide)] = cell
+            if not running:
+                return False
+            ended = next(as_completed(running))
+            cell = running.pop(ended)
+            try:
+                row = ended.result()
+            except Exception as error:  # on a busy machine Ray may not start; others go on
+                print(f"{cell.said} failed, the next run tries again: {error!r}", flush=True)
+                failed = True
+                continue
+            with path.open("a") as file:
+                file.write(json.dumps(row) + "\n")
+            print(f"{cell.said}: {report.told(row)}", flush=True)
+    return not failed
+
+
+def tuned_as(method: str) -> str:
+    """The method whose tuning one takes."""
+    return "scratch" if method == STOPPED else method
+
+
+def tuning(plan: Plan, regime: str, method: str) -> list[Cell]:
+    """What tuning needs next: learning rates, then the weight of the guide's logits."""
+
+    def cell(rate: float, weight: float) -> Cell:
+        return plan.baseline(regime, method, TUNING_SEED, rate, weight)
+
+    first, *others = WEIGHTS if method == "kd" else (0.0,)
+    rates, done = list(RATES), finished()
+    while all(cell(rate, first) in done for rate in rates):
+        best = max(rates, key=lambda rate: done[cell(rate, first)]["validation"])
+        beyond = {rates[0]: rates[0] / 2, rates[-1]: rates[-1] * 2}.get(best)
+        if beyond is None or not RATES_WITHIN[0] <= beyond <= RATES_WITHIN[1]:
+            return [cell(rate, first) for rate in rates] + [cell(best, w) for w in others]
+        rates = sorted([*rates, beyond])
+    return [cell(rate, first) for rate in rates]
+
+
+def tuned(plan: Plan, regime: str, method: str, seed: int) -> Cell:
+    """A baseline's cell with the settings that tuning chose."""
+    done = finished()
+    best = max(tuning(plan, regime, tuned_as(method)), key=lambda cell: done[cell]["validation"])
+    return plan.baseline(regime, method, seed, best.settings.learning_rate, best.settings.distill)
+
+
+def searches(plan: Plan, regime: str, methods: Sequence[str], seeds: Sequence[int]) -> list[Cell]:
+    """The cells of a regime, as far as tuning allows, all methods of one seed before the next."""
+    done = finished()
+    ready = [
+        method
+        for method in methods
+        if method in OURS or all(cell in done for cell in tuning(plan, regime, tuned_as(method)))
+    ]
+    return [
+        plan.ours(regime, method, seed) if method in OURS else tuned(plan, regime, method, seed)
+        for seed in seeds
+        for method in ready
+    ]
+
+
+def fill(
+    plan: Plan, regimes: Sequence[str], methods: Sequence[str], seeds: Sequence[int], jobs: int,
+    deadline: float,
+) -> None:  # fmt: skip
+    """Run the cells that are missing until all are there or time is over."""
+    for regime in regimes:
+        for method in dict.fromkeys(tuned_as(m) for m in methods if m not in OURS):
+            while any(cell not in finished() for cell in tuning(plan, regime, method)):
+                if not run_missing(tuning(plan, regime, method), jobs, deadline):
+                    return
+        if not run_missing(searches(plan, regime, methods, seeds), jobs, deadline):
+            return
+
+
+def write_report(plan: Plan) -> None:
+    """Figures, table and plots of the cells that are there and as they are asked for."""
+    done, rungs = finished(), ranked()
+    asked: dict[str, dict[str, list[dict[str, Any]]]] = {}
+    tried: dict[str, list[str]] = {}
+    for regime in REGIMES:
+        asked[regime] = {method: [] for method in METHODS}
+        for cell in searches(plan, regime, METHODS, SEEDS):
+            if cell in done:
+                asked[regime][cell.method].append(done[cell])
+        tried[regime] = [
+            f"- {cell.said}: {done[cell]['validation']:.4f}"
+            for method in BASELINES
+            for cell in sorted(tuning(plan, regime, method), key=lambda c: c.settings.learning_rate)
+            if cell in done
+        ]
+    tau = [rungs[cell] for cell in plan.tau(TAU_REGIME) if cell in rungs]
+    rows = [*done.values(), *rungs.values()]
+    report.write(asked, tried, tau, rows, [*SEEDS, TUNING_SEED])
+
+
+def main() -> None:
+    """Run what the arguments ask for, then write figures, table and plots."""
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("--regime", choices=REGIMES, action="append", help="all by default")
+    parser.add_argument("--method", choices=METHODS, action="append", help="all by default")
+    parser.add_argument("--seeds", type=int, default=len(SEEDS), help="only the first so many")
+    parser.add_argument("--trials", type=int, default=40, help="architectures of a search")
+    parser.add_argument("--images", type=int, help="that candidates train on; the regime's")
+    parser.add_argument("--epochs", type=int, help="of a candidate from scratch; the regime's")
+    parser.add_argument("--recipe", nargs="+", default=[], metavar="NAME=VALUE", help="ours")
+    parser.add_argument("--tau", action="store_true", help="cheap rungs against full training")
+    parser.add_argument("--report", action="store_true", help="run nothing")
+    parser.add_argument("--jobs", type=int, default=os.cpu_count() or 1, help="cells at a time")
+    parser.add_argument("--minutes", type=float, default=float("inf"), help="start none after")
+    options = parser.parse_args()
+    recipe = changed(RECIPE, options.recipe)
+    plan = Plan(options.trials, options.images, options.epochs, recipe)
+    regimes, methods = options.regime or list(REGIMES), options.method or list(METHODS)
+    # For the processes to come: one thread each, and the package that this file stands beside.
+    os.environ["OMP_NUM_THREADS"] = "1"
+    os.environ["PYTHONPATH"] = os.pathsep.join([str(ROOT), os.environ.get("PYTHONPATH", "")])
+    deadline = time.time() + 60 * options.minutes
+    if not options.report and options.tau:
+        for regime in options.regime or [TAU_REGIME]:
+            run_missing(plan.tau(regime), options.jobs, deadline)
+    elif not options.report:
+        fill(plan, regimes, methods, SEEDS[: options.seeds], options.jobs, deadline)
+    write_report(plan)
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,241 @@
+"""Our search as `nas-theseus search` runs it, its core-seconds and MACs noted at every result.
+
+What `nas_theseus.search` joins is joined here again without MLflow: proposals, blocks and workers
+are its own.
+"""
+
+from __future__ import annotations
+
+import json
+import time
+from collections.abc import Generator
+from dataclasses import asdict, dataclass, field, replace
+from pathlib import Path
+from typing import Any
+
+from benchmarks.search_cost_regimes import Regime, described, ended, prepared, workshop
+from nas_theseus.block_jobs import BlockJobs
+from nas_theseus.convert.block_key import BlockKey, BlockKeys
+from nas_theseus.convert.library import Library
+from nas_theseus.convert.target import assemble
+from nas_theseus.costs.table import CostTable
+from nas_theseus.evaluate import score
+from nas_theseus.guide import load_weights
+from nas_theseus.jobs import ProposalJobs, reference_of
+from nas_theseus.pareto import is_feasible
+from nas_theseus.progress import State
+from nas_theseus.services import cluster
+from nas_theseus.services.cluster import Job
+from nas_theseus.services.tracking import Tracker
+from nas_theseus.settings import Recipe, Sampler, SearchSettings
+from nas_theseus.space import SearchSpace
+from nas_theseus.storage import Storage, write_json
+from nas_theseus.thompson import Proposer, Told
+from nas_theseus.values import Architecture, Evaluation, Reached, derive_seed
+from nas_theseus.worker import Worker, WorkerSettings, worker_settings
+
+FURTHER_LIMIT = "macs <= 1e6"
+
+
+class TimedWorker(Worker):
+    """A worker that keeps the processor time of every job in a file, as far as it has come."""
+
+    def __init__(self, settings: WorkerSettings, folder: Path) -> None:
+        super().__init__(settings)
+        self._folder = folder
+
+    def __call__(self, job: BlockKey | Architecture) -> Generator[str | Reached, None, str | None]:
+        steps = super().__call__(job)
+        spent = 0.0
+        while True:
+            began = time.process_time()
+            try:
+                step = next(steps)
+            except StopIteration as end:
+                spent += time.process_time() - began
+                write_json(self._folder / f"{job.id}.json", {"core_seconds": spent})
+                failure: str | None = end.value
+                return failure
+            spent += time.process_time() - began
+            write_json(self._folder / f"{job.id}.json", {"core_seconds": spent})
+            yield step
+
+
+@dataclass(frozen=True)
+class MakeTimedWorker:
+    """Makes the worker in its own process."""
+
+    settings: WorkerSettings
+    folder: Path
+
+    def __call__(self) -> TimedWorker:
+        return TimedWorker(self.settings, self.folder)
+
+
+class Quiet:
+    """A reporter that tells nothing."""
+
+    def say(self, message: str) -> None:
+        """Nothing."""
+
+    def show(self, state: State) -> None:
+        """Nothing."""
+
+
+@dataclass
+class NotedJobs:
+    """The search's jobs; the end of every architecture is noted with what all took by then.
+
+    Attributes:
+        seconds: folder of the jobs' processor times.
+        rows: one an architecture that ended.
+    """
+
+    jobs: ProposalJobs
+    space: SearchSpace
+    costs: CostTable
+    seconds: Path
+    rows: list[dict[str, Any]] = field(default_factory=list)
+
+    def next(self) -> Job | None:
+        return self.jobs.next()
+
+    def reported(self, job: Job, stage: str) -> None:
+        self.jobs.reported(job, stage)
+
+    def reached(self, reached: Reached) -> bool:
+        return self.jobs.reached(reached)
+
+    def ended(self, job: Job, failure: str | None) -> None:
+        self.jobs.ended(job, failure)
+        if isinstance(job, BlockKey):
+            return
+        times = [json.loads(path.read_text()) for path in self.seconds.glob("*.json")]
+        evaluation = self.jobs.evaluations.get(job.id)
+        state = self.jobs.state
+        self.rows.append(
+            {
+                **described(job, self.costs.of(job).macs),
+                "validation": evaluation and evaluation.metrics[self.space.metric],
+                "train_macs": state.train_macs_spent,
+                "block_macs": state.blocks.macs if state.blocks else 0,
+                "core_seconds": sum(time["core_seconds"] for time in times),
+            }
+        )
+
+
+@dataclass(frozen=True)
+class Searched:
+    """A finished search.
+
+    Attributes:
+        rows: what was evaluated, in order, with MACs and core-seconds of all until then.
+        blocks: counts of its blocks, by name.
+        converted: ids of the blocks that it converted.
+    """
+
+    rows: list[dict[str, Any]]
+    evaluations: list[Evaluation]
+    blocks: dict[str, float]
+    converted: frozenset[str]
+
+
+def search(
+    regime: Regime, recipe: Recipe, seed: int, trials: int, folder: Path, guide_quality: float, *,
+    name: str = "search", sampler: Sampler = "theseus",
+) -> Searched:  # fmt: skip
+    """One search; its library, if the recipe takes blocks from one, is the folder's."""
+    space = prepared(regime, recipe)
+    storage = Storage(folder.resolve(), name)
+    storage.create()
+    seconds = storage.folder / "seconds"
+    seconds.mkdir(exist_ok=True)
+    library = Library(storage.library) if recipe.takes_blocks else None
+    costs = CostTable(space)
+    values = {space.metric: guide_quality}
+    values |= costs.of_parts().known()
+    settings = SearchSettings(
+        name=name, trials=trials, parallel=1, storage=storage.root, seed=seed, sampler=sampler,
+        library=library is not None, rungs=True,
+    )  # fmt: skip
+    # Never started: records stay in its outbox and go with the folder.
+    tracker = Tracker(name, storage.outbox, storage.runs_file)
+    blocks = None if library is None else BlockJobs(BlockKeys(space), library, storage)
+    jobs = ProposalJobs(
+        space, costs, storage, tracker, settings, Quiet(), values, blocks=blocks, slots=1
+    )
+    noted = NotedJobs(jobs, space, costs, seconds)
+    made = worker_settings(
+        space, storage.space_file, space_text(regime, recipe), storage, library,
+        seed=seed, device="cpu", cpus=1,
+    )  # fmt: skip
+    cluster.connect(settings, storage.log)
+    try:
+        cluster.run_jobs(noted, MakeTimedWorker(made, seconds), settings, storage.log)
+    finally:
+        cluster.disconnect()
+    jobs.refuse_if_all_failed()
+    for row in noted.rows:
+        evaluation = jobs.evaluations.get(row["architecture"])
+        row["test"] = None if evaluation is None else _test(space, storage, evaluation)
+    counts = jobs.state.blocks
+    return Searched(
+        noted.rows,
+        list(jobs.evaluations.values()),
+        {} if counts is None else counts.metrics(),
+        frozenset(outcome.block for outcome in storage.block_outcomes()),
+    )
+
+
+def further_budget(
+    regime: Regime,
+    recipe: Recipe,
+    seed: int,
+    folder: Path,
+    guide_quality: float,
+    evaluations: list[Evaluation],
+) -> dict[str, Any]:
+    """One more budget asked of a finished search: its best guess there, made and evaluated."""
+    asked = replace(prepared(regime, recipe), constraints=(FURTHER_LIMIT,))
+    shop = workshop(asked)
+    values = {asked.metric: guide_quality}
+    values |= shop.costs.of_parts().known()
+    storage = Storage(folder.resolve(), "further")
+    storage.create()
+    library = Library(storage.library)
+    blocks = BlockJobs(BlockKeys(asked), library, storage)
+    told = []
+    for one in evaluations:
+        blocks.lacking(one.architecture)  # those that are there tell their errors
+        told.append(Told(one.architecture, one.values(), is_feasible(one, asked.limits)))
+    reference = reference_of(asked.goals, values)
+    proposer = Proposer(asked, shop.costs, reference, blocks.errors)
+    architecture = proposer.propose(told, derive_seed("further", seed))
+    if architecture is None:
+        return {"limit": FURTHER_LIMIT, "macs_spent": 0}
+    made = [shop.keep_block(key, library)[1] for key in blocks.lacking(architecture)]
+    found = ended(shop.run(architecture, seed, library=library))
+    spent = found.evaluation.train_macs_spent + sum(one.macs for one in made if one)
+    return {
+        **described(architecture, found.evaluation.cost.macs),
+        "limit": FURTHER_LIMIT,
+        "macs_spent": spent,
+        "validation": found.evaluation.metrics[asked.metric],
+        "test": score(found.network, asked.task, "test"),
+    }
+
+
+def space_text(regime: Regime, recipe: Recipe) -> str:
+    """A space file for the workers."""
+    return (
+        "from benchmarks.search_cost_regimes import Regime, space_of\n"
+        "from nas_theseus.settings import Recipe\n\n\n"
+        "def space():\n"
+        f"    return space_of(Regime(**{asdict(regime)}), Recipe(**{recipe.model_dump()}))\n"
+    )
+
+
+def _test(space: SearchSpace, storage: Storage, evaluation: Evaluation) -> float:
+    target = assemble(space, evaluation.architecture, 0)
+    load_weights(target, storage.weights_of(evaluation.name))
+    return score(target, space.task, "test")
