@@ -98,13 +98,13 @@ def figures(
 
 
 def _before(row: Row) -> float:
-    return fmean(net["before"] for net in row["networks"] if net["stitch"] is not None)
+    return float(fmean(n["before"] for n in row["networks"] if n["stitch"] is not None))
 
 
 def largest_hole(networks: Sequence[Mapping[str, Any]]) -> float:
     """Largest gap between neighbours in MACs, as a share of the range."""
     macs = sorted(net["macs"] for net in networks)
-    return max(b - a for a, b in pairwise(macs)) / (macs[-1] - macs[0])
+    return float(max(b - a for a, b in pairwise(macs)) / (macs[-1] - macs[0]))
 
 
 def findings(rows: Sequence[Row]) -> list[str]:
