@@ -16,6 +16,8 @@ from nas_theseus.tasks import Task
 # By how much more often an anchor must be right with its outputs in another order, before the order
 # is thought to differ (ours).
 _CLEARLY = 0.2
+# Mean probability of what it says, below which a network is hardly trained and has no order (ours).
+_SURE = 0.6
 # Examples a class without which an order would be read into noise (ours).
 _A_CLASS = 10
 
@@ -68,6 +70,7 @@ def check_class_order(anchor: Anchor, inputs: Tensor, targets: Tensor) -> None:
     """Refuse an anchor that means another class by an output than its task does.
 
     Told from its predictions: another order of its outputs makes it right far more often (ours).
+    An untrained network, unsure of all it says, has none.
 
     Args:
         inputs: shape (N, *inlet); fewer than ten a class are not checked.
@@ -83,11 +86,12 @@ def check_class_order(anchor: Anchor, inputs: Tensor, targets: Tensor) -> None:
         return
     with torch.no_grad():
         device = device_of(anchor.network)
-        found = torch.cat(
-            [anchor.network(x.to(device)).argmax(1) for x in torch.split(inputs, 256)]
-        )
+        logits = torch.cat([anchor.network(x.to(device)).cpu() for x in torch.split(inputs, 256)])
+    sure, found = logits.softmax(1).max(1)
+    if sure.mean() < _SURE:
+        return
     together = torch.zeros(outputs.width, outputs.width)
-    together.index_put_((targets.cpu(), found.cpu()), torch.ones(len(inputs)), accumulate=True)
+    together.index_put_((targets.cpu(), found), torch.ones(len(inputs)), accumulate=True)
     rows, columns = linear_sum_assignment(-together.numpy())
     right, reordered = together.trace(), together[rows, columns].sum()
     if reordered - right > _CLEARLY * len(inputs):
