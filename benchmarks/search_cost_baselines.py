@@ -121,7 +121,9 @@ def search(
     finally:
         ray.shutdown()
     found = [
-        result.metrics for result in results if result.metrics and "distinct" in result.metrics
+        result.metrics
+        for result in (results[index] for index in range(len(results)))
+        if result.metrics and "distinct" in result.metrics
     ]
     names = ("architecture", "pairing", "blocks", "macs", "validation", "test", "own_macs",
              "own_seconds", "error")  # fmt: skip

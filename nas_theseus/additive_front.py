@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Hashable, Iterator, Mapping, Sequence
+from collections.abc import Collection, Hashable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 
 import numpy as np
@@ -35,11 +35,12 @@ class Option:
 
 @dataclass(frozen=True)
 class Solution:
-    """One architecture with its estimated error and its costs by name."""
+    """One architecture with its estimated error and its costs by name; epsilon as `Solutions`."""
 
     architecture: Architecture
     error: float
     costs: Mapping[str, int]
+    epsilon: float = 0.0
 
 
 class Solutions:
@@ -65,7 +66,8 @@ class Solutions:
     def __getitem__(self, index: int) -> Solution:
         choices = [self._space.options[i].choice for i in self.edges[index] if i >= 0]
         named = zip(self._space.cost_names, self.costs[index].tolist(), strict=True)
-        return Solution(Architecture(tuple(choices)), float(self.errors[index]), dict(named))
+        architecture = Architecture(tuple(choices))
+        return Solution(architecture, float(self.errors[index]), dict(named), self.epsilon)
 
     def __iter__(self) -> Iterator[Solution]:
         return (self[index] for index in range(len(self)))
@@ -193,6 +195,7 @@ class AdditiveSpace:
         distance: int,
         constraints: Sequence[Constraint] = (),
         epsilon: float | None = None,
+        without: Collection[Architecture] = (),
     ) -> list[Solution]:
         """Architectures of little error that differ pairwise in at least `distance` guide parts.
 
@@ -203,19 +206,26 @@ class AdditiveSpace:
         set they are greedy: another set may have less error in sum, or more members. Fewer than
         `count` are returned when none is left.
 
-        Arguments and errors as `front`.
+        Arguments and errors as `front`; those of `without` are passed over.
         """
-        question = self._question((), constraints)
-        found = [self._answer(errors, question, constraints, epsilon, 1)[0]]
-        while len(found) < count:
-            chosen = set(found[-1].architecture.choices)
+        question, found = self._question((), constraints), list[Solution]()
+        answer = self._answer(errors, question, constraints, epsilon, 1)
+        while True:
+            layers = 1
+            # As many as were asked for, and all of them passed over: there may be more.
+            while len(answer) == layers and all(one.architecture in without for one in answer):
+                layers *= 4
+                answer = self._solve(self._checked(errors), question, epsilon, layers)
+            new = next((one for one in answer if one.architecture not in without), None)
+            if new is None:
+                return found
+            found.append(new)
+            if len(found) == count:
+                return found
+            chosen = set(new.architecture.choices)
             far = [0 if o.choice in chosen else len(o.choice.span) for o in self.options]
             question = question.away_from(np.array(far), distance)
             answer = self._solve(self._checked(errors), question, epsilon, 1)
-            if not len(answer):
-                break
-            found.append(answer[0])
-        return found
 
     def limits(self, constraints: Sequence[Constraint]) -> tuple[Floats, Floats]:
         """Lower and upper limit of each cost, shapes (C,), infinite where there is none.
@@ -300,7 +310,8 @@ class AdditiveSpace:
             f"no architecture keeps {' and '.join(map(str, constraints))}{together}: the closest "
             f"has {', '.join(f'{c.name} = {costs[c.name]:,}' for c in constraints)}{coarse}; "
             f"{'raise' if binding.operator == '<=' else 'lower'} the limit '{binding}' to "
-            f"{costs[binding.name]:,} or offer other blocks",
+            f"{costs[binding.name]:,} or offer other blocks (the closest is "
+            f"{closest[0].architecture.blocks} for parts {closest[0].architecture.pairing})",
             str(binding),
             costs[binding.name],
         )

@@ -149,10 +149,13 @@ class Workshop:
         macs = MacCounter(self.costs, architecture)
         curve: list[CurvePoint] = []
         fresh = recipe.untouched_by_guide
-        target = assemble(self.space, architecture, seed, fresh=fresh).to(self.device)
+        target = assemble(
+            self.space, architecture, seed, fresh=fresh, activations=self.activations
+        ).to(self.device)
         teacher = self.activations if recipe.taught else None
         # An architecture that keeps every part is the guide: there is nothing to convert or train.
-        is_guide = all(target.kept) and not fresh
+        families = self.space.families
+        is_guide = all(families[c.block].keeps for c in architecture.choices) and not fresh
         names = {rung.epoch: rung.name for rung in rungs_of(recipe, self.space.metric)}
         measured: dict[str, float] | None = None
 
@@ -223,7 +226,8 @@ class Workshop:
                     curve.append(point)
                     yield Progress("convert", (point,))
                 macs.alignment(aligned, target, self.activations.count, curve)
-            if recipe.recalibrate and not fresh:
+            # Grown from the guide alone, a network has its statistics.
+            if recipe.recalibrate and not fresh and not all(target.preserving):
                 examples = min(recipe.align_examples, task.size("train"))
                 macs.forward(recalibrate(target, task, recipe.align_batch_size, examples))
             target.thaw()

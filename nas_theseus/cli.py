@@ -2,21 +2,24 @@
 
 from __future__ import annotations
 
-import importlib
 import json
 import os
 import socket
 import sys
+from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 from rich.console import Console
 
-from nas_theseus import library_commands
+from nas_theseus import library_commands, network_commands, stitch_commands
+from nas_theseus.network_commands import DEFAULT_STORAGE, SpaceFile, StorageOption
 
 if TYPE_CHECKING:
+    from nas_theseus.budget import Answer
     from nas_theseus.settings import SearchSettings
+    from nas_theseus.values import Architecture
 
 # torch, Ray and MLflow take seconds to import, so commands import what they need; --help is quick.
 
@@ -35,13 +38,29 @@ app = typer.Typer(
     ),
 )
 
+app.add_typer(network_commands.app)
+app.add_typer(stitch_commands.app)
 app.add_typer(library_commands.app, name="library")
 
-SpaceFile = Annotated[Path, typer.Argument(help="Python file with a function space().")]
-StorageOption = Annotated[
-    Path, typer.Option("--storage", help="Folder for guides, searches, weights and results.")
+Parallel = Annotated[
+    int | None, typer.Option(help="Trials at once; what the machine has room for.")
 ]
-DEFAULT_STORAGE = Path("theseus")
+StudyUrl = Annotated[
+    str | None, typer.Option(help="Optuna storage URL; a journal file in --storage.")
+]
+LibraryPlace = Annotated[
+    str | None,
+    typer.Option(
+        metavar="LOCATION",
+        help="Where converted blocks are kept, a folder or an fsspec address; library/ in "
+        "--storage.",
+    ),
+]
+Address = Annotated[
+    str | None, typer.Option(help="Ray cluster to join, such as auto; else this machine.")
+]
+CpusPerTrial = Annotated[float, typer.Option(help="CPU cores of one trial.")]
+GpusPerTrial = Annotated[float, typer.Option(help="GPUs of one trial; 0.5 puts two on one GPU.")]
 
 
 @app.callback()
@@ -61,47 +80,33 @@ def search(
         typer.Option(help="Search name; the file's name by default. An existing one goes on."),
     ] = None,
     trials: Annotated[int, typer.Option(help="Architectures to evaluate in all.")] = 20,
-    parallel: Annotated[
-        int | None, typer.Option(help="Trials at once; what the machine has room for.")
-    ] = None,
+    parallel: Parallel = None,
     time_budget: Annotated[
         float | None, typer.Option(help="Seconds after which no new trial starts.")
     ] = None,
     storage: StorageOption = DEFAULT_STORAGE,
-    study: Annotated[
-        str | None, typer.Option(help="Optuna storage URL; a journal file in --storage.")
-    ] = None,
+    study: StudyUrl = None,
     sampler: Annotated[
         str | None, typer.Option(help="theseus, tpe, gp, nsga2, nsga3 or random.")
     ] = None,
     seed: Annotated[int | None, typer.Option(help="Seed of proposals and trials.")] = None,
-    library: Annotated[
-        str | None,
-        typer.Option(
-            metavar="LOCATION",
-            help="Where converted blocks are kept, a folder or an fsspec address; library/ in "
-            "--storage.",
-        ),
-    ] = None,
+    library: LibraryPlace = None,
     no_library: Annotated[
         bool, typer.Option("--no-library", help="Convert every candidate by itself.")
     ] = False,
     no_rungs: Annotated[
         bool, typer.Option("--no-rungs", help="Train every candidate to its end.")
     ] = False,
-    address: Annotated[
-        str | None, typer.Option(help="Ray cluster to join, such as auto; else this machine.")
-    ] = None,
-    cpus_per_trial: Annotated[float, typer.Option(help="CPU cores of one trial.")] = 1.0,
-    gpus_per_trial: Annotated[
-        float, typer.Option(help="GPUs of one trial; 0.5 puts two on one GPU.")
-    ] = 0.0,
+    address: Address = None,
+    cpus_per_trial: CpusPerTrial = 1.0,
+    gpus_per_trial: GpusPerTrial = 0.0,
 ) -> None:
     """Run a search, or go on with the one of this name (finished trials stay).
 
     Before it starts it says how long it will take. Ctrl-C or kill at any moment; the same command
     continues.
     """
+    from nas_theseus.consent import remember
     from nas_theseus.errors import SpaceError
     from nas_theseus.settings import SearchSettings, validated
 
@@ -124,6 +129,7 @@ def search(
         given["library"] = False
     if kept and not kept.get("rungs", False):
         given["rungs"] = False
+    remember(space)
     _search(space, validated(SearchSettings, given, "search"))
 
 
@@ -137,7 +143,7 @@ def _kept_settings(storage: Path, name: str) -> dict[str, Any]:
         return {}
 
 
-def _search(space: Path, settings: SearchSettings) -> None:
+def _search(space: Path, settings: SearchSettings, first: Sequence[Architecture] = ()) -> None:
     console = Console()
     console.print(f"search {settings.name} in {settings.storage}", highlight=False)
     from nas_theseus.front import front_rows
@@ -147,7 +153,7 @@ def _search(space: Path, settings: SearchSettings) -> None:
     report = LiveReport(console)
     state = None
     try:
-        result = run_search(space, settings, report)
+        result = run_search(space, settings, report, first)
         state = result.state
     except KeyboardInterrupt:
         # Caught here: typer would end the program without a word.
@@ -194,17 +200,86 @@ def front(
             help="Conditions on the members, such as 'macs < 2e6 and val_accuracy > 0.9'."
         ),
     ] = None,
+    at: Annotated[
+        list[str] | None,
+        typer.Option(
+            metavar="BUDGET",
+            help="A new budget, such as 'macs <= 5e6 and params <= 1e5': what was evaluated under "
+            "it, and what the search's estimate predicts to be best; nothing is trained.",
+        ),
+    ] = None,
+    refine: Annotated[
+        bool, typer.Option("--refine", help="With --at: then evaluate the best prediction.")
+    ] = False,
+    count: Annotated[int, typer.Option(min=1, help="With --at: how many are predicted.")] = 5,
+    distance: Annotated[
+        int, typer.Option(min=1, help="With --at: in how many guide parts they differ at least.")
+    ] = 2,
+    trust_code: Annotated[
+        bool,
+        typer.Option(
+            "--trust-code",
+            help="With --at: consent to run the search's space.py, where it is not yours.",
+        ),
+    ] = False,
     storage: StorageOption = DEFAULT_STORAGE,
+    library: LibraryPlace = None,
+    study: StudyUrl = None,
+    parallel: Parallel = None,
+    address: Address = None,
+    cpus_per_trial: CpusPerTrial = 1.0,
+    gpus_per_trial: GpusPerTrial = 0.0,
 ) -> None:
-    """The front of a search, finished or running: what no other evaluation dominates."""
+    """The front of a search, finished or running: what no other evaluation dominates.
+
+    With --at it answers a new budget without any training. --refine adds one trial to the search,
+    as its --study, --library and trial options say; once more, the next best prediction.
+    """
     from nas_theseus.errors import SpaceError
     from nas_theseus.front import front_rows, read_front
-    from nas_theseus.report import front_table
-    from nas_theseus.settings import matches
     from nas_theseus.storage import Storage
 
-    rows = front_rows(read_front(Storage(storage, name)))
-    title = f"front of {name}: {len(rows)} architectures"
+    kept = Storage(storage, name)
+    if at is None:
+        if refine or trust_code:
+            raise SpaceError("front", ["--refine and --trust-code go with --at BUDGET"])
+        _show_front(front_rows(read_front(kept)), f"front of {name}", as_json, where)
+        return
+    if where or (refine and as_json):
+        raise SpaceError("front", ["--at goes without --where, and --refine without --json"])
+    from nas_theseus.budget import answer, parse_budget
+    from nas_theseus.consent import runnable
+    from nas_theseus.settings import SearchSettings, validated
+
+    budget = parse_budget(" and ".join(at))
+    found = answer(
+        kept, budget, count, distance=distance, library=library, trust_code=trust_code
+    )  # fmt: skip
+    title = f"{name} with {' and '.join(map(str, budget))}"
+    _show_answer(found, title, as_json)
+    if not refine or not found.predicted:
+        return
+    begun = _kept_settings(storage, name)
+    given = {
+        "name": name, "parallel": parallel, "storage": storage, "study_url": study,
+        "library": begun["library"] and (library or True), "sampler": begun["sampler"],
+        "seed": begun["seed"], "rungs": begun.get("rungs", False), "address": address,
+        "cpus_per_trial": cpus_per_trial, "gpus_per_trial": gpus_per_trial,
+    }  # fmt: skip
+    space = runnable(kept.space_file, trust_code=trust_code)
+    best = found.predicted[0].architecture
+    _search(space, validated(SearchSettings, given, "front"), [best])
+    _show_front(front_rows(read_front(kept, budget)), f"evaluated of {title}")
+
+
+def _show_front(
+    rows: list[dict[str, Any]], title: str, as_json: bool = False, where: str | None = None
+) -> None:
+    from nas_theseus.errors import SpaceError
+    from nas_theseus.report import front_table
+    from nas_theseus.settings import matches
+
+    title += f": {len(rows)} architectures"
     if where:
         try:
             texts = {"architecture", "pairing", "blocks", "run_id"}
@@ -227,255 +302,23 @@ def front(
         console.print(title, highlight=False)
 
 
-@app.command()
-def parts(
-    model: Annotated[
-        str,
-        typer.Argument(
-            help="SPACE.py, or a model or Guide as module:callable (torchvision.models:resnet18)."
-        ),
-    ],
-    inlet: Annotated[
-        str, typer.Option(help="Shape of one input, for a module:callable.")
-    ] = "3,224,224",
-) -> None:
-    """Where a model can be cut: names for cut(at=[…]), boundary shapes, parameters and MACs."""
-    from nas_theseus.costs import cost_of
-    from nas_theseus.guide import Guide, cut, cut_points
-    from nas_theseus.report import plain_table, short_count
-    from nas_theseus.space import load_space
+def _show_answer(found: Answer, title: str, as_json: bool) -> None:
+    from nas_theseus.front import front_rows
+    from nas_theseus.report import predicted_table
 
-    if model.endswith(".py"):
-        guide = load_space(model).guide
-        title = f"parts of the guide in {model}"
-    else:
-        guide = _model(model)
-        title = f"parts of the guide {model}"
-        if not isinstance(guide, Guide):
-            shape = _shape(inlet)
-            guide = cut(guide, [point.name for point in cut_points(guide, shape)], shape)
-            title = f"{model} can be cut after these names (all of them cut here)"
-    rows = []
-    for index, (name, part) in enumerate(zip(guide.names, guide.parts, strict=True)):
-        cost = cost_of(part, guide.boundaries[index])
-        rows.append(
-            [
-                name,
-                str(guide.boundaries[index + 1]),
-                short_count(cost.params),
-                short_count(cost.macs),
-            ]
-        )
-    Console().print(plain_table(title, ["part", "boundary behind it", "params", "MACs"], rows))
-
-
-def _model(text: str) -> Any:
-    from nas_theseus.errors import SpaceError
-
-    module, _, attribute = text.partition(":")
-    sys.path.insert(0, os.getcwd())  # the user's own module, as `python -m` would find it
-    try:
-        return getattr(importlib.import_module(module), attribute)()
-    except Exception as error:  # whatever the user's module or model raises
-        raise SpaceError(
-            text,
-            [f"{error}; give SPACE.py or module:callable (torchvision.models:resnet18)"],
-        ) from error
-
-
-def _shape(text: str) -> tuple[int, ...]:
-    from nas_theseus.errors import SpaceError
-
-    try:
-        return tuple(int(number) for number in text.split(","))
-    except ValueError as error:
-        raise SpaceError("--inlet", [f"{text!r} is not a shape such as 3,224,224"]) from error
-
-
-@app.command()
-def check(space: SpaceFile) -> None:
-    """Every mistake of a search space at once, before any training; its size and cost range."""
-    from nas_theseus.costs.table import CostTable
-    from nas_theseus.kept import refuse_mistakes
-    from nas_theseus.report import plain_table, short_count
-    from nas_theseus.space import COSTS, load_space
-
-    found = load_space(space)
-    refuse_mistakes(found, space)
-    found.task.data_hash()
-    table = CostTable(found)
-    guide = table.of_parts().known()
-    rows = [
-        [name, *(short_count(v) for v in table.range(name)), short_count(guide[name])]
-        for name in COSTS
-    ]
+    evaluated, predicted = front_rows(found.evaluated), found.rows()
+    if as_json:
+        shown = {"evaluated": evaluated, "predicted": predicted, "epsilon": found.epsilon}
+        print(json.dumps(shown, indent=1))
+        return
+    _show_front(evaluated, f"evaluated of {title}")
     console = Console()
-    console.print(f"{space}: no mistakes; {found.count():,} architectures", highlight=False)
-    console.print(plain_table("cost range", ["cost", "cheapest", "dearest", "guide"], rows))
-
-
-@app.command()
-def convert(
-    space: SpaceFile,
-    architecture: Annotated[
-        str, typer.Option(help="Architecture id from a search in --storage, or a JSON file.")
-    ],
-    schedule: Annotated[
-        str | None,
-        typer.Option(help="progressive, sequential, independent, joint, naive, scratch or kd."),
-    ] = None,
-    order: Annotated[str | None, typer.Option(help="forward or reverse.")] = None,
-    similarity: Annotated[str | None, typer.Option(help="cka, dmnn, regression, …")] = None,
-    settings: Annotated[
-        list[str] | None,
-        typer.Option("--set", metavar="NAME=VALUE", help="Any recipe setting; more than one."),
-    ] = None,
-    replacements: Annotated[
-        bool,
-        typer.Option(
-            "--replacements",
-            help="Score the network after every stage, of this schedule and naive, both orders.",
-        ),
-    ] = False,
-    seed: Annotated[int, typer.Option(help="Seed of the conversion.")] = 0,
-    gpu: Annotated[bool, typer.Option(help="Convert on the GPU.")] = False,
-    out: Annotated[Path, typer.Option(help="Folder for the converted network.")] = Path(
-        "converted"
-    ),
-    storage: StorageOption = DEFAULT_STORAGE,
-) -> None:
-    """Convert one architecture here, show similarity per part over stages, keep the network.
-
-    The network and pictures of the conversion go to --out and to MLflow.
-    """
-    from nas_theseus.conversion import convert_one
-    from nas_theseus.report import plain_table
-
-    console = Console()
-    options = {"schedule": schedule, "order": order, "similarity": similarity}
-    changes = [f"{name}={value}" for name, value in options.items() if value is not None]
-    result = convert_one(
-        space, architecture, [*changes, *(settings or [])],
-        seed=seed, device="cuda" if gpu else "cpu", out=out, storage=storage,
-        say=lambda line: console.print(line, highlight=False), replacements=replacements,
-    )  # fmt: skip
-    evaluation = result.converted.evaluation
-    if evaluation.similarities:
-        console.print(plain_table("similarity per block after each stage", *result.table()))
-    for name, value in evaluation.values().items():
-        console.print(f"{name}: {value:,.6g}", highlight=False)
-    pictures = ", ".join(sorted(path.name for path in out.glob("*.png")))
-    console.print(
-        f"pictures in {out}: {pictures}; MLflow run {result.run_id}",
-        highlight=False, soft_wrap=True,
-    )  # fmt: skip
-    console.print(f'nas_theseus.load("{out}", trust_code=True) rebuilds it', highlight=False)
-
-
-@app.command()
-def stitch(
-    networks: Annotated[
-        list[str],
-        typer.Argument(
-            metavar="A [B]",
-            help="Sender and receiver: SPACE.py for its guide, resnet18, resnet34 or resnet1212; "
-            "@1 behind a name is another seed. One network meets itself with another seed; "
-            "small-resnets are all sixteen ResNet(x,x,x,x).",
-        ),
-    ],
-    every: Annotated[
-        bool, typer.Option("--all", help="Every ordered pair of the networks given.")
-    ] = False,
-    task: Annotated[
-        str, typer.Option(help="Of ready networks: fashion-mnist, digits or a folder of images.")
-    ] = "fashion-mnist",
-    width: Annotated[int, typer.Option(help="First stage of resnetXXXX; the source's is 64.")] = 16,
-    train_epochs: Annotated[float, typer.Option(help="That ready networks train.")] = 4.0,
-    settings: Annotated[
-        list[str] | None,
-        typer.Option(
-            "--set",
-            metavar="NAME=VALUE",
-            help="Stitches: start=kaiming, loss=representation, examples=, epochs=, …",
-        ),
-    ] = None,
-    parallel: Annotated[int | None, typer.Option(help="Rows at once.")] = None,
-    storage: StorageOption = DEFAULT_STORAGE,
-    seed: Annotated[int, typer.Option(help="Seed of the stitches.")] = 0,
-    address: Annotated[
-        str | None, typer.Option(help="Ray cluster to join, such as auto; else this machine.")
-    ] = None,
-    cpus_per_trial: Annotated[float, typer.Option(help="CPU cores of one row.")] = 1.0,
-    gpus_per_trial: Annotated[float, typer.Option(help="GPUs of one row.")] = 0.0,
-) -> None:
-    """Stitch every boundary of A into every one of B: quality and CKA matrices, four controls.
-
-    Only the stitch trains. Each cell is kept as it ends; the same command goes on. Matrices,
-    heatmaps and JSON go to --storage/stitching and to MLflow.
-    """
-    from nas_theseus.comparison import compare
-    from nas_theseus.report import plain_table
-    from nas_theseus.settings import SearchSettings, assigned, validated
-    from nas_theseus.stitch.cells import StitchRecipe
-    from nas_theseus.stitch.sources import pairs_of, read_sources
-
-    console = Console()
-    pairs = pairs_of(read_sources(networks, task, width, train_epochs), every)
-    recipe = assigned(StitchRecipe(), settings or [], "stitches")
-    given = {
-        "name": "stitching", "storage": storage, "seed": seed, "parallel": parallel,
-        "address": address, "cpus_per_trial": cpus_per_trial, "gpus_per_trial": gpus_per_trial,
-    }  # fmt: skip
-    run_settings = validated(SearchSettings, given, "stitch")
-    for found, folder in compare(
-        pairs, recipe, run_settings, lambda line: console.print(line, highlight=False)
-    ):
-        title = f"{found.sender} (rows) into {found.receiver}, both trained"
-        table = [
-            [name, *("" if value is None else f"{value:.3f}" for value in row)]
-            for name, row in zip(found.rows, found.quality["trained-trained"], strict=True)
-        ]
-        console.print(plain_table(title, ["sender", *found.columns], table))
-        for name, value in found.means().items():
-            console.print(f"mean {name}: {value:.4f}", highlight=False)
-        triangle = found.triangle_difference()
-        if triangle is not None:
-            console.print(f"sender later minus earlier: {triangle:+.4f}", highlight=False)
-        console.print(f"heatmaps and JSON: {folder}", highlight=False, soft_wrap=True)
-
-
-@app.command()
-def export(
-    network: Annotated[
-        str,
-        typer.Argument(
-            metavar="RUN|PATH",
-            help="MLflow run of a front member, its architecture id, or the folder of a network.",
-        ),
-    ],
-    to: Annotated[str, typer.Option("--format", help="safetensors, torch-export or onnx.")],
-    out: Annotated[
-        Path | None, typer.Option(help="File; the architecture's id in this folder by default.")
-    ] = None,
-    trust_code: Annotated[
-        bool, typer.Option("--trust-code", help="Consent to run the network's own space.py.")
-    ] = False,
-    storage: StorageOption = DEFAULT_STORAGE,
-) -> None:
-    """Write a found network as one file, kept only if it gives what the network gives."""
-    from nas_theseus.formats import format_of, write_format
-    from nas_theseus.found import find_network
-
-    chosen = format_of(to)  # before minutes of download
-    member = find_network(network, storage, trust_code=trust_code)
-    path = out or Path(f"{member.evaluation.architecture.id}{chosen.suffix}")
-    checked = write_format(member, to, path)
-    batches = " and ".join(map(str, checked.batch_sizes))
-    print(
-        f"{checked.path}: {checked.size_bytes:,} bytes\n"
-        f"checked on {checked.examples} validation inputs in batches of {batches}: outputs differ "
-        f"by at most {checked.difference:.3g} ({checked.relative:.3g} of the largest output)"
-    )
+    if not predicted:
+        console.print("nothing else to predict: all under it was evaluated or cannot be converted")
+        return
+    console.print(predicted_table(predicted, found.metric, f"predicted of {title}", console.width))
+    if found.epsilon:
+        console.print(f"predictions are the best up to {found.epsilon:.0%} of each cost")
 
 
 @app.command()

@@ -54,7 +54,8 @@ class Conversion:
     def table(self) -> tuple[list[str], list[list[str]]]:
         """Columns and rows: one row a block, one column a stage; higher is more alike."""
         evaluation = self.converted.evaluation
-        last = max(stage for stages in evaluation.similarities.values() for stage in stages)
+        stages = (stage for stages in evaluation.similarities.values() for stage in stages)
+        last = max(stages, default=-1)
         rows = [
             [evaluation.architecture.label(position)]
             + [f"{stages[s]:.3f}" if s in stages else "" for s in range(last + 1)]
@@ -182,7 +183,7 @@ def ways_to_replace(target: Target, recipe: Recipe) -> list[Replacing]:
     Raises:
         SpaceError: the recipe's schedule has no stages for this target.
     """
-    bare = target.kept.count(False) - len(target.replaced)
+    bare = target.preserving.count(False) - len(target.replaced)
     other: Order = "reverse" if recipe.order == "forward" else "forward"
     schedules: tuple[Schedule, ...] = (recipe.schedule, "naive")
     found: dict[tuple[Stage, ...], Replacing] = {}

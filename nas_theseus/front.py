@@ -3,13 +3,13 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 from nas_theseus.errors import StorageError
 from nas_theseus.pareto import IncrementalFront
 from nas_theseus.storage import Storage, write_json
-from nas_theseus.values import Constraint, Evaluation, FrontMember, Objective
+from nas_theseus.values import Constraint, Evaluation, FrontMember, Objective, Outcome
 
 
 def front_rows(members: tuple[FrontMember, ...]) -> list[dict[str, Any]]:
@@ -56,8 +56,8 @@ def read_runs(storage: Storage) -> dict[str, str]:
         return {}
 
 
-def read_front(storage: Storage) -> tuple[FrontMember, ...]:
-    """The front of a search from its evaluations, finished or not; runs no code of the space.
+def read_beginning(storage: Storage) -> dict[str, Any]:
+    """What a search began with, as it was kept.
 
     Raises:
         StorageError: no such search.
@@ -67,14 +67,37 @@ def read_front(storage: Storage) -> tuple[FrontMember, ...]:
             f"no search {storage.name!r} in {storage.root}; give its --storage, or start it with "
             "'nas-theseus search'"
         )
-    kept = json.loads(storage.settings_file.read_text())
+    begun: dict[str, Any] = json.loads(storage.settings_file.read_text())
+    return begun
+
+
+def read_outcomes(storage: Storage) -> list[Outcome]:
+    """The results of a search that are of its own recipe and seed.
+
+    Raises:
+        StorageError: no such search.
+    """
+    begun = read_beginning(storage)
+    own = (begun["recipe"], begun["seed"])
+    return [outcome for outcome in storage.outcomes() if (outcome.recipe, outcome.seed) == own]
+
+
+def read_front(storage: Storage, budget: Sequence[Constraint] = ()) -> tuple[FrontMember, ...]:
+    """The front of a search from its evaluations, finished or not; runs no code of the space.
+
+    Args:
+        budget: limits beside the search's own.
+
+    Raises:
+        StorageError: no such search.
+    """
+    begun = read_beginning(storage)
     front = IncrementalFront(
-        [Objective(**goal) for goal in kept["objectives"]],
-        [Constraint(**limit) for limit in kept["constraints"]],
+        [Objective(**goal) for goal in begun["objectives"]],
+        [*(Constraint(**limit) for limit in begun["constraints"]), *budget],
     )
-    for outcome in storage.outcomes():
-        mine = (outcome.recipe, outcome.seed) == (kept["recipe"], kept["seed"])
-        if mine and isinstance(outcome, Evaluation):
+    for outcome in read_outcomes(storage):
+        if isinstance(outcome, Evaluation):
             front.add(outcome)
     runs = read_runs(storage)
     members = []

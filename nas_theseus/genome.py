@@ -94,7 +94,7 @@ class Genome:
     ) -> float:
         """The gene's width; the guide's own where the next part is wanted as it is."""
         after = genes.get(f"block_{span.stop}")
-        if 1.0 in offered and after is not None and self._space.families[str(after)].keeps:
+        if 1.0 in offered and after is not None and self._space.families[str(after)].of_part:
             return 1.0
         wanted = float(genes.get(f"width_{span.start}", offered[0]))
         return min(offered, key=lambda share: (abs(share - wanted), share))

@@ -65,7 +65,7 @@ class ProposalJobs:
         self._slots = slots
         self._open: dict[str, Proposal] = {}
         self._waiting: list[Architecture] = []
-        self.reference = reference_of(space.goals, guide_values)
+        self.reference = reference_of(space.goals, guide_values, growth_of(space, costs))
         self.evaluations: dict[str, Evaluation] = {}
         self._failed: dict[str, Failure] = {}
         self._stopped: dict[str, Stopped] = {}
@@ -313,17 +313,30 @@ class ProposalJobs:
         self.state.train_macs_spent = self._macs + (counts.macs if counts else 0)
 
 
-def reference_of(goals: tuple[Objective, ...], guide: dict[str, float]) -> dict[str, float]:
+def growth_of(space: SearchSpace, costs: CostTable) -> float:
+    """How many times the guide's cost a search goes up to: 1 where no block grows the guide."""
+    if not any(family.preserves and not family.keeps for family in space.blocks):
+        return 1.0
+    guide = costs.of_parts().known()
+    return max(1.0, *(costs.range(name)[1] / guide[name] for name in COSTS))
+
+
+def reference_of(
+    goals: tuple[Objective, ...], guide: dict[str, float], growth: float = 1.0
+) -> dict[str, float]:
     """The worst values that count in the hypervolume: the guide's cost, ten points less quality.
 
     A quality that is minimised (perplexity) counts up to half as much again as the guide's.
+
+    Args:
+        growth: as `growth_of` gives it; costs count up to so many times the guide's.
     """
     reference = {}
     for goal in goals:
         if goal.reference is not None:
             reference[goal.name] = goal.reference
         elif goal.name in (*COSTS, *MEASURED):
-            reference[goal.name] = guide[goal.name]
+            reference[goal.name] = guide[goal.name] * growth
         elif goal.direction == "maximize":
             reference[goal.name] = guide[goal.name] - 0.1
         else:

@@ -5,15 +5,19 @@ from __future__ import annotations
 import difflib
 import json
 import uuid
-from dataclasses import asdict
+from collections.abc import Mapping
+from dataclasses import asdict, replace
 from pathlib import Path
+from typing import Any
 
-from nas_theseus.convert.guide_training import guide_key
+from nas_theseus.consent import runnable
+from nas_theseus.convert.guide_training import guide_key, load_prepared
 from nas_theseus.costs.table import CostTable
 from nas_theseus.errors import SpaceError
+from nas_theseus.front import read_beginning
 from nas_theseus.mistakes import mistakes_in
 from nas_theseus.settings import SearchSettings
-from nas_theseus.space import SearchSpace
+from nas_theseus.space import SearchSpace, load_space
 from nas_theseus.storage import Storage, write_bytes, write_json
 from nas_theseus.values import short_hash
 
@@ -90,13 +94,9 @@ def keep_beginning(
         SpaceError: the guide's weights, the data, the study's storage or the recipe are others
             than before, or rungs are on where they were off.
     """
-    guide = guide_key(space.guide, space.learnt_from, space.guide_training)
-    if space.guide_task is not None:
-        guide = short_hash([guide, space.task.data_hash()], 16)
     now = {
-        "guide": guide,
+        **_identity(space),
         "study": short_hash(settings.study_url),  # a hash, as the URL may hold a password
-        "recipe": space.recipe.id,
         "rungs": settings.rungs,
     }
     if not storage.settings_file.exists():
@@ -113,18 +113,57 @@ def keep_beginning(
         write_json(storage.settings_file, begun)
         return str(begun["identity"])
     begun = json.loads(storage.settings_file.read_text())
+    _hold(settings.name, begun, now)
+    return str(begun["identity"])
+
+
+def read_space(storage: Storage, *, trust_code: bool) -> SearchSpace:
+    """The space of a search as it began, its guide prepared; trains nothing.
+
+    Args:
+        trust_code: as `consent.runnable`.
+
+    Raises:
+        StorageError: no such search, or no consent to run its space file.
+        SpaceError: the space file cannot be run, or data, guide or recipe are others than then.
+        GuideError: the trained guide is gone or damaged.
+    """
+    begun = read_beginning(storage)
+    space_file = runnable(storage.space_file, trust_code=trust_code)
+    space = load_space(space_file, storage.space_file.read_text(encoding="utf-8"))
+    recipe = space.recipe.model_copy(update={"library": begun["library"]})
+    space = replace(space, recipe=recipe)
+    _hold(storage.name, begun, _identity(space))
+    load_prepared(space.guide, space.learnt_from, space.guide_training, storage.guides)
+    return space
+
+
+def _identity(space: SearchSpace) -> dict[str, str]:
+    """What must stay as it is in a search, of the space."""
+    guide = guide_key(space.guide, space.learnt_from, space.guide_training)
+    if space.guide_task is not None:
+        guide = short_hash([guide, space.task.data_hash()], 16)
+    return {"guide": guide, "recipe": space.recipe.id}
+
+
+def _hold(name: str, begun: Mapping[str, Any], now: Mapping[str, Any]) -> None:
+    """Refuse what is not as it was.
+
+    Raises:
+        SpaceError: all that changed.
+    """
+    library = "with" if begun["library"] else "without"
+    rungs = "with" if begun.get("rungs", False) else "without"
     said = {
         "guide": "the guide's first weights or the training data changed since this search began; "
         "restore them, or take another --name",
         "study": "it began with another --study; give that one, or take another --name",
-        "recipe": f"it began {'without' if space.recipe.library else 'with'} the library of "
-        "converted blocks (--no-library), or with another version of nas-theseus; do as then, or "
-        "take another --name",
-        "rungs": f"it began {'without' if settings.rungs else 'with'} rungs (--no-rungs), so that "
-        "some candidates were judged otherwise; do as then, or take another --name",
+        "recipe": f"it began {library} the library of converted blocks (--no-library), or with "
+        "another version of nas-theseus; do as then, or take another --name",
+        "rungs": f"it began {rungs} rungs (--no-rungs), so that some candidates were judged "
+        "otherwise; do as then, or take another --name",
     }
     # Searches that began before there were rungs had none.
-    mistakes = [said[name] for name, value in now.items() if begun.get(name, False) != value]
+    mistakes = [said[key] for key, value in now.items() if begun.get(key, False) != value]
     if mistakes:
-        raise SpaceError(f"search {settings.name!r}", mistakes)
-    return str(begun["identity"])
+        raise SpaceError(f"search {name!r}", mistakes)

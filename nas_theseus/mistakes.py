@@ -13,7 +13,7 @@ from nas_theseus.blocks.causality import reads_ahead
 from nas_theseus.guide import example_input
 from nas_theseus.settings import parse_constraint
 from nas_theseus.space import COSTS, MEASURED, SearchSpace
-from nas_theseus.values import BlockChoice, Boundary
+from nas_theseus.values import BlockChoice, Boundary, Span
 
 
 def mistakes_in(space: SearchSpace) -> list[str]:
@@ -105,7 +105,7 @@ def _block_mistakes(space: SearchSpace) -> Iterator[str]:
     if stuck < len(space.guide):
         name = space.guide.names[stuck]
         refusals = "; ".join(
-            family.refusal(space.guide.boundaries[stuck], space.guide.boundaries[stuck + 1])
+            space.block_refusal(family, Span(stuck, stuck + 1))
             or f"block {family.name!r} is not allowed on part {name!r}"
             for family in space.blocks
             if not family.keeps
@@ -114,23 +114,22 @@ def _block_mistakes(space: SearchSpace) -> Iterator[str]:
     used = {name for fits in space.fitting.values() for name in fits}
     for family in space.blocks:
         if family.name not in used and set(family.parts) <= set(space.guide.names):
-            reasons = (
-                family.refusal(space.boundary(s.start), space.boundary(s.stop))
-                for s in space.spans()
-            )
+            reasons = (space.block_refusal(family, span) for span in space.spans())
             reason = next(filter(None, reasons), "keep or max_span leaves it no span")
             yield f"block {family.name!r} can stand for no span; first reason: {reason}"
-    tested: set[tuple[str, object, Boundary, Boundary]] = set()
+    tested: set[tuple[object, ...]] = set()
     wrong: dict[str, list[str]] = {}
     for span, share in space.fitting:
         inlet = space.boundary(span.start, share)
         for choice in space.choices(span, share):
             outlet = space.boundary(span.stop, choice.width_share)
-            case = (choice.block, choice.hyperparameters, inlet, outlet)
-            if space.families[choice.block].keeps or case in tested:
+            family = space.families[choice.block]
+            where = span if family.of_part else None
+            case = (where, choice.block, choice.hyperparameters, inlet, outlet)
+            if family.keeps or case in tested:
                 continue
             tested.add(case)
-            mistake = _build_mistake(space, choice, inlet, outlet)
+            mistake = _build_mistake(space, choice, share)
             if mistake:
                 found = f"block {choice} for parts {span}: {mistake}"
                 wrong.setdefault(choice.block, []).append(found)
@@ -139,12 +138,12 @@ def _block_mistakes(space: SearchSpace) -> Iterator[str]:
         yield f"{first} (and {len(others)} more of its choices)" if others else first
 
 
-def _build_mistake(
-    space: SearchSpace, choice: BlockChoice, inlet: Boundary, outlet: Boundary
-) -> str | None:
+def _build_mistake(space: SearchSpace, choice: BlockChoice, inlet_share: float) -> str | None:
+    inlet = space.boundary(choice.span.start, inlet_share)
+    outlet = space.boundary(choice.span.stop, choice.width_share)
     try:
         with torch.random.fork_rng(devices=[]):
-            module = space.families[choice.block].build(inlet, outlet, choice.kwargs).eval()
+            module = space.build(choice, inlet_share).eval()
         inputs = example_input(module, inlet, batch=2)
         with torch.no_grad():
             found = module(inputs)

@@ -128,6 +128,22 @@ def front_table(rows: Sequence[Mapping[str, Any]], title: str, width: int) -> Ta
     return table
 
 
+def predicted_table(
+    rows: Sequence[Mapping[str, Any]], metric: str, title: str, width: int
+) -> Table:
+    """Predictions, one line each, as `front_table`; rows as `budget.Answer.rows` gives them."""
+    shown = []
+    for row in rows:
+        quality = f"{row[f'predicted_{metric}']:.4f} ± {row['deviation']:.4f}"
+        costs = {name: row[name] for name in ("macs", "params")}
+        stored, lacking = row["blocks_in_library"], row["blocks_to_convert"]
+        shown.append(
+            {"architecture": row["architecture"], f"predicted_{metric}": quality, **costs}
+            | {"in_library": str(stored), "to_convert": str(lacking), "blocks": row["blocks"]}
+        )
+    return front_table(shown, title, width)
+
+
 def _room(headings: Sequence[str], cells: Sequence[Sequence[str]], width: int) -> int:
     """Columns of the terminal left for one more column; every column has 3 of border and space."""
     columns = zip(headings, *cells, strict=True)

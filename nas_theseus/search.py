@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 import math
 import shutil
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 
@@ -25,18 +25,20 @@ from nas_theseus.errors import StorageError
 from nas_theseus.evaluate import score
 from nas_theseus.export import MEMBER_FILES, write_member
 from nas_theseus.forecast import forecast
-from nas_theseus.front import read_runs, write_front
+from nas_theseus.front import read_outcomes, read_runs, write_front
+from nas_theseus.genome import Genome
 from nas_theseus.guide import load_weights
 from nas_theseus.jobs import ProposalJobs
 from nas_theseus.kept import check_kept, keep_beginning, read_space_text, refuse_mistakes
 from nas_theseus.pareto import as_minimised, ranks
 from nas_theseus.progress import Reporter, State
 from nas_theseus.services import cluster
+from nas_theseus.services.study import enqueue
 from nas_theseus.services.tracking import Tracker
 from nas_theseus.settings import SearchSettings
 from nas_theseus.space import SearchSpace, load_space
 from nas_theseus.storage import Storage, write_json
-from nas_theseus.values import Evaluation, FrontMember
+from nas_theseus.values import Architecture, Evaluation, FrontMember
 from nas_theseus.worker import MakeWorker, worker_settings
 
 
@@ -52,8 +54,17 @@ class SearchResult:
     undelivered: int
 
 
-def run_search(space_file: Path, settings: SearchSettings, reporter: Reporter) -> SearchResult:
+def run_search(
+    space_file: Path,
+    settings: SearchSettings,
+    reporter: Reporter,
+    first: Sequence[Architecture] = (),
+) -> SearchResult:
     """Run a search, or continue the one of this name, until its trials are done.
+
+    Args:
+        first: architectures to propose next, of a search that has begun. With any, the search ends
+            when they and what was open before are done, instead of after `settings.trials`.
 
     Raises:
         TheseusError: anything a user can mend, before any training where it can be seen there.
@@ -77,7 +88,7 @@ def run_search(space_file: Path, settings: SearchSettings, reporter: Reporter) -
             "process; wait for it, or give this one another --name"
         ) from error
     with lock:
-        return _run(space, space_file, text, storage, settings, reporter)
+        return _run(space, space_file, text, storage, settings, reporter, first)
 
 
 def _run(
@@ -87,10 +98,16 @@ def _run(
     storage: Storage,
     settings: SearchSettings,
     reporter: Reporter,
+    first: Sequence[Architecture],
 ) -> SearchResult:
     cluster.check_device(settings)
     # Reads the data: what cannot be had is told before anything else starts.
     identity = keep_beginning(storage, settings, text, space)
+    if first:
+        journal = settings.study_url or storage.journal
+        opened = enqueue(settings.name, journal, Genome(space), space.goals, first)
+        ended = {outcome.architecture for outcome in read_outcomes(storage)}
+        settings = settings.model_copy(update={"trials": len(ended | opened)})
     library = _open_library(space, storage, settings)
     tracker = Tracker(settings.name, storage.outbox, storage.runs_file, identity=identity)
     tracker.start(_parameters(space, space_file, settings))

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 import hashlib
 import inspect
 import math
@@ -16,11 +17,11 @@ from pathlib import Path
 
 import torch
 from pydantic import ValidationError
-from torch import nn
+from torch import Tensor, nn
 
 from nas_theseus.blocks import BlockFamily
-from nas_theseus.errors import SpaceError, TheseusError
-from nas_theseus.guide import Guide
+from nas_theseus.errors import PairingError, SpaceError, TheseusError
+from nas_theseus.guide import Guide, example_input
 from nas_theseus.settings import Recipe, mistakes_of, parse_constraint
 from nas_theseus.tasks import Task
 from nas_theseus.values import (
@@ -144,12 +145,12 @@ class SearchSpace:
         """Width shares that a block's outlet may have at boundary `index`.
 
         The guide's own where a part follows that is always kept, and at the end; also where one
-        may be kept.
+        may be kept or transformed.
         """
         if index in (0, len(self.guide)) or self.guide.names[index] in self.keep:
             return (1.0,)
         name = self.guide.names[index]
-        kept = any(f.keeps and (not f.parts or name in f.parts) for f in self.blocks)
+        kept = any(f.of_part and (not f.parts or name in f.parts) for f in self.blocks)
         shares = (*self.widths, 1.0) if kept else self.widths
         # Shares that round to the same width are one.
         widths = [self.boundary(index, share).width for share in shares]
@@ -181,22 +182,61 @@ class SearchSpace:
     def _outlet_shares(self, family: BlockFamily, span: Span, share: float) -> tuple[float, ...]:
         names = self.guide.names[span.start : span.stop]
         allowed = not family.parts or set(names) <= set(family.parts)
-        if family.keeps:
-            return (1.0,) if allowed and len(span) == 1 and share == 1 else ()
-        if not allowed or set(names) & set(self.keep):
+        if not allowed or (set(names) & set(self.keep) and not family.keeps):
             return ()
-        inlet = self.boundary(span.start, share)
-        return tuple(
-            outlet
-            for outlet in self.shares(span.stop)
-            if family.refusal(inlet, self.boundary(span.stop, outlet)) is None
-        )
+        outlets = (1.0,) if family.of_part else self.shares(span.stop)
+        return tuple(o for o in outlets if self.block_refusal(family, span, share, o) is None)
 
-    def build(self, choice: BlockChoice, inlet_share: float = 1.0) -> nn.Module:
-        """A new block for one choice, from torch's global generator."""
+    def block_refusal(
+        self, family: BlockFamily, span: Span, inlet_share: float = 1.0, outlet_share: float = 1.0
+    ) -> str | None:
+        """Why a block cannot stand for a span between two widths; None when it can."""
+        if not family.of_part:
+            inlet = self.boundary(span.start, inlet_share)
+            return family.refusal(inlet, self.boundary(span.stop, outlet_share))
+        if len(span) > 1 or (inlet_share, outlet_share) != (1.0, 1.0):
+            return (
+                f"block {family.name!r} is made of a guide's part: it stands for one part, between "
+                "the guide's own widths"
+            )
+        if family.keeps:
+            return None
+        try:
+            with torch.random.fork_rng(devices=[]):
+                # Not every part has every form: one may have nothing that can be widened.
+                for variant in family.variants():
+                    self.build(BlockChoice(span, family.name, variant))
+        except PairingError as error:
+            return f"part {self.guide.names[span.start]!r}: {error}"
+        return None
+
+    def build(
+        self,
+        choice: BlockChoice,
+        inlet_share: float = 1.0,
+        *,
+        part: nn.Module | None = None,
+        features: Tensor | None = None,
+    ) -> nn.Module:
+        """A new block for one choice, from torch's global generator.
+
+        Args:
+            part: copy of the guide's part that a block may be made of; made here by default.
+            features: what the guide feeds that part, which says what of it matters; without, only
+                shapes and parameters that no activation decides are as they will be.
+
+        Raises:
+            PairingError: the block cannot stand for its span, or keeps the guide's part.
+        """
+        family = self.families[choice.block]
         inlet = self.boundary(choice.span.start, inlet_share)
-        outlet = self.boundary(choice.span.stop, choice.width_share)
-        return self.families[choice.block].build(inlet, outlet, choice.kwargs)
+        if family.keeps or not family.of_part:
+            outlet = self.boundary(choice.span.stop, choice.width_share)
+            return family.build(inlet, outlet, choice.kwargs)
+        if part is None:
+            part = copy.deepcopy(self.guide.parts[choice.span.start]).to("cpu")
+        features = example_input(part, inlet, batch=2) if features is None else features.cpu()
+        return family.transform(part, features, choice.kwargs)
 
     def choices(self, span: Span, inlet_share: float = 1.0) -> Iterator[BlockChoice]:
         """Every block, hyperparameter combination and outlet width for one span."""

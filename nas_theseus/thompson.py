@@ -129,7 +129,9 @@ class Proposer:
         errors = dict(self._errors())
         if errors:
             families = self.space.families
-            errors |= {choice: 0.0 for choice in self._choices[0] if families[choice.block].keeps}
+            errors |= {
+                choice: 0.0 for choice in self._choices[0] if families[choice.block].preserves
+            }
         told = list(told)
         rungs = self._stopping_rungs(told)
         names = (*rungs, _END)

@@ -4,13 +4,13 @@ from __future__ import annotations
 
 import itertools
 from collections.abc import Callable, Iterator, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import torch
 from torch import Tensor, nn
 
-from nas_theseus.errors import PairingError, ShapeError
+from nas_theseus.errors import PairingError, ShapeError, TransformError
 from nas_theseus.values import Boundary, Hyperparameter
 
 BlockFactory = Callable[..., nn.Module]
@@ -45,17 +45,23 @@ class BlockFamily:
 
     Attributes:
         name: what architectures call it.
-        factory: called as ``factory(inlet, outlet, **hyperparameters)``; None keeps the guide's
-            own part.
+        factory: called as ``factory(inlet, outlet, **hyperparameters)``, or with `of_part` as
+            ``factory(part, features, **hyperparameters)``; None keeps the guide's own part.
         choices: hyperparameters and their possible values, in a fixed order.
         parts: guide part names where it may be used; empty for everywhere. A block for a span
             must be allowed on each of its parts.
+        of_part: made of the guide's own part, whose boundaries it has: for single parts between
+            the guide's own widths.
+        preserves: it computes what the guide's part computes until it is trained, so it is never
+            aligned.
     """
 
     name: str
     factory: BlockFactory | None
     choices: tuple[tuple[str, tuple[Hyperparameter, ...]], ...] = ()
     parts: tuple[str, ...] = ()
+    of_part: bool = False
+    preserves: bool = False
 
     @property
     def keeps(self) -> bool:
@@ -63,7 +69,7 @@ class BlockFamily:
 
     def on(self, *parts: str) -> BlockFamily:
         """The same block, allowed on these guide parts only."""
-        return BlockFamily(self.name, self.factory, self.choices, parts)
+        return replace(self, parts=parts)
 
     def variants(self) -> Iterator[tuple[tuple[str, Hyperparameter], ...]]:
         """Every combination of hyperparameters, names sorted."""
@@ -81,6 +87,8 @@ class BlockFamily:
         """
         if self.factory is None:
             raise PairingError(f"block {self.name!r} keeps the guide's part, nothing is built")
+        if self.of_part:
+            raise PairingError(f"block {self.name!r} is made of a guide's part, not of two shapes")
         try:
             module = self.factory(inlet, outlet, **hyperparameters)
         except ShapeError as error:
@@ -90,6 +98,24 @@ class BlockFamily:
         if last_map(module) is None and any(True for _ in module.parameters()):
             return Stitched(module, outlet)
         return module
+
+    def transform(
+        self, part: nn.Module, features: Tensor, hyperparameters: Mapping[str, Hyperparameter]
+    ) -> nn.Module:
+        """A block made of a guide's part; what it draws comes from torch's global generator.
+
+        Args:
+            part: a copy, which the block may use up.
+            features: what the part is fed, shape (N, *inlet).
+
+        Raises:
+            PairingError: the part has no such form.
+        """
+        assert self.factory is not None and self.of_part
+        try:
+            return self.factory(part, features, **hyperparameters)
+        except TransformError as error:
+            raise PairingError(f"block {self.name!r} cannot be made of a part: {error}") from error
 
     def refusal(self, inlet: Boundary, outlet: Boundary) -> str | None:
         """Why the block cannot stand between two boundaries; None when it can."""
@@ -127,7 +153,7 @@ def block(factory: BlockFactory, name: str | None = None, **hyperparameters: Any
 
 def Keep() -> BlockFamily:
     """Keep the guide's own part; stands for single parts only."""
-    return BlockFamily("keep", None)
+    return BlockFamily("keep", None, of_part=True, preserves=True)
 
 
 class Stitched(nn.Module):

@@ -53,7 +53,7 @@ def convert_block(
             "of the recipe's align_examples"
         )
     device = activations.at(0).device
-    target = _alone(space, key).to(device)
+    target = _alone(space, key, activations).to(device)
     if not target.replaced:
         raise ConversionError(f"block {key} has no parameters")
     measure = similarity(recipe.similarity, **recipe.similarity_options.given)
@@ -81,13 +81,15 @@ def convert_block(
     )
 
 
-def _alone(space: SearchSpace, key: BlockKey) -> Target:
+def _alone(space: SearchSpace, key: BlockKey, activations: GuideActivations) -> Target:
     """A target whose only block is the key's; the parts before it are empty, and never run."""
-    family = space.families[key.block]
+    family, start = space.families[key.block], key.span.start
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(key.seed)
-        block = family.build(key.inlet, key.outlet, dict(key.hyperparameters))
-    start = key.span.start
+        if family.of_part:
+            block = space.build(key.choice, features=activations.at(start))
+        else:
+            block = family.build(key.inlet, key.outlet, dict(key.hyperparameters))
     before = [BlockChoice(Span(0, start), "guide")] if start else []
     boundaries = (space.guide.boundaries[0], *([key.inlet] if start else []), key.outlet)
     return Target(

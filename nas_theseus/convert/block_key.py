@@ -138,13 +138,14 @@ class BlockKeys:
     def of_blocks(self, architecture: Architecture) -> list[BlockKey | None]:
         """The key of each block of an architecture, in order; None where nothing is converted.
 
-        That is where the guide's part is kept, and for a block without parameters.
+        That is where a block begins as what the guide's part computes, and for one without
+        parameters.
         """
         shares = [1.0, *(choice.width_share for choice in architecture.choices)]
         found: list[BlockKey | None] = []
         for choice, share in zip(architecture.choices, shares, strict=False):
-            keeps = self._space.families[choice.block].keeps
-            key, learns = (None, False) if keeps else self._key(choice, share)
+            preserves = self._space.families[choice.block].preserves
+            key, learns = (None, False) if preserves else self._key(choice, share)
             found.append(key if learns else None)
         return found
 
@@ -159,8 +160,12 @@ class BlockKeys:
         inlet = space.boundary(choice.span.start, inlet_share)
         outlet = space.boundary(choice.span.stop, choice.width_share)
         family = space.families[choice.block]
-        with torch.device("meta"):
-            built = family.build(inlet, outlet, choice.kwargs)
+        if family.of_part:
+            with torch.random.fork_rng(devices=[]):
+                built = space.build(choice, inlet_share)
+        else:
+            with torch.device("meta"):
+                built = family.build(inlet, outlet, choice.kwargs)
         key = BlockKey(
             self._guide, self._data, choice.span, choice.block, choice.hyperparameters,
             inlet, outlet, fingerprint(built, family.factory), self._recipe,

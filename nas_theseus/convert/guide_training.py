@@ -66,6 +66,22 @@ def prepare_guide(
     return path
 
 
+def load_prepared(guide: Guide, task: Task, training: Recipe | None, folder: Path) -> None:
+    """Put the weights that `prepare_guide` has kept into `guide`; trains nothing.
+
+    Raises:
+        GuideError: the guide is to be trained and was not, or the file is damaged.
+    """
+    path = folder / f"{guide_key(guide, task, training)}.safetensors"
+    if path.exists():
+        load_weights(guide, path)
+    elif training is not None:
+        raise GuideError(
+            f"the trained guide is not in {path}; restore the file, or go on with the search, "
+            "which trains it again"
+        )
+
+
 def _make(
     guide: Guide,
     task: Task,

@@ -27,7 +27,7 @@ class Hybrid(nn.Module):
         self.target = target
         self._replaced = frozenset(replaced)
         # What has no parameters has nothing to wait for.
-        bare = {p for p, keeps in enumerate(target.kept) if not keeps} - set(target.replaced)
+        bare = {p for p, same in enumerate(target.preserving) if not same} - set(target.replaced)
         self._new = self._replaced | bare
         self._activations = [activations]  # in a list, so that the guide is no submodule
         target.freeze_all_but(self._replaced)

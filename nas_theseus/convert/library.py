@@ -5,7 +5,7 @@ from __future__ import annotations
 import hashlib
 import logging
 import uuid
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
@@ -112,6 +112,12 @@ class Library:
     def record(self, key: BlockKey) -> Record | None:
         """What is known of an entry that is there, its weights of the right size."""
         return self._peek(key.id)
+
+    def records(self, keys: Iterable[BlockKey]) -> dict[str, Record]:
+        """Records of those of many keys that have an entry, by id; files are listed once."""
+        there = set(self._ids())
+        found = {key.id: self.record(key) for key in keys if key.id in there}
+        return {id_: record for id_, record in found.items() if record is not None}
 
     def get(self, key: BlockKey, block: nn.Module | None = None) -> Entry | None:
         """The entry of a key; None when there is none, or it was damaged and is now set aside.

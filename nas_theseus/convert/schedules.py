@@ -213,9 +213,11 @@ class StageRun:
         yield CurvePoint("align_steps", number, steps)
         if stage.stitched is None:
             return
-        residual = stitch(target, stage, self._inputs, self._goal(stage.stitched, in_target=True))
-        if residual is not None:
-            yield CurvePoint(f"stitch_residual/{stage.stitched}", number, residual)
+        goals = self._goal(stage.stitched, in_target=True)
+        residual = stitch(target, stage, self._inputs, goals)
+        if residual is None:
+            residual = unexplained(target, stage, self._inputs, goals)
+        yield CurvePoint(f"stitch_residual/{stage.stitched}", number, residual)
 
     def train(self) -> int:
         """Train the stage's blocks; returns the optimiser steps taken."""
@@ -341,6 +343,26 @@ def stitch(
     # The fit's residual is a share of what the skip leaves over; told as a share of the guide's.
     left_over, guided_spread = squares - (sums**2).sum(1) / count
     return linear_map.residual * float(left_over / guided_spread)
+
+
+def unexplained(
+    target: Target, stage: Stage, inputs: Sequence[Tensor], goals: Sequence[Tensor]
+) -> float:
+    """Share of the guide's variance that a block without a stitch leaves unexplained.
+
+    Args:
+        inputs, goals: as for `stitch`.
+    """
+    left = spread = torch.zeros((), dtype=torch.float64, device=goals[0].device)
+    mean = torch.cat([rows(goal) for goal in goals]).double().mean(0)
+    with torch.no_grad():
+        for batch, goal in zip(inputs, goals, strict=True):
+            for reached, features in _chain(target, stage, batch):
+                if reached == stage.stitched:
+                    guided = rows(goal).double()
+                    left = left + (guided - rows(features)).square().sum()
+                    spread = spread + (guided - mean).square().sum()
+    return float(left / spread)
 
 
 def fixed_batches(count: int, size: int, generator: torch.Generator) -> list[Tensor]:

@@ -9,6 +9,7 @@ from contextlib import contextmanager
 import torch
 from torch import Tensor, nn
 
+from nas_theseus.convert.activations import GuideActivations
 from nas_theseus.space import SearchSpace
 from nas_theseus.tasks import Task
 from nas_theseus.values import Architecture, Boundary
@@ -19,26 +20,27 @@ class Target(nn.Module):
 
     Attributes:
         boundaries: what passes between the blocks: the input, then every block's outlet.
-        kept: whether each block is a copy of the guide's part.
-        replaced: positions of blocks that are new and have parameters.
+        preserving: whether each block begins as what the guide's part computes: a copy of it, or
+            one grown from it.
+        replaced: positions of the other blocks, as far as they have parameters: what is aligned.
     """
 
     def __init__(
         self,
         architecture: Architecture,
         blocks: list[nn.Module],
-        kept: list[bool],
+        preserving: list[bool],
         boundaries: tuple[Boundary, ...],
     ):
         super().__init__()
         self.architecture = architecture
         self.boundaries = boundaries
         self.blocks = nn.ModuleList(blocks)
-        self.kept = tuple(kept)
+        self.preserving = tuple(preserving)
         self.replaced = tuple(
             position
-            for position, (block, keeps) in enumerate(zip(blocks, kept, strict=True))
-            if not keeps and any(True for _ in block.parameters())
+            for position, (block, same) in enumerate(zip(blocks, preserving, strict=True))
+            if not same and any(True for _ in block.parameters())
         )
 
     def forward(self, inputs: Tensor) -> Tensor:
@@ -78,38 +80,49 @@ def assemble(
     generator_seed: int,
     *,
     fresh: bool = False,
+    activations: GuideActivations | None = None,
 ) -> Target:
-    """A target on the CPU: kept parts are copied (never shared), blocks are new.
+    """A target on the CPU: parts of the guide are copied (never shared), other blocks are new.
 
-    Kept parts are copied together, so that weights tied between them stay tied.
+    Parts that are kept or transformed are copied together, so that weights tied between them stay
+    tied.
 
     Args:
         generator_seed: fixes the new blocks' random weights.
-        fresh: kept parts too start from random weights (the control `scratch`).
+        fresh: parts of the guide too start from random weights (the control `scratch`).
+        activations: of the space's guide; they say which channels a narrower block keeps. Not
+            needed where weights are loaded afterwards.
 
     Raises:
         PairingError: a block cannot stand for its span.
     """
-    kept = [space.families[choice.block].keeps for choice in architecture.choices]
+    families = [space.families[choice.block] for choice in architecture.choices]
     parts = copy.deepcopy(
         {
             choice.span.start: space.guide.parts[choice.span.start]
-            for choice, keeps in zip(architecture.choices, kept, strict=True)
-            if keeps
+            for choice, family in zip(architecture.choices, families, strict=True)
+            if family.of_part
         }
     )
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(generator_seed)
         for part in parts.values():
             part.to("cpu")
-        if fresh:
-            for part in parts.values():
-                reinitialise(part)
         blocks, share = [], 1.0
-        for choice, keeps in zip(architecture.choices, kept, strict=True):
-            blocks.append(parts[choice.span.start] if keeps else space.build(choice, share))
+        for choice, family in zip(architecture.choices, families, strict=True):
+            start = choice.span.start
+            if family.keeps:
+                block = parts[start]
+            else:
+                needed = family.of_part and not family.preserves and not fresh
+                features = activations.at(start) if activations and needed else None
+                block = space.build(choice, share, part=parts.get(start), features=features)
+            if fresh and family.of_part:
+                reinitialise(block)
+            blocks.append(block)
             share = choice.width_share
-    return Target(architecture, blocks, kept, space.boundaries(architecture))
+    preserving = [family.preserves for family in families]
+    return Target(architecture, blocks, preserving, space.boundaries(architecture))
 
 
 def reinitialise(module: nn.Module) -> None:

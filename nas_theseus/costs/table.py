@@ -33,12 +33,10 @@ class CostTable:
         space = self._space
         inlet = space.boundary(choice.span.start, inlet_share)
         outlet = space.boundary(choice.span.stop, choice.width_share)
-        keeps = space.families[choice.block].keeps
-        key: _Key = (
-            choice.span if keeps else (choice.block, choice.hyperparameters),
-            inlet,
-            outlet,
-        )
+        family = space.families[choice.block]
+        keeps = family.keeps
+        span = choice.span if family.of_part else None
+        key: _Key = ((span, choice.block, choice.hyperparameters), inlet, outlet)
         if key not in self._known:
             parts = space.guide.parts
             module = parts[choice.span.start] if keeps else space.build(choice, inlet_share)

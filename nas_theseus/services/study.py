@@ -263,6 +263,31 @@ class Study:
         self._storage.set_trial_user_attr(trial_id, key, value)
 
 
+def enqueue(
+    name: str,
+    storage: Path | str,
+    genome: Genome,
+    objectives: Sequence[Objective],
+    architectures: Sequence[Architecture],
+) -> set[Architecture]:
+    """Have architectures proposed next, in order; those that are open already are not repeated.
+
+    Returns:
+        All that are open now: waiting to be proposed, or left running by an earlier driver.
+    """
+    _, study = _open(name, storage, objectives)
+    opened = set()
+    for trial in study.get_trials(deepcopy=False, states=(TrialState.WAITING, TrialState.RUNNING)):
+        genes = {**trial.system_attrs.get("fixed_params", {}), **trial.params}
+        if genes.keys() >= genome.genes.keys():
+            opened.add(genome.decode(genes))
+    for architecture in architectures:
+        if architecture not in opened:
+            study.enqueue_trial(genome.encode(architecture))
+            opened.add(architecture)
+    return opened
+
+
 class FixedGenome(BaseSampler):
     """A sampler that is told the genome, which every trial has, instead of finding it out.
 

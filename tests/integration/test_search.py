@@ -21,7 +21,7 @@ from nas_theseus.guide import plain_state
 from nas_theseus.pareto import front_of
 from nas_theseus.space import load_space
 from nas_theseus.storage import Storage
-from nas_theseus.values import Evaluation, Stopped
+from nas_theseus.values import Constraint, Evaluation, Stopped
 
 # Several whole searches one after the other, on what may be a busy machine.
 pytestmark = pytest.mark.timeout(1800)
@@ -67,7 +67,7 @@ class Desk:
 
     def environment(self) -> dict[str, str]:
         clean = {k: v for k, v in os.environ.items() if not k.startswith("MLFLOW_")}
-        return clean | {"OMP_NUM_THREADS": "1"}
+        return clean | {"OMP_NUM_THREADS": "1", "XDG_STATE_HOME": str(self.folder / "state")}
 
     def run(self, *arguments: str) -> subprocess.CompletedProcess[str]:
         return subprocess.run(
@@ -179,6 +179,60 @@ def test_a_search_without_the_library_has_results_of_its_own(desk: Desk) -> None
     assert nowhere.returncode == 2 and "cannot open nosuch://here" in nowhere.stderr
     both = desk.run("search", "small.py", "--name", "x", "--library", "here", "--no-library")
     assert both.returncode == 2 and "give one of them" in both.stderr
+
+
+def test_a_new_budget_is_answered_without_training_and_refined_by_one_trial(desk: Desk) -> None:
+    storage = desk.folder / "again"
+    desk.search("--trials", "3", "--storage", "again")
+    kept = Storage(storage, "small")
+    middle = sorted(e.cost.macs or 0 for e in kept_evaluations(kept))[1]
+    budget = ("small", "--storage", "again", "--at", f"macs <= {middle}")
+
+    def files() -> set[tuple[Path, int]]:
+        return {(p, p.stat().st_mtime_ns) for p in storage.rglob("*") if p.is_file()}
+
+    before = files()
+    told = desk.run("front", *budget, "--json")
+    assert told.returncode == 0, told.stderr
+    found = json.loads(told.stdout)
+    assert files() == before  # no block, no evaluation, nothing
+    assert {row["architecture"] for row in found["evaluated"]} == {
+        m.evaluation.architecture.id
+        for m in read_front(kept, [Constraint("macs", "<=", middle)])
+    }  # fmt: skip
+    best = found["predicted"][0]
+    assert best["macs"] <= middle and found["epsilon"] == 0
+
+    known = {e.architecture.id for e in kept_evaluations(kept)}
+    refined = desk.run("front", *budget, "--refine")
+    assert refined.returncode == 0, refined.stderr
+    after = {e.architecture.id: e for e in kept_evaluations(kept)}
+    assert after.keys() - known == {best["architecture"]} and len(after) == 4
+    assert after[best["architecture"]].cost.macs == best["macs"]
+    assert len(list(kept.block_outcomes())) >= best["blocks_to_convert"]
+    # The answer: the most accurate of all evaluated under the budget, on the front.
+    under = [e for e in after.values() if (e.cost.macs or 0) <= middle]
+    most = max(e.values()["val_accuracy"] for e in under)
+    assert most == max(
+        m.evaluation.values()["val_accuracy"]
+        for m in read_front(kept, [Constraint("macs", "<=", middle)])
+    )
+    once_more = json.loads(desk.run("front", *budget, "--json").stdout)
+    assert best["architecture"] not in {row["architecture"] for row in once_more["predicted"]}
+    assert "4 trials are done" in refined.stdout and "evaluated of small with" in refined.stdout
+    impossible = desk.run("front", *budget[:-1], "macs <= 1")
+    assert impossible.returncode == 2 and "the closest has macs = " in impossible.stderr
+    (desk.folder / "small.py").rename(desk.folder / "moved.py")
+    try:
+        refused = desk.run("front", *budget)
+        assert refused.returncode == 2 and "read the code, then" in " ".join(refused.stderr.split())
+        assert desk.run("front", *budget, "--trust-code").returncode == 0
+    finally:
+        (desk.folder / "moved.py").rename(desk.folder / "small.py")
+
+
+def kept_evaluations(storage: Storage) -> list[Evaluation]:
+    return [outcome for outcome in storage.outcomes() if isinstance(outcome, Evaluation)]
 
 
 def test_candidates_that_fall_behind_are_stopped_and_on_no_front(

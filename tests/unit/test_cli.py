@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 
 from nas_theseus import cli
-from nas_theseus.errors import ServiceError
+from nas_theseus.errors import ServiceError, SpaceError, StorageError
 from nas_theseus.services.cluster import check_device
 from nas_theseus.settings import SearchSettings
 
@@ -41,3 +41,16 @@ def test_more_cores_a_trial_than_there_are_is_refused() -> None:
     check_device(SearchSettings(name="a", cpus_per_trial=400, address="auto"))
     with pytest.raises(ServiceError, match=f"this machine has {cores}; lower --cpus-per-trial"):
         check_device(SearchSettings(name="a", cpus_per_trial=cores + 1))
+
+
+def test_options_of_front_that_do_not_go_together_are_told(tmp_path: Path) -> None:
+    with pytest.raises(SpaceError, match="--refine and --trust-code go with --at"):
+        cli.front("absent", refine=True, storage=tmp_path)
+    with pytest.raises(SpaceError, match="--at goes without --where"):
+        cli.front("absent", at=["macs <= 5"], where="macs < 5", storage=tmp_path)
+    with pytest.raises(SpaceError, match="--refine without --json"):
+        cli.front("absent", at=["macs <= 5"], refine=True, as_json=True, storage=tmp_path)
+    with pytest.raises(SpaceError, match="'macs <' must read"):
+        cli.front("absent", at=["macs <"], storage=tmp_path)
+    with pytest.raises(StorageError, match="no search 'absent'"):
+        cli.front("absent", at=["macs <= 5"], storage=tmp_path)

@@ -9,13 +9,16 @@ import pytest
 import torch
 from mlflow.entities import Run
 from mlflow.tracking import MlflowClient
+from safetensors.torch import save_file
 from typer.testing import CliRunner, Result
 
 import nas_theseus
 from nas_theseus.cli import app
 from nas_theseus.conversion import ways_to_replace
 from nas_theseus.convert.target import Target, assemble
+from nas_theseus.costs import count_params
 from nas_theseus.errors import ConversionError, ServiceError, SpaceError, StorageError
+from nas_theseus.networks import ResNet
 from nas_theseus.settings import Recipe
 from nas_theseus.space import load_space
 from nas_theseus.storage import read_evaluation, write_json
@@ -39,6 +42,23 @@ def space():
         max_span=2,
         guide_training=Recipe(epochs=3, distill=0, batch_size=64),
         recipe=Recipe(epochs=1, align_steps=4, align_examples=256, batch_size=64),
+    )
+"""
+
+GROWING = """
+from nas_theseus import Recipe, SearchSpace, cut
+from nas_theseus.blocks import Keep
+from nas_theseus.convert.transforms import Deeper, Wider
+from nas_theseus.networks import ResNet
+from nas_theseus.tasks import digits
+
+def space():
+    net = ResNet(blocks=(1, 1), width=4)
+    return SearchSpace(
+        guide=cut(net, net.cuts, (1, 8, 8), weights="saved.safetensors"),
+        task=digits(),
+        blocks=[Keep(), Wider(), Deeper(width=2.0)],
+        recipe=Recipe(epochs=1, batch_size=64),
     )
 """
 
@@ -128,6 +148,33 @@ def test_a_conversion_with_replacements_is_kept_whole(desk: Path, guides: Path) 
     network, stored = (nas_theseus.load(f, trust_code=True) for f in (out, fetched))
     inputs = torch.randn(4, 1, 8, 8)
     assert torch.equal(network(inputs), stored(inputs))
+
+
+def test_a_saved_network_is_grown_and_written_out(desk: Path, guides: Path) -> None:
+    torch.manual_seed(7)
+    net = ResNet(blocks=(1, 1), width=4)
+    save_file(net.state_dict(), "saved.safetensors")
+    Path("small.py").write_text(GROWING)
+    values = {"width": 2.0, "kernel": 0}
+    chosen = Architecture(
+        (
+            BlockChoice(Span(0, 1), "keep"),
+            BlockChoice(Span(1, 2), "wider", tuple(sorted(values.items()))),
+            BlockChoice(Span(2, 3), "deeper", tuple(sorted((values | {"layers": 1}).items()))),
+            BlockChoice(Span(3, 4), "keep"),
+        )
+    )
+    write_json(Path("chosen.json"), chosen.to_json())
+    result = convert(guides, "--set", "epochs=0")
+    assert result.exit_code == 0, result.output
+    assert {path.name for path in (desk / "converted").iterdir()} >= PICTURES
+    Path("saved.safetensors").unlink()
+    grown = nas_theseus.load(desk / "converted", trust_code=True)
+    inputs = torch.randn(8, 1, 8, 8)
+    with torch.no_grad():
+        expected, found = net.eval()(inputs), grown(inputs)
+    assert (found - expected).abs().max() < 1e-5 * expected.abs().max()
+    assert count_params(grown) > 2 * count_params(net)
 
 
 def test_a_plain_conversion_removes_the_replacements_of_another(desk: Path, guides: Path) -> None:

@@ -11,6 +11,7 @@ from nas_theseus.blocks import Depthwise, Identity, Keep, Linear
 from nas_theseus.costs.table import CostTable
 from nas_theseus.space_graph import additive_space
 from nas_theseus.tasks import digits
+from nas_theseus.values import Span
 
 
 def conv(inlet: int, outlet: int) -> nn.Module:
@@ -47,3 +48,17 @@ def test_the_graph_has_the_space_s_architectures_and_their_costs(
         assert one.costs == {"macs": found.macs, "params": found.params}
         assert low <= found.macs <= high
     assert min(one.costs["macs"] for one in front) == low
+
+
+def test_blocks_that_are_left_out_are_on_no_path() -> None:
+    space = SearchSpace(
+        guide=cut(nn.Sequential(conv(1, 4), conv(4, 4), HEAD), ["0", "1"], (1, 8, 8)),
+        task=digits(), blocks=[Keep(), Linear()], widths=(0.5, 1.0), keep=["head"],
+    )  # fmt: skip
+    behind = [choice for choice in space.choices(Span(1, 2), 0.5) if choice.block == "linear"]
+    graph = additive_space(space, CostTable(space), without={(one, 0.5) for one in behind})
+    found = [one.architecture for one in graph.best(np.zeros(len(graph.options)), 100)]
+    assert found and space.count() > len(found)
+    # Behind the guide's own width it stands.
+    assert any(one.choices[1] in behind for one in found)
+    assert all(one.choices[0].width_share == 1 for one in found)

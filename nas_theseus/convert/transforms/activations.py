@@ -52,6 +52,15 @@ def activation_before(model: nn.Module, after: str, inputs: Tensor) -> list[nn.M
     return []
 
 
+def closing_activation(model: nn.Module, after: str, inputs: Tensor) -> nn.Module | None:
+    """An idempotent activation that a submodule ends in, anew; None where there is none."""
+    try:
+        found = activation_before(model, after, inputs)
+    except TransformError:  # of another kind, or its module cannot be traced
+        return None
+    return next((a for a in found if type(a).__name__ in _FIXED), None)
+
+
 def _not_idempotent(after: str, name: str) -> TransformError:
     return TransformError(
         f"an identity layer behind {after!r} needs an idempotent activation, σ(σ(x)) = σ(x), which "

@@ -92,7 +92,7 @@ def widen(
     """
     chosen = widening(method)
     inputs = example(model, inlet)
-    volume = _volume(model, layer, inputs)
+    volume = find_volume(model, layer, inputs)
     new = channels - volume.width
     _refuse_widths(volume, channels, chosen)
     if chosen.residual == "no" and volume.joined is not None:
@@ -135,7 +135,7 @@ def narrow(
         TransformError: as `widen` does, or not fewer channels than before.
     """
     output_of(model, sample)
-    volume = _volume(model, layer, sample[:2])
+    volume = find_volume(model, layer, sample[:2])
     if not 1 <= channels < volume.width:
         raise TransformError(
             f"{layer!r} has {volume.width} channels, so narrow it to 1 to {volume.width - 1}, not "
@@ -182,7 +182,12 @@ def importance_of(model: nn.Module, volume: Volume, sample: Tensor) -> Tensor:
     return found
 
 
-def _volume(model: nn.Module, layer: str, inputs: Tensor) -> Volume:
+def find_volume(model: nn.Module, layer: str, inputs: Tensor) -> Volume:
+    """What would be widened with a layer's output, or with the heads of an attention.
+
+    Raises:
+        TransformError: as `widen`, for what no number of channels mends.
+    """
     module = dict(model.named_modules()).get(layer)
     if module is not None and is_attention(module):
         volume = heads_of(module, layer)

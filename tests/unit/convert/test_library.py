@@ -78,6 +78,13 @@ def test_what_is_put_is_found_again(location: str) -> None:
     assert again.verify().sound == 1
 
 
+def test_records_of_many_keys_are_those_that_are_there(location: str) -> None:
+    library, other, absent = Library(location), make_key(block="other"), make_key(block="absent")
+    put = {key.id: library.put(key, STATE, FACTS) for key in (KEY, other)}
+    assert library.records([KEY, absent, other]) == put
+    assert library.records([absent]) == {}
+
+
 def test_put_is_idempotent_and_the_first_stays(location: str) -> None:
     library = Library(location)
     first = library.put(KEY, STATE, FACTS)

@@ -21,7 +21,7 @@ from nas_theseus.costs.table import CostTable
 from nas_theseus.errors import ServiceError
 from nas_theseus.genome import Genome
 from nas_theseus.rungs import rungs_of
-from nas_theseus.services.study import Proposal, Study
+from nas_theseus.services.study import Proposal, Study, enqueue
 from nas_theseus.services.theseus_sampler import COSTS as COSTS_MARK
 from nas_theseus.services.theseus_sampler import ESTIMATED, RUNGS
 from nas_theseus.settings import Sampler, parse_constraint
@@ -319,3 +319,28 @@ def test_a_storage_that_does_not_answer_names_it_without_the_password() -> None:
         )  # fmt: skip
     assert "127.0.0.1:1/db" in str(caught.value)
     assert "secret" not in str(caught.value)
+
+
+def test_architectures_put_in_front_come_next_and_open_ones_are_not_repeated(
+    bench: Callable[[str], Bench],
+) -> None:
+    elsewhere, here = bench("a"), bench("b")
+    elsewhere.run(elsewhere.study("random", seed=7), 12)
+    study = here.study()
+    here.run(study, 3)
+    running = study.propose()  # left open: the driver dies here
+    assert running is not None
+    known = {running.architecture} | {one.architecture for one in here.results.values()}
+    wanted = [o.architecture for o in elsewhere.results.values() if o.architecture not in known][:2]
+    assert len(wanted) == 2
+
+    def put() -> set[Architecture]:
+        journal = here.folder / "study.journal"
+        return enqueue("one", journal, Genome(SPACE), SPACE.goals, wanted)
+
+    assert put() == put() == {running.architecture, *wanted}
+    again = here.study()
+    proposals = [again.propose() for _ in range(4)]
+    found = [one.architecture for one in proposals if one is not None]
+    assert found[:3] == [running.architecture, *wanted]
+    assert found[3] not in {*known, *wanted}
