@@ -62,7 +62,7 @@ class MakeAtOnce:
 
     worker: AtOnce
 
-    def __call__(self) -> cluster.WorkerRun:
+    def __call__(self) -> cluster.WorkerRun[Architecture]:
         return self.worker.run
 
 

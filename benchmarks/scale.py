@@ -31,7 +31,7 @@ from typing import TYPE_CHECKING, Any
 
 from nas_theseus.services import cluster
 from nas_theseus.settings import Sampler, SearchSettings
-from nas_theseus.values import Architecture, BlockChoice, Span
+from nas_theseus.values import Architecture, BlockChoice, Reached, Span
 
 # Workers import this module for `Wait`, and no torch: 64 of them would fill the memory.
 if TYPE_CHECKING:
@@ -52,7 +52,7 @@ class Wait:
     def __call__(self) -> Wait:
         return self
 
-    def run(self, job: cluster.Job) -> Generator[str, None, None]:
+    def run(self, job: Architecture) -> Generator[str, None, None]:
         began = time.time()
         time.sleep(self.seconds)
         torch = int("torch" in sys.modules)
@@ -66,7 +66,7 @@ class MakeWait:
 
     worker: Wait
 
-    def __call__(self) -> cluster.WorkerRun:
+    def __call__(self) -> cluster.WorkerRun[Architecture]:
         return self.worker.run
 
 
@@ -76,15 +76,19 @@ class Queue:
     def __init__(self, count: int) -> None:
         self._left = list(range(count))
 
-    def next(self) -> cluster.Job | None:
+    def next(self) -> Architecture | None:
         if not self._left:
             return None
         return Architecture((BlockChoice(Span(0, 1), f"b{self._left.pop()}"),))
 
-    def reported(self, job: cluster.Job, stage: str) -> None:
+    def reported(self, job: Architecture, stage: str) -> None:
         """Nothing."""
 
-    def ended(self, job: cluster.Job, failure: str | None) -> None:
+    def reached(self, reached: Reached) -> bool:
+        """Trials that wait have no rungs."""
+        return True
+
+    def ended(self, job: Architecture, failure: str | None) -> None:
         if failure is not None:
             raise RuntimeError(failure)
 

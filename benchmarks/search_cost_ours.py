@@ -21,11 +21,10 @@ from nas_theseus.convert.target import assemble
 from nas_theseus.costs.table import CostTable
 from nas_theseus.evaluate import score
 from nas_theseus.guide import load_weights
-from nas_theseus.jobs import ProposalJobs, reference_of
+from nas_theseus.jobs import Job, ProposalJobs, reference_of
 from nas_theseus.pareto import is_feasible
 from nas_theseus.progress import State
 from nas_theseus.services import cluster
-from nas_theseus.services.cluster import Job
 from nas_theseus.services.tracking import Tracker
 from nas_theseus.settings import Recipe, Sampler, SearchSettings
 from nas_theseus.space import SearchSpace

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from statistics import fmean
+
 from nas_theseus.convert.block_key import BlockKey, BlockKeys
 from nas_theseus.convert.library import Library
 from nas_theseus.convert.library_record import Facts
@@ -28,7 +30,7 @@ class BlockJobs:
         self._made: dict[str, BlockOutcome] = {}
         self._failed: dict[str, BlockOutcome] = {}
         self._stored: dict[str, Facts] = {}
-        self._errors: dict[BlockChoice, float] = {}
+        self._errors: dict[BlockChoice, dict[str, float]] = {}
         for outcome in storage.block_outcomes():
             self._take(outcome)
 
@@ -44,8 +46,11 @@ class BlockJobs:
         )  # fmt: skip
 
     def errors(self) -> dict[BlockChoice, float]:
-        """Share of the guide's variance that each block known so far leaves unexplained."""
-        return dict(self._errors)
+        """Share of the guide's variance that each block known so far leaves unexplained.
+
+        Behind inlets of several widths a choice is several blocks: the mean of those known.
+        """
+        return {choice: fmean(errors.values()) for choice, errors in self._errors.items()}
 
     def lacking(self, architecture: Architecture) -> list[BlockKey]:
         """The blocks of an architecture that are not in the library, in order, each once.
@@ -53,8 +58,18 @@ class BlockJobs:
         Raises:
             LibraryError: the library cannot be read; so in all methods that look into it.
         """
-        keys = {key.id: key for key in self._keys.of_blocks(architecture) if key is not None}
-        return [key for key in keys.values() if not self._is_stored(key)]
+        lacking = {}
+        for choice, key in zip(
+            architecture.choices, self._keys.of_blocks(architecture), strict=True
+        ):
+            if key is None:
+                continue
+            if self._is_stored(key):
+                known = self._errors.setdefault(choice, {})
+                known[key.id] = self._stored[key.id].residual
+            else:
+                lacking[key.id] = key
+        return list(lacking.values())
 
     def broken(self, architecture: Architecture) -> BlockOutcome | None:
         """A block that this architecture needs and that cannot be converted."""
@@ -99,6 +114,5 @@ class BlockJobs:
             if record is None:
                 return False
             self._stored[key.id] = record.facts
-            self._errors[key.choice] = record.facts.residual
             self._failed.pop(key.id, None)
         return True

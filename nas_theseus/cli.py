@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 from rich.console import Console
 
-from nas_theseus import library_commands, network_commands
+from nas_theseus import library_commands, network_commands, stitch_commands
 from nas_theseus.network_commands import DEFAULT_STORAGE, SpaceFile, StorageOption
 
 if TYPE_CHECKING:
@@ -39,6 +39,7 @@ app = typer.Typer(
 )
 
 app.add_typer(network_commands.app)
+app.add_typer(stitch_commands.app)
 app.add_typer(library_commands.app, name="library")
 
 Parallel = Annotated[

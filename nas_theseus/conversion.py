@@ -129,12 +129,16 @@ def convert_one(
         raise SpaceError(f"architecture {architecture}", [refusal])
     ways = ways_to_replace(assemble(space, chosen, 0), recipe) if replacements else []
     parameters = {
+        "architecture": chosen.id,
+        "pairing": chosen.pairing,
+        "blocks": chosen.blocks,
         "space": space_file.name,
         "task": space.task.name,
         "seed": seed,
         **{f"recipe.{name}": value for name, value in recipe.model_dump().items()},
     }
-    with recording(chosen, parameters) as run:
+    tags = {"theseus.architecture": chosen.id}
+    with recording(chosen.id, "conversion", parameters, tags) as run:
         make_folder(out, "--out")
         prepare_guide(
             space.guide, space.learnt_from, space.guide_training, storage / "guides",

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import time
+from typing import TypeAlias
 
 from nas_theseus.block_jobs import BlockJobs
 from nas_theseus.convert.block_key import BlockKey
@@ -13,7 +14,6 @@ from nas_theseus.genome import Genome
 from nas_theseus.pareto import IncrementalFront, hypervolume_of
 from nas_theseus.progress import Reporter, State
 from nas_theseus.rungs import RungRecord, examples_left, may_stop, rungs_of
-from nas_theseus.services.cluster import Job
 from nas_theseus.services.study import Proposal, Study
 from nas_theseus.services.tracking import Tracker
 from nas_theseus.settings import SearchSettings
@@ -29,6 +29,8 @@ from nas_theseus.values import (
     Reached,
     Stopped,
 )
+
+Job: TypeAlias = BlockKey | Architecture
 
 
 class ProposalJobs:

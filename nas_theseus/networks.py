@@ -2,11 +2,16 @@
 
 from __future__ import annotations
 
+import itertools
 from collections.abc import Sequence
 
 import torch.nn.functional as F
 from torch import Tensor, nn
+from torchvision.models.resnet import BasicBlock as TorchvisionBlock
+from torchvision.models.resnet import ResNet as TorchvisionResNet
 from torchvision.models.vision_transformer import VisionTransformer
+
+from nas_theseus.errors import CutError
 
 
 class BasicBlock(nn.Module):
@@ -116,3 +121,40 @@ def vision_transformer(
     nn.init.trunc_normal_(network.conv_proj.weight, std=(channels * patch**2) ** -0.5)
     layers = [f"encoder.layers.encoder_layer_{index}" for index in range(depth)]
     return network, ["encoder.dropout", *layers]
+
+
+# ResNet(x,x,x,x) with one or two blocks a stage. Source: Hernandez et al. 2023, section 1.2.
+SMALL_RESNETS = tuple("resnet" + "".join(map(str, x)) for x in itertools.product((1, 2), repeat=4))
+_TORCHVISION = {"resnet18": (2, 2, 2, 2), "resnet34": (3, 4, 6, 3)}
+READY = (*SMALL_RESNETS, *_TORCHVISION)
+
+
+def ready_network(
+    name: str, channels: int = 3, classes: int = 10, width: int = 64
+) -> tuple[nn.Module, list[str]]:
+    """An untrained network by name, and the names to cut it after: stem, then every block.
+
+    Args:
+        name: one of `READY`: ``resnet1212`` is `ResNet` with so many blocks a stage, ``resnet18``
+            and ``resnet34`` are torchvision's.
+        channels: of the images.
+        width: of the first stage; torchvision's have 64 whatever is given.
+
+    Raises:
+        CutError: no network is called so.
+    """
+    if name in SMALL_RESNETS:
+        network = ResNet(tuple(map(int, name.removeprefix("resnet"))), width, channels, classes)
+        return network, network.cuts
+    if name not in _TORCHVISION:
+        raise CutError(
+            f"no ready network {name!r}: give SPACE.py, resnet18, resnet34, or resnet followed by "
+            "four numbers of blocks, each 1 or 2 (resnet1212)"
+        )
+    blocks = _TORCHVISION[name]
+    large = TorchvisionResNet(TorchvisionBlock, list(blocks), num_classes=classes)
+    if channels != 3:
+        large.conv1 = nn.Conv2d(channels, 64, 7, 2, 3, bias=False)
+        nn.init.kaiming_normal_(large.conv1.weight, mode="fan_out", nonlinearity="relu")
+    layers = [f"layer{n}.{i}" for n, count in enumerate(blocks, start=1) for i in range(count)]
+    return large, ["maxpool", *layers]

@@ -229,32 +229,39 @@ def _known(title: str) -> str:
 
 
 def changed(recipe: Recipe, assignments: Sequence[str]) -> Recipe:
-    """A recipe with other settings.
+    """A recipe with other settings; see `assigned`."""
+    return assigned(recipe, assignments, "recipe")
+
+
+def assigned(recipe: Model, assignments: Sequence[str], where: str) -> Model:
+    """Settings of any kind, some of them changed.
 
     Args:
         assignments: such as ``epochs=1``; values are JSON where they read as JSON, else text.
+        where: what messages call the settings.
 
     Raises:
         SpaceError: all mistakes together.
     """
+    model = type(recipe)
     mistakes: list[str] = []
     values: dict[str, Any] = {}
     for text in assignments:
         name, equals, value = (piece.strip() for piece in text.partition("="))
         if not equals:
             mistakes.append(f"{text!r} must read name=value, such as epochs=1")
-        elif name not in Recipe.model_fields:
-            mistakes.append(f"{name}: no such setting; there are {_known(Recipe.__name__)}")
+        elif name not in model.model_fields:
+            mistakes.append(f"{name}: no such setting; there are {', '.join(model.model_fields)}")
         elif name in values:
             mistakes.append(f"{name}: given twice, {values[name]!r} and {value!r}")
         else:
             values[name] = _json_or_text(value)
     try:
-        found = validated(Recipe, {**recipe.model_dump(), **values}, "recipe")
+        found = validated(model, {**recipe.model_dump(), **values}, where)
     except SpaceError as error:
-        raise SpaceError("recipe", [*mistakes, *error.mistakes]) from error
+        raise SpaceError(where, [*mistakes, *error.mistakes]) from error
     if mistakes:
-        raise SpaceError("recipe", mistakes)
+        raise SpaceError(where, mistakes)
     return found
 
 

@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from functools import partial
 from pathlib import Path
+from typing import Protocol, runtime_checkable
 
 import torch
 from filelock import FileLock
@@ -16,6 +18,14 @@ from nas_theseus.settings import Recipe
 from nas_theseus.storage import write_tensors
 from nas_theseus.tasks import Task
 from nas_theseus.values import derive_seed, short_hash
+
+
+@runtime_checkable
+class LearnsItself(Protocol):
+    """A guide with a way of its own to be trained."""
+
+    def learn(self, task: Task, recipe: Recipe, seed: int) -> Iterator[EpochLoss]:
+        """Train in place, on its device."""
 
 
 def guide_key(guide: Guide, task: Task, training: Recipe | None) -> str:
@@ -85,7 +95,8 @@ def _make(
         seed = derive_seed("guide", path.stem)
         with torch.random.fork_rng(devices=[]):
             torch.manual_seed(seed)
-            for epoch in train(guide, task, training, seed):
+            learn = guide.learn if isinstance(guide, LearnsItself) else partial(train, guide)
+            for epoch in learn(task, training, seed):
                 progress(epoch)
         guide.to("cpu")
     guide.eval()

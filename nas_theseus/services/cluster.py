@@ -1,4 +1,4 @@
-"""Ray Tune: blocks and candidates as trials, resources, retries; never a proposal of its own."""
+"""Ray Tune: jobs of any kind as trials, resources, retries; never a proposal of its own."""
 
 from __future__ import annotations
 
@@ -9,8 +9,9 @@ import os
 from collections import Counter
 from collections.abc import Callable, Generator, Mapping
 from contextlib import suppress
+from importlib import import_module
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Protocol, TypeAlias
+from typing import TYPE_CHECKING, Any, Protocol, TypeAlias, TypeVar
 
 from nas_theseus.errors import ServiceError, TheseusError
 from nas_theseus.settings import SearchSettings
@@ -39,24 +40,36 @@ if TYPE_CHECKING:
     from ray.tune.experiment import Trial
 
     from nas_theseus.convert.block_key import BlockKey
+    from nas_theseus.stitch.cells import Endpoint
 
-# What one trial does: convert a block into the library, or evaluate an architecture.
-Job: TypeAlias = "BlockKey | Architecture"
+# What one trial does: convert a block into the library, evaluate an architecture, or stitch a
+# sender into all its receivers.
+Job: TypeAlias = "BlockKey | Architecture | Endpoint"
+# Where a worker finds a kind of job; imported with the first of it.
+_MODULES = {
+    "BlockKey": "nas_theseus.convert.block_key",
+    "Architecture": "nas_theseus.values",
+    "Endpoint": "nas_theseus.stitch.cells",
+}
 
 
-class Jobs(Protocol):
+AnyJob = TypeVar("AnyJob", bound=Job)
+GivenJob = TypeVar("GivenJob", bound=Job, contravariant=True)
+
+
+class Jobs(Protocol[AnyJob]):
     """Where the Searcher gets its trials from and tells their ends to; called in one thread."""
 
-    def next(self) -> Job | None:
+    def next(self) -> AnyJob | None:
         """The next job; None when there will be no more (asked again while others run)."""
 
-    def reported(self, job: Job, stage: str) -> None:
+    def reported(self, job: AnyJob, stage: str) -> None:
         """A running job told where it is."""
 
     def reached(self, reached: Reached) -> bool:
         """Whether an architecture goes on from a rung; if not, its outcome is kept by then."""
 
-    def ended(self, job: Job, failure: str | None) -> None:
+    def ended(self, job: AnyJob, failure: str | None) -> None:
         """A job's trial ended.
 
         Args:
@@ -65,10 +78,10 @@ class Jobs(Protocol):
         """
 
 
-class WorkerRun(Protocol):
+class WorkerRun(Protocol[GivenJob]):
     """What a worker process does with a job: a step at a time, keeping the outcome itself."""
 
-    def __call__(self, job: Job) -> Generator[str | Reached, None, str | None]:
+    def __call__(self, job: GivenJob) -> Generator[str | Reached, None, str | None]:
         """Yields the stage it is in or a rung, where it may be left for good.
 
         Returns why it failed, or None, after it kept its outcome.
@@ -82,7 +95,7 @@ class JobSearcher(Searcher):
     while its actor is being set up or taken over from another trial.
     """
 
-    def __init__(self, jobs: Jobs, max_failures: int) -> None:
+    def __init__(self, jobs: Jobs[Any], max_failures: int) -> None:
         super().__init__()
         self._jobs = jobs
         self._max_failures = max_failures
@@ -97,8 +110,7 @@ class JobSearcher(Searcher):
             # While a job runs it may have to be run again, and FINISHED is for good.
             return None if self._running else str(Searcher.FINISHED)
         self._running[trial_id] = job
-        kind = "architecture" if isinstance(job, Architecture) else "block"
-        return {kind: job.to_json()}
+        return {type(job).__name__: job.to_json()}
 
     def on_trial_result(self, trial_id: str, result: dict[str, Any]) -> None:
         if trial_id in self._running and "stage" in result:
@@ -132,7 +144,7 @@ class JobSearcher(Searcher):
 class RungScheduler(FIFOScheduler):
     """A Tune scheduler that stops an architecture's trial at a rung, when the jobs say so."""
 
-    def __init__(self, jobs: Jobs) -> None:
+    def __init__(self, jobs: Jobs[Any]) -> None:
         super().__init__()  # type: ignore[no-untyped-call]
         self._jobs = jobs
 
@@ -150,21 +162,12 @@ class RungScheduler(FIFOScheduler):
         return {}
 
 
-def _job_of(config: dict[str, Any]) -> Job:
-    """The job that `JobSearcher.suggest` put into a trial's configuration."""
-    if "architecture" in config:
-        return Architecture.from_json(config["architecture"])
-    from nas_theseus.convert.block_key import BlockKey
-
-    return BlockKey.from_json(config["block"])
-
-
 class JobTrial(tune.Trainable):
-    """One job as a Tune trial; the process is used again for the next one, of either kind."""
+    """One job as a Tune trial; the process is used again for the next one, of any kind."""
 
     # `tune.with_parameters` adds arguments to setup.
     def setup(  # type: ignore[override]
-        self, config: dict[str, Any], make_run: Callable[[], WorkerRun]
+        self, config: dict[str, Any], make_run: Callable[[], WorkerRun[Any]]
     ) -> None:
         self._run = make_run()
         self._begin(config)
@@ -174,7 +177,8 @@ class JobTrial(tune.Trainable):
         return True
 
     def _begin(self, config: dict[str, Any]) -> None:
-        self._steps = self._run(_job_of(config))
+        ((kind, data),) = config.items()
+        self._steps = self._run(getattr(import_module(_MODULES[kind]), kind).from_json(data))
 
     def step(self) -> dict[str, Any]:
         try:
@@ -305,7 +309,10 @@ def slots(settings: SearchSettings) -> int:
 
 
 def run_jobs(
-    jobs: Jobs, make_run: Callable[[], WorkerRun], settings: SearchSettings, folder: Path
+    jobs: Jobs[Any],
+    make_run: Callable[[], WorkerRun[Any]],
+    settings: SearchSettings,
+    folder: Path,
 ) -> None:
     """Run jobs until there are no more; an interrupt ends the trials and is raised again.
 

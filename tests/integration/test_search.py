@@ -183,10 +183,11 @@ def test_a_search_without_the_library_has_results_of_its_own(desk: Desk) -> None
 
 def test_a_new_budget_is_answered_without_training_and_refined_by_one_trial(desk: Desk) -> None:
     storage = desk.folder / "again"
-    desk.search("--trials", "3", "--storage", "again")
-    kept = Storage(storage, "small")
+    (desk.folder / "budget.py").write_text(SPACE)
+    desk.search_file("budget.py", "--trials", "3", "--storage", "again")
+    kept = Storage(storage, "budget")
     middle = sorted(e.cost.macs or 0 for e in kept_evaluations(kept))[1]
-    budget = ("small", "--storage", "again", "--at", f"macs <= {middle}")
+    budget = ("budget", "--storage", "again", "--at", f"macs <= {middle}")
 
     def files() -> set[tuple[Path, int]]:
         return {(p, p.stat().st_mtime_ns) for p in storage.rglob("*") if p.is_file()}
@@ -219,16 +220,16 @@ def test_a_new_budget_is_answered_without_training_and_refined_by_one_trial(desk
     )
     once_more = json.loads(desk.run("front", *budget, "--json").stdout)
     assert best["architecture"] not in {row["architecture"] for row in once_more["predicted"]}
-    assert "4 trials are done" in refined.stdout and "evaluated of small with" in refined.stdout
+    assert "4 trials are done" in refined.stdout and "evaluated of budget with" in refined.stdout
     impossible = desk.run("front", *budget[:-1], "macs <= 1")
     assert impossible.returncode == 2 and "the closest has macs = " in impossible.stderr
-    (desk.folder / "small.py").rename(desk.folder / "moved.py")
+    (desk.folder / "budget.py").rename(desk.folder / "moved.py")
     try:
         refused = desk.run("front", *budget)
         assert refused.returncode == 2 and "read the code, then" in " ".join(refused.stderr.split())
         assert desk.run("front", *budget, "--trust-code").returncode == 0
     finally:
-        (desk.folder / "moved.py").rename(desk.folder / "small.py")
+        (desk.folder / "moved.py").rename(desk.folder / "budget.py")
 
 
 def kept_evaluations(storage: Storage) -> list[Evaluation]:

@@ -1,4 +1,4 @@
-"""One conversion as one run of MLflow."""
+"""One conversion, or one comparison by stitching, as one run of MLflow."""
 
 from __future__ import annotations
 
@@ -28,11 +28,11 @@ from nas_theseus.services.tracking.runs import (
     shorten,
     write_run,
 )
-from nas_theseus.values import Architecture, CurvePoint, Evaluation
+from nas_theseus.values import CurvePoint, Evaluation
 
 
-class ConversionRun:
-    """The run of a conversion that is under way; made by `recording`."""
+class OpenRun:
+    """The run of what is under way; made by `recording`."""
 
     def __init__(self, client: MlflowClient, uri: str, run_id: str) -> None:
         self.run_id = run_id
@@ -40,17 +40,17 @@ class ConversionRun:
 
     def keep(
         self,
-        evaluation: Evaluation,
+        evaluation: Evaluation | None,
         points: Sequence[CurvePoint],
         folder: Path,
         files: Mapping[str, str | None],
     ) -> None:
-        """Write the results of the conversion.
+        """Write the results.
 
         Args:
-            evaluation: its curve and final values.
+            evaluation: of a conversion: its curve and final values.
             points: metrics by step beside those of the evaluation.
-            folder: where the conversion wrote its files.
+            folder: where the files are.
             files: names in the folder, and the artifact folder of each; None for the top.
 
         Raises:
@@ -59,7 +59,8 @@ class ConversionRun:
         now_ms = time.time_ns() // 1_000_000
         more = [Metric(p.metric, float(p.value), now_ms, p.step) for p in points]
         try:
-            write_run(self._client, self.run_id, [*evaluation_metrics(evaluation, now_ms), *more])
+            own = [] if evaluation is None else evaluation_metrics(evaluation, now_ms)
+            write_run(self._client, self.run_id, [*own, *more])
             for name, place in files.items():
                 self._client.log_artifact(self.run_id, str(folder / name), place)
         except (MlflowException, OSError) as error:
@@ -72,36 +73,34 @@ class ConversionRun:
 
 @contextmanager
 def recording(
-    architecture: Architecture, parameters: Mapping[str, object]
-) -> Iterator[ConversionRun]:
-    """Open a run before a conversion starts, and end it as the conversion ends.
+    name: str, kind: str, parameters: Mapping[str, object], tags: Mapping[str, str] | None = None
+) -> Iterator[OpenRun]:
+    """Open a run before work starts, and end it as the work ends.
+
+    Args:
+        kind: tag ``theseus.kind``, such as ``conversion``.
+        tags: others.
 
     Raises:
-        ServiceError: MLflow does not answer or refuses; what the conversion raises passes through.
+        ServiceError: MLflow does not answer or refuses; what the work raises passes through.
     """
     uri = mlflow.get_tracking_uri()
     quieten()
     try:
         probe(uri)
         client = MlflowClient(uri)
-        tags = {"theseus.kind": "conversion", "theseus.architecture": architecture.id}
+        told = {"theseus.kind": kind, **(tags or {})}
         experiment = find_experiment(client, experiment_name())
-        run_id = client.create_run(experiment, tags=tags, run_name=architecture.id).info.run_id
-        told = {
-            "architecture": architecture.id,
-            "pairing": architecture.pairing,
-            "blocks": architecture.blocks,
-            **parameters,
-        }
-        write_run(client, run_id, params=as_texts(told))
+        run_id = client.create_run(experiment, tags=told, run_name=name).info.run_id
+        write_run(client, run_id, params=as_texts(parameters))
     except ServiceError:
         raise
     except Exception as error:  # whatever a store's driver raises, its own absence included
         raise no_answer(uri, error) from None
     try:
-        yield ConversionRun(client, uri, run_id)
+        yield OpenRun(client, uri, run_id)
     except BaseException as error:
-        # What stopped the conversion is told, whether or not MLflow still answers.
+        # What stopped it is told, whether or not MLflow still answers.
         with suppress(MlflowException, OSError):
             reason = scrub(str(error), uri) or type(error).__name__
             write_run(client, run_id, tags={"theseus.failure": shorten(reason, TAG_CHARACTERS)})

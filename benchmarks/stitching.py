@@ -1,0 +1,276 @@
+"""Stitching measured on Fashion-MNIST: docs/stitching-evidence.md.
+
+    python -m benchmarks.stitching               run every cell that is missing, report
+    python -m benchmarks.stitching --report      figures, tables and plots from what is there
+
+About an hour on two cores.
+
+Cells are of three kinds, each with a seed: `net`, a network trained by itself; `stitchable`, a
+stitchable net over three of them in one variant; `matrix`, two small networks stitched at every
+pair of boundaries, with the four controls. Every cell is written to results/stitching_cells.jsonl
+as it ends, so that the tables fill over several runs; delete a line to run its cell again.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import os
+import time
+from collections.abc import Iterable, Iterator, Sequence
+from concurrent.futures import Future, ProcessPoolExecutor, as_completed
+from dataclasses import asdict, dataclass
+from multiprocessing import get_context
+from pathlib import Path
+from statistics import median
+from typing import Any
+
+import torch
+
+from benchmarks import stitching_report as report
+from benchmarks.record import RESULTS, commit
+from nas_theseus.convert.finetune import EpochLoss
+from nas_theseus.convert.guide_training import prepare_guide
+from nas_theseus.convert.target import recalibrate
+from nas_theseus.costs import count_macs
+from nas_theseus.evaluate import score
+from nas_theseus.guide import Guide, cut, plain_state
+from nas_theseus.networks import ResNet
+from nas_theseus.settings import Recipe
+from nas_theseus.stitch.anchors import Anchor
+from nas_theseus.stitch.cells import CONTROLS, Endpoint, StitchRecipe
+from nas_theseus.stitch.matrix import comparison
+from nas_theseus.stitch.rows import Pair, RowSettings, RowWorker
+from nas_theseus.stitch.sources import Source
+from nas_theseus.stitch.stitchable import Direction, StitchableNet
+from nas_theseus.stitch.training import train_stitches
+from nas_theseus.tasks import Split, fashion_mnist
+from nas_theseus.values import derive_seed
+
+ROOT = Path(__file__).resolve().parent.parent
+CELLS = RESULTS / "stitching_cells.jsonl"
+STORAGE = ROOT / "theseus"
+SEEDS = (0, 1, 2)
+
+TRAIN_IMAGES = 20_000
+ANCHORS = (8, 12, 16)  # widths of ResNet(2,2,2)
+# Trained by themselves only; stitches may be cheaper or dearer than every anchor.
+OTHERS = (7, 10, 14, 17)
+TRAINING = Recipe(epochs=5, distill=0)
+STITCHES = Recipe(epochs=6, learning_rate=2e-3, distill=0.5)
+VARIANTS: dict[str, tuple[bool, Direction]] = {
+    "least-squares": (True, "fast-to-slow"),
+    "kaiming": (False, "fast-to-slow"),
+    "slow-to-fast": (True, "slow-to-fast"),
+}
+PAIRS = (
+    "resnet1111 resnet1111", "resnet1111 resnet2222", "resnet2222 resnet1111",
+    "resnet1212 resnet2121",
+)  # fmt: skip
+MATRIX_WIDTH, MATRIX_EPOCHS = 8, 2.0
+MATRIX_RECIPE = StitchRecipe(examples=1024, epochs=1.0, score_examples=1000)
+
+
+@dataclass(frozen=True, order=True)
+class Cell:
+    """What one run is: kind, which of them (a width, a variant, a pair), and seed."""
+
+    kind: str
+    name: str
+    seed: int
+
+
+def trained_net(width: int, seed: int) -> tuple[Guide, int]:
+    """A network trained by itself, from the guides' folder when it is there; MACs it took."""
+    task = fashion_mnist(train_images=TRAIN_IMAGES)
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(derive_seed("benchmark net", width, seed))
+        network = ResNet((2, 2, 2), width)
+    guide = cut(network, network.cuts, task.inlet.shape)
+    prepare_guide(guide, task, TRAINING, STORAGE / "guides", torch.device("cpu"))
+    steps = round(TRAINING.epochs * (TRAIN_IMAGES // TRAINING.batch_size))
+    return guide, 3 * steps * TRAINING.batch_size * count_macs(guide, task.inlet)
+
+
+def run_net(cell: Cell) -> dict[str, Any]:
+    """Quality and cost of one network trained by itself."""
+    guide, spent = trained_net(int(cell.name), cell.seed)
+    task = fashion_mnist(train_images=TRAIN_IMAGES)
+    return {
+        "macs": count_macs(guide, task.inlet),
+        "train_macs": spent,
+        "validation": score(guide, task, "validation"),
+        "test": score(guide, task, "test"),
+    }
+
+
+def run_stitchable(cell: Cell) -> dict[str, Any]:
+    """All networks of a stitchable net, before any training (validation) and after it (test)."""
+    task = fashion_mnist(train_images=TRAIN_IMAGES)
+    fitted, direction = VARIANTS[cell.name]
+    anchors = [Anchor(f"w{w}", trained_net(w, cell.seed)[0], task) for w in ANCHORS]
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(derive_seed("stitches", cell.seed))
+        net = StitchableNet(anchors, direction=direction)
+    residuals = net.fit() if fitted else None
+
+    def scored(split: Split) -> Iterator[float]:
+        for index in range(len(net.configs())):
+            net.select(index)
+            yield score(net, task, split)
+
+    before = list(scored("validation"))
+    steps = train_stitches(net, task, STITCHES, cell.seed)
+    losses = []
+    while True:
+        try:
+            found: EpochLoss = next(steps)
+        except StopIteration as end:
+            spent = end.value
+            break
+        losses.append(found.loss)
+    after = list(scored("test"))
+    return {
+        "networks": [
+            {
+                "name": str(config), "stitch": config.stitch, "macs": config.cost.macs,
+                "params": config.cost.params, "before": first, "test": test,
+            }
+            for config, first, test in zip(net.configs(), before, after, strict=True)
+        ],
+        "residuals": residuals,
+        "losses": losses,
+        "train_macs": spent,
+        "select_ms": select_ms(net),
+    }  # fmt: skip
+
+
+def select_ms(net: StitchableNet) -> float:
+    """Median time of `select` over all networks, twenty times each."""
+    times = []
+    for index in list(range(len(net.configs()))) * 20:
+        started = time.perf_counter()
+        net.select(index)
+        times.append(1e3 * (time.perf_counter() - started))
+    return median(times)
+
+
+def run_matrix(cell: Cell) -> dict[str, Any]:
+    """The matrices of one pair; its cells lie in the storage folder too, so that it goes on."""
+    names = cell.name.split()
+    # Networks of one name are twins of other seeds.
+    seeds = (cell.seed, cell.seed + (100 if names[0] == names[1] else 0))
+    sources = [
+        Source(name, seed, width=MATRIX_WIDTH, epochs=MATRIX_EPOCHS)
+        for name, seed in zip(names, seeds, strict=True)
+    ]
+    states, own, guides = {}, [], []
+    for source in sources:
+        guide, task, training = source.build()
+        twin = source.random_twin(guide)
+        prepare_guide(guide, task, training, STORAGE / "guides", torch.device("cpu"))
+        recalibrate(twin, task, 256, MATRIX_RECIPE.examples)
+        own.append(score(guide, task, "validation"))
+        guides.append(guide)
+        for network, trained in ((guide, True), (twin, False)):
+            states[source.label, trained] = plain_state(network)
+    labels = sources[0].label, sources[1].label
+    folder = STORAGE / "benchmark-stitching" / f"{'--'.join(labels)}-{MATRIX_RECIPE.id}"
+    pair = Pair(*labels, folder)
+    settings = RowSettings(
+        {source.label: source for source in sources}, states, (pair,), MATRIX_RECIPE, cell.seed,
+        "cpu", 1,
+    )  # fmt: skip
+    worker = RowWorker(settings)
+    for trained in (True, False):
+        for boundary in range(1, len(guides[0])):
+            steps = worker(Endpoint(labels[0], trained, boundary))
+            failure = None
+            while True:
+                try:
+                    next(steps)
+                except StopIteration as end:
+                    failure = end.value
+                    break
+            if failure is not None:
+                raise RuntimeError(failure)
+    kept = [found for ends in pair.cells(*guides) if (found := pair.read(*ends))]
+    matrices = comparison(
+        kept, labels, (guides[0].names[:-1], guides[1].names[:-1]), (own[0], own[1])
+    ).to_json()
+    return {"matrices": matrices, "controls": list(CONTROLS)}
+
+
+KINDS = {"net": run_net, "stitchable": run_stitchable, "matrix": run_matrix}
+
+
+def run_cell(cell: Cell) -> dict[str, Any]:
+    """One cell, in a process of its own."""
+    torch.set_num_threads(1)
+    started = time.perf_counter()
+    found = KINDS[cell.kind](cell)
+    return {
+        **asdict(cell), "commit": commit(), **found, "seconds": time.perf_counter() - started,
+    }  # fmt: skip
+
+
+def planned(seeds: Sequence[int]) -> Iterator[list[Cell]]:
+    """Cells, in lots of which the later need what the earlier trained."""
+    yield [Cell("net", str(width), seed) for seed in seeds for width in (*ANCHORS, *OTHERS)]
+    yield [Cell("stitchable", variant, seed) for seed in seeds for variant in VARIANTS]
+    yield [Cell("matrix", pair, seed) for seed in seeds for pair in PAIRS]
+
+
+def finished() -> dict[Cell, dict[str, Any]]:
+    """The cells that are there."""
+    lines = CELLS.read_text().splitlines() if CELLS.exists() else []
+    rows = [json.loads(line) for line in lines]
+    return {Cell(row["kind"], row["name"], row["seed"]): row for row in rows}
+
+
+def run_missing(cells: Iterable[Cell], jobs: int, deadline: float) -> bool:
+    """Run the cells that are not there, several at a time, each kept as it ends.
+
+    Returns:
+        Whether all are there now: the next lot needs them.
+    """
+    done = finished()
+    missing = [cell for cell in cells if cell not in done]
+    # Processes of one thread each; spawned, so that torch's thread pool is their own.
+    os.environ["OMP_NUM_THREADS"] = "1"
+    with ProcessPoolExecutor(jobs, get_context("spawn")) as pool:
+        running: dict[Future[dict[str, Any]], Cell] = {}
+        while missing or running:
+            while missing and len(running) < jobs and time.time() < deadline:
+                cell = missing.pop(0)
+                running[pool.submit(run_cell, cell)] = cell
+            if not running:
+                return False
+            ended = next(as_completed(running))
+            cell, row = running.pop(ended), ended.result()
+            CELLS.parent.mkdir(exist_ok=True)
+            with CELLS.open("a") as file:
+                file.write(json.dumps(row) + "\n")
+            print(f"{cell}: {row['seconds']:.0f} s", flush=True)
+    return True
+
+
+def main() -> None:
+    """Run what the arguments ask for, then write figures, tables and plots."""
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("--report", action="store_true", help="run nothing")
+    parser.add_argument("--seeds", type=int, default=len(SEEDS), help="only the first so many")
+    parser.add_argument("--jobs", type=int, default=os.cpu_count() or 1, help="cells at a time")
+    parser.add_argument("--minutes", type=float, default=float("inf"), help="start none after")
+    options = parser.parse_args()
+    deadline = time.time() + 60 * options.minutes
+    if not options.report:
+        for cells in planned(SEEDS[: options.seeds]):
+            if not run_missing(cells, options.jobs, deadline):
+                break
+    share = TRAINING.epochs * (TRAIN_IMAGES // TRAINING.batch_size) * TRAINING.batch_size * 3
+    report.write(list(finished().values()), SEEDS, share)
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,102 @@
+"""Anchors of a stitchable network, and whether they belong together."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import torch
+from scipy.optimize import linear_sum_assignment  # type: ignore[import-untyped]
+from torch import Tensor
+
+from nas_theseus.errors import GuideError
+from nas_theseus.guide import Guide, device_of
+from nas_theseus.tasks import Task
+
+# By how much more often an anchor must be right with its outputs in another order, before the order
+# is thought to differ (ours).
+_CLEARLY = 0.2
+# Mean probability of what it says, below which a network is hardly trained and has no order (ours).
+_SURE = 0.6
+# Examples a class without which an order would be read into noise (ours).
+_A_CLASS = 10
+
+
+@dataclass(frozen=True, eq=False)
+class Anchor:
+    """A pretrained network of a family, cut into parts, and the task that it was trained for."""
+
+    name: str
+    network: Guide
+    task: Task
+
+
+def check_anchors(anchors: Sequence[Anchor]) -> None:
+    """Refuse anchors that do not share task and data.
+
+    Raises:
+        GuideError: fewer than two anchors, equal names, or another inlet, outputs or data.
+    """
+    if len(anchors) < 2:
+        raise GuideError(f"a stitchable network needs two anchors or more, got {len(anchors)}")
+    names = [anchor.name for anchor in anchors]
+    if len(set(names)) < len(names) or any(not n or "." in n for n in names):
+        raise GuideError(f"anchors need names that differ and hold no dot, got {', '.join(names)}")
+    first = anchors[0]
+    for anchor in anchors:
+        network, task = anchor.network, anchor.task
+        sides = network.boundaries[0], network.boundaries[-1]
+        if sides != (task.inlet, task.outputs):
+            raise GuideError(
+                f"anchor {anchor.name!r} maps {sides[0]} to {sides[1]}, its task {task.name!r} is "
+                f"{task.inlet} to {task.outputs}; give the task that it was trained for"
+            )
+        if task is first.task:
+            continue
+        if (task.inlet, task.outputs) != (first.task.inlet, first.task.outputs):
+            raise GuideError(
+                f"anchors share one task: {anchor.name!r} is of {task.name!r} "
+                f"({task.inlet} to {task.outputs}), {first.name!r} of {first.task.name!r} "
+                f"({first.task.inlet} to {first.task.outputs})"
+            )
+        if task.data_hash() != first.task.data_hash():
+            raise GuideError(
+                f"anchors share their data: {anchor.name!r} and {first.name!r} have other "
+                "examples, another split or another order of classes; train them on one task"
+            )
+
+
+def check_class_order(anchor: Anchor, inputs: Tensor, targets: Tensor) -> None:
+    """Refuse an anchor that means another class by an output than its task does.
+
+    Told from its predictions: another order of its outputs makes it right far more often (ours).
+    An untrained network, unsure of all it says, has none.
+
+    Args:
+        inputs: shape (N, *inlet); fewer than ten a class are not checked.
+        targets: their classes, shape (N,); anything else is not checked.
+
+    Raises:
+        GuideError: the order differs; names the classes.
+    """
+    outputs = anchor.network.boundaries[-1]
+    if outputs.kind != "vector" or targets.ndim != 1 or targets.is_floating_point():
+        return
+    if len(inputs) < _A_CLASS * outputs.width:
+        return
+    with torch.no_grad():
+        device = device_of(anchor.network)
+        logits = torch.cat([anchor.network(x.to(device)).cpu() for x in torch.split(inputs, 256)])
+    sure, found = logits.softmax(1).max(1)
+    if sure.mean() < _SURE:
+        return
+    together = torch.zeros(outputs.width, outputs.width)
+    together.index_put_((targets.cpu(), found), torch.ones(len(inputs)), accumulate=True)
+    rows, columns = linear_sum_assignment(-together.numpy())
+    right, reordered = together.trace(), together[rows, columns].sum()
+    if reordered - right > _CLEARLY * len(inputs):
+        moved = [f"{b} for class {a}" for a, b in zip(rows, columns, strict=True) if a != b]
+        raise GuideError(
+            f"anchor {anchor.name!r} has its classes in another order than its task: it says "
+            f"{', '.join(moved[:5])}; reorder the last layer's outputs"
+        )

@@ -1,0 +1,124 @@
+"""Values of a comparison by stitching: its recipe, the stitched pairs of boundaries, results."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass
+from typing import Annotated, Any, Literal
+
+from pydantic import BaseModel, ConfigDict, Field
+
+from nas_theseus.settings import Epochs, Positive, PositiveFloat, Recipe
+from nas_theseus.values import short_hash
+
+Start = Literal["least-squares", "kaiming"]
+
+# Sender first. Source: Hernandez, Dangovski, Lu 2023, section 1.5.
+CONTROLS: dict[str, tuple[bool, bool]] = {
+    "trained-trained": (True, True),
+    "trained-random": (True, False),
+    "random-trained": (False, True),
+    "random-random": (False, False),
+}
+
+
+class StitchRecipe(BaseModel):
+    """How the stitch of a cell is made and judged; prefix and suffix never change.
+
+    Attributes:
+        start: weights before training: the least-squares solution, or torch's own (Kaiming).
+        loss: trained for the task through the frozen suffix, or to give the representation that
+            the receiver expects (the representation data set).
+        examples: training inputs that fit and train it.
+        score_examples: validation inputs that judge it.
+        cka_examples: of the training inputs, those whose features CKA compares.
+        epochs: passes over `examples`; 0 leaves the stitch as it starts.
+    """
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+    start: Start = "least-squares"
+    loss: Literal["task", "representation"] = "task"
+    examples: Positive = 2048
+    score_examples: Positive = 1000
+    cka_examples: Annotated[int, Field(ge=4)] = 512
+    epochs: Epochs = 2.0
+    batch_size: Annotated[int, Field(ge=2)] = 64
+    learning_rate: PositiveFloat = 3e-3
+
+    @property
+    def training(self) -> Recipe:
+        """The same as task training takes it."""
+        return Recipe(
+            epochs=self.epochs, batch_size=self.batch_size, learning_rate=self.learning_rate,
+            weight_decay=0.0, distill=0.0,
+        )  # fmt: skip
+
+    @property
+    def id(self) -> str:
+        """Eight hexadecimal digits, the same for the same recipe."""
+        return short_hash(self.model_dump(), 8)
+
+
+@dataclass(frozen=True, order=True)
+class Endpoint:
+    """One side of a stitch: a network, trained or random, and one of its boundaries.
+
+    Attributes:
+        network: label of the network.
+        trained: False for the twin with random weights.
+        boundary: a sender's parts in front of it are the prefix, a receiver's behind it the suffix.
+    """
+
+    network: str
+    trained: bool
+    boundary: int
+
+    @property
+    def id(self) -> str:
+        return f"{self.network}-{'trained' if self.trained else 'random'}-{self.boundary}"
+
+    def to_json(self) -> dict[str, Any]:
+        return asdict(self)
+
+    @classmethod
+    def from_json(cls, data: Mapping[str, Any]) -> Endpoint:
+        return cls(**data)
+
+
+@dataclass(frozen=True)
+class Cell:
+    """What became of one stitch.
+
+    Attributes:
+        quality: the task's metric of the stitched network on validation inputs.
+        start_quality: the same before the stitch was trained.
+        cka: linear CKA of what the sender gives and what the receiver expects.
+        residual: share of the expected variance that least squares left; None with another start.
+        seconds: of this cell alone, without activations.
+    """
+
+    sender: Endpoint
+    receiver: Endpoint
+    quality: float
+    start_quality: float
+    cka: float
+    residual: float | None
+    seconds: float
+
+    @property
+    def id(self) -> str:
+        return cell_id(self.sender, self.receiver)
+
+    def to_json(self) -> dict[str, Any]:
+        return asdict(self)
+
+    @classmethod
+    def from_json(cls, data: Mapping[str, Any]) -> Cell:
+        sides = {side: Endpoint.from_json(data[side]) for side in ("sender", "receiver")}
+        return cls(**{**data, **sides})
+
+
+def cell_id(sender: Endpoint, receiver: Endpoint) -> str:
+    """What a cell's file is called."""
+    return f"{sender.id}--{receiver.id}"
