@@ -43,12 +43,12 @@ class Blobs:
             limit: most bytes that are read; of a larger file, that many and one.
         """
         path = self._path(name)
+        part = {}  # a range only where it is needed: of an empty file storages refuse any
+        if limit is not None and (self.size(name) or 0) > limit:
+            part = {"start": 0, "end": limit + 1}
         with self._telling("read", path):
-            if limit is not None and (self.size(name) or 0) > limit:
-                beginning: bytes = self._fs.cat_file(path, start=0, end=limit + 1)
-                return beginning
             try:
-                content: bytes = self._fs.cat_file(path)
+                content: bytes = self._fs.cat_file(path, **part)
                 return content
             except FileNotFoundError:
                 return None

@@ -132,9 +132,11 @@ def train(
         yield EpochLoss(epoch, mean, seen, taught_anew, pieces)
 
 
-def _rows(batch: Batch, rows: Tensor) -> Batch:
-    index = None if batch.index is None else batch.index[rows]
-    return Batch(batch.inputs[rows], batch.targets[rows], index)
+def _split(batch: Batch, pieces: int) -> Iterator[Batch]:
+    """A batch in pieces whose sizes differ by at most one."""
+    inputs, targets = batch.inputs.tensor_split(pieces), batch.targets.tensor_split(pieces)
+    index = [None] * pieces if batch.index is None else batch.index.tensor_split(pieces)
+    return map(Batch, inputs, targets, index)
 
 
 def _accumulate(
@@ -150,9 +152,8 @@ def _accumulate(
         optimizer.zero_grad(set_to_none=True)
         try:
             total = torch.zeros((), device=batch.inputs.device)
-            for chosen in torch.arange(count).chunk(pieces):
-                piece = batch if pieces == 1 else _rows(batch, chosen)
-                loss = loss_of(piece) * (len(chosen) / count)
+            for piece in _split(batch, pieces):
+                loss = loss_of(piece) * (len(piece.inputs) / count)
                 loss.backward()  # type: ignore[no-untyped-call]
                 total += loss.detach()
             return total, pieces

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import json
 import logging
-import math
 import os
 from collections import Counter
 from collections.abc import Callable, Generator, Mapping
@@ -237,8 +236,7 @@ def connect(settings: SearchSettings, log: Path) -> None:
     if settings.address is not None and settings.parallel is not None:
         # An autoscaler starts nodes for them; where there is none, nothing happens.
         trial = {"CPU": settings.cpus_per_trial, "GPU": settings.gpus_per_trial}
-        bundle = {name: math.ceil(wanted) for name, wanted in trial.items() if wanted}
-        request_resources(bundles=[bundle] * settings.parallel)
+        request_resources(bundles=[{k: v for k, v in trial.items() if v}] * settings.parallel)
 
 
 def _refuse_too_small(settings: SearchSettings) -> None:

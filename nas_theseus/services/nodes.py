@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import Any
 
 import ray
-from ray.exceptions import GetTimeoutError, RayError
+from ray.exceptions import RayError
 from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
 
 from nas_theseus.errors import ServiceError
@@ -72,14 +72,15 @@ def ask_nodes(folder: Path) -> list[Answer]:
         asked.append(on_node.remote(str(probe), f"{probe}-{place}", PACKAGES))
     answers = []
     try:
+        ended, _ = ray.wait(asked, num_returns=len(asked), timeout=ANSWER_S)
         for place, (node, answer) in enumerate(zip(nodes, asked, strict=True)):
             address = str(node["NodeManagerAddress"])
-            try:
-                told: dict[str, Any] = ray.get(answer, timeout=ANSWER_S)
-            except GetTimeoutError:
-                error = f"no answer within {ANSWER_S:g} s"
-                answers.append(Answer(address, None, False, {}, error))
+            if answer not in ended:
+                silence = f"no answer within {ANSWER_S:g} s"
+                answers.append(Answer(address, None, False, {}, silence))
                 continue
+            try:
+                told: dict[str, Any] = ray.get(answer)
             except RayError as error:
                 answers.append(Answer(address, None, False, {}, str(error).splitlines()[-1]))
                 continue

@@ -146,6 +146,13 @@ def test_a_batch_that_memory_does_not_hold_is_computed_in_pieces() -> None:
         torch.testing.assert_close(one, other, rtol=1e-3, atol=1e-5)
 
 
+def test_no_piece_has_a_single_example_which_batch_norms_refuse() -> None:
+    small = Small(room=3)
+    recipe = Recipe(epochs=10 / TASK.size("train"), distill=0, batch_size=10)
+    list(train(small, TASK, recipe, 1))
+    assert small.seen == [10, 5, 3, 3, 2, 2]
+
+
 def test_without_memory_for_two_examples_training_ends_with_what_to_do() -> None:
     small = Small(room=1)
     recipe = Recipe(epochs=1, distill=0, batch_size=16)
