@@ -148,7 +148,7 @@ def _is_linear(module: nn.Module) -> bool:
 def _weight(module: nn.Module) -> Tensor:
     """A linear layer's weight as (outlet, inlet)."""
     found = linear_map(module)
-    weight: Tensor = module.weight.detach()  # type: ignore[assignment,operator,union-attr]
+    weight: Tensor = module.weight.detach()  # type: ignore[operator]
     return weight if found is not None and found.writes == 0 else weight.T
 
 
