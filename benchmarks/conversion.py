@@ -306,8 +306,10 @@ def tuning(pair: str) -> list[Cell]:
         ) -> Cell:
             return Cell(pair, trained, method, TUNING_SEED, share, rate, second)
 
-        rates = list(RATES)
         done = finished()
+        # With those beyond the grid that were asked for before.
+        known = {c.learning_rate for c in done if c == cell(c.learning_rate, first)}
+        rates = sorted({*RATES, *known})
         while all(cell(rate, first) in done for rate in rates):
             best, second = best_settings(pair, method, trained=trained, share=share)
             beyond = {rates[0]: rates[0] / 2, rates[-1]: rates[-1] * 2}.get(best)

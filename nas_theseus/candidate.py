@@ -5,6 +5,7 @@ from __future__ import annotations
 import time
 from collections.abc import Collection, Generator, Iterable, Iterator
 from dataclasses import dataclass, field, replace
+from pathlib import Path
 
 import torch
 
@@ -68,10 +69,12 @@ class Workshop:
     Attributes:
         space: its guide holds the prepared weights.
         device: everything trains here.
+        guide_work: folder in which the guide's activations are kept for other processes.
     """
 
     space: SearchSpace
     device: torch.device
+    guide_work: Path | None = None
     costs: CostTable = field(init=False)
     activations: GuideActivations = field(init=False)
     _keys: dict[str, BlockKeys] = field(init=False, default_factory=dict)
@@ -81,7 +84,9 @@ class Workshop:
         self._guide_on_device = self.space.guide.to(self.device)
         recipe = self.space.recipe
         sample = self.space.task.sample(min(recipe.align_examples, self.space.task.size("train")))
-        self.activations = GuideActivations(self._guide_on_device, sample, self.device)
+        self.activations = GuideActivations(
+            self._guide_on_device, sample, self.device, folder=self.guide_work
+        )
 
     def keep_block(self, key: BlockKey, library: Library) -> tuple[Entry, BlockOutcome | None]:
         """The library's entry of a key; converted and kept first where there is none.

@@ -145,8 +145,9 @@ def convert_one(
             torch.device(device),
             lambda epoch: say(f"guide: epoch {epoch.epoch + 1}, loss {epoch.loss:.4f}"),
         )  # fmt: skip
-        workshop = Workshop(space, torch.device(device))
-        library = Library(Storage(storage, "").library) if recipe.takes_blocks else None
+        kept = Storage(storage, "")
+        workshop = Workshop(space, torch.device(device), kept.guide_work)
+        library = Library(kept.library) if recipe.takes_blocks else None
         converted = _convert(
             workshop, chosen, seed, recipe, say, library=library, score_hybrids=replacements
         )

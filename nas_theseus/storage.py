@@ -40,6 +40,7 @@ class Storage:
     ::
 
         <root>/guides/<key>.safetensors           trained guides, shared by all searches
+        <root>/guide_work/                        activations and logits of guides, shared too
         <root>/library/                           converted blocks, shared by all searches
         <root>/searches/<name>/space.py           the kept copy of the space file
         <root>/searches/<name>/settings.json      seed and sampler, fixed when the search began
@@ -69,6 +70,10 @@ class Storage:
     @property
     def guides(self) -> Path:
         return self.root / "guides"
+
+    @property
+    def guide_work(self) -> Path:
+        return self.root / "guide_work"
 
     @property
     def library(self) -> Path:

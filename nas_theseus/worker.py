@@ -63,7 +63,8 @@ class Worker:
         space.guide.load_state_dict(dict(settings.guide))
         recipe = space.recipe.model_copy(update={"library": settings.library is not None})
         space = replace(space, recipe=recipe)
-        self._workshop = Workshop(space, torch.device(settings.device))
+        device, folder = torch.device(settings.device), settings.storage.guide_work
+        self._workshop = Workshop(space, device, folder)
 
     @cached_property
     def _library(self) -> Library | None:

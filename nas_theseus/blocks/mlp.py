@@ -31,8 +31,7 @@ class TokenMixer(nn.Module):
         self.positions = nn.Sequential(
             nn.Linear(before, hidden), nn.GELU(), nn.Linear(hidden, after)
         )
-        self.channel_norm = layer_norm(inlet.width)
-        self.channels = nn.Sequential(nn.Linear(inlet.width, hidden), nn.GELU())
+        self.mlp = nn.Sequential(layer_norm(inlet.width), nn.Linear(inlet.width, hidden), nn.GELU())
         self.last = nn.Linear(hidden, outlet.width)
         self.skips_positions = before == after
         self.skips = inlet == outlet
@@ -42,7 +41,7 @@ class TokenMixer(nn.Module):
         mixed = self.positions(self.norm(tokens).transpose(1, 2)).transpose(1, 2)
         if self.skips_positions:
             mixed = mixed + tokens
-        out: Tensor = self.last(self.channels(self.channel_norm(mixed)))
+        out: Tensor = self.last(self.mlp(mixed))
         if self.outlet.kind == "map":
             out = out.transpose(1, 2).reshape(-1, *self.outlet.shape)
         return out + x if self.skips else out

@@ -1,12 +1,15 @@
-"""Guide work done once a process: activations at boundaries of a bounded sample, and logits."""
+"""Guide work done once: activations at the boundaries of a bounded sample, and logits."""
 
 from __future__ import annotations
 
 import math
+from collections.abc import Callable
+from pathlib import Path
 
 import torch
 from torch import Tensor
 
+from nas_theseus.convert.guide_work import GuideWork
 from nas_theseus.convert.projection import Projection
 from nas_theseus.errors import ConversionError
 from nas_theseus.guide import Guide
@@ -30,6 +33,7 @@ class GuideActivations:
         guide: on `device` already.
         sample: inputs, shape (N, *inlet).
         limit_bytes: the sample is shortened so that all boundaries fit into this.
+        folder: keeps what is computed for other processes; None computes it here.
     """
 
     def __init__(
@@ -38,6 +42,7 @@ class GuideActivations:
         sample: Tensor,
         device: torch.device,
         limit_bytes: int = SAMPLE_LIMIT_BYTES,
+        folder: Path | None = None,
     ) -> None:
         self._guide = guide.eval().requires_grad_(False)
         self._device = device
@@ -45,6 +50,8 @@ class GuideActivations:
         self._found: dict[int, Tensor] = {0: sample[: self.count].to(device)}
         self._projections: dict[tuple[int, int], Projection] = {}
         self._logits: dict[str, Tensor] = {}
+        inputs = self._found[0]
+        self._work = None if folder is None else GuideWork(folder, self._guide, inputs, device)
 
     @property
     def guide(self) -> Guide:
@@ -61,22 +68,30 @@ class GuideActivations:
         if width is not None and width != self._guide.boundaries[boundary].width:
             return self.projection(boundary, width).to_target(self.at(boundary))
         if boundary not in self._found:
-            nearest = max(known for known in self._found if known < boundary)
-            between = self._guide.parts[nearest:boundary]
-            chunks = []
-            with torch.no_grad():
-                for features in torch.split(self._found[nearest], 256):
-                    for part in between:
-                        features = part(features)
-                    chunks.append(features)
-            found = torch.cat(chunks)
-            if not torch.isfinite(found).all():
-                raise ConversionError(
-                    f"the guide gives NaN or infinite values at boundary {boundary}, behind part "
-                    f"{self._guide.names[boundary - 1]!r}; a guide must be finite on training data"
-                )
-            self._found[boundary] = found
+            self._found[boundary] = self._once(
+                f"boundary-{boundary}", lambda: self._activations(boundary)
+            )
         return self._found[boundary]
+
+    def _once(self, name: str, compute: Callable[[], Tensor]) -> Tensor:
+        return compute() if self._work is None else self._work.get(name, compute)
+
+    def _activations(self, boundary: int) -> Tensor:
+        nearest = max(known for known in self._found if known < boundary)
+        between = self._guide.parts[nearest:boundary]
+        chunks = []
+        with torch.no_grad():
+            for features in torch.split(self._found[nearest], 256):
+                for part in between:
+                    features = part(features)
+                chunks.append(features)
+        found = torch.cat(chunks)
+        if not torch.isfinite(found).all():
+            raise ConversionError(
+                f"the guide gives NaN or infinite values at boundary {boundary}, behind part "
+                f"{self._guide.names[boundary - 1]!r}; a guide must be finite on training data"
+            )
+        return found
 
     def projection(self, boundary: int, width: int) -> Projection:
         """The guide's basis at a boundary of another width, made on first use."""
@@ -90,12 +105,13 @@ class GuideActivations:
         """The guide's outputs for the whole training split in order, shape (size, *outputs)."""
         key = task.data_hash()
         if key not in self._logits:
-            chunks = []
-            with torch.no_grad():
-                for batch in task.batches("train", 512, device=self._device):
-                    chunks.append(self._guide(batch.inputs).float())
-            self._logits[key] = torch.cat(chunks)
+            self._logits[key] = self._once(f"logits-{key}", lambda: self._outputs(task))
         return self._logits[key]
+
+    def _outputs(self, task: Task) -> Tensor:
+        with torch.no_grad():
+            batches = task.batches("train", 512, device=self._device)
+            return torch.cat([self._guide(batch.inputs).float() for batch in batches])
 
     def teach(self, inputs: Tensor) -> Tensor:
         """The guide's outputs for inputs that are not cached (augmented or streamed)."""

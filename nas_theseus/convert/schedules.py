@@ -11,6 +11,7 @@ from torch import Tensor, nn
 from nas_theseus.blocks.base import last_map
 from nas_theseus.convert.activations import GuideActivations
 from nas_theseus.convert.folding import fold_after
+from nas_theseus.convert.inheritance import inherit
 from nas_theseus.convert.least_squares import LeastSquares
 from nas_theseus.convert.similarity import Prepared, Similarity, check_features
 from nas_theseus.convert.stitching import rows
@@ -18,6 +19,9 @@ from nas_theseus.convert.target import Target, batch_norms, gathering_statistics
 from nas_theseus.errors import ConversionError, ShapeError
 from nas_theseus.settings import Order, Recipe, Schedule
 from nas_theseus.values import CurvePoint, derive_seed
+
+# Of the guide's activations, to tell which of its hidden units matter.
+INHERITED_EXAMPLES = 64
 
 
 @dataclass(frozen=True)
@@ -181,12 +185,22 @@ class StageRun:
         Ours: random hidden layers and a fitted last map explain half of most boundaries before
         any step is taken, and a block that is to speak the guide's basis is trained from there.
         Each is fitted on what the blocks before it give, so that it makes up for their errors.
+        Blocks over tokens take over what the guide does at each token (`inheritance`).
         """
         self._target.freeze_all_but(())
         for position in positions:
+            self._inherit(position)
             stage = replace(self._stage, stop=position + 1, stitched=position)
             self._gather_statistics(stage, position)
             stitch(self._target, stage, self._inputs, self._goal(position, in_target=True))
+
+    def _inherit(self, position: int) -> None:
+        """Between boundaries of the guide's own width, where both speak one basis."""
+        start = self._target.inlet_boundary(position)
+        inputs = self._guide.at(start)[:INHERITED_EXAMPLES]
+        if inputs.ndim == 3 and inputs.shape[2] == self._target.boundaries[position].width:
+            parts = self._guide.guide.parts[start : self._target.outlet_boundary(position)]
+            inherit(self._target.blocks[position], parts, inputs)
 
     def _gather_statistics(self, stage: Stage, *positions: int) -> None:
         """Few steps leave batch norms without statistics; a stitch is fitted to what they give."""

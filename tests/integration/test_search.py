@@ -349,6 +349,7 @@ def test_the_winner_is_rebuilt_only_on_consent(desk: Desk) -> None:
     assert correct / total == pytest.approx(values["val_accuracy"], abs=1e-9)
 
 
+@pytest.mark.slow
 def test_the_same_seed_gives_the_same_search_and_reused_actors_change_nothing(desk: Desk) -> None:
     """Continued in fresh processes, or two at a time in reused ones: bit-equal results."""
     same = ("--sampler", "random")  # it proposes the same in whichever order trials end

@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 import pytest
 import torch
 from torch import Tensor, nn
 
 from nas_theseus import Recipe, SearchSpace, cut
-from nas_theseus.blocks import Basic, Identity, Keep, Pointwise
+from nas_theseus.blocks import Basic, Identity, Keep, Pointwise, TokenMLP
 from nas_theseus.convert.activations import GuideActivations
 from nas_theseus.convert.kernels import linear_cka
 from nas_theseus.convert.schedules import (
@@ -28,6 +30,7 @@ from nas_theseus.convert.target import (
     recalibrate,
     reinitialise,
 )
+from nas_theseus.networks import vision_transformer
 from nas_theseus.settings import Order, Schedule, SimilarityName
 from nas_theseus.tasks import digits
 from nas_theseus.values import Architecture, BlockChoice, CurvePoint, Span
@@ -270,6 +273,30 @@ def test_blocks_that_speak_the_guide_s_basis_start_from_least_squares(schedule: 
     # The error is of one batch, the residual of all.
     assert error == pytest.approx(residual, rel=0.2)
     assert residual == pytest.approx(random["stitch_residual/1"][0], rel=1e-3)
+
+
+@pytest.mark.parametrize("width_share", [1.0, 0.5])
+def test_a_block_over_tokens_starts_with_the_guide_s_hidden_units(width_share: float) -> None:
+    """Only where it is fed the guide's own width; in another basis its units mean nothing."""
+    network, at = vision_transformer(image=8, depth=2, heads=2, width=8, mlp=12)
+    space = SearchSpace(
+        guide=cut(network, at, (1, 8, 8)), task=digits(), widths=[1.0, 0.5],
+        blocks=[Keep(), TokenMLP(hidden=12)],
+    )  # fmt: skip
+    layers = [BlockChoice(Span(i, i + 1), "token_mlp", (("hidden", 12),)) for i in (1, 2)]
+    layers[0] = replace(layers[0], width_share=width_share)
+    ends = [BlockChoice(Span(0, 1), "keep"), BlockChoice(Span(3, 4), "keep")]
+    target = assemble(space, Architecture((ends[0], *layers, ends[1])), 0)
+    activations = GuideActivations(space.guide, SAMPLE, torch.device("cpu"))
+    recipe = Recipe(align_steps=0, align_batch_size=64)
+    list(align(target, activations, similarity("regression"), recipe, torch.Generator()))
+    for position, taken in ((1, True), (2, width_share == 1)):
+        guided = network.encoder.layers[position - 1].mlp[0].weight
+        found = target.blocks[position].mlp[1].weight  # type: ignore[index,union-attr]
+        same = guided.shape == found.shape and torch.equal(
+            *(torch.tensor(sorted(w.tolist())) for w in (guided, found))
+        )
+        assert same == taken
 
 
 def test_the_same_seed_gives_bit_equal_targets() -> None:
