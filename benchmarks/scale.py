@@ -335,7 +335,12 @@ def figures_of(
         notes[f"driver_mb_{trials}"] = "peak resident memory of the driver's process"
     slots = [c["utilisation"] for c in cells if c["kind"] == "slots"]
     figures["utilisation_min"] = min(slots, default=None)
-    notes["utilisation_min"] = "worst over slot counts; none were run" if not slots else "worst"
+    notes["utilisation_min"] = "worst over slot counts"
+    for name in ("record_growth", "driver_mb_100", "driver_mb_10000"):
+        if figures[name] is None:
+            notes[name] = f"not run: --trials went to {longest}"
+    if not slots:
+        notes["utilisation_min"] = "not run: no --slots"
     return figures, notes
 
 

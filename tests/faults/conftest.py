@@ -31,7 +31,9 @@ def pytest_sessionfinish() -> None:
 
     write_table(Path(__file__).parents[2] / "docs" / "reliability.md", FAULTS.cells)
     notes = {"cells": "one a test, in order; only those of this run"}
-    write_record("faults", FAULTS.figures(), [asdict(cell) for cell in FAULTS.cells], [0], notes)
+    cells = [asdict(cell) for cell in FAULTS.cells]
+    program = "WRITE_FAULTS=1 pytest"
+    write_record("faults", FAULTS.figures(), cells, [0], notes, program=program)
 
 
 @pytest.fixture
