@@ -26,8 +26,12 @@ def write_record(
     seeds: Sequence[int],
     notes: Mapping[str, str],
     packages: Sequence[str] = ("torch", "ray", "optuna", "mlflow", "fvcore"),
+    program: str | None = None,
 ) -> Path:
     """Write ``results/<name>.json``; a figure that is None must have a note.
+
+    Args:
+        program: what its options were given to; the benchmark of that name by default.
 
     Raises:
         ValueError: a figure was not measured and no note says why.
@@ -35,6 +39,7 @@ def write_record(
     silent = [key for key, value in figures.items() if value is None and key not in notes]
     if silent:
         raise ValueError(f"figures without a value need a note: {', '.join(silent)}")
+    program = program or f"python -m benchmarks.{name}"
     accelerator = torch.cuda.get_device_name() if torch.cuda.is_available() else "none"
     path = RESULTS / f"{name}.json"
     write_json(
@@ -42,7 +47,7 @@ def write_record(
         {
             "figures": dict(figures),
             "notes": dict(notes),
-            "command": f"python -m benchmarks.{name} {shlex.join(sys.argv[1:])}".strip(),
+            "command": f"{program} {shlex.join(sys.argv[1:])}".strip(),
             "seeds": list(seeds),
             "versions": {
                 "python": platform.python_version(), **{p: version(p) for p in packages}

@@ -161,6 +161,7 @@ class Workshop:
         # An architecture that keeps every part is the guide: there is nothing to convert or train.
         families = self.space.families
         is_guide = all(families[c.block].keeps for c in architecture.choices) and not fresh
+        pieces = 1
         names = {rung.epoch: rung.name for rung in rungs_of(recipe, self.space.metric)}
         measured: dict[str, float] | None = None
 
@@ -172,6 +173,9 @@ class Workshop:
                 measured = measured_costs(space.measured, target, task.inlet, self.device)
             spread = {name: value for name, value in measured.items() if name not in MEASURED}
             memory = measured.get("peak_memory_bytes")
+            notes = ["the guide itself: every part kept, nothing trained"] if is_guide else []
+            if pieces > 1:
+                notes.append(f"out of memory: batches were computed in {pieces} pieces")
             quality = curve[-1].value if curve else score(target, task, "validation")
             return Evaluation(
                 architecture=architecture,
@@ -186,7 +190,7 @@ class Workshop:
                 train_macs_spent=macs.spent,
                 seconds=time.perf_counter() - started,
                 curve=tuple(curve),
-                notes=("the guide itself: every part kept, nothing trained",) if is_guide else (),
+                notes=tuple(notes),
             )
 
         def reached(epoch: int) -> Reached | None:
@@ -241,6 +245,7 @@ class Workshop:
             yield Progress("convert", (converted,), reached=reached(0))
             for epoch in train(target, task, recipe, seed, teacher):
                 macs.training(epoch)
+                pieces = epoch.pieces
                 trained = (
                     CurvePoint("train_loss", epoch.epoch + 1, epoch.loss),
                     CurvePoint(self.space.metric, epoch.epoch + 1,

@@ -46,7 +46,12 @@ Parallel = Annotated[
     int | None, typer.Option(help="Trials at once; what the machine has room for.")
 ]
 StudyUrl = Annotated[
-    str | None, typer.Option(help="Optuna storage URL; a journal file in --storage.")
+    str | None,
+    typer.Option(
+        envvar="NAS_THESEUS_STUDY",
+        show_envvar=True,
+        help="Optuna storage URL; a journal file in --storage.",
+    ),
 ]
 LibraryPlace = Annotated[
     str | None,
@@ -134,10 +139,10 @@ def search(
 
 
 def _kept_settings(storage: Path, name: str) -> dict[str, Any]:
+    from nas_theseus.storage import Storage
+
     try:
-        found: dict[str, Any] = json.loads(
-            (storage / "searches" / name / "settings.json").read_text()
-        )
+        found: dict[str, Any] = json.loads(Storage(storage, name).settings_file.read_text())
         return found
     except (OSError, ValueError):
         return {}

@@ -17,6 +17,7 @@ from nas_theseus.evaluate import score
 from nas_theseus.guide import Guide, plain_state
 from nas_theseus.heatmap import HEATMAP_IMAGE, HEATMAP_PAGE, write_heatmaps
 from nas_theseus.services import cluster
+from nas_theseus.services.nodes import check_nodes
 from nas_theseus.services.tracking import recording
 from nas_theseus.settings import SearchSettings
 from nas_theseus.stitch.cells import Endpoint, StitchRecipe
@@ -207,6 +208,8 @@ def _measure(
     log = settings.storage / "stitching" / "log"
     cluster.connect(settings, log)
     try:
+        if settings.address is not None:
+            check_nodes(log)
         cluster.run_jobs(jobs, MakeRowWorker(row_settings), settings, log)
     finally:
         cluster.disconnect()

@@ -85,6 +85,10 @@ class ProposalJobs:
                 # Kept by a worker whose driver died before it could queue the record.
                 if outcome.architecture.id not in recorded:
                     self._record(outcome)
+        proposer = Proposer(
+            space, costs, self.reference, blocks.errors if blocks else dict,
+            known=lambda architecture: self._ended(architecture) is not None,
+        )  # fmt: skip
         guide = space.guide_architecture()
         self._study = Study(
             settings.name,
@@ -96,7 +100,7 @@ class ProposalJobs:
             self._known,
             sampler=settings.sampler,
             seed=settings.seed,
-            proposer=Proposer(space, costs, self.reference, blocks.errors if blocks else dict),
+            proposer=proposer,
             warm_starts=[guide] if guide is not None else [],
             rungs=rungs,
         )
@@ -254,11 +258,14 @@ class ProposalJobs:
         else:
             self._tracker.failure(outcome)
 
-    def _known(self, architecture: Architecture) -> Outcome | None:
+    def _ended(self, architecture: Architecture) -> Outcome | None:
         ended = (self.evaluations, self._stopped, self._failed)
-        known = next((kind[architecture.id] for kind in ended if architecture.id in kind), None)
+        return next((kind[architecture.id] for kind in ended if architecture.id in kind), None)
+
+    def _known(self, architecture: Architecture) -> Outcome | None:
+        """Asks the storage too, where a worker may have kept what nobody told."""
         name = f"{architecture.id}-{self._space.recipe.id}-{self._settings.seed}"
-        return known if known is not None else self._storage.read_outcome(name)
+        return self._ended(architecture) or self._storage.read_outcome(name)
 
     def _take(self, outcome: Outcome) -> None:
         name = outcome.architecture.id

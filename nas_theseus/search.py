@@ -33,7 +33,8 @@ from nas_theseus.kept import check_kept, keep_beginning, read_space_text, refuse
 from nas_theseus.pareto import as_minimised, ranks
 from nas_theseus.progress import Reporter, State
 from nas_theseus.services import cluster
-from nas_theseus.services.study import enqueue
+from nas_theseus.services.nodes import check_nodes
+from nas_theseus.services.study import enqueue, reach
 from nas_theseus.services.tracking import Tracker
 from nas_theseus.settings import SearchSettings
 from nas_theseus.space import SearchSpace, load_space
@@ -103,6 +104,8 @@ def _run(
     cluster.check_device(settings)
     # Reads the data: what cannot be had is told before anything else starts.
     identity = keep_beginning(storage, settings, text, space)
+    if settings.study_url is not None:
+        reach(settings.study_url)
     if first:
         journal = settings.study_url or storage.journal
         opened = enqueue(settings.name, journal, Genome(space), space.goals, first)
@@ -113,18 +116,21 @@ def _run(
     tracker.start(_parameters(space, space_file, settings))
     status = "KILLED"
     try:
-        device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
-        guide = _prepare_guide(space, storage, device, reporter)
-        costs = CostTable(space)
-        guide_values = {space.metric: score(space.guide, space.task, "validation")}
-        guide_values |= costs.of_parts().known()
-        guide_values |= measured_costs(
-            space.measured, space.guide, space.task.inlet, torch.device(settings.device),
-            threads=max(1, int(settings.cpus_per_trial)),
-        )  # fmt: skip
-        reporter.say(f"guide: {_figures(guide_values)}")
+        # Joined before the guide is trained: what the cluster lacks is told at once.
         cluster.connect(settings, storage.log)
         try:
+            if settings.address is not None:
+                check_nodes(storage.log)
+            device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
+            guide = _prepare_guide(space, storage, device, reporter)
+            costs = CostTable(space)
+            guide_values = {space.metric: score(space.guide, space.task, "validation")}
+            guide_values |= costs.of_parts().known()
+            guide_values |= measured_costs(
+                space.measured, space.guide, space.task.inlet, torch.device(settings.device),
+                threads=max(1, int(settings.cpus_per_trial)),
+            )  # fmt: skip
+            reporter.say(f"guide: {_figures(guide_values)}")
             parallel = cluster.slots(settings)
             blocks = None
             if library is not None:

@@ -12,7 +12,7 @@ from typing import Annotated, Any, Literal, TypeVar
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator
 
 from nas_theseus.errors import SpaceError
-from nas_theseus.values import Constraint, short_hash
+from nas_theseus.values import SEARCH_NAME, Constraint, short_hash
 
 Schedule = Literal["progressive", "sequential", "independent", "joint", "naive", "scratch", "kd"]
 Order = Literal["forward", "reverse"]
@@ -182,7 +182,7 @@ class SearchSettings(BaseModel):
     @field_validator("name")
     @classmethod
     def _stays_in_its_folder(cls, name: str) -> str:
-        if not re.fullmatch(r"[A-Za-z0-9][A-Za-z0-9._-]{0,99}", name):
+        if not SEARCH_NAME.fullmatch(name):
             raise ValueError(
                 f"{name!r} cannot be a search's name: use up to 100 letters, digits, '.', '_' and "
                 "'-', beginning with a letter or digit"

@@ -16,7 +16,15 @@ import safetensors.torch
 from torch import Tensor
 
 from nas_theseus.errors import StorageError
-from nas_theseus.values import Architecture, BlockOutcome, Evaluation, Failure, Outcome, Stopped
+from nas_theseus.values import (
+    SEARCH_NAME,
+    Architecture,
+    BlockOutcome,
+    Evaluation,
+    Failure,
+    Outcome,
+    Stopped,
+)
 
 # A result in full counts before what an earlier attempt left.
 _SUFFIXES = ((Evaluation, ".json"), (Stopped, ".stopped.json"), (Failure, ".failed.json"))
@@ -25,6 +33,9 @@ _SUFFIXES = ((Evaluation, ".json"), (Stopped, ".stopped.json"), (Failure, ".fail
 @dataclass(frozen=True)
 class Storage:
     """The folder layout of one search inside a storage folder.
+
+    Raises:
+        StorageError: the name is none that a search may have, and might lead out of the folder.
 
     ::
 
@@ -44,6 +55,13 @@ class Storage:
 
     root: Path
     name: str
+
+    def __post_init__(self) -> None:
+        if not SEARCH_NAME.fullmatch(self.name):
+            raise StorageError(
+                f"{self.name!r} cannot be a search's name: names have up to 100 letters, digits, "
+                "'.', '_' and '-', and begin with a letter or digit"
+            )
 
     @property
     def folder(self) -> Path:
@@ -182,7 +200,8 @@ class Storage:
 def searches(root: Path) -> list[str]:
     """Names of the searches kept in a storage folder."""
     folder = root / "searches"
-    return sorted(p.name for p in folder.iterdir() if p.is_dir()) if folder.is_dir() else []
+    found = folder.iterdir() if folder.is_dir() else ()
+    return sorted(p.name for p in found if p.is_dir() and SEARCH_NAME.fullmatch(p.name))
 
 
 def make_folder(folder: Path, option: str) -> None:

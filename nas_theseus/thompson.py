@@ -72,6 +72,7 @@ class Proposer:
         startup: proposals before the estimate decides.
         spread: rough standard deviation of quality among architectures (of its logarithm where
             less is better).
+        known: whether an architecture has a result, though that may not be told any more.
     """
 
     def __init__(
@@ -82,9 +83,10 @@ class Proposer:
         errors: Callable[[], Mapping[BlockChoice, float]] = dict,
         startup: int = STARTUP,
         spread: float = 0.05,
+        known: Callable[[Architecture], bool] = lambda _: False,
     ) -> None:
         self.space, self.genome = space, Genome(space)
-        self._costs, self._errors = costs, errors
+        self._costs, self._errors, self._known = costs, errors, known
         self._startup, self._spread = startup, spread
         self._reference = dict(reference or {})
         self._quality = next(g for g in space.goals if g.name not in (*COSTS, *MEASURED))
@@ -176,7 +178,9 @@ class Proposer:
         while True:
             found = self._graph.front(errors[numbers], self._limits, self._solved, layers=layers)
             new: dict[Architecture, _Costs] = {
-                one.architecture: one.costs for one in found if one.architecture not in taken
+                one.architecture: one.costs
+                for one in found
+                if one.architecture not in taken and not self._known(one.architecture)
             }
             if new or layers > len(taken):
                 return new

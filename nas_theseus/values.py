@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+import re
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass, field
 from typing import Any, Literal, TypeAlias
@@ -386,6 +387,9 @@ class Stopped:
             data["macs_saved"],
         )  # fmt: skip
 
+
+# What names a search, and its folder: no path leads out of it.
+SEARCH_NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,99}")
 
 Outcome: TypeAlias = Evaluation | Stopped | Failure
 

@@ -87,6 +87,9 @@ class Worker:
             return (yield from self._architecture(job))
         except LibraryError as error:
             return str(error)
+        finally:
+            if self._settings.device == "cuda":
+                torch.cuda.empty_cache()  # others share the GPU between this one's trials
 
     def _block(self, key: BlockKey) -> Generator[str, None, str | None]:
         yield "convert"

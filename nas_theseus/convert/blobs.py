@@ -11,6 +11,7 @@ import fsspec
 from fsspec.implementations.local import LocalFileSystem
 
 from nas_theseus.errors import LibraryError, StorageError
+from nas_theseus.redaction import scrub, without_credentials
 from nas_theseus.storage import write_bytes
 
 
@@ -35,12 +36,19 @@ class Blobs:
         """Where it is on this machine; None for other storage."""
         return Path(self._root) if isinstance(self._fs, LocalFileSystem) else None
 
-    def read(self, name: str) -> bytes | None:
-        """The content; None where there is no such file."""
+    def read(self, name: str, limit: int | None = None) -> bytes | None:
+        """The content; None where there is no such file.
+
+        Args:
+            limit: most bytes that are read; of a larger file, that many and one.
+        """
         path = self._path(name)
+        part = {}  # a range only where it is needed: of an empty file storages refuse any
+        if limit is not None and (self.size(name) or 0) > limit:
+            part = {"start": 0, "end": limit + 1}
         with self._telling("read", path):
             try:
-                content: bytes = self._fs.cat_file(path)
+                content: bytes = self._fs.cat_file(path, **part)
                 return content
             except FileNotFoundError:
                 return None
@@ -111,6 +119,11 @@ class Blobs:
         return when if when.tzinfo else when.replace(tzinfo=UTC)
 
     def _path(self, name: str) -> str:
+        if name.startswith("/") or ".." in name.split("/"):
+            raise LibraryError(
+                f"library {without_credentials(self.location)}: {name!r} leads out of it; if the "
+                "library did not make that name, somebody else did: see docs/security.md"
+            )
         return f"{self._root}/{name}"
 
     @contextmanager
@@ -120,7 +133,8 @@ class Blobs:
         except Exception as error:  # each kind of storage raises its client's own
             cause = error.__cause__ if isinstance(error, StorageError) else error
             reason = getattr(cause, "strerror", None) or str(cause) or type(cause).__name__
+            said = f"cannot {doing} {path}: {reason}"
             raise LibraryError(
-                f"library {self.location}: cannot {doing} {path}: {reason}; free space there, "
-                "restore access to it, or give another storage"
+                f"library {without_credentials(self.location)}: {scrub(said, self.location)}; free "
+                "space there, restore access to it, or give another storage"
             ) from error

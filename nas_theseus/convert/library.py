@@ -22,6 +22,7 @@ from nas_theseus.convert.blobs import Blobs
 from nas_theseus.convert.block_key import FORMAT, BlockKey
 from nas_theseus.convert.library_record import DamagedEntry, Facts, Record, misfit
 from nas_theseus.errors import LibraryError
+from nas_theseus.redaction import without_credentials
 
 logger = logging.getLogger(__name__)
 
@@ -29,6 +30,8 @@ logger = logging.getLogger(__name__)
 BLOCKS = f"blocks-{FORMAT}"
 DAMAGED = "damaged"
 MARKER = "library.txt"
+# Most that is read of one file: a shared library may hold anything.
+MAX_RECORD_BYTES, MAX_WEIGHTS_BYTES = 2**20, 8 * 2**30
 
 Found = TypeVar("Found")
 
@@ -91,10 +94,11 @@ class Library:
 
     def __init__(self, location: str | Path, *, create: bool = True) -> None:
         self._blobs = Blobs(location)
+        self._shown = without_credentials(self._blobs.location)
         if self._blobs.read(MARKER) is None:
             if not create:
                 raise LibraryError(
-                    f"there is no library at {location}: it begins with the first block that is "
+                    f"there is no library at {self._shown}: it begins with the first block that is "
                     "kept there; give the storage that holds one"
                 )
             self._blobs.write(MARKER, b"Blocks converted by nas-theseus: nas-theseus library ls\n")
@@ -237,21 +241,23 @@ class Library:
     ) -> Found | None:
         """What `check` makes of an entry's record; None when there is none that can be trusted."""
         name = f"{BLOCKS}/{id_}.json"
-        while (text := self._blobs.read(name)) is not None:
+        while (text := self._blobs.read(name, MAX_RECORD_BYTES)) is not None:
             record = None
             try:
+                if len(text) > MAX_RECORD_BYTES:
+                    raise DamagedEntry(f"the record has more than {MAX_RECORD_BYTES:,} bytes")
                 record = Record.from_bytes(text)
                 if record.key.id != id_:
                     raise DamagedEntry(f"the record is of block {record.key.id}")
                 return check(record)
             except DamagedEntry as damage:
                 # Otherwise another process has removed it or made it again meanwhile.
-                if self._blobs.read(name) == text:
+                if self._blobs.read(name, MAX_RECORD_BYTES) == text:
                     self._set_aside(id_, str(damage), record)
                     told(SetAside(id_, str(damage)))
         if self._blobs.read(MARKER) is None:
             raise LibraryError(
-                f"library {self._blobs.location} is gone: it was there when it was opened; mount "
+                f"library {self._shown} is gone: it was there when it was opened; mount "
                 "or restore its storage, or give another"
             )
         return None
@@ -261,6 +267,8 @@ class Library:
         if size != record.size_bytes:
             has = "are missing" if size is None else f"have {size:,} bytes"
             raise DamagedEntry(f"the weights {has}, the record says {record.size_bytes:,} bytes")
+        if record.size_bytes > MAX_WEIGHTS_BYTES:
+            raise DamagedEntry(f"the weights have more than {MAX_WEIGHTS_BYTES:,} bytes")
         return record
 
     def _whole(self, record: Record, block: nn.Module | None) -> Entry:
@@ -276,7 +284,9 @@ class Library:
         return Entry(record, state)
 
     def _set_aside(self, id_: str, reason: str, record: Record | None) -> None:
-        logger.warning("block %s of library %s: %s", id_, self._blobs.location, reason)
+        logger.warning(
+            "block %s of library %s: %s", id_, without_credentials(self._blobs.location), reason
+        )
         where = f"{DAMAGED}/{id_}.{uuid.uuid4().hex[:8]}"
         self._blobs.move(f"{BLOCKS}/{id_}.json", f"{where}.json")
         if record is not None and record.key.id == id_:

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import json
+import math
+import re
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass
 from datetime import datetime
@@ -72,6 +74,25 @@ class Record:
         content["checksum"] = short_hash(content, 16)
         return json.dumps(content, indent=1, allow_nan=False).encode()
 
+    def _check(self) -> None:
+        """Raise ValueError for what no writer of ours writes.
+
+        The hash becomes part of a file's name, which must not lead out of the library, and the
+        facts are learnt from.
+        """
+        facts = asdict(self.facts)
+        device = facts.pop("device")
+        numbers = [*facts.values(), self.size_bytes]
+        if not all(type(n) in (int, float) and math.isfinite(n) for n in numbers):
+            raise ValueError("a fact is no finite number")
+        if not re.fullmatch("[0-9a-f]{64}", self.sha256) or self.size_bytes < 0:
+            raise ValueError("no SHA-256 or size")
+        if (
+            not all(isinstance(text, str) for text in (device, self.version))
+            or not self.made.tzinfo
+        ):
+            raise ValueError("a version, device or time is none")
+
     @classmethod
     def from_bytes(cls, text: bytes) -> Record:
         """The inverse of `to_bytes`.
@@ -80,13 +101,19 @@ class Record:
             DamagedEntry: anything else.
         """
         try:
-            content = json.loads(text)
+            content = json.loads(text, parse_constant=_no_number)
             if content.pop("checksum") != short_hash(content, 16):
                 raise DamagedEntry("the record's checksum does not match")
             key, facts = BlockKey.from_json(content.pop("key")), Facts(**content.pop("facts"))
-            return cls(key, facts, **content)
-        except (ValueError, KeyError, TypeError, AttributeError) as error:
+            record = cls(key, facts, **content)
+            record._check()
+            return record
+        except (ValueError, KeyError, TypeError, AttributeError, RecursionError) as error:
             raise DamagedEntry(f"the record cannot be read: {error!r}") from error
+
+
+def _no_number(text: str) -> float:
+    raise ValueError(f"{text} is no number of JSON")
 
 
 def misfit(state: Mapping[str, Tensor], block: nn.Module) -> str | None:

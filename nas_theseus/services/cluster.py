@@ -6,14 +6,14 @@ import json
 import logging
 import os
 from collections import Counter
-from collections.abc import Callable, Generator
+from collections.abc import Callable, Generator, Mapping
+from contextlib import suppress
+from importlib import import_module
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Protocol, TypeAlias, TypeVar
 
-from nas_theseus.convert.block_key import BlockKey
 from nas_theseus.errors import ServiceError, TheseusError
 from nas_theseus.settings import SearchSettings
-from nas_theseus.stitch.cells import Endpoint
 from nas_theseus.values import Architecture, Evaluation, Reached, canonical_json
 
 # Read by Ray when it is imported: its per-trial CSV, JSON and TensorBoard files are not wanted
@@ -28,21 +28,28 @@ os.environ.setdefault("RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO", "0")
 os.environ.setdefault("RAY_CHDIR_TO_TRIAL_DIR", "0")
 
 import ray
-import torch
 from ray import tune
+from ray.autoscaler.sdk import request_resources
 from ray.tune.schedulers import FIFOScheduler, TrialScheduler
 from ray.tune.search import Searcher
 
+# A worker imports this module, and torch only with the work that needs it.
 if TYPE_CHECKING:
     from ray.tune.execution.tune_controller import TuneController
     from ray.tune.experiment import Trial
 
+    from nas_theseus.convert.block_key import BlockKey
+    from nas_theseus.stitch.cells import Endpoint
+
 # What one trial does: convert a block into the library, evaluate an architecture, or stitch a
 # sender into all its receivers.
-Job: TypeAlias = BlockKey | Architecture | Endpoint
-_KINDS: dict[str, type[Job]] = {
-    "block": BlockKey, "architecture": Architecture, "sender": Endpoint,
-}  # fmt: skip
+Job: TypeAlias = "BlockKey | Architecture | Endpoint"
+# Where a worker finds a kind of job; imported with the first of it.
+_MODULES = {
+    "BlockKey": "nas_theseus.convert.block_key",
+    "Architecture": "nas_theseus.values",
+    "Endpoint": "nas_theseus.stitch.cells",
+}
 
 
 AnyJob = TypeVar("AnyJob", bound=Job)
@@ -102,8 +109,7 @@ class JobSearcher(Searcher):
             # While a job runs it may have to be run again, and FINISHED is for good.
             return None if self._running else str(Searcher.FINISHED)
         self._running[trial_id] = job
-        kind = next(name for name, kind in _KINDS.items() if isinstance(job, kind))
-        return {kind: job.to_json()}
+        return {type(job).__name__: job.to_json()}
 
     def on_trial_result(self, trial_id: str, result: dict[str, Any]) -> None:
         if trial_id in self._running and "stage" in result:
@@ -171,7 +177,7 @@ class JobTrial(tune.Trainable):
 
     def _begin(self, config: dict[str, Any]) -> None:
         ((kind, data),) = config.items()
-        self._steps = self._run(_KINDS[kind].from_json(data))
+        self._steps = self._run(getattr(import_module(_MODULES[kind]), kind).from_json(data))
 
     def step(self) -> dict[str, Any]:
         try:
@@ -226,14 +232,35 @@ def connect(settings: SearchSettings, log: Path) -> None:
             what = f"reached at {settings.address}"
             remedy = "Check the address (ray status), or leave --address out to run on this machine"
         raise ServiceError(f"Ray cannot be {what}: {str(error).rstrip('.')}. {remedy}") from error
-    have: dict[str, float] = ray.cluster_resources()  # type: ignore[no-untyped-call]
-    for name, wanted in (("CPU", settings.cpus_per_trial), ("GPU", settings.gpus_per_trial)):
-        if wanted > have.get(name, 0):
-            disconnect()
-            raise ServiceError(
-                f"one trial asks for {wanted:g} {name}, the cluster has {have.get(name, 0):g}; "
-                f"lower --{name.lower()}s-per-trial"
-            )
+    _refuse_too_small(settings)
+    if settings.address is not None and settings.parallel is not None:
+        # An autoscaler starts nodes for them; where there is none, nothing happens.
+        trial = {"CPU": settings.cpus_per_trial, "GPU": settings.gpus_per_trial}
+        request_resources(bundles=[{k: v for k, v in trial.items() if v}] * settings.parallel)
+
+
+def _refuse_too_small(settings: SearchSettings) -> None:
+    """Refuse at once, with what there is, where no node can hold one trial."""
+    nodes = [node for node in ray.nodes() if node["Alive"]]  # type: ignore[no-untyped-call]
+    trial = {"CPU": settings.cpus_per_trial, "GPU": settings.gpus_per_trial}
+    if any(all(n["Resources"].get(k, 0) >= v for k, v in trial.items()) for n in nodes):
+        return
+    disconnect()
+    asked = " and ".join(f"{wanted:g} {name}" for name, wanted in trial.items() if wanted)
+    has = "; ".join(f"{n['NodeManagerAddress']} {_resources(n)}" for n in nodes)
+    raise ServiceError(
+        f"one trial asks for {asked} on one node, and no node of the cluster has that: {has}. "
+        "Lower --cpus-per-trial or --gpus-per-trial, or add such a node (an autoscaler needs "
+        "min_workers: 1 of its kind)"
+    )
+
+
+def _resources(node: Mapping[str, Any]) -> str:
+    """A node's processors, and the type of its GPUs, for people."""
+    have = node["Resources"]
+    kinds = [k.partition(":")[2] for k in have if k.startswith("accelerator_type:")]
+    told = f"{have.get('CPU', 0):g} CPU, {have.get('GPU', 0):g} GPU"
+    return told + (f" ({', '.join(kinds)})" if kinds else "")
 
 
 def check_device(settings: SearchSettings) -> None:
@@ -242,14 +269,18 @@ def check_device(settings: SearchSettings) -> None:
     Raises:
         ServiceError: a trial asks for more cores than there are, or for GPUs and torch sees none.
     """
+    if settings.address is not None:
+        return
+    import torch
+
     cores = os.cpu_count() or 1
-    if settings.address is None and settings.cpus_per_trial > cores:
+    if settings.cpus_per_trial > cores:
         # Ray would believe it, and start a process for every core that it was told of.
         raise ServiceError(
             f"one trial asks for {settings.cpus_per_trial:g} CPU cores, this machine has {cores}; "
             "lower --cpus-per-trial, or join a cluster that has them with --address"
         )
-    if settings.address is None and settings.gpus_per_trial > 0 and not torch.cuda.is_available():
+    if settings.gpus_per_trial > 0 and not torch.cuda.is_available():
         raise ServiceError(
             f"one trial asks for {settings.gpus_per_trial:g} GPU, but torch sees none on this "
             "machine; leave --gpus-per-trial out, or join a cluster that has some with --address"
@@ -257,7 +288,10 @@ def check_device(settings: SearchSettings) -> None:
 
 
 def disconnect() -> None:
-    """End what `connect` began."""
+    """End what `connect` began; nodes that an autoscaler started for it may go."""
+    if ray.is_initialized():
+        with suppress(Exception):  # the cluster may be gone
+            request_resources(bundles=[])
     ray.shutdown()
 
 

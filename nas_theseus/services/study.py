@@ -4,23 +4,26 @@ from __future__ import annotations
 
 import warnings
 from collections import Counter, deque
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager, nullcontext
 from dataclasses import dataclass
 from pathlib import Path
 from random import Random
 from typing import Any
 
 import optuna
-from filelock import FileLock
 from optuna.distributions import BaseDistribution
+from optuna.exceptions import StorageInternalError
 from optuna.samplers import BaseSampler
-from optuna.storages import BaseStorage, JournalStorage
-from optuna.storages.journal import JournalFileBackend, JournalFileOpenLock
+from optuna.storages import BaseStorage, RDBStorage
 from optuna.trial import FrozenTrial, TrialState
+from sqlalchemy.exc import SQLAlchemyError
 
-from nas_theseus.errors import ServiceError
+from nas_theseus.errors import ServiceError, TheseusError
 from nas_theseus.genome import Genome
+from nas_theseus.redaction import scrub, without_credentials
 from nas_theseus.rungs import Rung, qualities
+from nas_theseus.services.journal import Journal
 from nas_theseus.services.theseus_sampler import (
     COSTS,
     ESTIMATED,
@@ -29,6 +32,7 @@ from nas_theseus.services.theseus_sampler import (
     TheseusSampler,
     distributions,
 )
+from nas_theseus.services.window import LATEST, Window
 from nas_theseus.settings import Sampler
 from nas_theseus.thompson import Proposer
 from nas_theseus.values import (
@@ -102,12 +106,14 @@ class Study:
         self._proposer = proposer
         self._rungs = tuple(rungs)
         self._distributions = distributions(genome)
+        self._window = Window(LATEST[sampler]) if sampler in LATEST else None
         self._running: dict[str, int] = {}
         self._twins: dict[int, list[int]] = {}
         self._waiting: deque[Proposal] = deque()
         self.refused = 0
         self.duplicates = 0
         optuna.logging.set_verbosity(optuna.logging.WARNING)
+        self._address = storage
         self._storage, self._study = _open(name, storage, self._objectives)
         self._study_id = self._storage.get_study_id_from_name(name)
         if not self._study.get_trials(deepcopy=False):
@@ -151,6 +157,23 @@ class Study:
         """The next architecture to evaluate; None when 200 tries bring nothing new."""
         if self._waiting:
             return self._waiting.popleft()
+        with self._together():
+            return self._proposed()
+
+    @contextmanager
+    def _together(self) -> Iterator[None]:
+        """A proposal or a result is one write to the journal; a database has each part at once."""
+        journal = self._storage if isinstance(self._storage, Journal) else None
+        try:
+            with journal.together() if journal is not None else nullcontext():
+                yield
+        except TheseusError:
+            raise
+        except (StorageInternalError, SQLAlchemyError, OSError) as error:
+            # Optuna calls whatever stops a commit invalid data, and has the reason as its cause.
+            raise _unusable(self._address, error.__cause__ or error) from None
+
+    def _proposed(self) -> Proposal | None:
         for _ in range(FRUITLESS_PROPOSALS):
             if self._repeated is not None:
                 genes = self._neighbour(self._repeated)
@@ -196,9 +219,9 @@ class Study:
     def tell(self, proposal: Proposal, outcome: Outcome) -> None:
         """Tell a proposal's result, and that of proposals that turned out to mean the same."""
         self._running.pop(proposal.architecture.id, None)
-        self._tell(proposal.number, outcome)
-        for twin in self._twins.pop(proposal.number, []):
-            self._tell(twin, outcome)
+        with self._together():
+            for number in (proposal.number, *self._twins.pop(proposal.number, [])):
+                self._tell(number, outcome)
 
     @property
     def states(self) -> Counter[str]:
@@ -207,7 +230,7 @@ class Study:
 
     def _ask(self) -> optuna.Trial:
         sampler = make_sampler(self._sampler, derive_seed(self._seed, self._asked), self._proposer)
-        self._study.sampler = FixedGenome(sampler, self._distributions)
+        self._study.sampler = FixedGenome(sampler, self._distributions, self._window)
         self._asked += 1
         return self._study.ask(self._distributions)
 
@@ -293,10 +316,18 @@ class FixedGenome(BaseSampler):
 
     Optuna's samplers compare all genes of all trials to find those that every trial has; anew for
     every proposal, as our samplers are, that took 0.9 s at 2,000 trials.
+
+    Args:
+        window: what it is shown of a long study; all of it when None.
     """
 
-    def __init__(self, sampler: BaseSampler, genome: dict[str, BaseDistribution]) -> None:
-        self._sampler = sampler
+    def __init__(
+        self,
+        sampler: BaseSampler,
+        genome: dict[str, BaseDistribution],
+        window: Window | None = None,
+    ) -> None:
+        self._sampler, self._window = sampler, window
         # A gene with one value is nothing to choose; Optuna leaves it out as well.
         self._genome = {name: gene for name, gene in genome.items() if not gene.single()}
 
@@ -309,8 +340,9 @@ class FixedGenome(BaseSampler):
     def sample_relative(
         self, study: optuna.Study, trial: FrozenTrial, search_space: dict[str, BaseDistribution]
     ) -> dict[str, Any]:
-        """As the sampler does."""
-        return self._sampler.sample_relative(study, trial, search_space)
+        """As the sampler does, from what it is shown."""
+        seen = study if self._window is None else self._window.of(study)
+        return self._sampler.sample_relative(seen, trial, search_space)
 
     def sample_independent(
         self,
@@ -376,55 +408,38 @@ def _open(
         )
         return durable, study
     except Exception as error:  # database drivers raise their own kinds
-        raise ServiceError(
-            f"Optuna's storage {_without_password(str(storage))} cannot be used: "
-            f"{type(error).__name__}: {str(error).splitlines()[0]}"
-        ) from error
+        raise _unusable(storage, error) from None
+
+
+def reach(storage: str) -> None:
+    """Open a database before anything is trained, making its tables where there are none.
+
+    Raises:
+        ServiceError: it does not answer, refuses the password, or is of another kind.
+    """
+    try:
+        _durable(storage)
+    except Exception as error:  # database drivers raise their own kinds
+        raise _unusable(storage, error) from None
+
+
+def _unusable(storage: Path | str, error: BaseException) -> ServiceError:
+    """What is told of a storage; the cause may hold the password, so it is not chained."""
+    address = str(storage)
+    reason = scrub(f"{type(error).__name__}: {error}".splitlines()[0], address)
+    remedy = (
+        "Check that its disk has room and can be written"
+        if isinstance(storage, Path)
+        else "Check address, user and password (--study) and that the database runs"
+    )
+    return ServiceError(
+        f"Optuna's storage {without_credentials(address)} cannot be used: {reason}. {remedy}; "
+        "the same command goes on from here"
+    )
 
 
 def _durable(storage: Path | str) -> BaseStorage:
     if isinstance(storage, str):
-        return optuna.storages.get_storage(storage)
-    _mend_torn_line(storage)
-    return JournalStorage(JournalFileBackend(str(storage), KernelLock(storage)))
-
-
-class KernelLock(JournalFileOpenLock):
-    """A lock that the kernel takes back when its process dies.
-
-    Optuna's own lock is a link on the disk: a driver that is killed while it writes leaves it
-    behind, and the next one waits for it (for ever where the journal's path is relative: seen with
-    Optuna 5.0).
-    """
-
-    def __init__(self, journal: Path) -> None:
-        super().__init__(str(journal))
-        self._lock = FileLock(journal.with_name(journal.name + ".flock"))
-
-    def acquire(self) -> bool:
-        """Wait for the lock."""
-        self._lock.acquire()
-        return True
-
-    def release(self) -> None:
-        """Give it back."""
-        self._lock.release()
-
-
-def _mend_torn_line(journal: Path) -> None:
-    """Cut a last line that a crash left half written, so that nothing is appended to it."""
-    if not journal.exists():
-        return
-    data = journal.read_bytes()
-    if data and not data.endswith(b"\n"):
-        whole = data[: data.rfind(b"\n") + 1]
-        journal.with_suffix(".torn").write_bytes(data[len(whole) :])
-        with journal.open("r+b") as file:
-            file.truncate(len(whole))
-
-
-def _without_password(url: str) -> str:
-    scheme, separator, rest = url.partition("://")
-    if separator and "@" in rest:
-        return f"{scheme}://…@{rest.rpartition('@')[2]}"
-    return url
+        # Asked before each use whether it is still there: a database may be restarted.
+        return RDBStorage(storage, engine_kwargs={"pool_pre_ping": True})
+    return Journal(storage)

@@ -93,6 +93,16 @@ def at_random(space: SearchSpace, seed: int, count: int) -> list[Architecture]:
     return list(found)
 
 
+def test_what_has_a_result_that_is_not_told_any_more_is_not_proposed_again() -> None:
+    truth = Truth(SMALL, 0)
+    told = [truth.told(architecture) for architecture in at_random(SMALL, 0, 10)]
+    forgetful = Proposer(SMALL, truth.costs)
+    known = {forgetful.propose(told, seed) for seed in range(5)}
+    remembering = Proposer(SMALL, truth.costs, known=known.__contains__)
+    found = {remembering.propose(told, seed) for seed in range(5)}
+    assert None not in found and not found & known
+
+
 def test_the_radical_inverse_mirrors_binary_digits() -> None:
     assert [radical_inverse(n) for n in range(6)] == [0, 0.5, 0.25, 0.75, 0.125, 0.625]
 

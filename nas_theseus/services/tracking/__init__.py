@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from nas_theseus.services.tracking.connection import front_link, without_credentials
+from nas_theseus.redaction import without_credentials
+from nas_theseus.services.tracking.connection import front_link
 from nas_theseus.services.tracking.download import download_network
 from nas_theseus.services.tracking.open_run import recording
 from nas_theseus.services.tracking.tracker import Tracker

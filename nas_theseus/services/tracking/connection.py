@@ -8,24 +8,19 @@ import socket
 import ssl
 import urllib.error
 import urllib.request
-from urllib.parse import quote, unquote, urlencode, urlsplit, urlunsplit
+from urllib.parse import quote, urlencode, urlsplit
 
 import mlflow
 from mlflow.exceptions import MlflowException
 from mlflow.tracking import MlflowClient
 
 from nas_theseus.errors import ServiceError
+from nas_theseus.redaction import scrub, without_credentials
 
 EXPERIMENT = "nas-theseus"
 
 PROBE_TIMEOUT_S = 5.0
 _DATABASE_PORTS = {"postgresql": 5432, "mysql": 3306, "mssql": 1433}
-
-
-def without_credentials(uri: str) -> str:
-    """A tracking URI fit for messages: no user, password or query."""
-    parts = urlsplit(uri)
-    return urlunsplit(parts._replace(netloc=parts.netloc.rpartition("@")[2], query="", fragment=""))
 
 
 def experiment_name(default: str = EXPERIMENT) -> str:
@@ -89,15 +84,6 @@ def front_link(server: str, experiment: str = EXPERIMENT) -> str:
     return f"{server.rstrip('/')}/#/experiments/{found.experiment_id}/runs?{query}"
 
 
-def scrub(text: str, uri: str) -> str:
-    """A message without the password that the URI holds."""
-    parts = urlsplit(uri)
-    text = text.replace(uri, without_credentials(uri))
-    for secret in {parts.password or "", unquote(parts.password or "")} - {""}:
-        text = text.replace(secret, "***")
-    return text
-
-
 def probe(uri: str) -> None:
     """Ask quickly whether a server is there at all; MLflow's own retries take minutes.
 
@@ -121,6 +107,31 @@ def probe(uri: str) -> None:
     port = parts.port or _DATABASE_PORTS.get(parts.scheme.split("+")[0])
     if parts.scheme.split("+")[0] in _DATABASE_PORTS and parts.hostname and port:
         socket.create_connection((parts.hostname, port), PROBE_TIMEOUT_S).close()
+
+
+def check_version(uri: str) -> None:
+    """Refuse a server of another major version: its interface and tables are others.
+
+    A server that does not tell its version is taken as it is.
+
+    Raises:
+        ServiceError: the versions do not fit.
+    """
+    if urlsplit(uri).scheme not in ("http", "https"):
+        return
+    url = without_credentials(uri).rstrip("/") + "/version"
+    try:
+        with urllib.request.urlopen(url, timeout=PROBE_TIMEOUT_S) as answer:
+            version = answer.read(100).decode(errors="replace").strip()
+    except OSError:
+        return
+    major = version.partition(".")[0]
+    if major.isdecimal() and major != mlflow.__version__.partition(".")[0]:
+        raise ServiceError(
+            f"MLflow at {without_credentials(uri)} has version {version}, here is "
+            f"{mlflow.__version__}: their major versions must be the same. Install "
+            f"'mlflow=={major}.*' where the search starts, or upgrade the server"
+        )
 
 
 def quieten() -> None:

@@ -9,7 +9,8 @@ from mlflow.exceptions import MlflowException
 from mlflow.tracking import MlflowClient
 
 from nas_theseus.errors import ServiceError
-from nas_theseus.services.tracking.connection import probe, quieten, scrub, without_credentials
+from nas_theseus.redaction import scrub, without_credentials
+from nas_theseus.services.tracking.connection import probe, quieten
 
 ARTIFACT = "network"
 

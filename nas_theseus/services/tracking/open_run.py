@@ -13,14 +13,13 @@ from mlflow.exceptions import MlflowException
 from mlflow.tracking import MlflowClient
 
 from nas_theseus.errors import ServiceError
+from nas_theseus.redaction import scrub, without_credentials
 from nas_theseus.services.tracking.connection import (
     experiment_name,
     find_experiment,
     no_answer,
     probe,
     quieten,
-    scrub,
-    without_credentials,
 )
 from nas_theseus.services.tracking.runs import (
     TAG_CHARACTERS,

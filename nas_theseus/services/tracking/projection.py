@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
+import json
 import logging
 import time
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -19,7 +20,7 @@ from nas_theseus.services.tracking.runs import (
     shorten,
     write_run,
 )
-from nas_theseus.storage import write_json
+from nas_theseus.storage import write_bytes
 from nas_theseus.values import Architecture, Evaluation, Failure, Outcome, Stopped
 
 _log = logging.getLogger(__name__)
@@ -58,7 +59,7 @@ class Projection:
         self._identity = identity
         self._schedule: str | None = None
         self._runs_file = runs_file
-        self._runs_changed = False
+        self.runs_changed = False
         self._parent: str | None = None
         self._children: dict[str, _Child] = {}
         self._front: set[str] = set()
@@ -97,7 +98,7 @@ class Projection:
             elif self._is_double(run, children.get(name or "")):
                 self.client.delete_run(run.info.run_id)
         self._parent, self._children, self.synced = parent, children, True
-        self._runs_changed = True
+        self.runs_changed = True
 
     def _is_double(self, run: Run, kept: _Child | None) -> bool:
         """Whether a run is ours and says nothing that the kept one does not."""
@@ -161,13 +162,13 @@ class Projection:
 
     def write_runs_file(self) -> None:
         """Tell other commands the run ids; never an obstacle to the search."""
-        if not self._runs_changed:
+        if not self.runs_changed:
             return
         runs = {"parent": self._parent} if self._parent else {}
         runs |= {name: child.run_id for name, child in sorted(self._children.items())}
         try:
-            write_json(self._runs_file, runs)
-            self._runs_changed = False
+            write_bytes(self._runs_file, json.dumps(runs).encode())
+            self.runs_changed = False
         except OSError as error:
             _log.warning("cannot write the run ids to %s: %s", self._runs_file, error)
 
@@ -179,7 +180,7 @@ class Projection:
                 "theseus.kind": "search",
             }
             run = self.client.create_run(self._experiment_id, time_ms, tags, self._search)
-            self._parent, self._runs_changed = run.info.run_id, True
+            self._parent, self.runs_changed = run.info.run_id, True
             for child in self._children.values():  # their parent was deleted
                 self.client.set_tag(child.run_id, "mlflow.parentRunId", self._parent)
         return self._parent
@@ -202,9 +203,14 @@ class Projection:
         write_run(self.client, run_id, params=new, tags=changed)
 
     def _open_child(
-        self, item: Outcome, start_ms: int, time_ms: int, tags: Mapping[str, str]
+        self,
+        item: Outcome,
+        start_ms: int,
+        time_ms: int,
+        tags: Mapping[str, str],
+        metrics: Sequence[Metric] = (),
     ) -> _Child:
-        """The architecture's run, RUNNING, with its parameters and tags."""
+        """The architecture's run, RUNNING, with its parameters, tags and metrics."""
         architecture = item.architecture
         params = {
             "architecture": architecture.id,
@@ -228,7 +234,7 @@ class Projection:
             run = self.client.create_run(self._experiment_id, start_ms, fixed, architecture.id)
             child = _Child(run.info.run_id, front=front)
             self._children[architecture.id] = child
-            self._runs_changed = True
+            self.runs_changed = True
         else:
             data = self.client.get_run(child.run_id).data
             # Evaluated again under another recipe or seed: parameters keep the first, the tag
@@ -240,9 +246,8 @@ class Projection:
             if child.status != "RUNNING":
                 self.client.update_run(child.run_id, status="RUNNING")
                 child.status = "RUNNING"
-        write_run(
-            self.client, child.run_id, params=params, tags={**tags, "theseus.evaluation": item.name}
-        )
+        tags = {**tags, "theseus.evaluation": item.name}
+        write_run(self.client, child.run_id, metrics, params, tags)
         child.evaluation = item.name
         return child
 
@@ -252,8 +257,8 @@ class Projection:
             return
         tags = {"theseus.notes": "\n".join(evaluation.notes)} if evaluation.notes else {}
         start_ms = time_ms - int(evaluation.seconds * 1000)
-        child = self._open_child(evaluation, start_ms, time_ms, tags)
-        write_run(self.client, child.run_id, evaluation_metrics(evaluation, time_ms))
+        metrics = evaluation_metrics(evaluation, time_ms)
+        child = self._open_child(evaluation, start_ms, time_ms, tags, metrics)
         self.client.set_terminated(child.run_id, "FINISHED", time_ms)
         child.status = "FINISHED"
 
@@ -263,13 +268,13 @@ class Projection:
         if known and known.evaluation == stopped.name and known.status in ("FINISHED", "KILLED"):
             return
         start_ms = time_ms - int(stopped.evaluation.seconds * 1000)
-        child = self._open_child(stopped, start_ms, time_ms, {"theseus.stopped": stopped.rung})
         predicted = [
             Metric(f"predicted_{name}", value, time_ms, 0)
             for name, value in stopped.predicted.items()
         ]
         metrics = [*evaluation_metrics(stopped.evaluation, time_ms), *predicted]
-        write_run(self.client, child.run_id, metrics)
+        tags = {"theseus.stopped": stopped.rung}
+        child = self._open_child(stopped, start_ms, time_ms, tags, metrics)
         self.client.set_terminated(child.run_id, "KILLED", time_ms)
         child.status = "KILLED"
 
@@ -280,12 +285,8 @@ class Projection:
         if known and (known.status, known.evaluation) == ("FAILED", failure.name):
             return
         tags = {"theseus.failure": failure.message, "theseus.stage": failure.stage}
-        child = self._open_child(failure, time_ms, time_ms, tags)
-        write_run(
-            self.client,
-            child.run_id,
-            [Metric(p.metric, p.value, time_ms, p.step) for p in failure.curve],
-        )
+        metrics = [Metric(p.metric, p.value, time_ms, p.step) for p in failure.curve]
+        child = self._open_child(failure, time_ms, time_ms, tags, metrics)
         self.client.set_terminated(child.run_id, "FAILED", time_ms)
         child.status = "FAILED"
 

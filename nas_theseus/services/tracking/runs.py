@@ -56,14 +56,12 @@ def write_run(
     params: Mapping[str, str] | None = None,
     tags: Mapping[str, str] | None = None,
 ) -> None:
-    """Add to a run, as many calls as MLflow's limits need."""
-    pairs = list((params or {}).items())
-    for start in range(0, len(pairs), _PARAMS_BATCH):
-        batch = pairs[start : start + _PARAMS_BATCH]
-        client.log_batch(run_id, params=[Param(k, shorten(v, _PARAM_CHARACTERS)) for k, v in batch])
-    pairs = list((tags or {}).items())
-    for start in range(0, len(pairs), _PARAMS_BATCH):
-        batch = pairs[start : start + _PARAMS_BATCH]
-        client.log_batch(run_id, tags=[RunTag(k, shorten(v, TAG_CHARACTERS)) for k, v in batch])
-    for start in range(0, len(metrics), _BATCH):
-        client.log_batch(run_id, metrics=metrics[start : start + _BATCH])
+    """Add to a run in one call, or as few as MLflow's limits allow."""
+    texts = [Param(k, shorten(v, _PARAM_CHARACTERS)) for k, v in (params or {}).items()]
+    marks = [RunTag(k, shorten(v, TAG_CHARACTERS)) for k, v in (tags or {}).items()]
+    points = list(metrics)
+    while texts or marks or points:
+        some, others = texts[:_PARAMS_BATCH], marks[:_PARAMS_BATCH]
+        room = _BATCH - len(some) - len(others)
+        client.log_batch(run_id, points[:room], some, others)
+        texts, marks, points = texts[_PARAMS_BATCH:], marks[_PARAMS_BATCH:], points[room:]

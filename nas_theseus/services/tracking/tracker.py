@@ -24,14 +24,15 @@ from filelock import FileLock, Timeout
 from mlflow.tracking import MlflowClient
 
 from nas_theseus.errors import ServiceError, StorageError
+from nas_theseus.redaction import scrub
 from nas_theseus.services.tracking.connection import (
     EXPERIMENT,
+    check_version,
     experiment_name,
     find_experiment,
     no_answer,
     probe,
     quieten,
-    scrub,
 )
 from nas_theseus.services.tracking.projection import Projection, RecordError
 from nas_theseus.storage import write_bytes
@@ -45,6 +46,7 @@ CONNECT_TIMEOUT_S = {"http": 10.0, "https": 10.0}
 CONNECT_TIMEOUT_OTHER_S = 120.0
 FIRST_RETRY_S, LAST_RETRY_S = 0.5, 30.0
 DOUBTFUL_ATTEMPTS = 8
+RUNS_FILE_S = 1.0
 _REFUSALS = {"INVALID_PARAMETER_VALUE", "RESOURCE_DOES_NOT_EXIST", "RESOURCE_ALREADY_EXISTS"}
 _ENDS = ("FINISHED", "FAILED", "KILLED")
 
@@ -107,8 +109,8 @@ class Tracker:
         """Check that MLflow answers, then open the search's run and deliver what waits.
 
         Raises:
-            ServiceError: MLflow does not answer within seconds, refuses, or another process
-                delivers this outbox.
+            ServiceError: MLflow does not answer within seconds, refuses, has another major version,
+                or another process delivers this outbox.
             StorageError: the outbox cannot be read or written.
         """
         if self._thread is not None and self._thread.is_alive():
@@ -119,6 +121,7 @@ class Tracker:
             probe(self._uri)
         except (OSError, ValueError) as error:
             raise no_answer(self._uri, error) from None
+        check_version(self._uri)
         lock = self._lock_outbox()
         with self._changed:
             self._stop = self._finishing = self._connected = False
@@ -279,17 +282,20 @@ class Tracker:
             lock.release()
 
     def _deliver(self, projection: Projection) -> None:
-        attempts, delay_s, written_s = 0, FIRST_RETRY_S, 0.0
+        attempts, delay_s, due_s = 0, FIRST_RETRY_S, 0.0
         while True:
-            with self._changed:
-                idle = not self._waiting
-            if idle or time.monotonic() - written_s > 1.0:
+            began_s = time.monotonic()
+            if began_s >= due_s:
                 projection.write_runs_file()
-                written_s = time.monotonic()
+                # The file grows with the search; writing it must not take more and more time.
+                due_s = began_s + max(RUNS_FILE_S, 20 * (time.monotonic() - began_s))
             with self._changed:
-                self._changed.wait_for(lambda: self._stop or self._waiting)
+                limit_s = max(0.0, due_s - time.monotonic()) if projection.runs_changed else None
+                self._changed.wait_for(lambda: self._stop or self._waiting, limit_s)
                 if self._stop:
                     return
+                if not self._waiting:
+                    continue
                 path = self._waiting[0]
             refusal: str | None = None
             try:
@@ -316,8 +322,6 @@ class Tracker:
             else:
                 path.unlink(missing_ok=True)
             attempts, delay_s = 0, FIRST_RETRY_S
-            if refusal is None and len(self._waiting) == 1:
-                projection.write_runs_file()
             with self._changed:
                 self._waiting.popleft()
                 self._changed.notify_all()

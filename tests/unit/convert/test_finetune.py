@@ -109,3 +109,53 @@ def test_a_guide_is_not_trained_again_for_what_its_training_leaves_alone(
     key = guide_key(guide(), TASK, recipe)
     assert guide_key(guide(), TASK, recipe.model_copy(update=changes)) == key
     assert guide_key(guide(), TASK, recipe.model_copy(update={"epochs": 2.0})) != key
+
+
+class Small(nn.Module):
+    """A network on a device that holds so many examples at once."""
+
+    def __init__(self, room: int) -> None:
+        super().__init__()
+        self.inner, self.room = network(), room
+        self.seen: list[int] = []
+
+    def forward(self, inputs: torch.Tensor) -> torch.Tensor:
+        if self.training:
+            self.seen.append(len(inputs))
+            if len(inputs) > self.room:
+                raise torch.OutOfMemoryError("no room")
+        return self.inner(inputs)
+
+
+def test_a_batch_that_memory_does_not_hold_is_computed_in_pieces() -> None:
+    recipe = Recipe(epochs=64 * 3 / TASK.size("train"), distill=0.5, batch_size=64)
+    anchor = guide(1)
+    whole, small = network(), Small(room=20)
+    small.inner.load_state_dict(whole.state_dict())
+    (told,) = train(
+        whole, TASK, recipe, 1, GuideActivations(anchor, TASK.sample(64), torch.device("cpu"))
+    )
+    (pieced,) = train(
+        small, TASK, recipe, 1, GuideActivations(anchor, TASK.sample(64), torch.device("cpu"))
+    )
+    # Halved until it fits, and not tried whole again.
+    assert small.seen[:3] == [64, 32, 16] and set(small.seen[2:]) == {16}
+    assert (told.pieces, pieced.pieces) == (1, 4)
+    assert pieced.loss == pytest.approx(told.loss, rel=1e-5)
+    for one, other in zip(whole.parameters(), small.inner.parameters(), strict=True):
+        torch.testing.assert_close(one, other, rtol=1e-3, atol=1e-5)
+
+
+def test_no_piece_has_a_single_example_which_batch_norms_refuse() -> None:
+    small = Small(room=3)
+    recipe = Recipe(epochs=10 / TASK.size("train"), distill=0, batch_size=10)
+    list(train(small, TASK, recipe, 1))
+    assert small.seen == [10, 5, 3, 3, 2, 2]
+
+
+def test_without_memory_for_two_examples_training_ends_with_what_to_do() -> None:
+    small = Small(room=1)
+    recipe = Recipe(epochs=1, distill=0, batch_size=16)
+    with pytest.raises(ConversionError, match="with 2 examples at once.*--gpus-per-trial"):
+        list(train(small, TASK, recipe, 1))
+    assert small.seen == [16, 8, 4, 2]

@@ -156,9 +156,10 @@ def test_a_proposal_killed_between_two_genes_is_made_again(bench: Callable[[str]
 
 def test_a_lock_that_a_killed_driver_held_holds_nobody_up(bench: Callable[[str], Bench]) -> None:
     here = bench("a")
-    held = "from pathlib import Path; from nas_theseus.services.study import KernelLock; "
-    held += f"import os; KernelLock(Path({str(here.folder / 'study.journal')!r})).acquire(); "
-    subprocess.run([sys.executable, "-c", held + "os.kill(os.getpid(), 9)"], check=False)
+    held = "from pathlib import Path; from nas_theseus.services.journal import Journal; "
+    held += f"import os; Journal(Path({str(here.folder / 'study.journal')!r})).together()"
+    held += ".__enter__(); os.kill(os.getpid(), 9)"
+    assert subprocess.run([sys.executable, "-c", held], check=False).returncode == -9
     # What Optuna's own lock leaves behind.
     (here.folder / "study.journal.lock").symlink_to(here.folder / "study.journal")
     assert len(here.run(here.study(), 3)) == 3

@@ -1,0 +1,29 @@
+"""Addresses and messages without the secrets that an address holds."""
+
+from __future__ import annotations
+
+from urllib.parse import parse_qsl, unquote, urlsplit, urlunsplit
+
+
+def without_credentials(uri: str) -> str:
+    """An address fit for messages: no user, password, query or fragment."""
+    try:
+        parts = urlsplit(uri)
+    except ValueError:  # such as a bracket out of place: what is secret in it cannot be told
+        return f"{uri.partition(':')[0]}://…"
+    return urlunsplit(parts._replace(netloc=parts.netloc.rpartition("@")[2], query="", fragment=""))
+
+
+def scrub(text: str, uri: str) -> str:
+    """A message without the address's password and the values of its query."""
+    text = text.replace(uri, without_credentials(uri))
+    try:
+        parts = urlsplit(uri)
+    except ValueError:
+        return text
+    secrets = {parts.password or "", *(value for _, value in parse_qsl(parts.query))}
+    secrets |= {unquote(secret) for secret in secrets}
+    # The longest first: one secret may be the beginning of another.
+    for secret in sorted(secrets - {""}, key=len, reverse=True):
+        text = text.replace(secret, "***")
+    return text

@@ -1,0 +1,83 @@
+"""What a sampler looks at in a long study: its front and the latest trials."""
+
+from __future__ import annotations
+
+import copy
+from collections.abc import Container, Sequence
+
+import numpy as np
+import optuna
+from optuna.study import StudyDirection
+from optuna.trial import FrozenTrial, TrialState
+
+from nas_theseus.pareto import front
+from nas_theseus.services.theseus_sampler import ESTIMATED, REASON
+
+# How many of the latest trials: a proposal of TPE takes longer in proportion to what it looks at,
+# one of a Gaussian process (gp, theseus) with its cube. NSGA-II looks at its generation alone.
+LATEST = {"tpe": 1000, "gp": 200, "theseus": 200}
+
+
+class Window:
+    """The front of the older trials of one study, those of them that still run, and the latest.
+
+    What left the front cannot come back, so each trial is judged once. The window depends on the
+    study's trials alone, not on when it was made.
+    """
+
+    def __init__(self, latest: int) -> None:
+        self._latest = latest
+        self._passed = 0
+        self._running: list[int] = []
+        self._front: list[int] = []
+
+    def of(self, study: optuna.Study) -> optuna.Study:
+        """The study as a sampler is to see it; the study itself as long as it is short."""
+        trials = study.get_trials(deepcopy=False)
+        newest = len(trials) - self._latest
+        if newest <= 0:
+            return study
+        older = [*self._running, *range(self._passed, newest)]
+        self._passed = newest
+        self._running = [i for i in older if not trials[i].state.is_finished()]
+        counted = [*self._front, *(i for i in older if _counts(trials[i]))]
+        if counted:
+            points = np.array([_minimised(trials[i], study.directions) for i in counted])
+            _, first = np.unique(points, axis=0, return_index=True)
+            first.sort()  # of repeated proposals the oldest
+            self._front = [counted[first[place]] for place in front(points[first])]
+        seen = sorted([*self._running, *self._front])
+        return _Seen(study, [*(trials[i] for i in seen), *trials[newest:]])
+
+
+class _Seen(optuna.Study):
+    """A study of which samplers are shown some trials only."""
+
+    def __init__(self, study: optuna.Study, trials: Sequence[FrozenTrial]) -> None:
+        super().__init__(study.study_name, study._storage, study.sampler, study.pruner)
+        self._shown = trials
+
+    def _get_trials(
+        self,
+        deepcopy: bool = True,
+        states: Container[TrialState] | None = None,
+        use_cache: bool = False,
+    ) -> list[FrozenTrial]:
+        chosen = [trial for trial in self._shown if states is None or trial.state in states]
+        return copy.deepcopy(chosen) if deepcopy else chosen
+
+
+def _counts(trial: FrozenTrial) -> bool:
+    """Whether a trial's own result may be on the front."""
+    return (
+        trial.state == TrialState.COMPLETE
+        and not {REASON, ESTIMATED} & trial.user_attrs.keys()
+        and all(violation <= 0 for violation in trial.constraints.values())
+    )
+
+
+def _minimised(trial: FrozenTrial, directions: Sequence[StudyDirection]) -> list[float]:
+    return [
+        -value if direction == StudyDirection.MAXIMIZE else value
+        for value, direction in zip(trial.values, directions, strict=True)
+    ]

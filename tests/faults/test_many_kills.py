@@ -1,0 +1,46 @@
+"""The driver is killed again and again at random moments: the search is as if it had not been."""
+
+from __future__ import annotations
+
+import random
+import signal
+import time
+from pathlib import Path
+
+import pytest
+
+from tests.faults.commands import Search, check_mlflow
+from tests.faults.counts import Fault
+
+pytestmark = [pytest.mark.slow, pytest.mark.timeout(7200)]
+
+TRIALS, KILLS = 40, 20
+
+
+def test_a_driver_killed_twenty_times(tmp_path: Path, fault: Fault) -> None:
+    whole = Search(tmp_path / "whole", TRIALS)
+    whole.finish()
+    killed = Search(tmp_path / "killed", TRIALS)
+    rng = random.Random(0)
+    kept: dict[str, tuple[dict[str, float], float]] = {}
+    while fault.kills < KILLS:
+        driver = killed.start()
+        # Half of them anywhere from imports on, half soon after a trial has ended.
+        if fault.kills % 2:
+            killed.wait_for(len(kept) + 1)
+            time.sleep(rng.uniform(0, 1))
+        else:
+            time.sleep(rng.uniform(0, 15))
+        driver.send_signal(signal.SIGKILL)
+        assert driver.wait() == -signal.SIGKILL
+        fault.kills, fault.finished = fault.kills + 1, fault.finished + len(kept)
+        now = killed.results()
+        # Bit-equal with its seconds: the very same file, so it was not run again.
+        fault.lost += sum(now.get(name) != result for name, result in kept.items())
+        kept = now
+    killed.finish()
+    assert kept.items() <= killed.results().items()
+    assert fault.lost == 0
+    assert killed.values() == whole.values()
+    assert killed.front() == whole.front()
+    check_mlflow(killed)

@@ -1,0 +1,89 @@
+"""What samplers see of a long study: front, running and latest trials, and nothing else."""
+
+from __future__ import annotations
+
+import random
+
+import optuna
+import pytest
+from optuna.trial import TrialState
+
+from nas_theseus.pareto import front
+from nas_theseus.services.theseus_sampler import ESTIMATED
+from nas_theseus.services.window import Window
+
+
+@pytest.fixture
+def study() -> optuna.Study:
+    return optuna.create_study(
+        directions=["maximize", "minimize"], sampler=optuna.samplers.RandomSampler(seed=0)
+    )
+
+
+def add(study: optuna.Study, quality: float, cost: float, **marks: object) -> int:
+    trial = study.ask()
+    for name, mark in marks.items():
+        trial.set_user_attr(name, mark)
+    study.tell(trial, [quality, cost])
+    return trial.number
+
+
+def seen(window: Window, study: optuna.Study) -> list[int]:
+    return [trial.number for trial in window.of(study).get_trials(deepcopy=False)]
+
+
+def test_a_short_study_is_seen_whole(study: optuna.Study) -> None:
+    for number in range(5):
+        add(study, 0.1, float(number))
+    assert Window(5).of(study) is study
+
+
+def test_front_and_latest_at_every_length(study: optuna.Study) -> None:
+    rng = random.Random(0)
+    window = Window(10)
+    points: list[tuple[float, float]] = []
+    for count in range(1, 80):
+        points.append((rng.random(), rng.random()))
+        add(study, *points[-1])
+        older = points[: max(0, count - 10)]
+        kept = front([(-quality, cost) for quality, cost in older]) if older else []
+        expected = sorted({*kept, *range(max(0, count - 10), count)})
+        assert seen(window, study) == expected
+        # Made anew, as after a restart, it is the same.
+        assert seen(Window(10), study) == expected
+
+
+def test_of_equal_results_the_first_is_seen(study: optuna.Study) -> None:
+    for _ in range(6):
+        add(study, 0.5, 1.0)
+    assert seen(Window(2), study) == [0, 4, 5]
+
+
+def test_what_still_runs_is_seen_until_it_ends(study: optuna.Study) -> None:
+    window = Window(2)
+    add(study, 0.5, 1.0)
+    running = study.ask()
+    for _ in range(4):
+        add(study, 0.4, 2.0)
+    assert seen(window, study) == [0, 1, 4, 5]
+    study.tell(running, [0.9, 2.0])
+    assert seen(window, study) == [0, 1, 4, 5]  # on the front now
+    study.ask()
+    add(study, 0.95, 0.5)
+    assert window.of(study).get_trials(states=[TrialState.RUNNING])[0].number == 6
+    for _ in range(2):
+        add(study, 0.1, 3.0)
+    assert seen(window, study) == [6, 7, 8, 9]  # 7 dominates the old front
+
+
+def test_failed_predicted_and_refused_trials_are_not_kept(study: optuna.Study) -> None:
+    failed = study.ask()
+    study.tell(failed, state=TrialState.FAIL)
+    add(study, 0.99, 0.1, **{ESTIMATED: "rung"})
+    breaking = study.ask()
+    breaking.set_constraint("macs", 0.5)
+    study.tell(breaking, [0.98, 0.1])
+    kept = add(study, 0.5, 1.0)
+    for _ in range(2):
+        add(study, 0.1, 3.0)
+    assert seen(Window(2), study) == [kept, 4, 5]
