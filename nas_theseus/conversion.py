@@ -145,9 +145,8 @@ def convert_one(
             torch.device(device),
             lambda epoch: say(f"guide: epoch {epoch.epoch + 1}, loss {epoch.loss:.4f}"),
         )  # fmt: skip
-        kept = Storage(storage, "")
-        workshop = Workshop(space, torch.device(device), kept.guide_work)
-        library = Library(kept.library) if recipe.takes_blocks else None
+        workshop = Workshop(space, torch.device(device), storage / "guide_work")
+        library = Library(storage / "library") if recipe.takes_blocks else None
         converted = _convert(
             workshop, chosen, seed, recipe, say, library=library, score_hybrids=replacements
         )
