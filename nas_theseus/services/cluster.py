@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gc
 import json
 import logging
 import os
@@ -292,7 +293,13 @@ def disconnect() -> None:
     if ray.is_initialized():
         with suppress(Exception):  # the cluster may be gone
             request_resources(bundles=[])
-    ray.shutdown()
+    # A handle that another thread's garbage collection frees while Ray shuts down ends the process.
+    gc.collect()
+    gc.disable()
+    try:
+        ray.shutdown()
+    finally:
+        gc.enable()
 
 
 def slots(settings: SearchSettings) -> int:
