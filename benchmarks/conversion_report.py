@@ -13,7 +13,7 @@ from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
 
 from benchmarks.conversion_pairs import PAIRS
-from benchmarks.record import RESULTS, write_record
+from benchmarks.record import RESULTS, figure_table, write_record
 from nas_theseus.storage import write_bytes
 
 DOCS = Path(__file__).resolve().parent.parent / "docs"
@@ -241,14 +241,7 @@ def write(
         "charged; similarities and least squares not). "
         "Settings were chosen on validation; test was read once a cell.",
         "",
-        "| figure | value |",
-        "|---|---|",
-        *(
-            f"| `{name}` | {'–' if value is None else f'{value:.4g}'}"
-            + (f" ({notes[name]})" if name in notes else "")
-            + " |"
-            for name, value in found.items()
-        ),
+        *figure_table(found, notes),
     ]
     DOCS.mkdir(exist_ok=True)
     if rows:

@@ -60,6 +60,17 @@ def write_record(
     return path
 
 
+def figure_table(figures: Mapping[str, float | int | None], notes: Mapping[str, str]) -> list[str]:
+    """Lines of a Markdown table of figures, with their notes."""
+    rows = [
+        f"| `{name}` | {'–' if value is None else f'{value:.4g}'}"
+        + (f" ({notes[name]})" if name in notes else "")
+        + " |"
+        for name, value in figures.items()
+    ]
+    return ["| figure | value |", "|---|---|", *rows]
+
+
 def commit() -> str:
     """The commit that is checked out, marked when files differ from it."""
     done = subprocess.run(

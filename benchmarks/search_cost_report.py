@@ -12,7 +12,7 @@ from typing import Any
 from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
 
-from benchmarks.record import RESULTS, write_record
+from benchmarks.record import RESULTS, figure_table, write_record
 from benchmarks.search_cost_tau_report import tau_figures, tau_table
 from nas_theseus.pareto import front, hypervolume
 from nas_theseus.storage import write_bytes
@@ -268,14 +268,7 @@ def write(
         "test accuracy less ten points. Charged: everything that trains, alignment, blocks, the "
         "guide's activations and logits. Core-seconds are processor time of what evaluates.",
         "",
-        "| figure | value |",
-        "|---|---|",
-        *(
-            f"| `{name}` | {'–' if value is None else f'{value:.4g}'}"
-            + (f" ({notes[name]})" if name in notes else "")
-            + " |"
-            for name, value in found.items()
-        ),
+        *figure_table(found, notes),
     ]
     for regime, searches in regimes.items():
         if any(searches.values()):

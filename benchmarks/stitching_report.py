@@ -13,7 +13,7 @@ import numpy as np
 from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
 
-from benchmarks.record import write_record
+from benchmarks.record import figure_table, write_record
 from nas_theseus.heatmap import heatmap_picture
 from nas_theseus.storage import write_bytes
 
@@ -220,14 +220,7 @@ def write(rows: Sequence[Row], seeds: Sequence[int], net_examples: float) -> Non
         "line through nets trained by themselves with the same seed; `worst_gap_points` is the "
         "worst stitch of any seed. `triangle_difference` is in points.",
         "",
-        "| figure | value |",
-        "|---|---|",
-        *(
-            f"| `{name}` | {'–' if value is None else f'{value:.4g}'}"
-            + (f" ({notes[name]})" if name in notes else "")
-            + " |"
-            for name, value in found.items()
-        ),
+        *figure_table(found, notes),
         "",
         "## Stitchable networks",
         "",

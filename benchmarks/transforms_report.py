@@ -10,7 +10,7 @@ from typing import Any
 from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
 
-from benchmarks.record import write_record
+from benchmarks.record import figure_table, write_record
 from nas_theseus.convert.transforms.methods import DEEPENINGS, WIDENINGS
 from nas_theseus.storage import write_bytes
 
@@ -200,14 +200,7 @@ def write(
         "`benchmarks/results/transforms.json`. How the methods differ by design is in "
         "[transforms.md](transforms.md).",
         "",
-        "| figure | value |",
-        "|---|---|",
-        *(
-            f"| `{name}` | {'–' if value is None else f'{value:.3g}'}"
-            + (f" ({notes[name]})" if name in notes else "")
-            + " |"
-            for name, value in found.items()
-        ),
+        *figure_table(found, notes),
     ]
     if function:
         lines += [

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import logging
 import multiprocessing
+import time
+from multiprocessing.synchronize import Barrier
 from pathlib import Path
 
 import pytest
@@ -126,21 +128,27 @@ def test_old_files_make_room_and_what_is_too_large_is_not_kept(tmp_path: Path) -
     assert sorted(path.name.rsplit("-", 1)[1] for path in tmp_path.glob("*.npy")) == names
 
 
-def ask(folder: Path, counted: Path) -> None:
-    guide = make_guide()
-    activations(guide, folder).at(2)
-    with counted.open("a") as file:
-        file.write(f"{seen(guide)[0]}\n")
+def ask(folder: Path, counted: Path, together: Barrier) -> None:
+    work = GuideWork(folder, make_guide(), SAMPLE, CPU)
+
+    def compute() -> Tensor:
+        with counted.open("a") as file:
+            file.write("computed\n")
+        time.sleep(1)  # the others are here before it ends
+        return torch.ones(3)
+
+    together.wait(120)
+    assert torch.equal(work.get("t", compute), torch.ones(3))
 
 
 def test_processes_that_ask_at_once_compute_it_once(tmp_path: Path) -> None:
     context = multiprocessing.get_context("spawn")
-    counted = tmp_path / "counted"
-    folder = tmp_path / "work"
-    processes = [context.Process(target=ask, args=(folder, counted)) for _ in range(3)]
+    together, counted = context.Barrier(3), tmp_path / "counted"
+    arguments = (tmp_path / "work", counted, together)
+    processes = [context.Process(target=ask, args=arguments) for _ in range(3)]
     for process in processes:
         process.start()
     for process in processes:
         process.join(120)
         assert process.exitcode == 0
-    assert sorted(counted.read_text().split()) == ["0", "0", "40"]
+    assert counted.read_text() == "computed\n"
