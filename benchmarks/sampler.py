@@ -106,7 +106,7 @@ def search(
         study = Study(
             "benchmark", Path(folder) / "journal", Genome(space), space.goals, space.limits,
             costs.of, lambda architecture: results.get(architecture.id), sampler=SAMPLERS[name],
-            seed=world.seed, proposer=proposer, warm_starts=[guide] if guide else [],
+            seed=world.seed, proposer=proposer, warm_starts=lambda: [guide] if guide else [],
         )  # fmt: skip
         for _ in range(proposals):
             began = time.perf_counter()

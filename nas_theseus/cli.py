@@ -95,6 +95,10 @@ def search(
         str | None, typer.Option(help="theseus, tpe, gp, nsga2, nsga3 or random.")
     ] = None,
     seed: Annotated[int | None, typer.Option(help="Seed of proposals and trials.")] = None,
+    suggestions: Annotated[
+        int | None,
+        typer.Option(help="Trials to begin with whose blocks, stitched into the guide, fit best."),
+    ] = None,
     library: LibraryPlace = None,
     no_library: Annotated[
         bool, typer.Option("--no-library", help="Convert every candidate by itself.")
@@ -120,12 +124,12 @@ def search(
     given: dict[str, Any] = {
         "name": name or space.stem, "trials": trials, "parallel": parallel,
         "time_budget_s": time_budget, "storage": storage, "study_url": study,
-        "sampler": sampler, "seed": seed, "address": address,
+        "sampler": sampler, "seed": seed, "suggestions": suggestions, "address": address,
         "library": False if no_library else True if library is None else library,
         "rungs": not no_rungs, "cpus_per_trial": cpus_per_trial, "gpus_per_trial": gpus_per_trial,
     }  # fmt: skip
     kept = _kept_settings(storage, str(given["name"]))
-    for key in ("sampler", "seed"):
+    for key in ("sampler", "seed", "suggestions"):
         if given[key] is None:
             given.pop(key)
             if key in kept:
@@ -268,7 +272,8 @@ def front(
     given = {
         "name": name, "parallel": parallel, "storage": storage, "study_url": study,
         "library": begun["library"] and (library or True), "sampler": begun["sampler"],
-        "seed": begun["seed"], "rungs": begun.get("rungs", False), "address": address,
+        "seed": begun["seed"], "suggestions": begun.get("suggestions", 0),
+        "rungs": begun.get("rungs", False), "address": address,
         "cpus_per_trial": cpus_per_trial, "gpus_per_trial": gpus_per_trial,
     }  # fmt: skip
     space = runnable(kept.space_file, trust_code=trust_code)

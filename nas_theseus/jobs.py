@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import time
+from collections.abc import Callable, Iterable
 from typing import TypeAlias
 
 from nas_theseus.block_jobs import BlockJobs
@@ -41,6 +42,7 @@ class ProposalJobs:
         blocks: where candidates take blocks from a library: an architecture is handed out when
             its blocks are there, and those that it lacks are handed out before it.
         slots: how many trials run at once.
+        suggest: gives architectures that a new search begins with, behind the guide.
     """
 
     def __init__(
@@ -55,6 +57,7 @@ class ProposalJobs:
         *,
         blocks: BlockJobs | None = None,
         slots: int = 1,
+        suggest: Callable[[], Iterable[Architecture]] = tuple,
     ) -> None:
         self._space = space
         self._storage = storage
@@ -101,7 +104,7 @@ class ProposalJobs:
             sampler=settings.sampler,
             seed=settings.seed,
             proposer=proposer,
-            warm_starts=[guide] if guide is not None else [],
+            warm_starts=lambda: [*([guide] if guide is not None else []), *suggest()],
             rungs=rungs,
         )
         self._project()

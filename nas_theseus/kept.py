@@ -73,10 +73,11 @@ def check_kept(storage: Storage, settings: SearchSettings, text: str) -> None:
     if storage.settings_file.exists():
         kept_settings = json.loads(storage.settings_file.read_text())
         mistakes = [
-            f"it began with --{name} {kept_settings[name]}, not {getattr(settings, name)}; leave "
-            "the option out, or take another --name"
-            for name in ("seed", "sampler")
-            if kept_settings[name] != getattr(settings, name)
+            f"it began with --{name} {begun}, not {getattr(settings, name)}; leave the option "
+            "out, or take another --name"
+            for name in ("seed", "sampler", "suggestions")
+            # Searches that began before there were suggestions had none.
+            if (begun := kept_settings.get(name, 0)) != getattr(settings, name)
         ]
         if mistakes:
             raise SpaceError(f"search {settings.name!r}", mistakes)
@@ -105,6 +106,7 @@ def keep_beginning(
             "identity": uuid.uuid4().hex[:12],
             "seed": settings.seed,
             "sampler": settings.sampler,
+            "suggestions": settings.suggestions,
             "library": space.recipe.library,
             "objectives": [asdict(goal) for goal in space.goals],
             "constraints": [asdict(limit) for limit in space.limits],

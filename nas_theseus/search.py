@@ -38,6 +38,7 @@ from nas_theseus.services.study import enqueue, reach
 from nas_theseus.services.tracking import Tracker
 from nas_theseus.settings import SearchSettings
 from nas_theseus.space import SearchSpace, load_space
+from nas_theseus.stitch.suggestions import stitch_errors, suggested
 from nas_theseus.storage import Storage, write_json
 from nas_theseus.values import Architecture, Evaluation, FrontMember
 from nas_theseus.worker import MakeWorker, worker_settings
@@ -138,6 +139,7 @@ def _run(
             jobs = ProposalJobs(
                 space, costs, storage, tracker, settings, reporter, guide_values,
                 blocks=blocks, slots=parallel,
+                suggest=lambda: _suggestions(space, costs, settings.suggestions, reporter),
             )  # fmt: skip
             reporter.say(forecast(space, storage, jobs.remaining, parallel, device))
             make = MakeWorker(
@@ -182,6 +184,18 @@ def _prepare_guide(
         reporter.say(f"guide: epoch {epoch.epoch + 1} of {total}, loss {epoch.loss:.4f}")
 
     return prepare_guide(space.guide, space.learnt_from, training, storage.guides, device, told)
+
+
+def _suggestions(
+    space: SearchSpace, costs: CostTable, count: int, reporter: Reporter
+) -> list[Architecture]:
+    """What stitching suggests to begin with."""
+    if not count:
+        return []
+    errors = stitch_errors(space)
+    found = suggested(space, costs, errors, count)
+    reporter.say(f"{len(errors)} blocks stitched into the guide suggest {len(found)} trials")
+    return found
 
 
 def _finish(
@@ -268,6 +282,7 @@ def _parameters(
         "sampler": settings.sampler,
         "seed": settings.seed,
         "rungs": settings.rungs,
+        "suggestions": settings.suggestions,
         "constraints": ", ".join(map(str, space.limits)) or "none",
         **recipe,
     }

@@ -160,6 +160,8 @@ class SearchSettings(BaseModel):
             ``library`` in `storage`, False for none, every candidate converted by itself.
         rungs: candidates that fall behind are stopped before their end (`rungs.RungRecord`), where
             the recipe trains for at least two epochs. A search goes on as it began.
+        suggestions: how many architectures a new search begins with whose blocks, stitched into
+            the guide, match its boundaries best (`stitch.suggestions`).
     """
 
     model_config = ConfigDict(frozen=True, extra="forbid")
@@ -172,6 +174,7 @@ class SearchSettings(BaseModel):
     study_url: str | None = None
     library: bool | Annotated[str, Field(min_length=1)] = True
     rungs: bool = True
+    suggestions: Annotated[int, Field(ge=0)] = 0
     sampler: Sampler = "theseus"
     seed: Annotated[int, Field(ge=0)] = 0
     address: str | None = None

@@ -13,7 +13,7 @@ from nas_theseus import Recipe, SearchSpace, cut
 from nas_theseus.blocks import Keep
 from nas_theseus.convert.guide_training import prepare_guide
 from nas_theseus.errors import GuideError, SpaceError, StorageError
-from nas_theseus.kept import keep_beginning, read_space
+from nas_theseus.kept import check_kept, keep_beginning, read_space
 from nas_theseus.settings import SearchSettings
 from nas_theseus.space import load_space
 from nas_theseus.storage import Storage
@@ -49,6 +49,16 @@ def test_a_search_goes_on_with_a_library_or_without_as_it_began(tmp_path: Path) 
     keep_beginning(storage, settings, "", with_library)
     with pytest.raises(SpaceError, match="began with the library of converted blocks"):
         keep_beginning(storage, settings, "", without)
+
+
+def test_a_search_goes_on_with_the_suggestions_that_it_began_with(tmp_path: Path) -> None:
+    storage = Storage(tmp_path, "kept")
+    storage.create()
+    four = SearchSettings(name="kept", suggestions=4)
+    keep_beginning(storage, four, "", space(digits(), None))
+    check_kept(storage, four, "")
+    with pytest.raises(SpaceError, match="began with --suggestions 4, not 0"):
+        check_kept(storage, SearchSettings(name="kept"), "")
 
 
 @pytest.mark.parametrize(("begun", "how"), [(True, "with"), (False, "without")])

@@ -306,10 +306,18 @@ def test_warm_starts_come_first(bench: Callable[[str], Bench]) -> None:
     assert guide is not None
     study = Study(
         "one", here.folder / "study.journal", Genome(SPACE), SPACE.goals, [], COSTS.of,
-        lambda _: None, sampler="tpe", seed=0, warm_starts=[guide],
+        lambda _: None, sampler="tpe", seed=0, warm_starts=lambda: [guide],
     )  # fmt: skip
     proposal = study.propose()
     assert proposal is not None and proposal.architecture == guide
+
+    def never() -> list[Architecture]:
+        raise AssertionError("a study that has begun asks for none")
+
+    Study(
+        "one", here.folder / "study.journal", Genome(SPACE), SPACE.goals, [], COSTS.of,
+        lambda _: None, sampler="tpe", seed=0, warm_starts=never,
+    )  # fmt: skip
 
 
 def test_a_storage_that_does_not_answer_names_it_without_the_password() -> None:
