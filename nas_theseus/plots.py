@@ -4,9 +4,10 @@ from __future__ import annotations
 
 import html
 import math
-from collections.abc import Collection, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass, fields
 from pathlib import Path
+from typing import Any
 
 import plotly.graph_objects as go  # type: ignore[import-untyped]
 from matplotlib.backends.backend_agg import FigureCanvasAgg
@@ -187,3 +188,23 @@ def write_front(
     with replacing(image) as aside:
         printed.savefig(aside, format="png")
     return page, image
+
+
+def switching_picture(networks: Sequence[Mapping[str, Any]], metric: str, title: str) -> Figure:
+    """Quality over MACs of all networks of a stitchable net, its anchors marked."""
+    figure = Figure(figsize=(7, 4.5), dpi=150, layout="constrained")
+    FigureCanvasAgg(figure)
+    axes = figure.add_subplot()
+    for is_anchor, name, color, marker in (
+        (False, "stitches", _FAINT, "o"),
+        (True, "anchors", _FRONT, "s"),
+    ):
+        shown = [network for network in networks if network["anchor"] is is_anchor]
+        values = [[network[key] for network in shown] for key in ("macs", metric)]
+        axes.plot(*values, linestyle="none", marker=marker, color=color, label=name)
+    axes.set_xlabel("macs (less is better)")
+    axes.set_ylabel(metric)
+    axes.set_title(title, fontsize=10, parse_math=False)
+    axes.grid(alpha=0.3)
+    axes.legend()
+    return figure

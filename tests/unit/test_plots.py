@@ -10,7 +10,7 @@ import pytest
 from matplotlib import image
 
 from nas_theseus.errors import StorageError
-from nas_theseus.plots import front_figure, write_front
+from nas_theseus.plots import front_figure, switching_picture, write_front
 from nas_theseus.values import Architecture, BlockChoice, Cost, Evaluation, Objective, Span
 
 ACCURACY = Objective("val_accuracy", "maximize")
@@ -118,3 +118,13 @@ def test_folder_that_cannot_be_written(tmp_path: Path) -> None:
     (tmp_path / "file").write_text("")
     with pytest.raises(StorageError, match=r"front\.html"):
         write_front(tmp_path / "file", ALL, FRONT, (ACCURACY, MACS), "t")
+
+
+def test_networks_of_a_switching_net_are_drawn_with_their_anchors() -> None:
+    rows = [
+        {"macs": macs, "val_accuracy": macs / 100, "anchor": macs != 50} for macs in (40, 50, 60)
+    ]
+    (axes,) = switching_picture(rows, "val_accuracy", "$a$").axes
+    stitches, anchors = axes.lines
+    assert list(stitches.get_xdata()) == [50] and list(anchors.get_ydata()) == [0.4, 0.6]
+    assert axes.get_ylabel() == "val_accuracy" and axes.get_title() == "$a$"
