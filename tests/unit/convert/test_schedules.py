@@ -30,6 +30,7 @@ from nas_theseus.convert.target import (
     recalibrate,
     reinitialise,
 )
+from nas_theseus.errors import ConversionError
 from nas_theseus.networks import vision_transformer
 from nas_theseus.settings import Order, Schedule, SimilarityName
 from nas_theseus.tasks import digits
@@ -157,8 +158,8 @@ def test_what_is_frozen_in_front_runs_once_for_all_steps() -> None:
 
     recipe = Recipe(schedule="sequential", align_steps=5, align_batch_size=64)
     list(align(target, guide(), similarity("cka"), recipe, generator, note))
-    steps_measure_statistics_and_stitch = 5 * 64 + 64 + 192 + 192
-    assert by_stage == [steps_measure_statistics_and_stitch, 192]
+    steps_look_measure_statistics_and_stitch = 5 * 64 + 64 + 64 + 192 + 192
+    assert by_stage == [steps_look_measure_statistics_and_stitch, 192]
 
 
 @pytest.mark.parametrize(
@@ -273,6 +274,29 @@ def test_blocks_that_speak_the_guide_s_basis_start_from_least_squares(schedule: 
     # The error is of one batch, the residual of all.
     assert error == pytest.approx(residual, rel=0.2)
     assert residual == pytest.approx(random["stitch_residual/1"][0], rel=1e-3)
+
+
+def test_training_that_makes_a_block_worse_is_tried_slower_and_then_left() -> None:
+    """What the attempts took is told; the block is never worse than its least-squares start."""
+    recipe = Recipe(
+        schedule="independent", similarity="regression", align_steps=6, align_batch_size=64
+    )
+    _, started = run(recipe.model_copy(update={"align_steps": 0}))
+    fast = recipe.model_copy(update={"align_learning_rate": 0.5})
+    _, slower = run(fast)
+    hopeless = recipe.model_copy(update={"align_learning_rate": 1e3})
+    _, left = run(hopeless)
+    position = "stitch_residual/1"
+    assert slower["align_steps"][0] in (12, 18)
+    assert slower[position][0] <= started[position][0]
+    assert left["align_steps"][0] == 18
+    assert left[position][0] == pytest.approx(started[position][0], rel=1e-4)
+
+
+def test_a_loss_that_is_never_finite_is_an_error_that_names_the_remedy() -> None:
+    recipe = Recipe(align_steps=3, align_batch_size=64, align_learning_rate=1e30)
+    with pytest.raises(ConversionError, match=r"diverged: .* even at .*lower align_learning_rate"):
+        run(recipe)
 
 
 @pytest.mark.parametrize("width_share", [1.0, 0.5])

@@ -23,7 +23,7 @@ from nas_theseus.space import load_space
 from nas_theseus.storage import Storage, write_tensors
 from nas_theseus.values import Architecture, BlockChoice, Cost, Evaluation, Span
 
-SPACE = Path(__file__).resolve().parents[2] / "search_spaces" / "digits.py"
+SPACE = Path(__file__).resolve().parents[3] / "search_spaces" / "digits.py"
 ARCHITECTURE = Architecture(
     (
         BlockChoice(Span(0, 1), "keep"),
