@@ -23,6 +23,8 @@ from nas_theseus.values import CurvePoint, derive_seed
 
 # Of the guide's activations, to tell which of its hidden units matter.
 INHERITED_EXAMPLES = 64
+# Inputs of a unit up to which alignment takes the whole learning rate.
+WIDE = 256
 # Training that leaves the loss above this share of what it began with went wrong; it is tried this
 # often, each time with a quarter of the learning rate.
 WORSE, ATTEMPTS = 1.05, 3
@@ -272,7 +274,8 @@ class StageRun:
         recipe = self._recipe
         parameters = self._target.parameters_of(self._stage.trained)
         optimizer = torch.optim.AdamW(
-            parameters, lr=learning_rate, weight_decay=recipe.weight_decay
+            [{"params": [p], "lr": learning_rate * step_share(p)} for p in parameters],
+            weight_decay=recipe.weight_decay,
         )
         cap = recipe.align_steps
         schedule = torch.optim.lr_scheduler.CosineAnnealingLR(optimizer, max(1, cap))
@@ -303,6 +306,17 @@ class StageRun:
                     prepared = self._prepared[position][chosen]
                     losses.append(self._similarity.loss(features, prepared))
         return torch.stack(losses).mean()
+
+
+def step_share(parameter: Tensor) -> float:
+    """Of the learning rate, for a parameter: less, the more inputs a unit has beyond `WIDE`.
+
+    Adam moves every weight equally far, so one step moves a unit the further, the more inputs it
+    has: at the images' 1,024 pixels fifty steps left all units of a token mixer dead. That the rate
+    is to fall with the fan-in is Yang et al.'s (Tensor Programs V, arXiv:2203.03466, table 3).
+    """
+    inputs = parameter[0].numel() if parameter.ndim > 1 else 1
+    return min(1.0, WIDE / inputs)
 
 
 class Plateau:

@@ -10,6 +10,7 @@ from torch import Tensor, nn
 
 from nas_theseus import Recipe, SearchSpace, cut
 from nas_theseus.blocks import Basic, Identity, Keep, Pointwise, TokenMLP
+from nas_theseus.blocks.mlp import TokenMixer
 from nas_theseus.convert.activations import GuideActivations
 from nas_theseus.convert.kernels import linear_cka
 from nas_theseus.convert.schedules import (
@@ -291,6 +292,25 @@ def test_training_that_makes_a_block_worse_is_tried_slower_and_then_left() -> No
     assert slower[position][0] <= started[position][0]
     assert left["align_steps"][0] == 18
     assert left[position][0] == pytest.approx(started[position][0], rel=1e-4)
+
+
+def test_units_with_many_inputs_take_smaller_steps() -> None:
+    torch.manual_seed(0)
+    net = nn.Sequential(conv(1, 4, 2), nn.Flatten(), nn.Linear(4 * 16 * 16, 10))
+    part = cut(net, ["0"], (1, 32, 32))
+    mixer = TokenMixer(*part.boundaries[:2], hidden=32)
+    chosen = Architecture((BlockChoice(Span(0, 1), "token_mlp"),))
+    target = Target(chosen, [mixer], [False], part.boundaries[:2])
+    recipe = Recipe(schedule="independent", align_steps=1, align_batch_size=64, weight_decay=0)
+    activations = GuideActivations(part, torch.randn(64, 1, 32, 32), torch.device("cpu"))
+    over_pixels, _, over_units = mixer.positions
+    before = [layer.weight.detach().clone() for layer in (over_pixels, over_units)]
+    list(align(target, activations, similarity("cka"), recipe, torch.Generator()))
+    moved = [(layer.weight - was).abs().max().item()
+             for layer, was in zip((over_pixels, over_units), before, strict=True)]  # fmt: skip
+    # Adam's first step is the learning rate itself.
+    rate = recipe.align_learning_rate
+    assert moved == pytest.approx([rate * 256 / 1024, rate], rel=0.01)
 
 
 def test_a_loss_that_is_never_finite_is_an_error_that_names_the_remedy() -> None:
