@@ -75,7 +75,7 @@ def main() -> None:
                       f"hypervolume {cells[-1]['hypervolume']:.4f}", flush=True)  # fmt: skip
 
     def average(which: str, what: str) -> float:
-        return mean(cell[what] for cell in cells if cell["which"] == which)
+        return float(mean(cell[what] for cell in cells if cell["which"] == which))
 
     write_record(
         "quick_start",
