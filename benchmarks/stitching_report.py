@@ -14,7 +14,7 @@ from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
 
 from benchmarks.record import figure_table, write_record
-from nas_theseus.heatmap import heatmap_picture
+from nas_theseus.pictures.heatmap import heatmap_picture
 from nas_theseus.storage import write_bytes
 
 DOCS = Path(__file__).resolve().parent.parent / "docs"

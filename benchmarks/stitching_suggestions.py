@@ -9,36 +9,42 @@ from __future__ import annotations
 
 import tempfile
 import time
+from collections.abc import Mapping
 from dataclasses import replace
+from functools import partial
 from pathlib import Path
 from typing import Any
 
 import torch
 
 from benchmarks.search_cost_regimes import ended, workshop
-from nas_theseus.block_jobs import BlockJobs
 from nas_theseus.convert.block_key import BlockKeys
 from nas_theseus.convert.guide_training import prepare_guide
 from nas_theseus.convert.library import Library
+from nas_theseus.estimate.thompson import Proposer
 from nas_theseus.evaluate import score
 from nas_theseus.genome import Genome
 from nas_theseus.guide import cut
-from nas_theseus.jobs import reference_of
 from nas_theseus.networks import ResNet
 from nas_theseus.pareto import front_of, hypervolume_of
+from nas_theseus.search.block_jobs import BlockJobs
+from nas_theseus.search.jobs import reference_of
 from nas_theseus.services.study import Study
 from nas_theseus.settings import Recipe, Sampler
 from nas_theseus.space import SearchSpace, load_space
 from nas_theseus.stitch.suggestions import stitch_errors, suggested
 from nas_theseus.storage import Storage
 from nas_theseus.tasks import fashion_mnist
-from nas_theseus.thompson import Proposer
 from nas_theseus.values import Architecture, Evaluation
 
 SPACE = Path(__file__).resolve().parent.parent / "search_spaces" / "fashion_resnet.py"
 SAMPLERS: tuple[Sampler, ...] = ("theseus", "tpe")
 SUGGESTIONS, TRIALS, WIDTH = 6, 12, 8
 TRAIN_IMAGES, VALIDATION_IMAGES = 4_000, 2_000
+
+
+def _known(told: Mapping[str, Evaluation], one: Architecture) -> Evaluation | None:
+    return told.get(one.id)
 
 
 def small_space() -> SearchSpace:
@@ -77,9 +83,9 @@ def run_suggestions(sampler: Sampler, seed: int, storage: Path) -> dict[str, Any
             told: dict[str, Evaluation] = {}
             study = Study(
                 "benchmark", Path(folder) / "journal", Genome(space), space.goals, space.limits,
-                shop.costs.of, lambda one, told=told: told.get(one.id), sampler=sampler, seed=seed,
+                shop.costs.of, partial(_known, told), sampler=sampler, seed=seed,
                 proposer=Proposer(space, shop.costs, reference, blocks.errors),
-                warm_starts=lambda begin=begin: begin,
+                warm_starts=partial(list, begin),
             )  # fmt: skip
             volumes: list[float] = []
             while len(told) < TRIALS and (proposal := study.propose()) is not None:

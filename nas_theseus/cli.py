@@ -13,11 +13,13 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 from rich.console import Console
 
-from nas_theseus import library_commands, network_commands, stitch_commands
-from nas_theseus.network_commands import DEFAULT_STORAGE, SpaceFile, StorageOption
+from nas_theseus.commands import library as library_commands
+from nas_theseus.commands import networks as network_commands
+from nas_theseus.commands import stitch as stitch_commands
+from nas_theseus.commands.networks import DEFAULT_STORAGE, SpaceFile, StorageOption
 
 if TYPE_CHECKING:
-    from nas_theseus.budget import Answer
+    from nas_theseus.search.budget import Answer
     from nas_theseus.settings import SearchSettings
     from nas_theseus.values import Architecture
 
@@ -155,9 +157,9 @@ def _kept_settings(storage: Path, name: str) -> dict[str, Any]:
 def _search(space: Path, settings: SearchSettings, first: Sequence[Architecture] = ()) -> None:
     console = Console()
     console.print(f"search {settings.name} in {settings.storage}", highlight=False)
-    from nas_theseus.front import front_rows
-    from nas_theseus.report import LiveReport, front_table, rungs_line, training_line
-    from nas_theseus.search import run_search
+    from nas_theseus.commands.report import LiveReport, front_table, rungs_line, training_line
+    from nas_theseus.search.front import front_rows
+    from nas_theseus.search.run import run_search
 
     report = LiveReport(console)
     state = None
@@ -245,7 +247,7 @@ def front(
     as its --study, --library and trial options say; once more, the next best prediction.
     """
     from nas_theseus.errors import SpaceError
-    from nas_theseus.front import front_rows, read_front
+    from nas_theseus.search.front import front_rows, read_front
     from nas_theseus.storage import Storage
 
     kept = Storage(storage, name)
@@ -256,8 +258,8 @@ def front(
         return
     if where or (refine and as_json):
         raise SpaceError("front", ["--at goes without --where, and --refine without --json"])
-    from nas_theseus.budget import answer, parse_budget
     from nas_theseus.consent import runnable
+    from nas_theseus.search.budget import answer, parse_budget
     from nas_theseus.settings import SearchSettings, validated
 
     budget = parse_budget(" and ".join(at))
@@ -285,8 +287,8 @@ def front(
 def _show_front(
     rows: list[dict[str, Any]], title: str, as_json: bool = False, where: str | None = None
 ) -> None:
+    from nas_theseus.commands.report import front_table
     from nas_theseus.errors import SpaceError
-    from nas_theseus.report import front_table
     from nas_theseus.settings import matches
 
     title += f": {len(rows)} architectures"
@@ -313,8 +315,8 @@ def _show_front(
 
 
 def _show_answer(found: Answer, title: str, as_json: bool) -> None:
-    from nas_theseus.front import front_rows
-    from nas_theseus.report import predicted_table
+    from nas_theseus.commands.report import predicted_table
+    from nas_theseus.search.front import front_rows
 
     evaluated, predicted = front_rows(found.evaluated), found.rows()
     if as_json:

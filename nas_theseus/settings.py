@@ -75,7 +75,8 @@ class Recipe(BaseModel):
             not this share below that of the pass before; 0 always takes `align_steps`.
         align_batch_size: `cka` and `dmnn` compare examples with each other and want larger ones
             (the source used 256).
-        align_learning_rate: peak of a stage's cosine schedule (AdamW).
+        align_learning_rate: peak of a stage's cosine schedule (AdamW); a quarter, then a sixteenth
+            of it where a stage comes out worse than it began.
         library: new blocks begin as the library's converted ones, each made alone; the schedule
             then only polishes them. Searches set this themselves (`--no-library`); controls never
             take blocks from the library.

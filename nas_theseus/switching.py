@@ -14,10 +14,10 @@ from nas_theseus.convert.target import Target, assemble
 from nas_theseus.costs import count_macs
 from nas_theseus.errors import ShapeError, StorageError
 from nas_theseus.evaluate import score
-from nas_theseus.front import read_front, read_outcomes
 from nas_theseus.guide import Guide, load_weights
-from nas_theseus.kept import read_space
-from nas_theseus.plots import switching_picture
+from nas_theseus.pictures.of_search import switching_picture
+from nas_theseus.search.front import read_front, read_outcomes
+from nas_theseus.search.kept import read_space
 from nas_theseus.services.tracking import recording
 from nas_theseus.settings import Recipe
 from nas_theseus.space import SearchSpace

@@ -20,9 +20,10 @@ from optuna.trial import FrozenTrial, TrialState
 from sqlalchemy.exc import SQLAlchemyError
 
 from nas_theseus.errors import ServiceError, TheseusError
+from nas_theseus.estimate.rungs import Rung, qualities
+from nas_theseus.estimate.thompson import Proposer
 from nas_theseus.genome import Genome
 from nas_theseus.redaction import scrub, without_credentials
-from nas_theseus.rungs import Rung, qualities
 from nas_theseus.services.journal import Journal
 from nas_theseus.services.theseus_sampler import (
     COSTS,
@@ -34,7 +35,6 @@ from nas_theseus.services.theseus_sampler import (
 )
 from nas_theseus.services.window import LATEST, Window
 from nas_theseus.settings import Sampler
-from nas_theseus.thompson import Proposer
 from nas_theseus.values import (
     Architecture,
     Constraint,

@@ -48,6 +48,6 @@ def deit_anchors(weights: Mapping[str, str | Path | None], task: Task) -> list[A
         layers = [f"blocks.{layer}" for layer in range(len(network.blocks))]
         # The last is called by the whole, behind which nothing else runs.
         at = ["pos_drop", *layers[:-1], "blocks"]
-        guide = cut(network, at, task.inlet, weights=path)
+        guide = cut(network, at, task.inlet.shape, weights=path)
         anchors.append(Anchor(f"deit-{size}", guide, task))
     return anchors

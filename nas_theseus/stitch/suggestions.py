@@ -12,10 +12,10 @@ from nas_theseus.convert.kernels import relative_mse
 from nas_theseus.convert.stitching import fit_stitch, make_stitch
 from nas_theseus.convert.target import gathering_statistics
 from nas_theseus.costs.table import CostTable
+from nas_theseus.estimate.space_graph import additive_space
+from nas_theseus.estimate.thompson import radical_inverse
 from nas_theseus.guide import device_of
 from nas_theseus.space import COSTS, SearchSpace
-from nas_theseus.space_graph import additive_space
-from nas_theseus.thompson import radical_inverse
 from nas_theseus.values import Architecture, BlockChoice, derive_seed
 
 _EXAMPLES = 512

@@ -11,7 +11,7 @@ from pathlib import Path
 
 import mlflow
 
-from nas_theseus.front import read_front
+from nas_theseus.search.front import read_front
 from nas_theseus.storage import Storage
 from nas_theseus.values import Evaluation
 

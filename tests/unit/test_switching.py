@@ -12,7 +12,7 @@ from nas_theseus.convert.target import assemble
 from nas_theseus.costs.table import CostTable
 from nas_theseus.errors import StorageError
 from nas_theseus.guide import plain_state
-from nas_theseus.kept import keep_beginning
+from nas_theseus.search.kept import keep_beginning
 from nas_theseus.settings import SearchSettings
 from nas_theseus.space import SearchSpace, load_space
 from nas_theseus.stitch.stitchable import StitchableNet
