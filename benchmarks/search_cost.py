@@ -25,8 +25,9 @@ Methods:
 The learning rates of the first two, and the weight of the guide's logits, are tuned on a few
 architectures with a seed of their own, on validation. Our recipe is the default one (sequential,
 regression: the best in docs/conversion.md), its blocks polished in sequence since they were made
-apart, then two epochs with the guide's logits at the learning rate that scratch was tuned to;
---recipe changes it, and only cells with the recipe that is asked for are reported.
+apart, then as many epochs as from scratch, with the guide's logits and at the learning rate that
+scratch was tuned to; rungs stop candidates that fall behind. --recipe changes it, and only cells
+with the recipe that is asked for are reported.
 
 Charged: all that trains, alignment, blocks of the library, recalibration, the guide's activations
 and logits (once a search). Not charged: scores, similarities, least squares, and the guide's own
@@ -82,7 +83,7 @@ OURS = ("ours_no_library", "ours")
 # Takes the settings that scratch was tuned to.
 STOPPED = "scratch_rungs"
 METHODS = ("scratch", STOPPED, "kd", *OURS)
-RECIPE = Recipe(epochs=2, polish_steps=10)
+RECIPE = Recipe(epochs=8, polish_steps=10)
 SECOND_TRIALS = 10
 TAU_ARCHITECTURES, TAU_REGIME = 40, "same_data"
 
@@ -155,7 +156,9 @@ class Plan:
     def tau(self, regime: str) -> list[TauCell]:
         """The cells of τ, ends and middle of the space first."""
         own, count = REGIMES[regime], TAU_ARCHITECTURES
-        recipe = canonical_json(self.recipe.model_copy(update={"library": True}).model_dump())
+        # Its epochs are not used: each rung has its own, and full training those from scratch.
+        changes = {"library": True, "epochs": 2.0}
+        recipe = canonical_json(self.recipe.model_copy(update=changes).model_dump())
         return [
             TauCell(
                 regime, index, count, self.images or own.images, self.epochs or own.epochs, recipe
