@@ -117,7 +117,7 @@ def _run(
     status = "KILLED"
     try:
         # Joined before the guide is trained: what the cluster lacks is told at once.
-        cluster.connect(settings, storage.log)
+        cluster.connect(settings, storage.log, space_file.resolve().parent)
         try:
             if settings.address is not None:
                 check_nodes(storage.log)
