@@ -9,7 +9,7 @@ from pathlib import Path
 
 import pytest
 
-from tests.faults.commands import Search, check_mlflow
+from tests.faults.commands import Results, Search, settle
 from tests.faults.counts import Fault
 
 pytestmark = [pytest.mark.slow, pytest.mark.timeout(7200)]
@@ -22,7 +22,7 @@ def test_a_driver_killed_twenty_times(tmp_path: Path, fault: Fault) -> None:
     whole.finish()
     killed = Search(tmp_path / "killed", TRIALS)
     rng = random.Random(0)
-    kept: dict[str, tuple[dict[str, float], float]] = {}
+    kept: Results = {}
     while fault.kills < KILLS:
         driver = killed.start()
         # Half of them anywhere from imports on, half soon after a trial has ended.
@@ -39,8 +39,5 @@ def test_a_driver_killed_twenty_times(tmp_path: Path, fault: Fault) -> None:
         fault.lost += sum(now.get(name) != result for name, result in kept.items())
         kept = now
     killed.finish()
-    assert kept.items() <= killed.results().items()
-    assert fault.lost == 0
-    assert killed.values() == whole.values()
+    settle(killed, fault, kept, whole.values())
     assert killed.front() == whole.front()
-    check_mlflow(killed)
