@@ -10,7 +10,7 @@ import time
 from collections import Counter
 from collections.abc import Mapping
 from pathlib import Path
-from typing import TypeAlias
+from typing import BinaryIO, TypeAlias
 
 import mlflow
 import optuna
@@ -23,7 +23,9 @@ from nas_theseus.services.journal import Journal
 from nas_theseus.storage import Storage
 from nas_theseus.values import Evaluation
 from tests.faults.counts import Fault
+from tests.faults.rayless import Forked
 
+ROOT = Path(__file__).parents[2]
 # Each architecture's values and its seconds: bit-equal only where the very same run made them.
 Results: TypeAlias = dict[str, tuple[dict[str, float], float]]
 
@@ -57,8 +59,13 @@ def space():
 PATIENCE_S = 1500.0
 
 
+Driver: TypeAlias = "subprocess.Popen[bytes] | Forked"
+
+
 class Search:
     """The command line in a folder of its own, started and killed from outside."""
+
+    module = "nas_theseus.cli"
 
     def __init__(
         self,
@@ -78,24 +85,30 @@ class Search:
         (folder / "small.py").write_text(text)
         self.storage = Storage(storage or folder / "theseus", "small")
 
-    def start(self, parallel: int = 1) -> subprocess.Popen[bytes]:
-        environment = {k: v for k, v in os.environ.items() if not k.startswith("MLFLOW_")}
+    def start(self, parallel: int = 1) -> Driver:
         with (self.folder / "output.log").open("ab") as log:
-            return subprocess.Popen(
-                [sys.executable, "-m", "nas_theseus.cli", "search", "small.py",
-                 "--trials", str(self.trials), "--parallel", str(parallel), *self.options],
-                cwd=self.folder, env=environment | {"OMP_NUM_THREADS": "1"} | self.environment,
-                stdout=log, stderr=log,
-                # A shell starts what it runs in the background with Ctrl-C ignored.
-                preexec_fn=lambda: signal.signal(signal.SIGINT, signal.SIG_DFL),
+            return self._driver(
+                ["search", "small.py", "--trials", str(self.trials), "--parallel", str(parallel),
+                 *self.options],
+                {k: v for k, v in os.environ.items() if not k.startswith("MLFLOW_")}
+                | {"OMP_NUM_THREADS": "1"} | self.environment,
+                log,
             )  # fmt: skip
+
+    def _driver(self, arguments: list[str], environment: dict[str, str], log: BinaryIO) -> Driver:
+        return subprocess.Popen(
+            [sys.executable, "-m", self.module, *arguments],
+            cwd=self.folder, env=environment, stdout=log, stderr=log,
+            # A shell starts what it runs in the background with Ctrl-C ignored.
+            preexec_fn=lambda: signal.signal(signal.SIGINT, signal.SIG_DFL),
+        )  # fmt: skip
 
     @property
     def output(self) -> str:
         """What all its drivers have said."""
         return (self.folder / "output.log").read_text()
 
-    def end(self, driver: subprocess.Popen[bytes]) -> None:
+    def end(self, driver: Driver) -> None:
         """Wait until it is done."""
         assert driver.wait(timeout=PATIENCE_S) == 0, self.output[-3000:]
 
@@ -143,6 +156,17 @@ class Search:
             return False
 
         return [p for p, title in titles.items() if "JobTrial" in title and below(p)]
+
+
+class Rayless(Search):
+    """The same with Ray left out; driver and worker are one process, which dies as a whole."""
+
+    module = "tests.faults.rayless"
+
+    def _driver(self, arguments: list[str], environment: dict[str, str], log: BinaryIO) -> Driver:
+        if "LD_PRELOAD" in environment:  # of a new program alone
+            return super()._driver(arguments, environment | {"PYTHONPATH": str(ROOT)}, log)
+        return Forked(arguments, self.folder, environment, log.fileno())
 
 
 def study_of(search: Search) -> optuna.Study:

@@ -11,7 +11,7 @@ from pathlib import Path
 
 import pytest
 
-from tests.faults.commands import Search
+from tests.faults.commands import Rayless, Search
 from tests.faults.counts import FAULTS, Fault, figures, latest, write_table
 from tests.faults.services import MlflowServer, Postgres, S3Store
 
@@ -54,10 +54,17 @@ def pytest_sessionfinish() -> None:
 
 @pytest.fixture(scope="session")
 def undisturbed(tmp_path_factory: pytest.TempPathFactory) -> Search:
-    """A search that nothing happened to, one trial at a time."""
-    search = Search(tmp_path_factory.mktemp("undisturbed") / "whole", 6)
+    """A search that nothing happened to, one trial at a time; Ray does not change a result."""
+    search = Rayless(tmp_path_factory.mktemp("undisturbed") / "whole", 6)
     search.finish()
     return search
+
+
+@pytest.fixture(params=[Rayless, Search], ids=["without Ray", "with Ray"])
+def kind(request: pytest.FixtureRequest) -> type[Search]:
+    """How a search is run."""
+    found: type[Search] = request.param
+    return found
 
 
 @pytest.fixture

@@ -25,11 +25,14 @@ class RayCluster:
     def __init__(self, folder: Path) -> None:
         self._folder = folder
         port, jobs = free_port(), free_port()
-        self.address, self.dashboard = f"127.0.0.1:{port}", f"http://127.0.0.1:{jobs}"
+        self.address, self.dashboard = f"127.0.0.2:{port}", f"http://127.0.0.1:{jobs}"
         self.environment = {"RAY_AUTH_MODE": "token", "RAY_AUTH_TOKEN": secrets.token_hex(16)}
         self._ports = ("--head", "--port", str(port), "--include-dashboard", "true",
                        "--dashboard-host", "127.0.0.1", "--dashboard-port", str(jobs))  # fmt: skip
         self._nodes: list[subprocess.Popen[bytes]] = []
+        # An address on loopback for each: a driver, which has none of them, belongs to the head.
+        # Ray puts the machine's outward address in place of 127.0.0.1; the others stay.
+        self._ips = (f"127.0.0.{number}" for number in range(2, 255))
 
     def start(self) -> None:
         # Sockets' paths are short, so Ray's folder is not pytest's.
@@ -60,7 +63,7 @@ class RayCluster:
         with (self._folder / "nodes.log").open("ab") as log:
             node = subprocess.Popen(
                 [str(Path(sys.executable).parent / "ray"), "start", "--block",
-                 "--node-ip-address", "127.0.0.1", "--disable-usage-stats",
+                 "--node-ip-address", next(self._ips), "--disable-usage-stats",
                  "--object-store-memory", str(100 << 20), *options],
                 # A folder that is nobody's: what a search needs must travel to its workers.
                 cwd="/", stdout=log, stderr=log,

@@ -16,7 +16,9 @@ pytestmark = [pytest.mark.slow, pytest.mark.timeout(7200)]
 DAY_S = 86_400
 
 
-def test_the_clock_jumps(undisturbed: Search, tmp_path: Path, fault: Fault) -> None:
+def test_the_clock_jumps(
+    kind: type[Search], undisturbed: Search, tmp_path: Path, fault: Fault
+) -> None:
     found = sorted(Path("/usr/lib").glob("*/faketime/libfaketimeMT.so.1"))
     if not found:
         pytest.skip("libfaketime is not installed")
@@ -31,7 +33,7 @@ def test_the_clock_jumps(undisturbed: Search, tmp_path: Path, fault: Fault) -> N
         "FAKETIME_DONT_FAKE_MONOTONIC": "1",
         "FAKETIME_DONT_RESET": "1",
     }
-    search = Search(tmp_path / "search", undisturbed.trials, environment=clock)
+    search = kind(tmp_path / "search", undisturbed.trials, environment=clock)
     driver = search.start()
     search.wait_for(1)
     offset.write_text(f"+{DAY_S}")

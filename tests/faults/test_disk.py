@@ -9,7 +9,7 @@ from pathlib import Path
 
 import pytest
 
-from tests.faults.commands import Search, settle
+from tests.faults.commands import PATIENCE_S, Search, settle
 from tests.faults.counts import Fault
 
 pytestmark = [pytest.mark.slow, pytest.mark.timeout(7200)]
@@ -43,19 +43,21 @@ def fill(ballast: Path) -> None:
                 assert error.errno == errno.ENOSPC
 
 
-def test_the_disk_fills_up(undisturbed: Search, tmp_path: Path, disk: Path, fault: Fault) -> None:
-    search = Search(tmp_path / "search", undisturbed.trials, storage=disk / "theseus")
+def test_the_disk_fills_up(
+    kind: type[Search], undisturbed: Search, tmp_path: Path, disk: Path, fault: Fault
+) -> None:
+    search = kind(tmp_path / "search", undisturbed.trials, storage=disk / "theseus")
     driver = search.start()
     search.wait_for(2)
     fill(disk / "ballast")
-    assert driver.wait(timeout=600) == 2, search.output[-3000:]
+    assert driver.wait(timeout=PATIENCE_S) == 2, search.output[-3000:]
     said = " ".join(search.output.split())
     assert "No space left" in said and "the same command goes on" in said
     assert "Traceback" not in said
     kept = search.results()
     fault.finished = len(kept)
     # Started while the disk is still full, it says so again.
-    assert search.start().wait(timeout=600) == 2
+    assert search.start().wait(timeout=PATIENCE_S) == 2
     assert "Traceback" not in search.output
     (disk / "ballast").unlink()
     search.finish()

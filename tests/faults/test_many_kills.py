@@ -14,13 +14,18 @@ from tests.faults.counts import Fault
 
 pytestmark = [pytest.mark.slow, pytest.mark.timeout(7200)]
 
-TRIALS, KILLS = 40, 20
+TRIALS, KILLS = 32, 20
 
 
-def test_a_driver_killed_twenty_times(tmp_path: Path, fault: Fault) -> None:
-    whole = Search(tmp_path / "whole", TRIALS)
-    whole.finish()
-    killed = Search(tmp_path / "killed", TRIALS)
+def test_a_driver_killed_twenty_times(kind: type[Search], tmp_path: Path, fault: Fault) -> None:
+    whole = kind(tmp_path / "whole", TRIALS)
+    began_s = time.monotonic()
+    driver = whole.start()
+    whole.wait_for(1)
+    start_s = time.monotonic() - began_s
+    whole.end(driver)
+    trial_s = (time.monotonic() - began_s - start_s) / TRIALS
+    killed = kind(tmp_path / "killed", TRIALS)
     rng = random.Random(0)
     kept: Results = {}
     while fault.kills < KILLS:
@@ -28,9 +33,9 @@ def test_a_driver_killed_twenty_times(tmp_path: Path, fault: Fault) -> None:
         # Half of them anywhere from imports on, half soon after a trial has ended.
         if fault.kills % 2:
             killed.wait_for(len(kept) + 1)
-            time.sleep(rng.uniform(0, 1))
+            time.sleep(rng.uniform(0, trial_s))
         else:
-            time.sleep(rng.uniform(0, 15))
+            time.sleep(rng.uniform(0, start_s + trial_s))
         driver.send_signal(signal.SIGKILL)
         assert driver.wait() == -signal.SIGKILL
         fault.kills, fault.finished = fault.kills + 1, fault.finished + len(kept)

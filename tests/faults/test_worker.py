@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
+import signal
 from pathlib import Path
 
 import pytest
 
-from tests.faults.commands import SPACE, Results, Search, settle
+from tests.faults.commands import PATIENCE_S, SPACE, Rayless, Search, settle
 from tests.faults.counts import Fault
 
 pytestmark = [pytest.mark.slow, pytest.mark.timeout(7200)]
@@ -66,20 +67,24 @@ if "DEATHS" in os.environ and not hasattr(Worker, "plain"):
 """
 
 
-def test_a_worker_killed_in_each_stage(undisturbed: Search, tmp_path: Path, fault: Fault) -> None:
+def test_a_worker_killed_in_each_stage(
+    kind: type[Search], undisturbed: Search, tmp_path: Path, fault: Fault
+) -> None:
     deaths = tmp_path / "deaths"
     deaths.mkdir()
-    search = Search(
+    search = kind(
         tmp_path / "search", undisturbed.trials, environment={"DEATHS": str(deaths)},
         text=DYING + SPACE,
     )  # fmt: skip
-    search.finish()
+    # Without Ray driver and worker are one process, which is started again.
+    while (code := search.start().wait(timeout=PATIENCE_S)) == -signal.SIGKILL:
+        assert kind is Rayless
+    assert code == 0, search.output[-3000:]
     assert {path.name for path in deaths.iterdir()} == STAGES
-    kept: Results = {}
     for death in deaths.iterdir():
         fault.kills += 1
         for path in death.glob("*.json"):
             fault.finished += 1
             fault.lost += (search.storage.evaluations / path.name).read_bytes() != path.read_bytes()
-    settle(search, fault, kept, undisturbed.values())
+    settle(search, fault, {}, undisturbed.values())
     assert search.front() == undisturbed.front()
