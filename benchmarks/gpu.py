@@ -47,9 +47,9 @@ class Watch:
         )  # fmt: skip
         return self
 
-    def __exit__(self, *_: object) -> None:
+    def __exit__(self, *raised: object) -> None:
         self._process.terminate()
-        said, _ = self._process.communicate()
+        said = self._process.communicate()[0]
         rows = [line.split(",") for line in said.splitlines() if line.count(",") == 1]
         self.utilisation = statistics.fmean(float(busy) / 100 for busy, _ in rows)
         self.peak_bytes = max(int(used) << 20 for _, used in rows)
@@ -95,11 +95,13 @@ def figures_of(cells: list[dict[str, Any]]) -> dict[str, float | int | None]:
     for sharing in SHARED:
         cell = mixed.get(sharing)
         for name in ("evaluations_an_hour", "utilisation", "peak_memory_bytes"):
-            found[f"{name}_{sharing}"] = cell and cell[name]
+            found[f"{name}_{sharing}"] = None if cell is None else cell[name]
         if sharing > 1:
             found[f"front_shared_with_1_{sharing}"] = _overlap(cell, alone)
-    rates = [cell and cell["evaluations_an_hour"] for cell in (alone, plain)]
-    found["mixed_over_float32"] = rates[0] / rates[1] if all(rates) else None
+    found["mixed_over_float32"] = None
+    if alone is not None and plain is not None:
+        rate = alone["evaluations_an_hour"] / plain["evaluations_an_hour"]
+        found["mixed_over_float32"] = rate
     found["front_shared_with_float32"] = _overlap(alone, plain)
     return found
 
