@@ -164,7 +164,8 @@ class Rayless(Search):
     module = "tests.faults.rayless"
 
     def _driver(self, arguments: list[str], environment: dict[str, str], log: BinaryIO) -> Driver:
-        if "LD_PRELOAD" in environment:  # of a new program alone
+        # LD_PRELOAD is for a new program alone, and a worker of xdist has threads: no fork of it.
+        if {"LD_PRELOAD", "PYTEST_XDIST_WORKER"} & environment.keys():
             return super()._driver(arguments, environment | {"PYTHONPATH": str(ROOT)}, log)
         return Forked(arguments, self.folder, environment, log.fileno())
 
