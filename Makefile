@@ -9,8 +9,8 @@ METHODS_BIN := $(METHODS_VENV)/bin
 METHODS_PACKAGES := 'torch==2.11.*' 'torchvision==0.26.*' numpy safetensors pydantic scikit-learn \
 	fvcore filelock fsspec moocore tokenizers ckatorch pytest pytest-timeout hypothesis
 METHODS_TESTS := $(addprefix tests/unit/,convert blocks tasks costs \
-	test_guide.py test_tracing.py test_pareto.py test_candidate.py \
-	test_estimate.py test_additive_front.py)
+	estimate/test_additive.py estimate/test_front.py \
+	test_guide.py test_tracing.py test_pareto.py test_candidate.py)
 
 .PHONY: demo test test-methods check lint format types contracts clean
 

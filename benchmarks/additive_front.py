@@ -19,7 +19,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from benchmarks.record import write_record
-from nas_theseus.additive_front import AdditiveSpace, Option, Solution, Solutions
+from nas_theseus.estimate.front import AdditiveSpace, Option, Solution, Solutions
 from nas_theseus.values import BlockChoice, Constraint, Span
 
 PARTS, BLOCKS, LONGEST = 48, 16, 4

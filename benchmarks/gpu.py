@@ -22,7 +22,7 @@ from typing import Any
 import torch
 
 from benchmarks.record import figure_table, write_record
-from nas_theseus.front import read_front
+from nas_theseus.search.front import read_front
 from nas_theseus.storage import Storage
 from nas_theseus.values import Evaluation
 

@@ -22,8 +22,8 @@ from typing import Any
 
 from benchmarks.record import write_record
 from nas_theseus.costs.table import CostTable
-from nas_theseus.jobs import ProposalJobs
 from nas_theseus.progress import State
+from nas_theseus.search.jobs import ProposalJobs
 from nas_theseus.services import cluster
 from nas_theseus.services.tracking import Tracker
 from nas_theseus.settings import SearchSettings

@@ -30,13 +30,13 @@ from scipy.stats import spearmanr  # type: ignore[import-untyped]
 
 from benchmarks.record import write_record
 from nas_theseus.costs.table import CostTable
+from nas_theseus.estimate.space_graph import additive_space
+from nas_theseus.estimate.thompson import Proposer
 from nas_theseus.genome import Genome
 from nas_theseus.pareto import front_of, hypervolume_of
 from nas_theseus.services.study import Study
 from nas_theseus.settings import Sampler
 from nas_theseus.space import SearchSpace, load_space
-from nas_theseus.space_graph import additive_space
-from nas_theseus.thompson import Proposer
 from nas_theseus.values import Architecture, BlockChoice, Evaluation, derive_seed
 
 SPACE = Path(__file__).resolve().parents[1] / "search_spaces" / "fashion_resnet.py"
@@ -106,7 +106,7 @@ def search(
         study = Study(
             "benchmark", Path(folder) / "journal", Genome(space), space.goals, space.limits,
             costs.of, lambda architecture: results.get(architecture.id), sampler=SAMPLERS[name],
-            seed=world.seed, proposer=proposer, warm_starts=[guide] if guide else [],
+            seed=world.seed, proposer=proposer, warm_starts=lambda: [guide] if guide else [],
         )  # fmt: skip
         for _ in range(proposals):
             began = time.perf_counter()

@@ -35,7 +35,7 @@ from nas_theseus.values import Architecture, BlockChoice, Reached, Span
 
 # Workers import this module for `Wait`, and no torch: 64 of them would fill the memory.
 if TYPE_CHECKING:
-    from nas_theseus.jobs import ProposalJobs
+    from nas_theseus.search.jobs import ProposalJobs
     from nas_theseus.services.tracking import Tracker
 
 SAMPLERS: tuple[Sampler, ...] = ("nsga2", "tpe", "theseus")
@@ -140,7 +140,7 @@ class Driver:
         # Here, as workers that wait must not import them.
         from benchmarks.sampler import GUIDE, SPACE, World
         from nas_theseus.costs.table import CostTable
-        from nas_theseus.jobs import ProposalJobs
+        from nas_theseus.search.jobs import ProposalJobs
         from nas_theseus.services.tracking import Tracker
         from nas_theseus.space import load_space
         from nas_theseus.storage import Storage

@@ -25,8 +25,8 @@ Methods:
 The learning rates of the first two, and the weight of the guide's logits, are tuned on a few
 architectures with a seed of their own, on validation. Our recipe is the default one (sequential,
 regression: the best in docs/conversion.md), its blocks polished in sequence since they were made
-apart, then two epochs with the guide's logits; --recipe changes it, and only cells with the recipe
-that is asked for are reported.
+apart, then two epochs with the guide's logits at the learning rate that scratch was tuned to;
+--recipe changes it, and only cells with the recipe that is asked for are reported.
 
 Charged: all that trains, alignment, blocks of the library, recalibration, the guide's activations
 and logits (once a search). Not charged: scores, similarities, least squares, and the guide's own
@@ -163,11 +163,16 @@ class Plan:
             for index in sorted(range(count), key=lambda i: (f"{i:06b}"[::-1], i))
         ]
 
-    def ours(self, regime: str, method: str, seed: int) -> Cell:
-        """A cell of our search."""
+    def ours(self, regime: str, method: str, seed: int, rate: float) -> Cell:
+        """A cell of our search.
+
+        Args:
+            rate: the learning rate that scratch was tuned to.
+        """
         with_library = method != "ours_no_library"
+        changes: dict[str, Any] = {"library": with_library, "learning_rate": rate}
         # Without a library nothing is polished: alignment is sequential from the start.
-        changes = {"library": with_library} | ({} if with_library else {"polish_steps": 0})
+        changes |= {} if with_library else {"polish_steps": 0}
         return self.cell(regime, method, seed, self.recipe.model_copy(update=changes))
 
 
@@ -292,7 +297,7 @@ def run_missing(cells: Iterable[Cell | TauCell], jobs: int, deadline: float) -> 
 
 def tuned_as(method: str) -> str:
     """The method whose tuning one takes."""
-    return "scratch" if method == STOPPED else method
+    return method if method in BASELINES else "scratch"
 
 
 def tuning(plan: Plan, regime: str, method: str) -> list[Cell]:
@@ -313,9 +318,11 @@ def tuning(plan: Plan, regime: str, method: str) -> list[Cell]:
 
 
 def tuned(plan: Plan, regime: str, method: str, seed: int) -> Cell:
-    """A baseline's cell with the settings that tuning chose."""
+    """A search's cell with the settings that tuning chose."""
     done = finished()
     best = max(tuning(plan, regime, tuned_as(method)), key=lambda cell: done[cell]["validation"])
+    if method in OURS:
+        return plan.ours(regime, method, seed, best.settings.learning_rate)
     return plan.baseline(regime, method, seed, best.settings.learning_rate, best.settings.distill)
 
 
@@ -325,13 +332,9 @@ def searches(plan: Plan, regime: str, methods: Sequence[str], seeds: Sequence[in
     ready = [
         method
         for method in methods
-        if method in OURS or all(cell in done for cell in tuning(plan, regime, tuned_as(method)))
+        if all(cell in done for cell in tuning(plan, regime, tuned_as(method)))
     ]
-    return [
-        plan.ours(regime, method, seed) if method in OURS else tuned(plan, regime, method, seed)
-        for seed in seeds
-        for method in ready
-    ]
+    return [tuned(plan, regime, method, seed) for seed in seeds for method in ready]
 
 
 def fill(
@@ -340,7 +343,7 @@ def fill(
 ) -> None:  # fmt: skip
     """Run the cells that are missing until all are there or time is over."""
     for regime in regimes:
-        for method in dict.fromkeys(tuned_as(m) for m in methods if m not in OURS):
+        for method in dict.fromkeys(tuned_as(m) for m in methods):
             while any(cell not in finished() for cell in tuning(plan, regime, method)):
                 if not run_missing(tuning(plan, regime, method), jobs, deadline):
                     return

@@ -101,7 +101,10 @@ def search(
     """What was evaluated, in order, each with its own MACs and core-seconds."""
     genes = Genome(prepared(regime, recipe)).genes
     searcher = OptunaSearch(metric=["validation", "log_macs"], mode=["max", "min"], seed=seed)
-    ray.init(address="local", num_cpus=1, include_dashboard=False, log_to_driver=False)
+    ray.init(
+        address="local", num_cpus=1, include_dashboard=False, log_to_driver=False,
+        _node_ip_address="127.0.0.2",  # loopback; see `services.cluster.connect`
+    )  # fmt: skip
     try:
         results = tune.Tuner(
             tune.with_resources(

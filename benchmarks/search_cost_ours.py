@@ -1,7 +1,7 @@
 """Our search as `nas-theseus search` runs it, its core-seconds and MACs noted at every result.
 
-What `nas_theseus.search` joins is joined here again without MLflow: proposals, blocks and workers
-are its own.
+What `nas_theseus.search.run` joins is joined here again without MLflow: proposals, blocks and
+workers are its own.
 """
 
 from __future__ import annotations
@@ -14,24 +14,24 @@ from pathlib import Path
 from typing import Any
 
 from benchmarks.search_cost_regimes import Regime, described, ended, prepared, workshop
-from nas_theseus.block_jobs import BlockJobs
 from nas_theseus.convert.block_key import BlockKey, BlockKeys
 from nas_theseus.convert.library import Library
 from nas_theseus.convert.target import assemble
 from nas_theseus.costs.table import CostTable
+from nas_theseus.estimate.thompson import Proposer, Told
 from nas_theseus.evaluate import score
 from nas_theseus.guide import load_weights
-from nas_theseus.jobs import Job, ProposalJobs, reference_of
 from nas_theseus.pareto import is_feasible
 from nas_theseus.progress import State
+from nas_theseus.search.block_jobs import BlockJobs
+from nas_theseus.search.jobs import Job, ProposalJobs, reference_of
+from nas_theseus.search.worker import Worker, WorkerSettings, worker_settings
 from nas_theseus.services import cluster
 from nas_theseus.services.tracking import Tracker
 from nas_theseus.settings import Recipe, Sampler, SearchSettings
 from nas_theseus.space import SearchSpace
 from nas_theseus.storage import Storage, write_json
-from nas_theseus.thompson import Proposer, Told
 from nas_theseus.values import Architecture, Evaluation, Reached, derive_seed
-from nas_theseus.worker import Worker, WorkerSettings, worker_settings
 
 FURTHER_LIMIT = "macs <= 1e6"
 

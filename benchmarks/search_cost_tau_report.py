@@ -8,7 +8,7 @@ from typing import Any
 
 from scipy.stats import kendalltau  # type: ignore[import-untyped]
 
-from nas_theseus.estimate import AdditiveEstimate
+from nas_theseus.estimate.additive import AdditiveEstimate
 from nas_theseus.values import Architecture
 
 Row = Mapping[str, Any]

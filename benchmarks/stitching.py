@@ -2,13 +2,14 @@
 
     python -m benchmarks.stitching               run every cell that is missing, report
     python -m benchmarks.stitching --report      figures, tables and plots from what is there
+    python -m benchmarks.stitching --plan        which cells are missing, how long they will take
 
-About an hour on two cores.
-
-Cells are of three kinds, each with a seed: `net`, a network trained by itself; `stitchable`, a
+Cells are of four kinds, each with a seed: `net`, a network trained by itself; `stitchable`, a
 stitchable net over three of them in one variant; `matrix`, two small networks stitched at every
-pair of boundaries, with the four controls. Every cell is written to results/stitching_cells.jsonl
-as it ends, so that the tables fill over several runs; delete a line to run its cell again.
+pair of boundaries, with the four controls; `suggestions`, a search with and without what stitching
+suggests (`benchmarks.stitching_suggestions`). Every cell is written to
+results/stitching_cells.jsonl as it ends, so that the tables fill over several runs; delete a line
+to run its cell again. All together take about a hundred minutes of one core.
 """
 
 from __future__ import annotations
@@ -17,18 +18,20 @@ import argparse
 import json
 import os
 import time
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from concurrent.futures import Future, ProcessPoolExecutor, as_completed
 from dataclasses import asdict, dataclass
+from itertools import chain, groupby
 from multiprocessing import get_context
 from pathlib import Path
-from statistics import median
-from typing import Any
+from statistics import fmean, median
+from typing import Any, cast
 
 import torch
 
 from benchmarks import stitching_report as report
 from benchmarks.record import RESULTS, commit
+from benchmarks.stitching_suggestions import SAMPLERS, run_suggestions
 from nas_theseus.convert.finetune import EpochLoss
 from nas_theseus.convert.guide_training import prepare_guide
 from nas_theseus.convert.target import recalibrate
@@ -36,7 +39,7 @@ from nas_theseus.costs import count_macs
 from nas_theseus.evaluate import score
 from nas_theseus.guide import Guide, cut, plain_state
 from nas_theseus.networks import ResNet
-from nas_theseus.settings import Recipe
+from nas_theseus.settings import Recipe, Sampler
 from nas_theseus.stitch.anchors import Anchor
 from nas_theseus.stitch.cells import CONTROLS, Endpoint, StitchRecipe
 from nas_theseus.stitch.matrix import comparison
@@ -44,20 +47,22 @@ from nas_theseus.stitch.rows import Pair, RowSettings, RowWorker
 from nas_theseus.stitch.sources import Source
 from nas_theseus.stitch.stitchable import Direction, StitchableNet
 from nas_theseus.stitch.training import train_stitches
-from nas_theseus.tasks import Split, fashion_mnist
+from nas_theseus.tasks import ImageTask, Split, fashion_mnist
 from nas_theseus.values import derive_seed
 
 ROOT = Path(__file__).resolve().parent.parent
 CELLS = RESULTS / "stitching_cells.jsonl"
 STORAGE = ROOT / "theseus"
 SEEDS = (0, 1, 2)
+MATRIX_SEEDS = 1  # of them, so many for the matrices
 
-TRAIN_IMAGES = 20_000
-ANCHORS = (8, 12, 16)  # widths of ResNet(2,2,2)
+TRAIN_IMAGES, VALIDATION_IMAGES = 10_000, 2_000
+ANCHORS = (6, 9, 12)  # widths of ResNet(2,2,2)
 # Trained by themselves only; stitches may be cheaper or dearer than every anchor.
-OTHERS = (7, 10, 14, 17)
-TRAINING = Recipe(epochs=5, distill=0)
-STITCHES = Recipe(epochs=6, learning_rate=2e-3, distill=0.5)
+OTHERS = (5, 7, 8, 10, 13)
+# As many examples for a net by itself as for all stitches together.
+TRAINING = Recipe(epochs=8, distill=0)
+STITCHES = Recipe(epochs=8, learning_rate=2e-3, distill=0.5)
 VARIANTS: dict[str, tuple[bool, Direction]] = {
     "least-squares": (True, "fast-to-slow"),
     "kaiming": (False, "fast-to-slow"),
@@ -67,8 +72,13 @@ PAIRS = (
     "resnet1111 resnet1111", "resnet1111 resnet2222", "resnet2222 resnet1111",
     "resnet1212 resnet2121",
 )  # fmt: skip
-MATRIX_WIDTH, MATRIX_EPOCHS = 8, 2.0
+MATRIX_WIDTH, MATRIX_EPOCHS = 8, 1.0
 MATRIX_RECIPE = StitchRecipe(examples=1024, epochs=1.0, score_examples=1000)
+
+
+# Of one core, until a cell of the kind is there: multiply-adds counted by hand, at the 6 G a second
+# that `benchmarks.search_cost` had with nets of this family.
+EXPECTED_MINUTES = {"net": 1.5, "stitchable": 4.2, "matrix": 3.5, "suggestions": 1.5}
 
 
 @dataclass(frozen=True, order=True)
@@ -80,9 +90,14 @@ class Cell:
     seed: int
 
 
+def the_task() -> ImageTask:
+    """What nets and stitches learn; a test that is the whole of Fashion-MNIST's."""
+    return fashion_mnist(train_images=TRAIN_IMAGES, validation_images=VALIDATION_IMAGES)
+
+
 def trained_net(width: int, seed: int) -> tuple[Guide, int]:
     """A network trained by itself, from the guides' folder when it is there; MACs it took."""
-    task = fashion_mnist(train_images=TRAIN_IMAGES)
+    task = the_task()
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(derive_seed("benchmark net", width, seed))
         network = ResNet((2, 2, 2), width)
@@ -95,7 +110,7 @@ def trained_net(width: int, seed: int) -> tuple[Guide, int]:
 def run_net(cell: Cell) -> dict[str, Any]:
     """Quality and cost of one network trained by itself."""
     guide, spent = trained_net(int(cell.name), cell.seed)
-    task = fashion_mnist(train_images=TRAIN_IMAGES)
+    task = the_task()
     return {
         "macs": count_macs(guide, task.inlet),
         "train_macs": spent,
@@ -106,7 +121,7 @@ def run_net(cell: Cell) -> dict[str, Any]:
 
 def run_stitchable(cell: Cell) -> dict[str, Any]:
     """All networks of a stitchable net, before any training (validation) and after it (test)."""
-    task = fashion_mnist(train_images=TRAIN_IMAGES)
+    task = the_task()
     fitted, direction = VARIANTS[cell.name]
     anchors = [Anchor(f"w{w}", trained_net(w, cell.seed)[0], task) for w in ANCHORS]
     with torch.random.fork_rng(devices=[]):
@@ -201,16 +216,22 @@ def run_matrix(cell: Cell) -> dict[str, Any]:
     return {"matrices": matrices, "controls": list(CONTROLS)}
 
 
-KINDS = {"net": run_net, "stitchable": run_stitchable, "matrix": run_matrix}
+KINDS: dict[str, Callable[[Cell], dict[str, Any]]] = {
+    "net": run_net,
+    "stitchable": run_stitchable,
+    "matrix": run_matrix,
+    "suggestions": lambda cell: run_suggestions(cast(Sampler, cell.name), cell.seed, STORAGE),
+}
 
 
 def run_cell(cell: Cell) -> dict[str, Any]:
     """One cell, in a process of its own."""
     torch.set_num_threads(1)
-    started = time.perf_counter()
+    started, before = time.perf_counter(), time.process_time()
     found = KINDS[cell.kind](cell)
     return {
         **asdict(cell), "commit": commit(), **found, "seconds": time.perf_counter() - started,
+        "core_seconds": time.process_time() - before,
     }  # fmt: skip
 
 
@@ -218,7 +239,21 @@ def planned(seeds: Sequence[int]) -> Iterator[list[Cell]]:
     """Cells, in lots of which the later need what the earlier trained."""
     yield [Cell("net", str(width), seed) for seed in seeds for width in (*ANCHORS, *OTHERS)]
     yield [Cell("stitchable", variant, seed) for seed in seeds for variant in VARIANTS]
-    yield [Cell("matrix", pair, seed) for seed in seeds for pair in PAIRS]
+    yield [Cell("matrix", pair, seed) for seed in seeds[:MATRIX_SEEDS] for pair in PAIRS]
+    yield [Cell("suggestions", sampler, seed) for seed in seeds for sampler in SAMPLERS]
+
+
+def plan(cells: Iterable[Cell]) -> Iterator[str]:
+    """What is missing of each kind, and the minutes of one core that it will take."""
+    done, minutes = finished(), 0.0
+    for kind, every in groupby(cells, key=lambda cell: cell.kind):
+        missing = [cell for cell in every if cell not in done]
+        taken = [row["core_seconds"] for cell, row in done.items() if cell.kind == kind]
+        each = fmean(taken) / 60 if taken else EXPECTED_MINUTES[kind]
+        minutes += each * len(missing)
+        source = f"as the {len(taken)} that are there took" if taken else "estimated"
+        yield f"{kind}: {len(missing)} missing, {each:.1f} core-minutes each ({source})"
+    yield f"{minutes:.0f} core-minutes in all"
 
 
 def finished() -> dict[Cell, dict[str, Any]]:
@@ -259,13 +294,18 @@ def main() -> None:
     """Run what the arguments ask for, then write figures, tables and plots."""
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--report", action="store_true", help="run nothing")
+    parser.add_argument("--plan", action="store_true", help="tell what is missing, run nothing")
     parser.add_argument("--seeds", type=int, default=len(SEEDS), help="only the first so many")
     parser.add_argument("--jobs", type=int, default=os.cpu_count() or 1, help="cells at a time")
     parser.add_argument("--minutes", type=float, default=float("inf"), help="start none after")
     options = parser.parse_args()
     deadline = time.time() + 60 * options.minutes
+    lots = list(planned(SEEDS[: options.seeds]))
+    print("\n".join(plan(chain(*lots))), flush=True)
+    if options.plan:
+        return
     if not options.report:
-        for cells in planned(SEEDS[: options.seeds]):
+        for cells in lots:
             if not run_missing(cells, options.jobs, deadline):
                 break
     share = TRAINING.epochs * (TRAIN_IMAGES // TRAINING.batch_size) * TRAINING.batch_size * 3

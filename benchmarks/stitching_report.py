@@ -14,7 +14,7 @@ from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
 
 from benchmarks.record import figure_table, write_record
-from nas_theseus.heatmap import heatmap_picture
+from nas_theseus.pictures.heatmap import heatmap_picture
 from nas_theseus.storage import write_bytes
 
 DOCS = Path(__file__).resolve().parent.parent / "docs"
@@ -89,10 +89,12 @@ def figures(
         "triangle_difference": 100 * fmean(triangles) if triangles else None,
     }
     notes = {name: NOT_RUN for name, value in found.items() if value is None}
-    kinds = {"triangle_difference": len({r["seed"] for r in _of(rows, "matrix")})}
-    for name in found:
-        seeds = kinds.get(name, len({r["seed"] for r in default}))
-        if name not in notes and seeds < planned:
+    seeds = len({r["seed"] for r in default})
+    for name in [name for name in found if name not in notes]:
+        if name == "triangle_difference":
+            pairs = len({r["name"] for r in _of(rows, "matrix")})
+            notes[name] = f"over {len(triangles)} matrices of {pairs} pairs of networks"
+        elif seeds < planned:
             notes[name] = f"{seeds} of {planned} seeds so far"
     return found, notes
 
@@ -206,6 +208,29 @@ def variants_table(rows: Sequence[Row]) -> list[str]:
     return lines
 
 
+def suggestions_table(rows: Sequence[Row]) -> list[str]:
+    """Hypervolume after so many trials with suggestions and without, mean over seeds."""
+    cells = _of(rows, "suggestions")
+    if not cells:
+        return ["Not measured yet."]
+    lengths = [len(v) for row in cells for v in row["hypervolumes"].values()]
+    after = [count for count in (2, 4, 8, 12) if count <= min(lengths)]
+    lines = [
+        "Hypervolume of a search after so many trials, the guide being the first (mean over "
+        "seeds; the same candidates have the same results in both):",
+        "",
+        f"| sampler | begins with | {' | '.join(map(str, after))} | seeds |",
+        "|---|---|" + "---|" * (len(after) + 1),
+    ]
+    for sampler in dict.fromkeys(row["name"] for row in cells):
+        own = _of(rows, "suggestions", sampler)
+        for name, told in (("with", "suggestions"), ("without", "its own proposals")):
+            means = [fmean(row["hypervolumes"][name][n - 1] for row in own) for n in after]
+            values = " | ".join(f"{mean:.4f}" for mean in means)
+            lines.append(f"| {sampler} | {told} | {values} | {len(own)} |")
+    return lines
+
+
 def write(rows: Sequence[Row], seeds: Sequence[int], net_examples: float) -> None:
     """``results/stitching.json``, ``docs/stitching-evidence.md`` and its plots."""
     found, notes = figures(rows, len(seeds), int(net_examples))
@@ -248,5 +273,6 @@ def write(rows: Sequence[Row], seeds: Sequence[int], net_examples: float) -> Non
             "" if difference is None else f" (sender later minus earlier {100 * difference:+.1f})"
         )
         lines += [f"{pair}{told}:", "", f"![{pair}]({image})", ""]
+    lines += ["## Suggestions to a search", "", *suggestions_table(rows), ""]
     write_bytes(TABLE, ("\n".join(lines).rstrip() + "\n").encode())
     print(f"wrote {path} and {TABLE}")

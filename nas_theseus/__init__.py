@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
     from nas_theseus.blocks import block, choice
-    from nas_theseus.export import load
+    from nas_theseus.export.folder import load
     from nas_theseus.guide import Guide, cut, cut_points
     from nas_theseus.settings import Recipe
     from nas_theseus.space import SearchSpace, maximize, minimize
@@ -40,7 +40,7 @@ _MODULES = {
     "choice": "blocks",
     "cut": "guide",
     "cut_points": "guide",
-    "load": "export",
+    "load": "export.folder",
     "maximize": "space",
     "minimize": "space",
 }

@@ -21,8 +21,8 @@ from nas_theseus.convert.target import Target, assemble, batch_norms, recalibrat
 from nas_theseus.costs import measured_costs
 from nas_theseus.costs.table import CostTable
 from nas_theseus.errors import ConversionError
+from nas_theseus.estimate.rungs import rungs_of
 from nas_theseus.evaluate import score
-from nas_theseus.rungs import rungs_of
 from nas_theseus.settings import Recipe
 from nas_theseus.space import MEASURED, SearchSpace
 from nas_theseus.values import (

@@ -13,11 +13,13 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 from rich.console import Console
 
-from nas_theseus import library_commands, network_commands, stitch_commands
-from nas_theseus.network_commands import DEFAULT_STORAGE, SpaceFile, StorageOption
+from nas_theseus.commands import library as library_commands
+from nas_theseus.commands import networks as network_commands
+from nas_theseus.commands import stitch as stitch_commands
+from nas_theseus.commands.networks import DEFAULT_STORAGE, SpaceFile, StorageOption
 
 if TYPE_CHECKING:
-    from nas_theseus.budget import Answer
+    from nas_theseus.search.budget import Answer
     from nas_theseus.settings import SearchSettings
     from nas_theseus.values import Architecture
 
@@ -102,6 +104,10 @@ def search(
         str | None, typer.Option(help="theseus, tpe, gp, nsga2, nsga3 or random.")
     ] = None,
     seed: Annotated[int | None, typer.Option(help="Seed of proposals and trials.")] = None,
+    suggestions: Annotated[
+        int | None,
+        typer.Option(help="Trials to begin with whose blocks, stitched into the guide, fit best."),
+    ] = None,
     library: LibraryPlace = None,
     no_library: Annotated[
         bool, typer.Option("--no-library", help="Convert every candidate by itself.")
@@ -128,13 +134,13 @@ def search(
     given: dict[str, Any] = {
         "name": name or space.stem, "trials": trials, "parallel": parallel,
         "time_budget_s": time_budget, "storage": storage, "study_url": study,
-        "sampler": sampler, "seed": seed, "address": address,
+        "sampler": sampler, "seed": seed, "suggestions": suggestions, "address": address,
         "library": False if no_library else True if library is None else library,
         "rungs": not no_rungs, "cpus_per_trial": cpus_per_trial, "gpus_per_trial": gpus_per_trial,
         "accelerator_type": accelerator_type,
     }  # fmt: skip
     kept = _kept_settings(storage, str(given["name"]))
-    for key in ("sampler", "seed"):
+    for key in ("sampler", "seed", "suggestions"):
         if given[key] is None:
             given.pop(key)
             if key in kept:
@@ -160,9 +166,9 @@ def _kept_settings(storage: Path, name: str) -> dict[str, Any]:
 def _search(space: Path, settings: SearchSettings, first: Sequence[Architecture] = ()) -> None:
     console = Console()
     console.print(f"search {settings.name} in {settings.storage}", highlight=False)
-    from nas_theseus.front import front_rows
-    from nas_theseus.report import LiveReport, front_table, rungs_line, training_line
-    from nas_theseus.search import run_search
+    from nas_theseus.commands.report import LiveReport, front_table, rungs_line, training_line
+    from nas_theseus.search.front import front_rows
+    from nas_theseus.search.run import run_search
 
     report = LiveReport(console)
     state = None
@@ -251,7 +257,7 @@ def front(
     as its --study, --library and trial options say; once more, the next best prediction.
     """
     from nas_theseus.errors import SpaceError
-    from nas_theseus.front import front_rows, read_front
+    from nas_theseus.search.front import front_rows, read_front
     from nas_theseus.storage import Storage
 
     kept = Storage(storage, name)
@@ -262,8 +268,8 @@ def front(
         return
     if where or (refine and as_json):
         raise SpaceError("front", ["--at goes without --where, and --refine without --json"])
-    from nas_theseus.budget import answer, parse_budget
     from nas_theseus.consent import runnable
+    from nas_theseus.search.budget import answer, parse_budget
     from nas_theseus.settings import SearchSettings, validated
 
     budget = parse_budget(" and ".join(at))
@@ -278,7 +284,8 @@ def front(
     given = {
         "name": name, "parallel": parallel, "storage": storage, "study_url": study,
         "library": begun["library"] and (library or True), "sampler": begun["sampler"],
-        "seed": begun["seed"], "rungs": begun.get("rungs", False), "address": address,
+        "seed": begun["seed"], "suggestions": begun.get("suggestions", 0),
+        "rungs": begun.get("rungs", False), "address": address,
         "cpus_per_trial": cpus_per_trial, "gpus_per_trial": gpus_per_trial,
         "accelerator_type": accelerator_type,
     }  # fmt: skip
@@ -291,8 +298,8 @@ def front(
 def _show_front(
     rows: list[dict[str, Any]], title: str, as_json: bool = False, where: str | None = None
 ) -> None:
+    from nas_theseus.commands.report import front_table
     from nas_theseus.errors import SpaceError
-    from nas_theseus.report import front_table
     from nas_theseus.settings import matches
 
     title += f": {len(rows)} architectures"
@@ -319,8 +326,8 @@ def _show_front(
 
 
 def _show_answer(found: Answer, title: str, as_json: bool) -> None:
-    from nas_theseus.front import front_rows
-    from nas_theseus.report import predicted_table
+    from nas_theseus.commands.report import predicted_table
+    from nas_theseus.search.front import front_rows
 
     evaluated, predicted = front_rows(found.evaluated), found.rows()
     if as_json:

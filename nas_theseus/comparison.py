@@ -15,7 +15,7 @@ from nas_theseus.convert.target import recalibrate
 from nas_theseus.errors import ConversionError, ShapeError, SpaceError, StorageError
 from nas_theseus.evaluate import score
 from nas_theseus.guide import Guide, plain_state
-from nas_theseus.heatmap import HEATMAP_IMAGE, HEATMAP_PAGE, write_heatmaps
+from nas_theseus.pictures.heatmap import HEATMAP_IMAGE, HEATMAP_PAGE, write_heatmaps
 from nas_theseus.services import cluster
 from nas_theseus.services.nodes import check_nodes
 from nas_theseus.services.tracking import recording

@@ -16,10 +16,9 @@ from nas_theseus.convert.schedules import Stage, stages
 from nas_theseus.convert.target import Target, assemble
 from nas_theseus.errors import ConversionError, SpaceError, StorageError
 from nas_theseus.evaluate import score
-from nas_theseus.export import MEMBER_FILES, write_member
+from nas_theseus.export.folder import MEMBER_FILES, write_member
 from nas_theseus.guide import plain_state
-from nas_theseus.kept import refuse_mistakes
-from nas_theseus.pictures import (
+from nas_theseus.pictures.of_conversion import (
     CHAIN_FILE,
     REPLACEMENTS_FILE,
     SIMILARITY_FILE,
@@ -28,6 +27,7 @@ from nas_theseus.pictures import (
     similarity_picture,
     write_picture,
 )
+from nas_theseus.search.kept import refuse_mistakes
 from nas_theseus.services.tracking import recording
 from nas_theseus.settings import Order, Recipe, Schedule, changed
 from nas_theseus.space import SearchSpace, load_space

@@ -11,7 +11,7 @@ from nas_theseus.tasks import Split, Task
 def score(network: nn.Module, task: Task, split: Split, batch_size: int = 512) -> float:
     """The task's metric on one split, in eval mode; the network's mode is restored.
 
-    Only `nas_theseus.search` reads the test split, once, for the front.
+    Only `nas_theseus.search.run` reads the test split, once, for the front.
     """
     device = next(network.parameters()).device
     was_training = network.training

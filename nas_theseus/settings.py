@@ -75,7 +75,8 @@ class Recipe(BaseModel):
             not this share below that of the pass before; 0 always takes `align_steps`.
         align_batch_size: `cka` and `dmnn` compare examples with each other and want larger ones
             (the source used 256).
-        align_learning_rate: peak of a stage's cosine schedule (AdamW).
+        align_learning_rate: peak of a stage's cosine schedule (AdamW); a quarter, then a sixteenth
+            of it where a stage comes out worse than it began.
         library: new blocks begin as the library's converted ones, each made alone; the schedule
             then only polishes them. Searches set this themselves (`--no-library`); controls never
             take blocks from the library.
@@ -163,6 +164,8 @@ class SearchSettings(BaseModel):
             ``library`` in `storage`, False for none, every candidate converted by itself.
         rungs: candidates that fall behind are stopped before their end (`rungs.RungRecord`), where
             the recipe trains for at least two epochs. A search goes on as it began.
+        suggestions: how many architectures a new search begins with whose blocks, stitched into
+            the guide, match its boundaries best (`stitch.suggestions`).
     """
 
     model_config = ConfigDict(frozen=True, extra="forbid")
@@ -175,6 +178,7 @@ class SearchSettings(BaseModel):
     study_url: str | None = None
     library: bool | Annotated[str, Field(min_length=1)] = True
     rungs: bool = True
+    suggestions: Annotated[int, Field(ge=0)] = 0
     sampler: Sampler = "theseus"
     seed: Annotated[int, Field(ge=0)] = 0
     address: str | None = None

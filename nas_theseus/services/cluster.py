@@ -372,6 +372,9 @@ def _divert_logging(path: Path) -> None:
     for name in [*logging.root.manager.loggerDict, "ray"]:
         if name.partition(".")[0] == "ray":
             logger = logging.getLogger(name)
+            for earlier in logger.handlers:
+                if isinstance(earlier, logging.FileHandler):
+                    earlier.close()  # that of the search before this one in the process
             logger.handlers = [handler] if name == "ray" else []
             logger.propagate = name != "ray"
     logging.getLogger("ray").setLevel(logging.INFO)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import warnings
 from collections import Counter, deque
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import contextmanager, nullcontext
 from dataclasses import dataclass
 from pathlib import Path
@@ -20,9 +20,10 @@ from optuna.trial import FrozenTrial, TrialState
 from sqlalchemy.exc import SQLAlchemyError
 
 from nas_theseus.errors import ServiceError, TheseusError
+from nas_theseus.estimate.rungs import Rung, qualities
+from nas_theseus.estimate.thompson import Proposer
 from nas_theseus.genome import Genome
 from nas_theseus.redaction import scrub, without_credentials
-from nas_theseus.rungs import Rung, qualities
 from nas_theseus.services.journal import Journal
 from nas_theseus.services.theseus_sampler import (
     COSTS,
@@ -34,7 +35,6 @@ from nas_theseus.services.theseus_sampler import (
 )
 from nas_theseus.services.window import LATEST, Window
 from nas_theseus.settings import Sampler
-from nas_theseus.thompson import Proposer
 from nas_theseus.values import (
     Architecture,
     Constraint,
@@ -76,7 +76,7 @@ class Study:
         cost_of: computable cost of an architecture, asked before it is proposed.
         known: the result of an architecture that was evaluated before, or None.
         proposer: what the sampler `theseus` asks; the others need none.
-        warm_starts: architectures that are proposed first in a new study.
+        warm_starts: gives the architectures that are proposed first; asked in a new study only.
         rungs: qualities there are kept with the trial, for the sampler to learn from.
     """
 
@@ -93,7 +93,7 @@ class Study:
         sampler: Sampler,
         seed: int,
         proposer: Proposer | None = None,
-        warm_starts: Sequence[Architecture] = (),
+        warm_starts: Callable[[], Iterable[Architecture]] = tuple,
         rungs: Sequence[Rung] = (),
     ) -> None:
         self._genome = genome
@@ -117,8 +117,10 @@ class Study:
         self._storage, self._study = _open(name, storage, self._objectives)
         self._study_id = self._storage.get_study_id_from_name(name)
         if not self._study.get_trials(deepcopy=False):
-            for architecture in warm_starts:
-                self._study.enqueue_trial(genome.encode(architecture))
+            first = list(warm_starts())
+            with self._together():  # a driver killed in between would leave some of them out
+                for architecture in first:
+                    self._study.enqueue_trial(genome.encode(architecture))
         self._asked = 0
         self._repeated: dict[str, Any] | None = None
         self._adopt()

@@ -9,8 +9,8 @@ from optuna.distributions import BaseDistribution, CategoricalDistribution
 from optuna.samplers import BaseSampler, RandomSampler
 from optuna.trial import FrozenTrial, TrialState
 
+from nas_theseus.estimate.thompson import Proposer, Told
 from nas_theseus.genome import Genome
-from nas_theseus.thompson import Proposer, Told
 from nas_theseus.values import Architecture, derive_seed
 
 # Marks of trials in user attributes: refused before it ran (why), told a predicted value (the rung

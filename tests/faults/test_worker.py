@@ -25,7 +25,7 @@ DYING = """
 import os, shutil, signal
 from pathlib import Path
 from nas_theseus.storage import Storage
-from nas_theseus.worker import Worker
+from nas_theseus.search.worker import Worker
 
 if "DEATHS" in os.environ and not hasattr(Worker, "plain"):
     DEATHS = Path(os.environ["DEATHS"])

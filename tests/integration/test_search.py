@@ -16,9 +16,9 @@ from safetensors.torch import save_file
 import nas_theseus
 from nas_theseus.cli import main
 from nas_theseus.errors import StorageError
-from nas_theseus.front import read_front
 from nas_theseus.guide import plain_state
 from nas_theseus.pareto import front_of
+from nas_theseus.search.front import read_front
 from nas_theseus.space import load_space
 from nas_theseus.storage import Storage
 from nas_theseus.values import Constraint, Evaluation, Stopped

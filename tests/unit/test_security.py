@@ -23,10 +23,10 @@ from nas_theseus.convert.block_key import BlockKey
 from nas_theseus.convert.library import BLOCKS, DAMAGED, Library
 from nas_theseus.convert.library_record import Facts
 from nas_theseus.errors import GuideError, LibraryError, ServiceError, SpaceError, StorageError
-from nas_theseus.found import find_network
-from nas_theseus.front import read_front
+from nas_theseus.export.found import find_network
 from nas_theseus.guide import read_weights
 from nas_theseus.redaction import scrub, without_credentials
+from nas_theseus.search.front import read_front
 from nas_theseus.services.study import reach
 from nas_theseus.settings import SearchSettings, validated
 from nas_theseus.storage import Storage

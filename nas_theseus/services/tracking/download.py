@@ -23,7 +23,7 @@ def download_network(run_id: str, folder: Path) -> Path:
         folder: an existing folder to put it into.
 
     Returns:
-        Folder with the files that `nas_theseus.export.read_member` reads.
+        Folder with the files that `nas_theseus.export.folder.read_member` reads.
 
     Raises:
         ServiceError: MLflow does not answer, has no such run, or the run keeps no network.

@@ -10,6 +10,7 @@ from torch import Tensor, nn
 
 from nas_theseus import Recipe, SearchSpace, cut
 from nas_theseus.blocks import Basic, Identity, Keep, Pointwise, TokenMLP
+from nas_theseus.blocks.mlp import TokenMixer
 from nas_theseus.convert.activations import GuideActivations
 from nas_theseus.convert.kernels import linear_cka
 from nas_theseus.convert.schedules import (
@@ -30,6 +31,7 @@ from nas_theseus.convert.target import (
     recalibrate,
     reinitialise,
 )
+from nas_theseus.errors import ConversionError
 from nas_theseus.networks import vision_transformer
 from nas_theseus.settings import Order, Schedule, SimilarityName
 from nas_theseus.tasks import digits
@@ -157,8 +159,8 @@ def test_what_is_frozen_in_front_runs_once_for_all_steps() -> None:
 
     recipe = Recipe(schedule="sequential", align_steps=5, align_batch_size=64)
     list(align(target, guide(), similarity("cka"), recipe, generator, note))
-    steps_measure_statistics_and_stitch = 5 * 64 + 64 + 192 + 192
-    assert by_stage == [steps_measure_statistics_and_stitch, 192]
+    steps_look_measure_statistics_and_stitch = 5 * 64 + 64 + 64 + 192 + 192
+    assert by_stage == [steps_look_measure_statistics_and_stitch, 192]
 
 
 @pytest.mark.parametrize(
@@ -273,6 +275,48 @@ def test_blocks_that_speak_the_guide_s_basis_start_from_least_squares(schedule: 
     # The error is of one batch, the residual of all.
     assert error == pytest.approx(residual, rel=0.2)
     assert residual == pytest.approx(random["stitch_residual/1"][0], rel=1e-3)
+
+
+def test_training_that_makes_a_block_worse_is_tried_slower_and_then_left() -> None:
+    """What the attempts took is told; the block is never worse than its least-squares start."""
+    recipe = Recipe(
+        schedule="independent", similarity="regression", align_steps=6, align_batch_size=64
+    )
+    _, started = run(recipe.model_copy(update={"align_steps": 0}))
+    fast = recipe.model_copy(update={"align_learning_rate": 0.5})
+    _, slower = run(fast)
+    hopeless = recipe.model_copy(update={"align_learning_rate": 1e3})
+    _, left = run(hopeless)
+    position = "stitch_residual/1"
+    assert slower["align_steps"][0] in (12, 18)
+    assert slower[position][0] <= started[position][0]
+    assert left["align_steps"][0] == 18
+    assert left[position][0] == pytest.approx(started[position][0], rel=1e-4)
+
+
+def test_units_with_many_inputs_take_smaller_steps() -> None:
+    torch.manual_seed(0)
+    net = nn.Sequential(conv(1, 4, 2), nn.Flatten(), nn.Linear(4 * 16 * 16, 10))
+    part = cut(net, ["0"], (1, 32, 32))
+    mixer = TokenMixer(*part.boundaries[:2], hidden=32)
+    chosen = Architecture((BlockChoice(Span(0, 1), "token_mlp"),))
+    target = Target(chosen, [mixer], [False], part.boundaries[:2])
+    recipe = Recipe(schedule="independent", align_steps=1, align_batch_size=64, weight_decay=0)
+    activations = GuideActivations(part, torch.randn(64, 1, 32, 32), torch.device("cpu"))
+    over_pixels, _, over_units = mixer.positions
+    before = [layer.weight.detach().clone() for layer in (over_pixels, over_units)]
+    list(align(target, activations, similarity("cka"), recipe, torch.Generator()))
+    moved = [(layer.weight - was).abs().max().item()
+             for layer, was in zip((over_pixels, over_units), before, strict=True)]  # fmt: skip
+    # Adam's first step is the learning rate itself.
+    rate = recipe.align_learning_rate
+    assert moved == pytest.approx([rate * 256 / 1024, rate], rel=0.01)
+
+
+def test_a_loss_that_is_never_finite_is_an_error_that_names_the_remedy() -> None:
+    recipe = Recipe(align_steps=3, align_batch_size=64, align_learning_rate=1e30)
+    with pytest.raises(ConversionError, match=r"diverged: .* even at .*lower align_learning_rate"):
+        run(recipe)
 
 
 @pytest.mark.parametrize("width_share", [1.0, 0.5])

@@ -19,14 +19,14 @@ from nas_theseus import SearchSpace, choice, cut
 from nas_theseus.blocks import Depthwise, Identity, Keep, Linear
 from nas_theseus.costs.table import CostTable
 from nas_theseus.errors import ServiceError
+from nas_theseus.estimate.rungs import rungs_of
+from nas_theseus.estimate.thompson import Proposer
 from nas_theseus.genome import Genome
-from nas_theseus.rungs import rungs_of
 from nas_theseus.services.study import Proposal, Study, enqueue
 from nas_theseus.services.theseus_sampler import COSTS as COSTS_MARK
 from nas_theseus.services.theseus_sampler import ESTIMATED, RUNGS
 from nas_theseus.settings import Sampler, parse_constraint
 from nas_theseus.tasks import digits
-from nas_theseus.thompson import Proposer
 from nas_theseus.values import Architecture, CurvePoint, Evaluation, Failure, Outcome, Stopped
 
 
@@ -306,10 +306,18 @@ def test_warm_starts_come_first(bench: Callable[[str], Bench]) -> None:
     assert guide is not None
     study = Study(
         "one", here.folder / "study.journal", Genome(SPACE), SPACE.goals, [], COSTS.of,
-        lambda _: None, sampler="tpe", seed=0, warm_starts=[guide],
+        lambda _: None, sampler="tpe", seed=0, warm_starts=lambda: [guide],
     )  # fmt: skip
     proposal = study.propose()
     assert proposal is not None and proposal.architecture == guide
+
+    def never() -> list[Architecture]:
+        raise AssertionError("a study that has begun asks for none")
+
+    Study(
+        "one", here.folder / "study.journal", Genome(SPACE), SPACE.goals, [], COSTS.of,
+        lambda _: None, sampler="tpe", seed=0, warm_starts=never,
+    )  # fmt: skip
 
 
 def test_a_storage_that_does_not_answer_names_it_without_the_password() -> None:

@@ -10,9 +10,9 @@ from torch import nn
 from nas_theseus import SearchSpace, choice, cut
 from nas_theseus.blocks import Depthwise, Identity, Keep, Linear
 from nas_theseus.costs.table import CostTable
+from nas_theseus.estimate.thompson import Proposer
 from nas_theseus.services.theseus_sampler import ESTIMATED, REASON, TheseusSampler, distributions
 from nas_theseus.tasks import digits
-from nas_theseus.thompson import Proposer
 from nas_theseus.values import Architecture
 
 HEAD = nn.Sequential(nn.AdaptiveAvgPool2d(1), nn.Flatten(), nn.Linear(4, 10))

@@ -25,9 +25,9 @@ from nas_theseus.costs import count_macs, count_params
 from nas_theseus.costs.table import CostTable
 from nas_theseus.errors import PairingError, TransformError
 from nas_theseus.genome import Genome
-from nas_theseus.jobs import growth_of, reference_of
 from nas_theseus.mistakes import mistakes_in
 from nas_theseus.networks import ResNet, vision_transformer
+from nas_theseus.search.jobs import growth_of, reference_of
 from nas_theseus.tasks import digits
 from nas_theseus.values import Architecture, BlockChoice, Span
 

@@ -1,0 +1,1 @@
+"""Quality foreseen: an additive model that learns, its exact front, proposals, rungs."""

@@ -1,0 +1,345 @@
+"""The exact front of an additive estimate: all pairings and block choices solved together."""
+
+from __future__ import annotations
+
+from collections.abc import Collection, Hashable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, replace
+
+import numpy as np
+from numpy.typing import ArrayLike
+
+from nas_theseus.errors import LimitError, ShapeError
+from nas_theseus.estimate.label_setting import Floats, Graph, Paths, Question
+from nas_theseus.values import Architecture, BlockChoice, Constraint
+
+_EXACT_INTEGERS = 2**53
+
+
+@dataclass(frozen=True)
+class Option:
+    """One block that may stand between two states of a partial architecture.
+
+    Attributes:
+        tail, head: states before and behind the block: a boundary's number, or with free widths
+            (boundary, width share). A state holds all that decides which blocks may follow.
+        costs: additive, not negative, in the order of the space's names.
+        before: the choice in front, where the state remembers it (`with_neighbours`).
+    """
+
+    tail: Hashable
+    head: Hashable
+    choice: BlockChoice
+    costs: tuple[int, ...]
+    before: BlockChoice | None = None
+
+
+@dataclass(frozen=True)
+class Solution:
+    """One architecture with its estimated error and its costs by name; epsilon as `Solutions`."""
+
+    architecture: Architecture
+    error: float
+    costs: Mapping[str, int]
+    epsilon: float = 0.0
+
+
+class Solutions:
+    """Architectures by rising error, each made when it is asked for.
+
+    Attributes:
+        errors: shape (N,).
+        costs: shape (N, C).
+        edges: numbers of the options in order, shape (N, longest); -1 in front of shorter ones.
+        epsilon: 0 when exact. Otherwise every architecture that keeps the limits with a factor
+            1 + epsilon to spare has one here with no more error and at most 1 + epsilon times
+            each of its costs.
+    """
+
+    def __init__(self, space: AdditiveSpace, paths: Paths) -> None:
+        self._space, self.edges = space, paths.edges
+        self.errors, self.epsilon = paths.errors, paths.epsilon
+        self.costs = paths.costs[:, : len(space.cost_names)]
+
+    def __len__(self) -> int:
+        return len(self.errors)
+
+    def __getitem__(self, index: int) -> Solution:
+        choices = [self._space.options[i].choice for i in self.edges[index] if i >= 0]
+        named = zip(self._space.cost_names, self.costs[index].tolist(), strict=True)
+        architecture = Architecture(tuple(choices))
+        return Solution(architecture, float(self.errors[index]), dict(named), self.epsilon)
+
+    def __iter__(self) -> Iterator[Solution]:
+        return (self[index] for index in range(len(self)))
+
+    def only(self, index: int) -> Solutions:
+        """One of them alone."""
+        row = [index]
+        return Solutions(
+            self._space,
+            Paths(self.errors[row], self.costs[row], self.edges[row], self.epsilon),
+        )
+
+    def within(self, budget: Sequence[Constraint], count: int | None = None) -> list[Solution]:
+        """The first `count` (all when None) that keep a budget; none, if no one does.
+
+        These are the best of the whole space if the budget consists of upper limits on objectives
+        and `count` is at most the `layers` that the front was solved with.
+
+        Raises:
+            LimitError: a limit is on no cost of the space.
+        """
+        lower, upper = self._space.limits(budget)
+        kept = ((self.costs >= lower) & (self.costs <= upper)).all(axis=1)
+        return [self[int(index)] for index in np.flatnonzero(kept)[:count]]
+
+
+class AdditiveSpace:
+    """Every architecture as a path over states; its error and costs are sums over its options.
+
+    The space is made once; errors, such as posterior draws of an estimate, come with each
+    question. How it is solved and where that is exact: `label_setting.Graph`.
+
+    Limits are hard: a partial architecture goes when the cheapest (dearest) rest cannot bring it
+    under an upper (over a lower) limit. Until it is sure to keep a lower limit, a cheaper one
+    does not dominate it, so lower limits take longer.
+
+    Errors are sums of floats in path order, compared as they are: what ties in exact arithmetic
+    may differ in the last bit. Of architectures with equal error and costs one is returned.
+
+    Args:
+        options: every block choice of the space.
+        start, stop: the states before the first part and behind the last.
+        cost_names: what `Option.costs` holds, in order.
+        max_labels: partial architectures that a state may hold before epsilon is made larger; when
+            None a million, and ten thousand where several costs are compared.
+
+    Raises:
+        PairingError: no row of blocks leads from start to stop, or states form a circle.
+        ShapeError: an option's costs do not fit the names, are negative, or add up beyond 2^53.
+    """
+
+    def __init__(
+        self,
+        options: Sequence[Option],
+        start: Hashable,
+        stop: Hashable,
+        cost_names: Sequence[str] = ("macs",),
+        max_labels: int | None = None,
+    ) -> None:
+        self.options, self.cost_names = tuple(options), tuple(cost_names)
+        self.max_labels = max_labels
+        for option in self.options:
+            if len(option.costs) != len(self.cost_names) or min(option.costs, default=0) < 0:
+                raise ShapeError(
+                    f"block '{option.choice}' for parts {option.choice.span} has costs "
+                    f"{option.costs}; give one value >= 0 for each of {', '.join(self.cost_names)}"
+                )
+        self._graph = Graph([(option.tail, option.head) for option in options], start, stop)
+        rows = [option.costs for option in self.options]
+        self._costs = np.array(rows, dtype=np.int64).reshape(len(rows), -1).T.copy()
+        dearest = max(self._graph.rest(self._costs, np.maximum)[start].tolist(), default=0)
+        if dearest >= _EXACT_INTEGERS:
+            raise ShapeError(f"costs add up to {dearest:,}; count in units that stay below 2^53")
+
+    def count(self) -> int:
+        """How many different architectures there are, limits apart."""
+        return self._graph.count()
+
+    def front(
+        self,
+        errors: ArrayLike,
+        constraints: Sequence[Constraint] = (),
+        objectives: Sequence[str] | None = None,
+        epsilon: float | None = None,
+        layers: int = 1,
+    ) -> Solutions:
+        """The Pareto front of error and costs over all architectures that keep the limits.
+
+        Args:
+            errors: one finite value an option, shape (E,); less is better, may be negative.
+            objectives: costs to minimise beside the error; all when None.
+            epsilon: precision of costs; when None 0 (exact) if one cost is an objective or has an
+                upper limit, 0.05 if several. A larger one is used, and told, where `max_labels`
+                asks for it.
+            layers: how many fronts deep to go. With k layers the k best under any budget on the
+                objectives are among the solutions (`Solutions.within`).
+
+        Raises:
+            ShapeError: errors of another shape, or not finite.
+            LimitError: a limit or objective is no cost of the space, or no architecture keeps
+                the limits; names the limit and the closest architecture's value.
+        """
+        question = self._question(
+            self.cost_names if objectives is None else objectives, constraints
+        )
+        return self._answer(errors, question, constraints, epsilon, layers)
+
+    def best(
+        self,
+        errors: ArrayLike,
+        count: int = 1,
+        constraints: Sequence[Constraint] = (),
+        epsilon: float | None = None,
+    ) -> Solutions:
+        """The `count` architectures of least error within the limits, fewer if there are no more.
+
+        Exact if the epsilon that is returned is 0. Arguments and errors as `front`.
+        """
+        return self.front(errors, constraints, (), epsilon, layers=count)
+
+    def diverse(
+        self,
+        errors: ArrayLike,
+        count: int,
+        distance: int,
+        constraints: Sequence[Constraint] = (),
+        epsilon: float | None = None,
+        without: Collection[Architecture] = (),
+    ) -> list[Solution]:
+        """Architectures of little error that differ pairwise in at least `distance` guide parts.
+
+        The distance is Hamming's over guide parts: those that two architectures do not put under
+        the same block choice for the same span. The first is the best; each next is the best at
+        this distance from all before it, exactly if its own search was (epsilon 0; label sets
+        grow up to (distance + 1)-fold with each architecture, so `max_labels` may end that). As a
+        set they are greedy: another set may have less error in sum, or more members. Fewer than
+        `count` are returned when none is left.
+
+        Arguments and errors as `front`; those of `without` are passed over.
+        """
+        question, found = self._question((), constraints), list[Solution]()
+        answer = self._answer(errors, question, constraints, epsilon, 1)
+        while True:
+            layers = 1
+            # As many as were asked for, and all of them passed over: there may be more.
+            while len(answer) == layers and all(one.architecture in without for one in answer):
+                layers *= 4
+                answer = self._solve(self._checked(errors), question, epsilon, layers)
+            new = next((one for one in answer if one.architecture not in without), None)
+            if new is None:
+                return found
+            found.append(new)
+            if len(found) == count:
+                return found
+            chosen = set(new.architecture.choices)
+            far = [0 if o.choice in chosen else len(o.choice.span) for o in self.options]
+            question = question.away_from(np.array(far), distance)
+            answer = self._solve(self._checked(errors), question, epsilon, 1)
+
+    def limits(self, constraints: Sequence[Constraint]) -> tuple[Floats, Floats]:
+        """Lower and upper limit of each cost, shapes (C,), infinite where there is none.
+
+        Raises:
+            LimitError: a limit is on no cost of the space.
+        """
+        self._must_know([constraint.name for constraint in constraints])
+        lower = np.full(len(self.cost_names), -np.inf)
+        upper = np.full(len(self.cost_names), np.inf)
+        for constraint in constraints:
+            row = self.cost_names.index(constraint.name)
+            if constraint.operator == "<=":
+                upper[row] = min(upper[row], constraint.limit)
+            else:
+                lower[row] = max(lower[row], constraint.limit)
+        return lower, upper
+
+    def _must_know(self, names: Sequence[str]) -> None:
+        unknown = [name for name in names if name not in self.cost_names]
+        if unknown:
+            raise LimitError(
+                f"{', '.join(unknown)}: no such cost in this estimate; limits and objectives can "
+                f"be on {', '.join(self.cost_names) or 'nothing, as options have no costs'}"
+            )
+
+    def _question(self, objectives: Sequence[str], constraints: Sequence[Constraint]) -> Question:
+        self._must_know(objectives)
+        wanted = np.array([name in objectives for name in self.cost_names], dtype=bool)
+        return Question(self._costs, wanted, *self.limits(constraints))
+
+    def _checked(self, errors: ArrayLike) -> Floats:
+        array = np.asarray(errors, dtype=np.float64)
+        if array.shape != (len(self.options),) or not np.isfinite(array).all():
+            raise ShapeError(
+                f"errors must be finite, one for each of {len(self.options)} options; given: "
+                f"shape {array.shape}, {np.count_nonzero(~np.isfinite(array))} not finite"
+            )
+        return array
+
+    def _solve(
+        self, errors: Floats, question: Question, epsilon: float | None, layers: int
+    ) -> Solutions:
+        several = int(np.count_nonzero(question.compared) > 1)
+        if epsilon is None:
+            epsilon = (0.0, 0.05)[several]
+        most = self.max_labels or (1_000_000, 10_000)[several]
+        return Solutions(self, self._graph.front(errors, question, epsilon, layers, most))
+
+    def _answer(
+        self,
+        errors: ArrayLike,
+        question: Question,
+        constraints: Sequence[Constraint],
+        epsilon: float | None,
+        layers: int,
+    ) -> Solutions:
+        checked = self._checked(errors)
+        answer = self._solve(checked, question, epsilon, layers)
+        if len(answer):
+            return answer
+        closest, missed = self._closest(constraints)
+        if missed:
+            raise self._no_architecture(constraints)
+        # Rounded costs have lost what keeps the limits only just.
+        closest.errors = np.array([checked[closest.edges[0]].sum()])
+        closest.epsilon = answer.epsilon
+        return closest
+
+    def _no_architecture(self, constraints: Sequence[Constraint]) -> LimitError:
+        """Which limit cannot be kept, and how near an architecture comes to it."""
+        for constraint in constraints:
+            if self._closest([constraint])[1]:
+                constraints = [constraint]
+                break
+        closest = self._closest(constraints)[0]
+        costs = closest[0].costs
+        binding = max(constraints, key=lambda constraint: constraint.violation(costs))
+        together = "" if len(constraints) == 1 else " together"
+        coarse = f" (costs compared to {closest.epsilon:.0%})" if closest.epsilon else ""
+        return LimitError(
+            f"no architecture keeps {' and '.join(map(str, constraints))}{together}: the closest "
+            f"has {', '.join(f'{c.name} = {costs[c.name]:,}' for c in constraints)}{coarse}; "
+            f"{'raise' if binding.operator == '<=' else 'lower'} the limit '{binding}' to "
+            f"{costs[binding.name]:,} or offer other blocks (the closest is "
+            f"{closest[0].architecture.blocks} for parts {closest[0].architecture.pairing})",
+            str(binding),
+            costs[binding.name],
+        )
+
+    def _closest(self, constraints: Sequence[Constraint]) -> tuple[Solutions, float]:
+        """The architecture that misses limits least, and its shares missed summed over them."""
+        question = replace(self._question((), constraints), hard=False)
+        answer = self._solve(np.zeros(len(self.options)), question, 0.0, 1)
+        named = [one.costs for one in answer]
+        missed = [sum(c.violation(costs) for c in constraints) for costs in named]
+        nearest = int(np.argmin(missed))
+        return answer.only(nearest), missed[nearest]
+
+
+def with_neighbours(options: Sequence[Option], start: Hashable, stop: Hashable) -> list[Option]:
+    """The same space with states that remember the choice before, for errors of pairs.
+
+    An option becomes as many as there are choices that may stand before it (`Option.before`), so
+    that its error may depend on that choice; states are (state, choice) but for start and stop.
+    """
+    inlets: dict[Hashable, dict[BlockChoice, None]] = {}
+    for option in options:
+        inlets.setdefault(option.head, {})[option.choice] = None
+    found = []
+    for option in options:
+        head = stop if option.head == stop else (option.head, option.choice)
+        if option.tail == start:
+            found.append(replace(option, head=head))
+        for choice in inlets.get(option.tail, ()):
+            found.append(replace(option, tail=(option.tail, choice), head=head, before=choice))
+    return found

@@ -1,0 +1,221 @@
+"""Rungs: where candidates are compared before their end, which go on, and what the others promise.
+
+Asynchronous successive halving (ASHA, Li et al. 2020, arXiv:1810.05934, algorithm 2, in the form
+that stops instead of pausing), over several objectives: a candidate goes on from a rung if it is
+among the best 1/η of those that have reached it so far, by non-dominated rank and then by
+hypervolume contribution (the order of SMS-EMOA, Beume et al. 2007). Ours: η = 2 where ASHA takes 3
+or 4, since ranks may flip in training; the rung's front always goes on; and a rung stops nobody
+until five candidates have gone the whole way and it has put three of four pairs of those in the
+order of their ends.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass, replace
+
+import numpy as np
+from numpy.typing import ArrayLike, NDArray
+from scipy.stats import kendalltau  # type: ignore[import-untyped]
+
+from nas_theseus.estimate.additive import as_learnt, as_measured
+from nas_theseus.pareto import as_minimised, contributions, ranks
+from nas_theseus.settings import Recipe
+from nas_theseus.values import Constraint, Evaluation, Objective
+
+ETA = 2
+# Kendall's τ from which a rung is trusted: three of four pairs in the right order. It is that among
+# candidates that rungs let through, hence rather too low than too high.
+MIN_TAU = 0.5
+MIN_FOR_TAU = 5
+_MIN_EPOCHS = 2
+_SHARES = (0.25, 0.5)
+# Of each objective's range: how far the reference point lies beyond the worst value.
+_MARGIN = 0.1
+
+
+@dataclass(frozen=True)
+class Rung:
+    """A point in a candidate's training.
+
+    Attributes:
+        metric: what is compared there besides costs.
+        epoch: epochs of task training that lie before it.
+    """
+
+    name: str
+    metric: str
+    epoch: int
+
+    def quality(self, evaluation: Evaluation) -> float | None:
+        """The metric at the rung; None where a candidate has not come to it."""
+        there = (self.metric, self.epoch)
+        return next((p.value for p in evaluation.curve if (p.metric, p.step) == there), None)
+
+
+def rungs_of(recipe: Recipe, metric: str) -> tuple[Rung, ...]:
+    """Before task training, and after a quarter and a half of its epochs, in whole ones.
+
+    Controls have no rung before task training: what was not aligned says nothing by then.
+    """
+    if recipe.epochs == 0:
+        return ()
+    epochs = {0, *(int(share * recipe.epochs) for share in _SHARES)}
+    epochs -= {0} if recipe.is_control else set()
+    return tuple(
+        Rung(f"epoch_{epoch}" if epoch else "converted", metric, epoch) for epoch in sorted(epochs)
+    )
+
+
+def may_stop(recipe: Recipe) -> bool:
+    """Whether task training is long enough for stopping to save something."""
+    return recipe.epochs >= _MIN_EPOCHS
+
+
+def examples_left(recipe: Recipe, examples: int, rung: Rung) -> int:
+    """Examples of task training behind a rung.
+
+    Args:
+        examples: in the training split.
+    """
+    batch = min(recipe.batch_size, examples)
+    epoch_steps = examples // batch
+    return (round(recipe.epochs * epoch_steps) - rung.epoch * epoch_steps) * batch
+
+
+def qualities(evaluation: Evaluation, rungs: Iterable[Rung]) -> dict[str, float]:
+    """The metric at the rungs that a candidate has come to, by their names."""
+    found = {rung.name: rung.quality(evaluation) for rung in rungs}
+    return {name: quality for name, quality in found.items() if quality is not None}
+
+
+def standing(points: ArrayLike, row: int) -> tuple[int, int]:
+    """Non-dominated rank of one point, and how many stand before it.
+
+    Within a rank the larger hypervolume contribution stands before the smaller one, with respect to
+    a point a tenth of the range beyond the worst values.
+
+    Args:
+        points: minimised objectives, shape (N, M).
+        row: of the point.
+
+    Raises:
+        ValueError: another shape, or a row that is not finite.
+    """
+    found = np.array(ranks(points))
+    array = np.asarray(points, dtype=np.float64)
+    extent = np.ptp(array, axis=0)
+    reference = array.max(axis=0) + _MARGIN * np.where(extent > 0, extent, 1.0)
+    equals = np.flatnonzero(found == found[row])
+    added = contributions(array[equals], reference)
+    before = np.sum(found < found[row]) + np.sum(added > added[equals == row])
+    return int(found[row]), int(before)
+
+
+class RungRecord:
+    """What the candidates of a search were at its rungs: who goes on, and what a rung tells.
+
+    Args:
+        rungs: of the search's recipe.
+        goals: of the space; all are compared, the metric of the rungs as it is there.
+        limits: of the space; those on costs are held at every rung.
+    """
+
+    def __init__(
+        self, rungs: Sequence[Rung], goals: Sequence[Objective], limits: Sequence[Constraint]
+    ) -> None:
+        self.rungs = {rung.name: rung for rung in rungs}
+        self._goals, self._limits = tuple(goals), tuple(limits)
+        self._points: dict[str, dict[str, NDArray[np.float64]]] = {name: {} for name in self.rungs}
+        self._finished: dict[str, Evaluation] = {}
+
+    def take(self, evaluation: Evaluation, *, finished: bool) -> None:
+        """Keep what a candidate was at the rungs that it has come to, in place of what was kept."""
+        self.forget(evaluation.architecture.id)
+        if self._breaks_limits(evaluation):
+            return
+        reached = qualities(evaluation, self.rungs.values())
+        for name, quality in reached.items():
+            metrics = {**evaluation.metrics, self.rungs[name].metric: quality}
+            there = replace(evaluation, metrics=metrics)
+            self._points[name][evaluation.architecture.id] = as_minimised([there], self._goals)[0]
+        if finished and reached:
+            self._finished[evaluation.architecture.id] = evaluation
+
+    def forget(self, architecture: str) -> None:
+        """Leave out a candidate, such as one that failed."""
+        for points in self._points.values():
+            points.pop(architecture, None)
+        self._finished.pop(architecture, None)
+
+    def goes_on(self, evaluation: Evaluation, rung: str) -> bool:
+        """Whether a candidate that was taken in at a rung goes on from it."""
+        if self._breaks_limits(evaluation):
+            return False
+        if self.correlations().get(rung, 0.0) < MIN_TAU:
+            return True
+        # In an order that a restart does not change, nor the last bits of what is summed.
+        points = sorted(self._points[rung].items())
+        names = [name for name, _ in points]
+        row = names.index(evaluation.architecture.id)
+        rank, before = standing(np.array([point for _, point in points]), row)
+        return rank == 0 or before * ETA < len(points)
+
+    def predict(self, evaluation: Evaluation, rung: str) -> float:
+        """The metric at a candidate's end, from what it is at a rung.
+
+        Its line is fitted by least squares to the candidates that finished, its slope held
+        between 0 and 1: 1 adds their mean gain, less than 1 says that the worse gain more. It is
+        no better than the best of them: a line knows no ceiling. Where none finished, what it is
+        now. A perplexity is predicted in logarithms.
+
+        Raises:
+            ValueError: the candidate has not come to this rung.
+        """
+        quality = self.rungs[rung].quality(evaluation)
+        if quality is None:
+            raise ValueError(f"architecture {evaluation.architecture.id} has no value at {rung}")
+        there, end = self._pairs(rung)
+        if not len(there):
+            return quality
+        goal = self._goal(rung)
+        spread = float(there.var())
+        covariance = float(np.mean((there - there.mean()) * (end - end.mean())))
+        slope = min(max(covariance / spread, 0.0), 1.0) if spread > 0 else 1.0
+        ahead = as_learnt(quality, goal) - float(there.mean())
+        return as_measured(min(float(end.mean()) + slope * ahead, float(end.max())), goal)
+
+    def correlations(self) -> dict[str, float]:
+        """Kendall's τ-b of each rung with the end, over all that finished, by rung.
+
+        A rung is left out where fewer than five finished, or all are equal. Those that a rung
+        stopped are missing, so τ is that among the better ones.
+        """
+        found = {}
+        for name in self.rungs:
+            there, end = self._pairs(name)
+            if len(there) >= MIN_FOR_TAU and np.ptp(there) > 0 and np.ptp(end) > 0:
+                found[name] = float(kendalltau(there, end).statistic)
+        return found
+
+    @property
+    def finished(self) -> int:
+        """How many candidates came through all rungs to the end."""
+        return len(self._finished)
+
+    def _pairs(self, rung: str) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
+        """Quality at a rung and at the end of all that finished, each of shape (N,), as learnt."""
+        place, goal = self.rungs[rung], self._goal(rung)
+        finished = [self._finished[name] for name in sorted(self._finished)]
+        pairs = [(place.quality(e), e.value(place.metric)) for e in finished]
+        learnt = [(as_learnt(q, goal), as_learnt(end, goal)) for q, end in pairs if q is not None]
+        there, end = np.array(learnt, dtype=np.float64).reshape(-1, 2).T
+        return there, end
+
+    def _goal(self, rung: str) -> Objective:
+        return next(goal for goal in self._goals if goal.name == self.rungs[rung].metric)
+
+    def _breaks_limits(self, evaluation: Evaluation) -> bool:
+        """A cost that was measured breaks a limit; what is learnt may still come to keep one."""
+        costs = evaluation.cost.known()
+        return any(limit.violation(costs) > 0 for limit in self._limits)

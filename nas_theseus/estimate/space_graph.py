@@ -1,0 +1,56 @@
+"""A search space as a graph: every block for every span an option with its additive costs."""
+
+from __future__ import annotations
+
+from collections.abc import Collection, Iterator, Sequence
+
+from nas_theseus.costs.table import CostTable
+from nas_theseus.estimate.front import AdditiveSpace, Option
+from nas_theseus.space import COSTS, SearchSpace
+from nas_theseus.values import BlockChoice
+
+
+def options(
+    space: SearchSpace,
+    costs: CostTable,
+    cost_names: Sequence[str] = COSTS,
+    without: Collection[tuple[BlockChoice, float]] = (),
+) -> Iterator[Option]:
+    """Every block choice behind every inlet width; states are (boundary, width share).
+
+    Args:
+        without: choices, each with its inlet's width share, that are left out.
+
+    Raises:
+        CostError: a block has an operator that cannot be counted.
+    """
+    for span, share in space.fitting:
+        for choice in space.choices(span, share):
+            if (choice, share) in without:
+                continue
+            cost = costs.of_choice(choice, share)
+            values = tuple(int(getattr(cost, name)) for name in cost_names)
+            yield Option((span.start, share), (span.stop, choice.width_share), choice, values)
+
+
+def additive_space(
+    space: SearchSpace,
+    costs: CostTable,
+    cost_names: Sequence[str] = COSTS,
+    max_labels: int | None = None,
+    without: Collection[tuple[BlockChoice, float]] = (),
+) -> AdditiveSpace:
+    """All architectures of a search space as paths; time and memory grow with blocks, not nets.
+
+    Args:
+        cost_names: additive costs that options carry, some of `space.COSTS`.
+        max_labels: as `AdditiveSpace` takes it.
+        without: as `options`.
+
+    Raises:
+        CostError: a block has an operator that cannot be counted.
+        PairingError: no row of blocks covers the guide.
+    """
+    found = list(options(space, costs, cost_names, without))
+    start, stop = (0, 1.0), (len(space.guide), 1.0)
+    return AdditiveSpace(found, start, stop, cost_names, max_labels)

@@ -1,0 +1,1 @@
+"""Found networks as files: folders that rebuild them, other tools' formats."""

@@ -1,0 +1,1 @@
+"""Pictures, drawn by plotly (to explore) and matplotlib (to print)."""

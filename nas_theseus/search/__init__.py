@@ -1,0 +1,1 @@
+"""One search: its jobs, what it keeps, its front and further budgets."""
