@@ -45,7 +45,10 @@ app.add_typer(stitch_commands.app)
 app.add_typer(library_commands.app, name="library")
 
 Parallel = Annotated[
-    int | None, typer.Option(help="Trials at once; what the machine has room for.")
+    str,
+    typer.Option(
+        metavar="N|auto", help="Trials at once; auto: what the machine or cluster has room for."
+    ),
 ]
 StudyUrl = Annotated[
     str | None,
@@ -68,6 +71,10 @@ Address = Annotated[
 ]
 CpusPerTrial = Annotated[float, typer.Option(help="CPU cores of one trial.")]
 GpusPerTrial = Annotated[float, typer.Option(help="GPUs of one trial; 0.5 puts two on one GPU.")]
+AcceleratorType = Annotated[
+    str | None,
+    typer.Option(help="GPUs of this type alone, as Ray names it: A100, H100, T4; any type."),
+]
 
 
 @app.callback()
@@ -87,7 +94,7 @@ def search(
         typer.Option(help="Search name; the file's name by default. An existing one goes on."),
     ] = None,
     trials: Annotated[int, typer.Option(help="Architectures to evaluate in all.")] = 20,
-    parallel: Parallel = None,
+    parallel: Parallel = "auto",
     time_budget: Annotated[
         float | None, typer.Option(help="Seconds after which no new trial starts.")
     ] = None,
@@ -111,6 +118,7 @@ def search(
     address: Address = None,
     cpus_per_trial: CpusPerTrial = 1.0,
     gpus_per_trial: GpusPerTrial = 0.0,
+    accelerator_type: AcceleratorType = None,
 ) -> None:
     """Run a search, or go on with the one of this name (finished trials stay).
 
@@ -129,6 +137,7 @@ def search(
         "sampler": sampler, "seed": seed, "suggestions": suggestions, "address": address,
         "library": False if no_library else True if library is None else library,
         "rungs": not no_rungs, "cpus_per_trial": cpus_per_trial, "gpus_per_trial": gpus_per_trial,
+        "accelerator_type": accelerator_type,
     }  # fmt: skip
     kept = _kept_settings(storage, str(given["name"]))
     for key in ("sampler", "seed", "suggestions"):
@@ -236,10 +245,11 @@ def front(
     storage: StorageOption = DEFAULT_STORAGE,
     library: LibraryPlace = None,
     study: StudyUrl = None,
-    parallel: Parallel = None,
+    parallel: Parallel = "auto",
     address: Address = None,
     cpus_per_trial: CpusPerTrial = 1.0,
     gpus_per_trial: GpusPerTrial = 0.0,
+    accelerator_type: AcceleratorType = None,
 ) -> None:
     """The front of a search, finished or running: what no other evaluation dominates.
 
@@ -277,6 +287,7 @@ def front(
         "seed": begun["seed"], "suggestions": begun.get("suggestions", 0),
         "rungs": begun.get("rungs", False), "address": address,
         "cpus_per_trial": cpus_per_trial, "gpus_per_trial": gpus_per_trial,
+        "accelerator_type": accelerator_type,
     }  # fmt: skip
     space = runnable(kept.space_file, trust_code=trust_code)
     best = found.predicted[0].architecture

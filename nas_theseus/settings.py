@@ -9,7 +9,7 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Annotated, Any, Literal, TypeVar
 
-from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator
+from pydantic import BaseModel, ConfigDict, Field, ValidationError, ValidationInfo, field_validator
 
 from nas_theseus.errors import SpaceError
 from nas_theseus.values import SEARCH_NAME, Constraint, short_hash
@@ -157,6 +157,9 @@ class SearchSettings(BaseModel):
     """What one launch of a search may use; the space says what is searched.
 
     Attributes:
+        parallel: trials at once; None, given as "auto", for what the machine or cluster has room
+            for when the search starts.
+        accelerator_type: trials run on GPUs of this type alone, by Ray's name for it.
         library: where converted blocks are kept: a folder or an fsspec address; True for
             ``library`` in `storage`, False for none, every candidate converted by itself.
         rungs: candidates that fall behind are stopped before their end (`rungs.RungRecord`), where
@@ -181,7 +184,22 @@ class SearchSettings(BaseModel):
     address: str | None = None
     cpus_per_trial: PositiveFloat = 1.0
     gpus_per_trial: Annotated[float, Field(ge=0)] = 0.0
+    accelerator_type: Annotated[str, Field(pattern=r"^[\w.-]+$")] | None = None
     max_failures: Annotated[int, Field(ge=0)] = 2
+
+    @field_validator("parallel", mode="before")
+    @classmethod
+    def _auto(cls, parallel: object) -> object:
+        return None if parallel == "auto" else parallel
+
+    @field_validator("accelerator_type")
+    @classmethod
+    def _has_gpus(cls, kind: str | None, given: ValidationInfo) -> str | None:
+        if kind is not None and not given.data.get("gpus_per_trial"):
+            raise ValueError(
+                f"{kind!r} is given without GPUs; say how many one trial has (--gpus-per-trial)"
+            )
+        return kind
 
     @field_validator("name")
     @classmethod

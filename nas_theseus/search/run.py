@@ -6,6 +6,7 @@ import json
 import math
 import shutil
 from collections.abc import Callable, Sequence
+from contextlib import suppress
 from dataclasses import dataclass, replace
 from pathlib import Path
 
@@ -115,10 +116,9 @@ def _run(
     library = _open_library(space, storage, settings)
     tracker = Tracker(settings.name, storage.outbox, storage.runs_file, identity=identity)
     tracker.start(_parameters(space, space_file, settings))
-    status = "KILLED"
     try:
         # Joined before the guide is trained: what the cluster lacks is told at once.
-        cluster.connect(settings, storage.log)
+        cluster.connect(settings, storage.log, space_file.resolve().parent)
         try:
             if settings.address is not None:
                 check_nodes(storage.log)
@@ -154,9 +154,11 @@ def _run(
             cluster.disconnect()
         jobs.refuse_if_all_failed()
         front = _finish(space, text, storage, jobs, tracker, guide_values, guide)
-        status = "FINISHED"
-    finally:
-        undelivered = tracker.finish(status)
+    except BaseException:
+        with suppress(StorageError):  # a full disk is what is being told already
+            tracker.finish("KILLED")
+        raise
+    undelivered = tracker.finish("FINISHED")
     runs = read_runs(storage)
     members = tuple(
         FrontMember(m.evaluation, m.rank, m.test, runs.get(m.evaluation.architecture.id))

@@ -15,7 +15,7 @@ from torch import Tensor
 from nas_theseus.candidate import Converted, Workshop
 from nas_theseus.convert.block_key import BlockKey
 from nas_theseus.convert.library import Library
-from nas_theseus.errors import ConversionError, LibraryError, TheseusError
+from nas_theseus.errors import ConversionError, StorageError, TheseusError
 from nas_theseus.guide import plain_state
 from nas_theseus.space import SearchSpace, load_space
 from nas_theseus.storage import Storage, write_tensors
@@ -68,25 +68,24 @@ class Worker:
 
     @cached_property
     def _library(self) -> Library | None:
-        # Opened by the first job: a library that is gone is that job's failure, not this process's.
+        # Opened by the first job: a library that is gone is told as that job's end.
         location = self._settings.library
         return None if location is None else Library(location, create=False)
 
     def __call__(self, job: BlockKey | Architecture) -> Generator[str | Reached, None, str | None]:
         """Yields the stage it is in, or the rung that it has reached, where it may be left.
 
-        Returns why the job failed after its outcome was written.
+        Returns why the job failed after its outcome was written, or None when it did not fail. A
+        result that an earlier attempt at the same job kept is not made again.
 
-        None is returned when it did not fail. What another try may mend, such as a full disk under
-        the library, is returned and not kept. A result that an earlier attempt at the same job
-        kept is not made again.
+        Raises:
+            StorageError: the storage or the library cannot be used, such as on a full disk. That
+                says nothing of the job, so nothing is kept of it.
         """
         try:
             if isinstance(job, BlockKey):
                 return (yield from self._block(job))
             return (yield from self._architecture(job))
-        except LibraryError as error:
-            return str(error)
         finally:
             if self._settings.device == "cuda":
                 torch.cuda.empty_cache()  # others share the GPU between this one's trials
@@ -98,7 +97,7 @@ class Worker:
             raise ConversionError(f"block {key} is to be converted, but this search has no library")
         try:
             _, made = self._workshop.keep_block(key, library)
-        except LibraryError:
+        except StorageError:
             raise
         except Exception as error:  # a custom block's own, too
             message = _told(error, f"block {key}")
@@ -139,7 +138,7 @@ class Worker:
                         yield progress.reached
             outcome = finished.evaluation
             _refuse_not_finite(outcome)
-        except LibraryError:
+        except StorageError:
             raise
         except Exception as error:  # a custom block's own; one candidate must not end the search
             message = _told(error, f"architecture {architecture.id}")

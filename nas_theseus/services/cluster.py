@@ -7,13 +7,14 @@ import json
 import logging
 import os
 from collections import Counter
-from collections.abc import Callable, Generator, Mapping
+from collections.abc import Callable, Generator
 from contextlib import suppress
 from importlib import import_module
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Protocol, TypeAlias, TypeVar
 
-from nas_theseus.errors import ServiceError, TheseusError
+from nas_theseus.errors import ServiceError, StorageError, TheseusError
+from nas_theseus.services.resources import of_trial, refuse_too_small, room
 from nas_theseus.settings import SearchSettings
 from nas_theseus.values import Architecture, Evaluation, Reached, canonical_json
 
@@ -42,6 +43,8 @@ if TYPE_CHECKING:
     from nas_theseus.convert.block_key import BlockKey
     from nas_theseus.stitch.cells import Endpoint
 
+# Set by Ray for the driver of a job that was submitted.
+_IN_RAY_JOB = "RAY_JOB_CONFIG_JSON_ENV_VAR"
 # What one trial does: convert a block into the library, evaluate an architecture, or stitch a
 # sender into all its receivers.
 Job: TypeAlias = "BlockKey | Architecture | Endpoint"
@@ -85,6 +88,10 @@ class WorkerRun(Protocol[GivenJob]):
         """Yields the stage it is in or a rung, where it may be left for good.
 
         Returns why it failed, or None, after it kept its outcome.
+
+        Raises:
+            StorageError: what it made cannot be kept, which ends the search: another trial could
+                not keep its own either.
         """
 
 
@@ -120,6 +127,9 @@ class JobSearcher(Searcher):
         self, trial_id: str, result: dict[str, Any] | None = None, error: bool = False
     ) -> None:
         job = self._running.pop(trial_id)
+        if unkept := (result or {}).get("unkept"):
+            # Told to nobody: the same job comes first when the search goes on.
+            raise StorageError(f"{unkept}; then the same command goes on from here")
         if error:
             self._failures[job.id] += 1
             if self._failures[job.id] <= self._max_failures:
@@ -186,6 +196,8 @@ class JobTrial(tune.Trainable):
         except StopIteration as end:
             stage = "done" if end.value is None else "failed"
             return {"stage": stage, "failure": end.value, "done": True}
+        except StorageError as error:
+            return {"stage": "failed", "unkept": str(error), "done": True}
         if isinstance(step, str):
             return {"stage": step, "done": False}
         # As text: Tune flattens what is nested.
@@ -199,10 +211,13 @@ class JobTrial(tune.Trainable):
         """Nothing; see `save_checkpoint`."""
 
 
-def connect(settings: SearchSettings, log: Path) -> None:
+def connect(settings: SearchSettings, log: Path, sources: Path | None = None) -> None:
     """Start Ray on this machine, on loopback, or join the cluster at ``settings.address``.
 
     Ray's own messages go to ``<log>/ray.log`` and Ray's session folder, not to the terminal.
+
+    Args:
+        sources: a folder whose modules the workers are to import; what else it holds stays here.
 
     Raises:
         ServiceError: the cluster cannot be reached, or lacks what one trial asks for.
@@ -221,9 +236,7 @@ def connect(settings: SearchSettings, log: Path) -> None:
             )
         else:
             ray.init(
-                address=settings.address,
-                log_to_driver=False,
-                runtime_env={"env_vars": {"RAY_CHDIR_TO_TRIAL_DIR": "0"}},
+                address=settings.address, log_to_driver=False, runtime_env=_runtime_env(sources)
             )
     except Exception as error:  # Ray raises many kinds here, OSError to RuntimeError
         if settings.address is None:
@@ -233,35 +246,30 @@ def connect(settings: SearchSettings, log: Path) -> None:
             what = f"reached at {settings.address}"
             remedy = "Check the address (ray status), or leave --address out to run on this machine"
         raise ServiceError(f"Ray cannot be {what}: {str(error).rstrip('.')}. {remedy}") from error
-    _refuse_too_small(settings)
+    trial = of_trial(settings)
+    try:
+        refuse_too_small(_nodes(), trial)
+    except ServiceError:
+        disconnect()
+        raise
     if settings.address is not None and settings.parallel is not None:
         # An autoscaler starts nodes for them; where there is none, nothing happens.
-        trial = {"CPU": settings.cpus_per_trial, "GPU": settings.gpus_per_trial}
-        request_resources(bundles=[{k: v for k, v in trial.items() if v}] * settings.parallel)
+        request_resources(bundles=[trial] * settings.parallel)
 
 
-def _refuse_too_small(settings: SearchSettings) -> None:
-    """Refuse at once, with what there is, where no node can hold one trial."""
-    nodes = [node for node in ray.nodes() if node["Alive"]]  # type: ignore[no-untyped-call]
-    trial = {"CPU": settings.cpus_per_trial, "GPU": settings.gpus_per_trial}
-    if any(all(n["Resources"].get(k, 0) >= v for k, v in trial.items()) for n in nodes):
-        return
-    disconnect()
-    asked = " and ".join(f"{wanted:g} {name}" for name, wanted in trial.items() if wanted)
-    has = "; ".join(f"{n['NodeManagerAddress']} {_resources(n)}" for n in nodes)
-    raise ServiceError(
-        f"one trial asks for {asked} on one node, and no node of the cluster has that: {has}. "
-        "Lower --cpus-per-trial or --gpus-per-trial, or add such a node (an autoscaler needs "
-        "min_workers: 1 of its kind)"
-    )
+def _nodes() -> list[dict[str, Any]]:
+    return [node for node in ray.nodes() if node["Alive"]]  # type: ignore[no-untyped-call]
 
 
-def _resources(node: Mapping[str, Any]) -> str:
-    """A node's processors, and the type of its GPUs, for people."""
-    have = node["Resources"]
-    kinds = [k.partition(":")[2] for k in have if k.startswith("accelerator_type:")]
-    told = f"{have.get('CPU', 0):g} CPU, {have.get('GPU', 0):g} GPU"
-    return told + (f" ({', '.join(kinds)})" if kinds else "")
+def _runtime_env(sources: Path | None) -> dict[str, Any]:
+    """What travels to every node: the user's modules, unless a Ray job has its own folder."""
+    environment: dict[str, Any] = {"env_vars": {"RAY_CHDIR_TO_TRIAL_DIR": "0"}}
+    if sources is not None and _IN_RAY_JOB not in os.environ:
+        packages = [path.parent.name for path in sources.glob("*/__init__.py")]
+        # As in .gitignore: all but what can be imported. Results and data may lie beside it.
+        chosen = ["/*", "!/*.py", *(f"!/{name}" for name in packages if name.isidentifier())]
+        environment |= {"working_dir": str(sources), "excludes": [*chosen, "__pycache__"]}
+    return environment
 
 
 def check_device(settings: SearchSettings) -> None:
@@ -306,11 +314,8 @@ def slots(settings: SearchSettings) -> int:
     """How many trials run at once: ``settings.parallel``, or what the cluster has room for."""
     if settings.parallel is not None:
         return settings.parallel
-    have: dict[str, float] = ray.cluster_resources()  # type: ignore[no-untyped-call]
-    room = int(have.get("CPU", 1) // settings.cpus_per_trial)
-    if settings.gpus_per_trial:
-        room = min(room, int(have.get("GPU", 0) / settings.gpus_per_trial))
-    return max(1, room)
+    trial = of_trial(settings)
+    return max(1, sum(room(node, trial) for node in _nodes()))
 
 
 def run_jobs(
@@ -328,8 +333,8 @@ def run_jobs(
     Raises:
         ServiceError: Tune itself stopped.
     """
-    resources = {"CPU": settings.cpus_per_trial, "GPU": settings.gpus_per_trial}
-    trainable = tune.with_resources(tune.with_parameters(JobTrial, make_run=make_run), resources)
+    parameters = tune.with_parameters(JobTrial, make_run=make_run)
+    trainable = tune.with_resources(parameters, of_trial(settings))
     tuner = tune.Tuner(
         trainable,
         tune_config=tune.TuneConfig(

@@ -7,13 +7,27 @@ import signal
 import subprocess
 import sys
 import time
+from collections import Counter
+from collections.abc import Mapping
 from pathlib import Path
+from typing import BinaryIO, TypeAlias
 
 import mlflow
+import optuna
+from mlflow.entities import Run
+from optuna.storages import BaseStorage, RDBStorage
+from optuna.trial import TrialState
 
 from nas_theseus.search.front import read_front
+from nas_theseus.services.journal import Journal
 from nas_theseus.storage import Storage
 from nas_theseus.values import Evaluation
+from tests.faults.counts import Fault
+from tests.faults.rayless import Forked
+
+ROOT = Path(__file__).parents[2]
+# Each architecture's values and its seconds: bit-equal only where the very same run made them.
+Results: TypeAlias = dict[str, tuple[dict[str, float], float]]
 
 SPACE = """
 from torch import nn
@@ -41,8 +55,17 @@ def space():
 """
 
 
+# On a busy machine; a test that waits for what never comes ends with its last words.
+PATIENCE_S = 1500.0
+
+
+Driver: TypeAlias = "subprocess.Popen[bytes] | Forked"
+
+
 class Search:
     """The command line in a folder of its own, started and killed from outside."""
+
+    module = "nas_theseus.cli"
 
     def __init__(
         self,
@@ -50,32 +73,49 @@ class Search:
         trials: int,
         options: tuple[str, ...] = (),
         environment: dict[str, str] | None = None,
+        *,
+        storage: Path | None = None,
+        text: str = SPACE,
     ) -> None:
         self.folder = folder
         self.trials = trials
-        self.options = options
+        self.options = options if storage is None else (*options, "--storage", str(storage))
         self.environment = environment or {}
         folder.mkdir()
-        (folder / "small.py").write_text(SPACE)
-        self.storage = Storage(folder / "theseus", "small")
+        (folder / "small.py").write_text(text)
+        self.storage = Storage(storage or folder / "theseus", "small")
 
-    def start(self, parallel: int = 1) -> subprocess.Popen[bytes]:
-        environment = {k: v for k, v in os.environ.items() if not k.startswith("MLFLOW_")}
+    def start(self, parallel: int = 1) -> Driver:
         with (self.folder / "output.log").open("ab") as log:
-            return subprocess.Popen(
-                [sys.executable, "-m", "nas_theseus.cli", "search", "small.py",
-                 "--trials", str(self.trials), "--parallel", str(parallel), *self.options],
-                cwd=self.folder, env=environment | {"OMP_NUM_THREADS": "1"} | self.environment,
-                stdout=log, stderr=log,
-                # A shell starts what it runs in the background with Ctrl-C ignored.
-                preexec_fn=lambda: signal.signal(signal.SIGINT, signal.SIG_DFL),
+            return self._driver(
+                ["search", "small.py", "--trials", str(self.trials), "--parallel", str(parallel),
+                 *self.options],
+                {k: v for k, v in os.environ.items() if not k.startswith("MLFLOW_")}
+                | {"OMP_NUM_THREADS": "1"} | self.environment,
+                log,
             )  # fmt: skip
 
-    def finish(self, parallel: int = 1) -> None:
-        code = self.start(parallel).wait(timeout=500)
-        assert code == 0, (self.folder / "output.log").read_text()[-3000:]
+    def _driver(self, arguments: list[str], environment: dict[str, str], log: BinaryIO) -> Driver:
+        return subprocess.Popen(
+            [sys.executable, "-m", self.module, *arguments],
+            cwd=self.folder, env=environment, stdout=log, stderr=log,
+            # A shell starts what it runs in the background with Ctrl-C ignored.
+            preexec_fn=lambda: signal.signal(signal.SIGINT, signal.SIG_DFL),
+        )  # fmt: skip
 
-    def results(self) -> dict[str, tuple[dict[str, float], float]]:
+    @property
+    def output(self) -> str:
+        """What all its drivers have said."""
+        return (self.folder / "output.log").read_text()
+
+    def end(self, driver: Driver) -> None:
+        """Wait until it is done."""
+        assert driver.wait(timeout=PATIENCE_S) == 0, self.output[-3000:]
+
+    def finish(self, parallel: int = 1) -> None:
+        self.end(self.start(parallel))
+
+    def results(self) -> Results:
         found = {}
         for outcome in self.storage.outcomes():
             assert isinstance(outcome, Evaluation), outcome
@@ -90,9 +130,9 @@ class Search:
 
     def wait_for(self, count: int) -> None:
         """Until so many results are kept."""
-        end = time.monotonic() + 300
+        end = time.monotonic() + PATIENCE_S
         while len(list(self.storage.evaluations.glob("*.json"))) < count:
-            assert time.monotonic() < end, (self.folder / "output.log").read_text()[-3000:]
+            assert time.monotonic() < end, self.output[-3000:]
             time.sleep(0.02)
 
     def workers(self, driver: int) -> list[int]:
@@ -118,13 +158,63 @@ class Search:
         return [p for p, title in titles.items() if "JobTrial" in title and below(p)]
 
 
-def check_mlflow(search: Search) -> None:
-    """One finished run an evaluation and one of the search, the front marked, nothing waiting."""
+class Rayless(Search):
+    """The same with Ray left out; driver and worker are one process, which dies as a whole."""
+
+    module = "tests.faults.rayless"
+
+    def _driver(self, arguments: list[str], environment: dict[str, str], log: BinaryIO) -> Driver:
+        # LD_PRELOAD is for a new program alone, and a worker of xdist has threads: no fork of it.
+        if {"LD_PRELOAD", "PYTEST_XDIST_WORKER"} & environment.keys():
+            return super()._driver(arguments, environment | {"PYTHONPATH": str(ROOT)}, log)
+        return Forked(arguments, self.folder, environment, log.fileno())
+
+
+def study_of(search: Search) -> optuna.Study:
+    """Its study, in the journal or in the database that it was given."""
+    url = search.environment.get("NAS_THESEUS_STUDY")
+    storage: BaseStorage = RDBStorage(url) if url else Journal(search.storage.journal)
+    return optuna.load_study(study_name=search.storage.name, storage=storage)
+
+
+def runs_of(search: Search) -> list[Run]:
+    """All its runs in MLflow."""
     local = f"sqlite:///{search.folder / 'mlflow.db'}"
     client = mlflow.MlflowClient(search.environment.get("MLFLOW_TRACKING_URI", local))
     experiment = client.get_experiment_by_name("nas-theseus")
     assert experiment is not None
-    runs = client.search_runs([experiment.experiment_id])
+    return list(client.search_runs([experiment.experiment_id]))
+
+
+def settle(search: Search, fault: Fault, kept: Results, expected: Mapping[str, object]) -> None:
+    """Count what came of a search that has ended, and refuse any loss or doubling.
+
+    Args:
+        kept: results that were there at the faults; each must still be the very same.
+        expected: values by architecture of the undisturbed search.
+    """
+    now = search.results()
+    fault.lost += sum(now.get(name) != result for name, result in kept.items())
+    runs = runs_of(search)
+    recorded = Counter(run.data.tags.get("theseus.architecture") for run in runs)
+    trials = study_of(search).get_trials(deepcopy=False)
+    # A proposal that means a known architecture is told its result and marked so.
+    told = Counter(
+        trial.user_attrs["theseus:architecture"]
+        for trial in trials
+        if trial.state == TrialState.COMPLETE and "theseus:repeated" not in trial.user_attrs
+    )
+    fault.doubled += sum(count - 1 for counts in (recorded, told) for count in counts.values())
+    fault.left_running += sum(run.info.status == "RUNNING" for run in runs)
+    fault.left_running += sum(trial.state == TrialState.RUNNING for trial in trials)
+    assert (fault.lost, fault.doubled, fault.left_running) == (0, 0, 0)
+    assert search.values() == expected
+    check_mlflow(search)
+
+
+def check_mlflow(search: Search) -> None:
+    """One finished run an evaluation and one of the search, the front marked, nothing waiting."""
+    runs = runs_of(search)
     names = [r.data.tags.get("theseus.architecture") for r in runs]
     assert {r.info.status for r in runs} == {"FINISHED"}
     assert sorted(n for n in names if n) == sorted(search.results())

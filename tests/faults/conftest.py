@@ -2,38 +2,69 @@
 
 from __future__ import annotations
 
+import json
 import os
 import tempfile
-from collections.abc import Iterator
+from collections.abc import Generator, Iterator
 from dataclasses import asdict
 from pathlib import Path
 
 import pytest
 
-from tests.faults.counts import FAULTS, Fault, write_table
+from tests.faults.commands import Rayless, Search
+from tests.faults.counts import FAULTS, Fault, figures, latest, write_table
 from tests.faults.services import MlflowServer, Postgres, S3Store
 
 
 @pytest.fixture
-def fault(request: pytest.FixtureRequest) -> Iterator[Fault]:
+def fault(request: pytest.FixtureRequest) -> Fault:
     """The counts of this test; they must be right even where the test fails."""
-    cell = Fault(request.node.name)
-    FAULTS.cells.append(cell)
-    failed = request.session.testsfailed
-    yield cell
-    cell.passed = request.session.testsfailed == failed
+    return Fault(request.node.name)
+
+
+@pytest.hookimpl(wrapper=True)
+def pytest_runtest_makereport(
+    item: pytest.Function,
+) -> Generator[None, pytest.TestReport, pytest.TestReport]:
+    report = yield
+    cell = item.funcargs.get("fault")
+    if isinstance(cell, Fault) and report.when == "call" and not report.skipped:
+        cell.passed = report.passed
+        FAULTS.append(cell)
+    return report
 
 
 def pytest_sessionfinish() -> None:
-    if not os.environ.get("WRITE_FAULTS") or not FAULTS.cells:
+    if not os.environ.get("WRITE_FAULTS") or not FAULTS:
         return
-    from benchmarks.record import write_record
+    from benchmarks.record import RESULTS, commit, write_record
 
-    write_table(Path(__file__).parents[2] / "docs" / "reliability.md", FAULTS.cells)
-    notes = {"cells": "one a test, in order; only those of this run"}
-    cells = [asdict(cell) for cell in FAULTS.cells]
-    program = "WRITE_FAULTS=1 pytest"
-    write_record("faults", FAULTS.figures(), cells, [0], notes, program=program)
+    for cell in FAULTS:
+        cell.commit = commit()
+    record = RESULTS / "faults.json"
+    earlier = json.loads(record.read_text())["cells"] if record.exists() else []
+    cells = latest([*(Fault(**cell) for cell in earlier), *FAULTS])
+    write_table(Path(__file__).parents[2] / "docs" / "reliability.md", cells)
+    notes = {"cells": "one a test, of its latest run; each has the commit that it ran at"}
+    write_record(
+        "faults", figures(cells), [asdict(cell) for cell in cells], [0], notes,
+        program="WRITE_FAULTS=1 pytest",
+    )  # fmt: skip
+
+
+@pytest.fixture(scope="session")
+def undisturbed(tmp_path_factory: pytest.TempPathFactory) -> Search:
+    """A search that nothing happened to, one trial at a time; Ray does not change a result."""
+    search = Rayless(tmp_path_factory.mktemp("undisturbed") / "whole", 6)
+    search.finish()
+    return search
+
+
+@pytest.fixture(params=[Rayless, Search], ids=["without Ray", "with Ray"])
+def kind(request: pytest.FixtureRequest) -> type[Search]:
+    """How a search is run."""
+    found: type[Search] = request.param
+    return found
 
 
 @pytest.fixture

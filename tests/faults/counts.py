@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from pathlib import Path
 
 
@@ -16,6 +16,7 @@ class Fault:
         finished: trials that had finished by then, summed over kills.
         lost, doubled: of them, those that were gone afterwards, or recorded twice.
         left_running: runs or trials left RUNNING at the end.
+        commit: what it ran at.
     """
 
     name: str
@@ -25,20 +26,23 @@ class Fault:
     doubled: int = 0
     left_running: int = 0
     passed: bool = False
+    commit: str = ""
 
 
-@dataclass
-class Faults:
-    """All faults of one run of the tests."""
+FAULTS: list[Fault] = []  # of this run of the tests
 
-    cells: list[Fault] = field(default_factory=list)
-
-    def figures(self) -> dict[str, int]:
-        names = ("kills", "lost", "doubled", "left_running")
-        return {name: sum(getattr(cell, name) for cell in self.cells) for name in names}
+FIGURES = ("kills", "lost", "doubled", "left_running")
 
 
-FAULTS = Faults()
+def latest(cells: Sequence[Fault]) -> list[Fault]:
+    """The last of each test's counts, where its first stood."""
+    return list({cell.name: cell for cell in cells}.values())
+
+
+def figures(cells: Sequence[Fault]) -> dict[str, int]:
+    """Sums over all tests."""
+    return {name: sum(getattr(cell, name) for cell in cells) for name in FIGURES}
+
 
 BEGIN, END = "<!-- table -->", "<!-- end of table -->"
 

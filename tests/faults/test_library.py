@@ -14,6 +14,7 @@ import torch
 
 from nas_theseus.convert.library import BLOCKS, DAMAGED, Library
 from nas_theseus.convert.library_record import Facts
+from tests.faults.counts import Fault
 
 WRITER = """
 import os, signal, sys
@@ -68,9 +69,10 @@ def start(folder: Path, point: str) -> subprocess.Popen[bytes]:
 
 @pytest.mark.parametrize("point", ["in the weights", "between the files", "in the record"])
 def test_a_put_that_was_killed_leaves_no_entry_and_is_made_again(
-    point: str, tmp_path: Path
+    point: str, tmp_path: Path, fault: Fault
 ) -> None:
     assert start(tmp_path, point).wait(120) == -signal.SIGKILL
+    fault.kills = 1
     library = Library(tmp_path / "library", create=False)
     assert len(list((tmp_path / "library" / BLOCKS).iterdir())) in (1, 2)
     found = library.verify()
@@ -87,7 +89,7 @@ def test_a_put_that_was_killed_leaves_no_entry_and_is_made_again(
     assert (found.sound, found.set_aside) == (1, ())
 
 
-def test_a_writer_killed_anywhere_leaves_only_whole_entries(tmp_path: Path) -> None:
+def test_a_writer_killed_anywhere_leaves_only_whole_entries(tmp_path: Path, fault: Fault) -> None:
     folder = tmp_path / "library"
     for enough in (30, 60, 90):
         writer = start(tmp_path, "anywhere")
@@ -96,8 +98,10 @@ def test_a_writer_killed_anywhere_leaves_only_whole_entries(tmp_path: Path) -> N
             time.sleep(0.001)
         writer.kill()
         writer.wait(60)
+        fault.kills, fault.finished = fault.kills + 1, fault.finished + enough
         library = Library(folder, create=False)
         found = library.verify()
+        fault.lost += max(0, enough - found.sound) + len(found.set_aside)
         assert found.sound >= enough and found.set_aside == ()
         assert found.leftovers <= enough // 30 * 2
         for record in library.entries():

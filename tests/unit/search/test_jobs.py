@@ -12,7 +12,7 @@ import pytest
 from nas_theseus.convert.block_key import BlockKey, BlockKeys
 from nas_theseus.convert.library import Library
 from nas_theseus.costs.table import CostTable
-from nas_theseus.errors import LibraryError
+from nas_theseus.errors import LibraryError, StorageError
 from nas_theseus.progress import State
 from nas_theseus.search.block_jobs import BlockJobs
 from nas_theseus.search.jobs import ProposalJobs
@@ -244,32 +244,38 @@ def test_a_worker_that_died_over_a_block_is_no_result(tmp_path: Path) -> None:
     assert Bench(tmp_path, slots=1).jobs.state.failed == 0
 
 
-def test_a_full_disk_under_the_library_is_told_and_nothing_is_kept(tmp_path: Path) -> None:
+@pytest.mark.parametrize("what", ["a block", "an architecture"])
+def test_a_full_disk_says_nothing_of_a_job_and_nothing_is_kept(what: str, tmp_path: Path) -> None:
     bench = Bench(tmp_path, slots=1)
-    job = first_block(bench)
+    job: Job = first_block(bench)
+    while what == "an architecture" and isinstance(job, BlockKey):
+        bench.end(job)
+        job = bench.jobs.next() or job
+    kept = list(bench.storage.outcomes()), list(bench.storage.block_outcomes())
     soft, hard = resource.getrlimit(resource.RLIMIT_FSIZE)
     resource.setrlimit(resource.RLIMIT_FSIZE, (100, hard))  # the kernel refuses to write more
     try:
-        said = result(bench.worker(job))
+        with pytest.raises(StorageError, match="cannot write.*space"):
+            result(bench.worker(job))
     finally:
         resource.setrlimit(resource.RLIMIT_FSIZE, (soft, hard))
-    assert said is not None and "cannot write" in said and "free space there" in said
-    bench.jobs.ended(job, said)
-    assert "cannot write" in bench.reporter.said[0]
-    assert bench.jobs.state.failed == 1
-    assert not any(isinstance(outcome, Failure) for outcome in bench.storage.outcomes())
-    bench.run()
-    assert bench.jobs.state.done + bench.jobs.state.failed == bench.trials
+    assert (list(bench.storage.outcomes()), list(bench.storage.block_outcomes())) == kept
+
+    again = Bench(tmp_path, slots=1)  # where the search goes on
+    assert again.jobs.next() == job
+    again.end(job)
+    again.run()
+    assert (again.jobs.state.done, again.jobs.state.failed) == (again.trials, 0)
 
 
-def test_a_library_that_is_gone_is_a_job_s_failure_and_ends_the_search(tmp_path: Path) -> None:
+def test_a_library_that_is_gone_is_told_by_worker_and_driver(tmp_path: Path) -> None:
     bench = Bench(tmp_path, slots=1)
     job = first_block(bench)
     bench.storage.library.rename(tmp_path / "elsewhere")
-    said = result(bench.worker(job))
-    assert said is not None and "is gone" in said
     with pytest.raises(LibraryError, match="is gone"):
-        bench.jobs.ended(job, said)
+        result(bench.worker(job))
+    with pytest.raises(LibraryError, match="is gone"):
+        bench.jobs.ended(job, None)
     assert list(bench.storage.block_outcomes()) == []
 
 

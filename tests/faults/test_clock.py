@@ -1,0 +1,55 @@
+"""The clock jumps a day ahead and two days back while a search runs."""
+
+from __future__ import annotations
+
+import signal
+import time
+from pathlib import Path
+
+import pytest
+
+from tests.faults.commands import Search, runs_of, settle
+from tests.faults.counts import Fault
+
+pytestmark = [pytest.mark.slow, pytest.mark.timeout(7200)]
+
+DAY_S = 86_400
+
+
+def test_the_clock_jumps(
+    kind: type[Search], undisturbed: Search, tmp_path: Path, fault: Fault
+) -> None:
+    found = sorted(Path("/usr/lib").glob("*/faketime/libfaketimeMT.so.1"))
+    if not found:
+        pytest.skip("libfaketime is not installed")
+    offset = tmp_path / "offset"
+    offset.write_text("+0")
+    # Of every process of the search, Ray's and MLflow's too; as on a real machine the monotonic
+    # clock does not jump.
+    clock = {
+        "LD_PRELOAD": str(found[0]),
+        "FAKETIME_TIMESTAMP_FILE": str(offset),
+        "FAKETIME_CACHE_DURATION": "1",
+        "FAKETIME_DONT_FAKE_MONOTONIC": "1",
+        "FAKETIME_DONT_RESET": "1",
+    }
+    search = kind(tmp_path / "search", undisturbed.trials, environment=clock)
+    driver = search.start()
+    search.wait_for(1)
+    offset.write_text(f"+{DAY_S}")
+    search.wait_for(3)
+    driver.send_signal(signal.SIGKILL)
+    driver.wait()
+    kept = search.results()
+    fault.kills, fault.finished = 1, len(kept)
+    offset.write_text(f"-{DAY_S}")
+    driver = search.start()
+    search.wait_for(5)
+    kept |= search.results()
+    fault.finished += len(kept)
+    offset.write_text("+0")
+    search.end(driver)
+    settle(search, fault, kept, undisturbed.values())
+    assert search.front() == undisturbed.front()
+    days = {round((run.info.start_time / 1000 - time.time()) / DAY_S) for run in runs_of(search)}
+    assert days >= {-1, 1}  # the clocks did jump
