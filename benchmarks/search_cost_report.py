@@ -56,6 +56,15 @@ def volumes(row: Row) -> list[float]:
     return found
 
 
+def on_validation(row: Row) -> float:
+    """Final hypervolume over validation accuracy, by which recipes are chosen."""
+    reference = (0.1 - row["guide_validation"], math.log10(row["guide_macs"]))
+    ended = [one for one in row["trajectory"] if one["test"] is not None]
+    return hypervolume(
+        [(-one["validation"], math.log10(one["macs"])) for one in ended], reference
+    )  # fmt: skip
+
+
 def mean_curve(rows: Sequence[Row], axis: str) -> list[tuple[float, float]]:
     """Mean over seeds of the hypervolume reached by a cost: steps up, at each cost where one is."""
     curves = [([one[axis] for one in row["trajectory"]], volumes(row)) for row in rows]
@@ -156,9 +165,10 @@ def _mean_and_spread(values: Sequence[float]) -> str:
 def table(searches: Searches) -> list[str]:
     """One line a method: hypervolume and costs, and what it takes to reach scratch's."""
     lines = [
-        "| method | final hypervolume | training MACs | of it blocks | core-seconds | blocks "
-        "converted | scratch's hypervolume reached at: MACs | core-seconds | seeds |",
-        "|---|---|---|---|---|---|---|---|---|",
+        "| method | final hypervolume | on validation | training MACs | of it blocks "
+        "| core-seconds | blocks converted | scratch's hypervolume reached at: MACs "
+        "| core-seconds | seeds |",
+        "|---|---|---|---|---|---|---|---|---|---|",
     ]
     scratch = searches.get("scratch", ())
     for method, rows in searches.items():
@@ -175,6 +185,7 @@ def table(searches: Searches) -> list[str]:
         cells = [
             method,
             _mean_and_spread([volumes(row)[-1] for row in rows]),
+            _mean_and_spread([on_validation(row) for row in rows]),
             f"{total(rows, 'train_macs') / 1e9:,.0f} G",
             f"{blocks / 1e9:,.0f} G",
             f"{total(rows, 'core_seconds'):,.0f}",
