@@ -166,6 +166,7 @@ def test_two_searches_at_once_convert_each_block_once(desk: Desk) -> None:
     assert results(desk.evaluations("one")) == results(desk.evaluations("two"))
 
 
+@pytest.mark.slow
 def test_a_search_without_the_library_has_results_of_its_own(desk: Desk) -> None:
     output = desk.search("--name", "without", "--trials", "2", "--no-library")
     assert "no library used" in output and "blocks_converted" not in summary(desk, "without")
