@@ -303,11 +303,13 @@ def disconnect() -> None:
             request_resources(bundles=[])
     # A handle that another thread's garbage collection frees while Ray shuts down ends the process.
     gc.collect()
+    collecting = gc.isenabled()
     gc.disable()
     try:
         ray.shutdown()
     finally:
-        gc.enable()
+        if collecting:
+            gc.enable()
 
 
 def slots(settings: SearchSettings) -> int:
