@@ -24,11 +24,12 @@ from nas_theseus.settings import Recipe
 from nas_theseus.values import Architecture
 
 # What a rung changes in the recipe, which otherwise polishes blocks from the library and trains on.
+UNPOLISHED = {"polish_steps": 0}
 RUNGS: dict[str, dict[str, Any]] = {
-    "assembled": {"epochs": 0.0, "polish_steps": 0},
+    "assembled": {"epochs": 0.0, **UNPOLISHED},
     "polished": {"epochs": 0.0},
-    "0.25 epochs, not polished": {"epochs": 0.25, "polish_steps": 0},
-    "0.25 epochs": {"epochs": 0.25},
+    "settled: 0.25 epochs in batches of 16": {"epochs": 0.0, "settle_epochs": 0.25, **UNPOLISHED},
+    "0.25 epochs, not polished": {"epochs": 0.25, **UNPOLISHED},
     "0.5 epochs": {"epochs": 0.5},
     "1 epoch": {"epochs": 1.0},
     "2 epochs": {"epochs": 2.0},

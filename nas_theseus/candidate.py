@@ -240,6 +240,8 @@ class Workshop:
                 examples = min(recipe.align_examples, task.size("train"))
                 macs.forward(recalibrate(target, task, recipe.align_batch_size, examples))
             target.thaw()
+            for epoch in train(target, task, recipe.settling, derive_seed("settle", seed), teacher):
+                macs.training(epoch)
             converted = CurvePoint(self.space.metric, 0, score(target, task, "validation"))
             curve.append(converted)
             yield Progress("convert", (converted,), reached=reached(0))

@@ -85,6 +85,11 @@ class Recipe(BaseModel):
         hybrid_epochs: passes over the training split in which the replaced blocks are trained on
             the task after every stage, the guide's parts around them frozen (Network of Theseus,
             figure 4); 0 for none (figure 1).
+        settle_epochs: passes over the training split in which the assembled network is trained as
+            a whole, in small batches, before it is first measured: so many small steps tell far
+            better what it will become than the conversion alone; 0 for none. Task training
+            follows with its own schedule.
+        settle_batch_size, settle_learning_rate: of these steps.
         epochs: passes over the training split in task training, fractions allowed; 0 leaves the
             conversion as it is.
         learning_rate: peak of task training's one-cycle schedule (AdamW).
@@ -109,6 +114,9 @@ class Recipe(BaseModel):
     polish_steps: Annotated[int, Field(ge=0)] = 0
     recalibrate: bool = True
     hybrid_epochs: Epochs = 0.0
+    settle_epochs: Epochs = 0.0
+    settle_batch_size: Annotated[int, Field(ge=2)] = 16
+    settle_learning_rate: PositiveFloat = 6e-3
     epochs: Epochs = 2.0
     batch_size: Annotated[int, Field(ge=2)] = 128
     learning_rate: PositiveFloat = 6e-3
@@ -136,6 +144,14 @@ class Recipe(BaseModel):
     def alignment(self) -> dict[str, Any]:
         """The settings that the alignment of one block by itself depends on, and no others."""
         return self.model_dump(include=ALIGNMENT)
+
+    @property
+    def settling(self) -> Recipe:
+        """The recipe of the short training that follows the conversion."""
+        return self.model_copy(update={
+            "epochs": self.settle_epochs, "batch_size": self.settle_batch_size,
+            "learning_rate": self.settle_learning_rate,
+        })  # fmt: skip
 
     @property
     def training(self) -> dict[str, Any]:

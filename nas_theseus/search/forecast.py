@@ -50,4 +50,4 @@ def _guide_seconds(space: SearchSpace, device: torch.device) -> float:
     finally:
         torch.set_num_threads(threads)
     align = recipe.align_steps * len(space.guide) * recipe.align_batch_size / batch / 2
-    return each * (recipe.epochs * (examples // batch) + align)
+    return each * ((recipe.epochs + recipe.settle_epochs) * (examples // batch) + align)

@@ -12,13 +12,15 @@ from torch import nn
 from nas_theseus import Recipe, SearchSpace, cut, maximize, minimize
 from nas_theseus.blocks import Basic, Keep, Linear
 from nas_theseus.candidate import Converted, Workshop
+from nas_theseus.convert.finetune import train
 from nas_theseus.convert.library import BLOCKS, Library
 from nas_theseus.costs import count_macs, count_params, measure_peak_memory
 from nas_theseus.costs.table import CostTable
 from nas_theseus.errors import ConversionError
+from nas_theseus.evaluate import score
 from nas_theseus.mistakes import mistakes_in
 from nas_theseus.tasks import digits
-from nas_theseus.values import Architecture, BlockChoice, BlockOutcome, Span
+from nas_theseus.values import Architecture, BlockChoice, BlockOutcome, Span, derive_seed
 
 
 def make_space(recipe: Recipe) -> SearchSpace:
@@ -110,6 +112,27 @@ def test_training_macs_in_closed_form() -> None:
     align = 3 * 64 * 3 * block + start_and_end
     seen = workshop.space.task.size("train") // 64 * 64
     assert found.train_macs_spent == align + 256 * whole + 3 * seen * whole
+
+
+def test_settling_trains_the_whole_network_before_it_is_first_measured() -> None:
+    plain = RECIPE.model_copy(update={"epochs": 0.0})
+    recipe = plain.model_copy(update={"settle_epochs": 0.5, "settle_batch_size": 32})
+    chosen = architecture("keep", "basic", "keep")
+    workshop = Workshop(make_space(recipe), torch.device("cpu"))
+    before, after = run(workshop, chosen, plain), run(workshop, chosen, recipe)
+    seed = derive_seed("settle", derive_seed(chosen.id, 0))
+    (epoch,) = train(
+        before.network, workshop.space.task, recipe.settling, seed, workshop.activations
+    )
+    settled = before.network.eval().state_dict()
+    assert all(torch.equal(settled[n], t) for n, t in after.network.state_dict().items())
+    assert epoch.examples == workshop.space.task.size("train") // 32 // 2 * 32
+    (first,) = (p for p in after.evaluation.curve if p.metric == "val_accuracy")
+    assert first.step == 0 and first.value == score(
+        after.network, workshop.space.task, "validation"
+    )
+    spent = [one.evaluation.train_macs_spent for one in (before, after)]
+    assert spent[1] - spent[0] == 3 * epoch.examples * after.evaluation.cost.macs
 
 
 def test_rungs_tell_what_a_candidate_is_there_and_change_nothing() -> None:
