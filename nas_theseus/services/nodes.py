@@ -18,7 +18,7 @@ from nas_theseus.errors import ServiceError
 from nas_theseus.storage import write_bytes
 
 # What a worker's results or its understanding of the driver depend on.
-PACKAGES = ("nas-theseus", "torch", "ray", "numpy", "safetensors")
+PACKAGES = ("nas-theseus", "torch", "torchvision", "ray", "numpy", "pydantic", "safetensors")
 ANSWER_S = 120.0
 
 
