@@ -56,10 +56,10 @@ class Proposer:
     """Proposals for one search space, from what was told of earlier ones.
 
     At first: the front of one draw of the estimate, and of it the architecture nearest to a cost;
-    these costs are spread evenly over their range. Then Thompson sampling: the exact fronts of
-    draws from the posterior give candidates, and the one is proposed that adds most expected
-    hypervolume to the front so far, in which running ones count with what is expected of them
-    ("kriging believer", Ginsbourger et al. 2010).
+    these costs are spread evenly over their logarithmic range, cheap ones first. Then Thompson
+    sampling: the exact fronts of draws from the posterior give candidates, and the one is proposed
+    that adds most expected hypervolume to the front so far, in which running ones count with what
+    is expected of them ("kriging believer", Ginsbourger et al. 2010).
 
     Measured costs are no sums over blocks: candidates are solved for MACs in their stead, and
     judged by an additive estimate of each measured cost, which learns from trials too.
@@ -198,7 +198,8 @@ class Proposer:
             elif limit.name == name:
                 low = max(low, limit.limit)
         high = min(high, self._reference.get(name, high))
-        wanted = math.log1p(low) + radical_inverse(turn) * (math.log1p(high) - math.log1p(low))
+        share = cheap_first(turn, max(1, self._startup))
+        wanted = math.log1p(low) + share * (math.log1p(high) - math.log1p(low))
         return min(found, key=lambda each: abs(math.log1p(found[each][name]) - wanted))
 
     def _most_gaining(
@@ -290,6 +291,12 @@ class Proposer:
         return self._point(worst)
 
 
-def radical_inverse(number: int) -> float:
-    """Binary digits mirrored at the point: 1/2, 1/4, 3/4, 1/8, … (van der Corput 1935)."""
-    return int(f"{number:b}"[::-1], 2) / 2 ** number.bit_length() if number else 0.0
+def cheap_first(turn: int, turns: int) -> float:
+    """The share of a range that is looked at in turn: its end, its middle, then upwards.
+
+    Training a network costs as much as it does: the dearest are tried when the cheap ones have
+    told what blocks are worth.
+    """
+    place, middle = turn % turns, turns // 2
+    step = middle if place == 1 else place - 1 if 1 < place <= middle else place
+    return step / turns

@@ -13,7 +13,6 @@ from nas_theseus.convert.stitching import fit_stitch, make_stitch
 from nas_theseus.convert.target import gathering_statistics
 from nas_theseus.costs.table import CostTable
 from nas_theseus.estimate.space_graph import additive_space
-from nas_theseus.estimate.thompson import radical_inverse
 from nas_theseus.guide import device_of
 from nas_theseus.space import COSTS, SearchSpace
 from nas_theseus.values import Architecture, BlockChoice, derive_seed
@@ -113,3 +112,8 @@ def suggested(
         chosen.append(min(left, key=lambda one: abs(left[one] - wanted)))
         del left[chosen[-1]]
     return chosen
+
+
+def radical_inverse(number: int) -> float:
+    """Binary digits mirrored at the point: 1/2, 1/4, 3/4, 1/8, … (van der Corput 1935)."""
+    return int(f"{number:b}"[::-1], 2) / 2 ** number.bit_length() if number else 0.0

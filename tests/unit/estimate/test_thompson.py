@@ -12,7 +12,7 @@ from nas_theseus import SearchSpace, choice, cut, maximize, minimize
 from nas_theseus.blocks import Bottleneck, Depthwise, Identity, Keep, Linear
 from nas_theseus.costs.table import CostTable
 from nas_theseus.errors import LimitError
-from nas_theseus.estimate.thompson import Proposer, Told, radical_inverse
+from nas_theseus.estimate.thompson import Proposer, Told, cheap_first
 from nas_theseus.genome import Genome
 from nas_theseus.pareto import hypervolume
 from nas_theseus.tasks import digits
@@ -103,8 +103,12 @@ def test_what_has_a_result_that_is_not_told_any_more_is_not_proposed_again() -> 
     assert None not in found and not found & known
 
 
-def test_the_radical_inverse_mirrors_binary_digits() -> None:
-    assert [radical_inverse(n) for n in range(6)] == [0, 0.5, 0.25, 0.75, 0.125, 0.625]
+def test_costs_are_begun_with_in_the_middle_then_from_cheap_to_dear() -> None:
+    assert [8 * cheap_first(turn, 8) for turn in range(9)] == [0, 4, 1, 2, 3, 5, 6, 7, 0]
+    assert [cheap_first(turn, 1) for turn in range(3)] == [0, 0, 0]
+    for turns in range(1, 12):
+        shares = [cheap_first(turn, turns) for turn in range(turns)]
+        assert sorted(shares) == [step / turns for step in range(turns)]
 
 
 def test_proposals_beat_chance_on_an_additive_truth() -> None:

@@ -12,7 +12,7 @@ from nas_theseus import SearchSpace
 from nas_theseus.blocks import Identity, Keep, Linear, Pointwise, choice
 from nas_theseus.costs.table import CostTable
 from nas_theseus.guide import Guide
-from nas_theseus.stitch.suggestions import stitch_errors, suggested
+from nas_theseus.stitch.suggestions import radical_inverse, stitch_errors, suggested
 from nas_theseus.tasks import ImageTask
 from nas_theseus.values import Architecture, BlockChoice, Span
 
@@ -107,3 +107,7 @@ def test_no_more_is_suggested_than_the_front_has(space: SearchSpace) -> None:
     (only,) = suggested(space, costs, errors, 5)
     assert costs.of(only).macs == min(costs.of(one).macs for one in every(space))
     assert suggested(space, costs, errors, 0) == []
+
+
+def test_the_radical_inverse_mirrors_binary_digits() -> None:
+    assert [radical_inverse(n) for n in range(6)] == [0, 0.5, 0.25, 0.75, 0.125, 0.625]
