@@ -289,7 +289,8 @@ def run_missing(cells: Iterable[Cell], jobs: int, deadline: float, folder: str |
         running: dict[Future[dict[str, Any]], Cell] = {}
         while missing or running:
             while missing and len(running) < jobs and time.time() < deadline:
-                running[pool.submit(run_cell, missing[0], folder)] = missing.pop(0)
+                cell = missing.pop(0)
+                running[pool.submit(run_cell, cell, folder)] = cell
             if not running:
                 return False
             ended = next(as_completed(running))
