@@ -121,6 +121,10 @@ def figures(
             notes[name] = f"not reached: ours ends at {reached:.3f} of {baseline}'s hypervolume"
         elif seeds := _few(planned, ours, other):
             notes[name] = seeds
+        elif ours and other:
+            alone = [share_to_reach([row], other, axis) for row in ours]
+            said = ("not reached" if share is None else f"{share:.3f}" for share in alone)
+            notes[name] = f"of the seeds' mean; each seed alone: {', '.join(said)}"
     ours, scratch = same.get("ours", ()), same.get("scratch", ())
     found["hypervolume_over_scratch"] = final(ours) / final(scratch) if ours and scratch else None
     if seeds := _few(planned, ours, scratch):
