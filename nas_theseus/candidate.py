@@ -242,6 +242,7 @@ class Workshop:
             target.thaw()
             for epoch in train(target, task, recipe.settling, derive_seed("settle", seed), teacher):
                 macs.training(epoch)
+                pieces = epoch.pieces
             converted = CurvePoint(self.space.metric, 0, score(target, task, "validation"))
             curve.append(converted)
             yield Progress("convert", (converted,), reached=reached(0))

@@ -8,11 +8,14 @@ import socket
 import ssl
 import urllib.error
 import urllib.request
+from contextlib import nullcontext
 from urllib.parse import quote, urlencode, urlsplit
 
 import mlflow
+from filelock import FileLock
 from mlflow.exceptions import MlflowException
 from mlflow.tracking import MlflowClient
+from sqlalchemy.engine import make_url
 
 from nas_theseus.errors import ServiceError
 from nas_theseus.redaction import scrub, without_credentials
@@ -20,12 +23,30 @@ from nas_theseus.redaction import scrub, without_credentials
 EXPERIMENT = "nas-theseus"
 
 PROBE_TIMEOUT_S = 5.0
+_TABLES_TIMEOUT_S = 120.0
 _DATABASE_PORTS = {"postgresql": 5432, "mysql": 3306, "mssql": 1433}
 
 
 def experiment_name(default: str = EXPERIMENT) -> str:
     """The experiment that MLFLOW_EXPERIMENT_NAME names, or the default."""
     return os.environ.get("MLFLOW_EXPERIMENT_NAME") or default
+
+
+def connect(uri: str) -> MlflowClient:
+    """A client whose store has its tables.
+
+    MLflow makes those of a new SQLite file at first use; of processes that begin at once the first
+    does it, behind a lock beside the file, or the others would fail half way.
+
+    Raises:
+        MlflowException, OSError, sqlalchemy.exc.SQLAlchemyError: MLflow cannot use the store.
+    """
+    file = make_url(uri).database if uri.startswith("sqlite") else None
+    lock = FileLock(f"{file}.lock", timeout=_TABLES_TIMEOUT_S) if file else nullcontext()
+    with lock:
+        client = MlflowClient(uri)
+        client.search_experiments(max_results=1)
+        return client
 
 
 def find_experiment(client: MlflowClient, name: str) -> str:

@@ -15,6 +15,7 @@ from mlflow.tracking import MlflowClient
 from nas_theseus.errors import ServiceError
 from nas_theseus.redaction import scrub, without_credentials
 from nas_theseus.services.tracking.connection import (
+    connect,
     experiment_name,
     find_experiment,
     no_answer,
@@ -88,7 +89,7 @@ def recording(
     quieten()
     try:
         probe(uri)
-        client = MlflowClient(uri)
+        client = connect(uri)
         told = {"theseus.kind": kind, **(tags or {})}
         experiment = find_experiment(client, experiment_name())
         run_id = client.create_run(experiment, tags=told, run_name=name).info.run_id

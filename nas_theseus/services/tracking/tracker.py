@@ -21,13 +21,13 @@ from urllib.parse import urlsplit
 
 import mlflow
 from filelock import FileLock, Timeout
-from mlflow.tracking import MlflowClient
 
 from nas_theseus.errors import ServiceError, StorageError
 from nas_theseus.redaction import scrub
 from nas_theseus.services.tracking.connection import (
     EXPERIMENT,
     check_version,
+    connect,
     experiment_name,
     find_experiment,
     no_answer,
@@ -259,7 +259,7 @@ class Tracker:
             self._changed.notify_all()
 
     def _connect(self) -> Projection:
-        client = MlflowClient(tracking_uri=self._uri)
+        client = connect(self._uri)
         experiment_id = find_experiment(client, self._experiment)
         return Projection(client, experiment_id, self._search, self._identity, self._runs_file)
 
