@@ -16,6 +16,7 @@ Experiments, on Fashion-MNIST, or on CIFAR-10 with `--cifar` and the folder of i
 - grow: training that begins narrow and doubles the width on its way, against the wide net alone.
 - scale: R2WiderR with new weights larger and smaller than their neighbours.
 - overfit: few images, teachers with and without regularisation, and what their students gain.
+- tune: learning rates and weight decays of `widen`, chosen on validation, with a seed of its own.
 
 A net `from scratch` has its student's architecture and the teacher's recipe.
 """
@@ -60,8 +61,14 @@ EPOCHS = 30
 IMAGES = 12_000
 WIDTH = 8  # 64 r, so r = 1/8
 BATCH = 128
-RATE, STUDENT_RATE = 3e-3, 1e-3  # students begin where the teacher's schedule has ended
-DECAY = 1e-2
+# Learning rate and weight decay, chosen by the experiment `tune`. The source regularises teachers
+# heavily and searches for every net's own.
+RATE, DECAY = 3e-3, 1e-2
+STUDENT_RATE, STUDENT_DECAY = 1e-3, 1e-2
+TUNING_SEED = 7
+TRIED = {
+    "scratch": ((3e-3, 0.01), (3e-3, 0.3), (3e-3, 1.0), (3e-3, 3.0), (1e-2, 0.1), (1e-2, 0.5)),
+}
 ROOT_2 = 2**0.5
 SCALES = (0.1, 1.0, 4.0, 16.0)
 # Of all epochs, when the width doubles.
@@ -75,6 +82,10 @@ METHODS: dict[str, tuple[str, ...]] = {
     "deepen": ("teacher", "scratch", "r2deeper", "random-pad", "net2deeper"),
     "grow": ("scratch", *(f"grown at {share:.2f}" for share in GROWN_AT)),
     "scale": tuple(f"scale {scale:g}" for scale in SCALES),
+    "tune": (
+        "teacher",
+        *(f"{net} {rate:g} {decay:g}" for net, tried in TRIED.items() for rate, decay in tried),
+    ),
     "overfit": ("teacher", "regularised teacher", "scratch", "student", "regularised student"),
 }
 
@@ -216,30 +227,29 @@ def run_cell(cell: Cell, folder: str | None) -> dict[str, Any]:
     task = task_of(cell.data, folder, images)
     # As many steps for few images: the teacher sees each more often.
     epochs = cell.epochs * (FEW if cell.experiment == "overfit" else 1)
-    decay, rate = DECAY, RATE
-    if cell.experiment == "overfit":
-        decay = 0.0 if cell.method == "teacher" else 10 * DECAY
+    rate, decay = RATE, DECAY
+    kind = cell.method.split()[0]  # how the net begins, for methods with numbers behind it
     if cell.is_teacher:
         network = new_network(cell, task)
-    elif cell.experiment == "grow":
+        decay = 0.0 if cell.experiment == "overfit" and kind == "teacher" else DECAY
+    elif cell.experiment == "grow" and kind == "grown":
         network = new_network(cell, task)
-        if cell.method == "scratch":
-            network = widen_all(network, task.inlet, 2.0)
-            torch.manual_seed(cell.seed)
-            reinitialise(network)
-    elif cell.method == "scratch":
+    elif kind == "scratch":
         network = student_of(new_network(cell, task), cell, _first_method(cell), task)
         torch.manual_seed(cell.seed)
         reinitialise(network)
-    elif cell.experiment == "scale":
-        scale = float(cell.method.removeprefix("scale "))
-        teacher = teacher_of(cell, task)
-        network = widen_all(teacher, task.inlet, ROOT_2, scale=scale, seed=cell.seed)
-        rate, epochs = STUDENT_RATE, max(1, cell.epochs // 3)
     else:
         teacher = teacher_of(cell, task, regularised=cell.method != "student")
-        method = cell.method if cell.experiment != "overfit" else "r2wider"
-        network, rate = student_of(teacher, cell, method, task), STUDENT_RATE
+        rate, decay = STUDENT_RATE, STUDENT_DECAY
+        if cell.experiment == "scale":
+            scale = float(cell.method.removeprefix("scale "))
+            network = widen_all(teacher, task.inlet, ROOT_2, scale=scale, seed=cell.seed)
+            epochs = max(1, cell.epochs // 3)
+        else:
+            method = "r2wider" if cell.experiment in ("overfit", "tune") else cell.method
+            network = student_of(teacher, cell, method, task)
+    if cell.experiment == "tune" and not cell.is_teacher:
+        rate, decay = (float(number) for number in cell.method.split()[1:])
     training = Training(network, task, cell, epochs, rate, decay)
     if cell.method.startswith("grown"):
         training.run(round(float(cell.method.removeprefix("grown at ")) * epochs))
@@ -252,7 +262,7 @@ def run_cell(cell: Cell, folder: str | None) -> dict[str, Any]:
         **asdict(cell),
         "commit": commit(),
         "validation": training.curve[-1]["validation"],
-        "test": score(network, task, "test"),
+        "test": None if cell.experiment == "tune" else score(network, task, "test"),
         "train_accuracy": score(network, task, "train"),
         "macs": count_macs(network, task.inlet),
         "params": count_params(network),
@@ -298,7 +308,7 @@ def run_missing(cells: Iterable[Cell], jobs: int, deadline: float, folder: str |
             if cell not in done:
                 with CELLS.open("a") as file:
                     file.write(json.dumps(row) + "\n")
-            print(f"{cell}: test {row['test']:.4f}, {row['seconds']:.0f} s", flush=True)
+            print(f"{cell}: validation {row['validation']:.4f}, {row['seconds']:.0f} s", flush=True)
     return True
 
 
@@ -334,8 +344,8 @@ def main(arguments: Sequence[str] | None = None) -> None:
         data = "cifar" if given.cifar else "fashion"
         cells = [
             Cell(experiment, method, seed, given.epochs, given.images, data)
-            for seed in given.seeds
             for experiment in ([given.experiment] if given.experiment else METHODS)
+            for seed in ([TUNING_SEED] if experiment == "tune" else given.seeds)
             for method in METHODS[experiment]
         ]
         if given.experiment == "scale":  # its teachers are those of `widen`

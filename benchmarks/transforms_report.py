@@ -27,6 +27,7 @@ EXPERIMENTS = {
     "grow": "Twice as wide on the way",
     "scale": "Scale of new weights (R2WiderR, a third of the epochs)",
     "overfit": "A teacher that has overfitted (2 000 images)",
+    "tune": "Learning rate and weight decay, chosen on validation",
 }
 PROMISING = {
     *(("widen", m.name) for m in WIDENINGS.values() if m.preserved_eval == "exactly"),
@@ -93,7 +94,9 @@ def figures(
 
 
 def _spread(rows: Sequence[Row], name: str) -> str:
-    values = [100 * r[name] for r in rows]
+    values = [100 * r[name] for r in rows if r[name] is not None]
+    if not values:
+        return "–"
     deviation = statistics.stdev(values) if len(values) > 1 else 0.0
     return f"{statistics.fmean(values):.2f} ± {deviation:.2f}"
 
