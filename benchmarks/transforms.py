@@ -63,11 +63,21 @@ WIDTH = 8  # 64 r, so r = 1/8
 BATCH = 128
 # Learning rate and weight decay, chosen by the experiment `tune`. The source regularises teachers
 # heavily and searches for every net's own.
-RATE, DECAY = 3e-3, 1e-2
-STUDENT_RATE, STUDENT_DECAY = 1e-3, 1e-2
+RATE, DECAY = 3e-3, 3.0
+STUDENT_RATE, STUDENT_DECAY = 1e-3, 3.0
 TUNING_SEED = 7
 TRIED = {
-    "scratch": ((3e-3, 0.01), (3e-3, 0.3), (3e-3, 1.0), (3e-3, 3.0), (1e-2, 0.1), (1e-2, 0.5)),
+    "scratch": (
+        (3e-3, 0.01),
+        (3e-3, 0.3),
+        (3e-3, 1.0),
+        (3e-3, 3.0),
+        (3e-3, 10.0),
+        (1e-2, 0.1),
+        (1e-2, 0.5),
+        (1e-2, 1.0),
+    ),
+    "student": ((1e-3, 3.0), (3e-3, 3.0), (1e-3, 1.0)),
 }
 ROOT_2 = 2**0.5
 SCALES = (0.1, 1.0, 4.0, 16.0)
@@ -348,6 +358,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
             for seed in ([TUNING_SEED] if experiment == "tune" else given.seeds)
             for method in METHODS[experiment]
         ]
+        cells.sort(key=lambda cell: cell.seed)  # one seed whole before the next
         if given.experiment == "scale":  # its teachers are those of `widen`
             cells += [Cell("widen", "teacher", seed, given.epochs, given.images, data)
                       for seed in given.seeds]  # fmt: skip
