@@ -29,6 +29,8 @@ EXPERIMENTS = {
     "overfit": "A teacher that has overfitted (2 000 images)",
     "tune": "Learning rate and weight decay, chosen on validation",
 }
+# Experiments whose nets are shown side by side.
+COMPARED = ("widen", "plain", "deepen", "overfit")
 PROMISING = {
     *(("widen", m.name) for m in WIDENINGS.values() if m.preserved_eval == "exactly"),
     *(("deepen", m.name) for m in DEEPENINGS.values() if m.preserved_eval != "no"),
@@ -169,8 +171,7 @@ def _curves(rows: Sequence[Row], experiment: str, methods: Sequence[str], x: str
 
 def _dots(rows: Sequence[Row], methods: Mapping[str, Sequence[str]]) -> Figure:
     """Test accuracy of every net of the comparisons, one dot a seed."""
-    compared = [e for e in ("widen", "plain", "deepen", "overfit") if any(
-        r["experiment"] == e for r in rows)]  # fmt: skip
+    compared = [e for e in COMPARED if any(r["experiment"] == e for r in rows)]
     figure = Figure(figsize=(3.6 * len(compared), 3), dpi=150, layout="constrained")
     FigureCanvasAgg(figure)
     for place, experiment in enumerate(compared):
@@ -216,7 +217,7 @@ def write(
             "",
             *function_table(function),
         ]
-    if rows:
+    if any(r["experiment"] in COMPARED for r in rows):
         _dots(rows, methods).savefig(DOCS / "transforms-quality.png")
         epochs, images = rows[0]["epochs"], rows[0]["images"]
         lines += [
