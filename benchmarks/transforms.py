@@ -169,7 +169,9 @@ class Training:
     def __init__(
         self, network: nn.Module, task: Task, cell: Cell, epochs: int, rate: float, decay: float
     ) -> None:
-        self.network, self._task, self._cell = network, task, cell
+        # A fifth faster on processors than the default layout.
+        self.network = network.to(memory_format=torch.channels_last)
+        self._task, self._cell = task, cell
         self._epochs, self._rate, self._decay = epochs, rate, decay
         self.optimizer = self._new_optimizer()
         self.macs = 0
@@ -204,9 +206,8 @@ class Training:
     def grow(self) -> None:
         """Twice the width; the optimizer goes on with what it knows."""
         lineage, before = Lineage(self.network), self.optimizer
-        self.network = widen_all(
-            self.network, self._task.inlet, 2.0, seed=self._cell.seed, lineage=lineage
-        )
+        wide = widen_all(self.network, self._task.inlet, 2.0, seed=self._cell.seed, lineage=lineage)
+        self.network = wide.to(memory_format=torch.channels_last)
         self.optimizer = self._new_optimizer()
         lineage.carry(before, self.optimizer, self.network)
 
@@ -340,7 +341,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
     parser.add_argument("--all", action="store_true", help="run what is missing, and report")
     parser.add_argument("--function", action="store_true", help="only how exact transforms are")
     parser.add_argument("--report", action="store_true", help="only write the report")
-    parser.add_argument("--experiment", choices=METHODS, help="only this one")
+    parser.add_argument("--experiment", choices=METHODS, nargs="+", help="only these")
     parser.add_argument("--seeds", type=int, nargs="+", default=list(SEEDS))
     parser.add_argument("--epochs", type=int, default=EPOCHS)
     parser.add_argument("--images", type=int, default=IMAGES)
@@ -355,15 +356,15 @@ def main(arguments: Sequence[str] | None = None) -> None:
         data = "cifar" if given.cifar else "fashion"
         cells = [
             Cell(experiment, method, seed, given.epochs, given.images, data)
-            for experiment in ([given.experiment] if given.experiment else METHODS)
+            for experiment in given.experiment or METHODS
             for seed in ([TUNING_SEED] if experiment == "tune" else given.seeds)
             for method in METHODS[experiment]
         ]
         cells.sort(key=lambda cell: cell.seed)  # one seed whole before the next
-        if given.experiment == "scale":  # its teachers are those of `widen`
+        if "scale" in (given.experiment or ()):  # its teachers are those of `widen`
             cells += [Cell("widen", "teacher", seed, given.epochs, given.images, data)
                       for seed in given.seeds]  # fmt: skip
-        teachers = [cell for cell in cells if cell.is_teacher]
+        teachers = list(dict.fromkeys(cell for cell in cells if cell.is_teacher))
         for group in (teachers, [cell for cell in cells if not cell.is_teacher]):
             if not run_missing(group, given.jobs, deadline, given.cifar):
                 break
