@@ -3,7 +3,7 @@
     python -m benchmarks.transforms --function    only how far students are from their teachers
     python -m benchmarks.transforms --all         every cell that is missing, then the report
     python -m benchmarks.transforms --report      figures, table and plots from what is there
-    python -m benchmarks.transforms --all --epochs 1 --images 512 --seeds 0    a trial of everything
+    python -m benchmarks.transforms --all --epochs 1 --images 1024 --seeds 0    a trial of everything
 
 A cell is one network trained with one seed. Every cell is written to results/transforms_cells.jsonl
 as it ends; delete a line to run its cell again. Teachers come first and are kept in theseus/.
