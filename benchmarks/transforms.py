@@ -81,7 +81,7 @@ TRIED = {
     "student": ((1e-3, 1.0), (1e-3, 3.0), (3e-3, 3.0), (3e-3, 5.0)),
 }
 ROOT_2 = 2**0.5
-SCALES = (0.1, 1.0, 3.0, 6.0)  # sums round off from 8 on, so that the student is refused
+SCALES = (0.1, 1.0, 2.0, 4.0)  # of 6 and more some are refused: their sums round off
 # Of all epochs, when the width doubles.
 GROWN_AT = (1 / 3, 1 / 2, 2 / 3)
 FEW = 6  # the overfitted teacher has one image in six
