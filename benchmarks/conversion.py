@@ -17,20 +17,18 @@ from __future__ import annotations
 
 import argparse
 import itertools
-import json
 import os
 import time
 from collections.abc import Iterable, Sequence
-from concurrent.futures import Future, ProcessPoolExecutor, as_completed
 from dataclasses import asdict, dataclass
-from functools import lru_cache
-from multiprocessing import get_context
+from functools import lru_cache, partial
 from pathlib import Path
 from typing import Any
 
 import torch
 from torch import nn
 
+from benchmarks import cells as cells_file
 from benchmarks import conversion_report as report
 from benchmarks.conversion_pairs import PAIRS, Pair
 from benchmarks.record import RESULTS, commit
@@ -236,10 +234,7 @@ def run_cell(cell: Cell) -> dict[str, Any]:
 
 def finished() -> dict[Cell, dict[str, Any]]:
     """The cells that are there."""
-    names = [name for name in Cell.__dataclass_fields__]
-    lines = CELLS.read_text().splitlines() if CELLS.exists() else []
-    rows = [json.loads(line) for line in lines]
-    return {Cell(**{name: row[name] for name in names}): row for row in rows}
+    return cells_file.finished(CELLS, Cell)
 
 
 def chosen() -> list[dict[str, Any]]:
@@ -249,39 +244,31 @@ def chosen() -> list[dict[str, Any]]:
             ]  # fmt: skip
 
 
+def run_or_reason(cell: Cell) -> dict[str, Any]:
+    """A cell, or, since it would end so again, why it cannot be converted."""
+    try:
+        return run_cell(cell)
+    except ConversionError as error:
+        return {**asdict(cell), "validation": None, "test": None, "error": str(error)}
+
+
+def keep(cell: Cell, row: dict[str, Any]) -> str:
+    """Write a row down; what is said of it."""
+    cells_file.append(CELLS, row)
+    return row.get("error") or f"{row['validation']:.4f}, {row['seconds']:.0f} s"
+
+
 def run_missing(cells: Iterable[Cell], jobs: int, deadline: float) -> bool:
-    """Run the cells that are not there, several at a time, each kept as it ends.
+    """Run the cells that are not there, each kept as it ends.
 
     Returns:
-        Whether all were started: what comes next is chosen by them.
+        Whether all are there now: what comes next is chosen by them.
     """
     done = finished()
     missing = [cell for cell in cells if cell not in done]
-    if not missing:
-        return True
-    CELLS.parent.mkdir(exist_ok=True)
-    # Processes of one thread each; spawned, so that torch's thread pool is their own.
-    os.environ["OMP_NUM_THREADS"] = "1"
-    with ProcessPoolExecutor(jobs, get_context("spawn")) as pool:
-        running: dict[Future[dict[str, Any]], Cell] = {}
-        while missing or running:
-            while missing and len(running) < jobs and time.time() < deadline:
-                cell = missing.pop(0)
-                running[pool.submit(run_cell, cell)] = cell
-            if not running:
-                return False
-            ended = next(as_completed(running))
-            cell = running.pop(ended)
-            try:
-                row = ended.result()
-            except ConversionError as error:
-                # It would end so again; a failed cell is kept with its reason.
-                row = {**asdict(cell), "validation": None, "test": None, "error": str(error)}
-            with CELLS.open("a") as file:
-                file.write(json.dumps(row) + "\n")
-            told = row.get("error") or f"{row['validation']:.4f}, {row['seconds']:.0f} s"
-            print(f"{cell}: {told}", flush=True)
-    return True
+    return cells_file.run_cells(
+        missing, lambda cell: partial(run_or_reason, cell), keep, jobs, deadline
+    )
 
 
 def tuned_methods(pair: str) -> list[tuple[str, bool, float]]:

@@ -38,18 +38,16 @@ processes that evaluate.
 from __future__ import annotations
 
 import argparse
-import json
 import os
 import tempfile
 import time
-from collections.abc import Iterable, Mapping, Sequence
-from concurrent.futures import Future, ProcessPoolExecutor, as_completed
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import asdict, dataclass, replace
-from functools import lru_cache
-from multiprocessing import get_context
+from functools import lru_cache, partial
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import Any
 
+from benchmarks import cells as cells_file
 from benchmarks import search_cost_report as report
 from benchmarks.record import RESULTS, commit
 from benchmarks.search_cost_regimes import (
@@ -113,15 +111,11 @@ class Cell:
     def settings(self) -> Recipe:
         return Recipe.model_validate_json(self.recipe)
 
-    @property
-    def said(self) -> str:
+    def __str__(self) -> str:
         """For people."""
         tuned = (f", rate {self.settings.learning_rate:g}, weight {self.settings.distill:g}"
                  if self.seed == TUNING_SEED else "")  # fmt: skip
         return f"{self.regime}, {self.method}, seed {self.seed}{tuned}"
-
-
-Kind = TypeVar("Kind", Cell, TauCell)
 
 
 @dataclass(frozen=True)
@@ -236,28 +230,30 @@ def run_cell(cell: Cell, guide: Mapping[str, float]) -> dict[str, Any]:
             "trajectory": rows}  # fmt: skip
 
 
-def kept(path: Path) -> list[dict[str, Any]]:
-    """The rows that are there."""
-    return [json.loads(line) for line in path.read_text().splitlines()] if path.exists() else []
-
-
-def _known(path: Path, kind: type[Kind]) -> dict[Kind, dict[str, Any]]:
-    names = list(kind.__dataclass_fields__)
-    return {kind(**{name: row[name] for name in names}): row for row in kept(path)}
-
-
 def finished() -> dict[Cell, dict[str, Any]]:
     """The searches, and runs of tuning, that are there."""
-    return _known(CELLS, Cell)
+    return cells_file.finished(CELLS, Cell)
 
 
 def ranked() -> dict[TauCell, dict[str, Any]]:
     """The architectures of --tau that are there."""
-    return _known(TAU, TauCell)
+    return cells_file.finished(TAU, TauCell)
+
+
+def _work(cell: Cell | TauCell) -> Callable[[], dict[str, Any]]:
+    """What a process does for a cell; its guide's training is known before."""
+    guide = of_guide(cell.sizes)
+    return partial(run_tau, cell) if isinstance(cell, TauCell) else partial(run_cell, cell, guide)
+
+
+def keep(cell: Cell | TauCell, row: dict[str, Any]) -> str:
+    """Write a row down; what is said of it."""
+    cells_file.append(TAU if isinstance(cell, TauCell) else CELLS, row)
+    return report.told(row)
 
 
 def run_missing(cells: Iterable[Cell | TauCell], jobs: int, deadline: float) -> bool:
-    """Run the cells that are not there, several at a time, each kept as it ends.
+    """Run the cells that are not there, each kept as it ends.
 
     Args:
         cells: all of one kind.
@@ -267,35 +263,9 @@ def run_missing(cells: Iterable[Cell | TauCell], jobs: int, deadline: float) -> 
     """
     done = {*finished(), *ranked()}
     missing = [cell for cell in cells if cell not in done]
-    path = TAU if missing and isinstance(missing[0], TauCell) else CELLS
-    path.parent.mkdir(exist_ok=True)
-    # Spawned: torch's thread pool is their own. Ray is begun and ended in a process only once.
-    once = None if path == TAU else 1
-    with ProcessPoolExecutor(jobs, get_context("spawn"), max_tasks_per_child=once) as pool:
-        running: dict[Future[dict[str, Any]], Cell | TauCell] = {}
-        failed = False
-        while missing or running:
-            while missing and len(running) < jobs and time.time() < deadline:
-                cell = missing.pop(0)
-                guide = of_guide(cell.sizes)
-                if isinstance(cell, TauCell):
-                    running[pool.submit(run_tau, cell)] = cell
-                else:
-                    running[pool.submit(run_cell, cell, guide)] = cell
-            if not running:
-                return False
-            ended = next(as_completed(running))
-            cell = running.pop(ended)
-            try:
-                row = ended.result()
-            except Exception as error:  # on a busy machine Ray may not start; others go on
-                print(f"{cell.said} failed, the next run tries again: {error!r}", flush=True)
-                failed = True
-                continue
-            with path.open("a") as file:
-                file.write(json.dumps(row) + "\n")
-            print(f"{cell.said}: {report.told(row)}", flush=True)
-    return not failed
+    # Ray is begun and ended in a process only once.
+    once = any(isinstance(cell, Cell) for cell in missing)
+    return cells_file.run_cells(missing, _work, keep, jobs, deadline, threads=None, once=once)
 
 
 def tuned_as(method: str) -> str:
@@ -365,7 +335,7 @@ def write_report(plan: Plan) -> None:
             if cell in done:
                 asked[regime][cell.method].append(done[cell])
         tried[regime] = [
-            f"- {cell.said}: {done[cell]['validation']:.4f}"
+            f"- {cell}: {done[cell]['validation']:.4f}"
             for method in BASELINES
             for cell in sorted(tuning(plan, regime, method), key=lambda c: c.settings.learning_rate)
             if cell in done

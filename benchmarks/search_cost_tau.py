@@ -54,8 +54,7 @@ class TauCell:
     def sizes(self) -> Regime:
         return replace(REGIMES[self.regime], images=self.images, epochs=self.epochs)
 
-    @property
-    def said(self) -> str:
+    def __str__(self) -> str:
         """For people."""
         return f"{self.regime}, architecture {self.index} of {self.count}"
 

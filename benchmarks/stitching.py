@@ -15,20 +15,19 @@ to run its cell again. All together take about a hundred minutes of one core.
 from __future__ import annotations
 
 import argparse
-import json
 import os
 import time
 from collections.abc import Callable, Iterable, Iterator, Sequence
-from concurrent.futures import Future, ProcessPoolExecutor, as_completed
 from dataclasses import asdict, dataclass
+from functools import partial
 from itertools import chain, groupby
-from multiprocessing import get_context
 from pathlib import Path
 from statistics import fmean, median
 from typing import Any, cast
 
 import torch
 
+from benchmarks import cells as cells_file
 from benchmarks import stitching_report as report
 from benchmarks.record import RESULTS, commit
 from benchmarks.stitching_suggestions import SAMPLERS, run_suggestions
@@ -258,36 +257,24 @@ def plan(cells: Iterable[Cell]) -> Iterator[str]:
 
 def finished() -> dict[Cell, dict[str, Any]]:
     """The cells that are there."""
-    lines = CELLS.read_text().splitlines() if CELLS.exists() else []
-    rows = [json.loads(line) for line in lines]
-    return {Cell(row["kind"], row["name"], row["seed"]): row for row in rows}
+    return cells_file.finished(CELLS, Cell)
+
+
+def keep(cell: Cell, row: dict[str, Any]) -> str:
+    """Write a row down; what is said of it."""
+    cells_file.append(CELLS, row)
+    return f"{row['seconds']:.0f} s"
 
 
 def run_missing(cells: Iterable[Cell], jobs: int, deadline: float) -> bool:
-    """Run the cells that are not there, several at a time, each kept as it ends.
+    """Run the cells that are not there, each kept as it ends.
 
     Returns:
         Whether all are there now: the next lot needs them.
     """
     done = finished()
     missing = [cell for cell in cells if cell not in done]
-    # Processes of one thread each; spawned, so that torch's thread pool is their own.
-    os.environ["OMP_NUM_THREADS"] = "1"
-    with ProcessPoolExecutor(jobs, get_context("spawn")) as pool:
-        running: dict[Future[dict[str, Any]], Cell] = {}
-        while missing or running:
-            while missing and len(running) < jobs and time.time() < deadline:
-                cell = missing.pop(0)
-                running[pool.submit(run_cell, cell)] = cell
-            if not running:
-                return False
-            ended = next(as_completed(running))
-            cell, row = running.pop(ended), ended.result()
-            CELLS.parent.mkdir(exist_ok=True)
-            with CELLS.open("a") as file:
-                file.write(json.dumps(row) + "\n")
-            print(f"{cell}: {row['seconds']:.0f} s", flush=True)
-    return True
+    return cells_file.run_cells(missing, lambda cell: partial(run_cell, cell), keep, jobs, deadline)
 
 
 def main() -> None:

@@ -3,7 +3,7 @@
     python -m benchmarks.transforms --function    only how far students are from their teachers
     python -m benchmarks.transforms --all         every cell that is missing, then the report
     python -m benchmarks.transforms --report      figures, table and plots from what is there
-    python -m benchmarks.transforms --all --epochs 1 --images 1024 --seeds 0    a trial of everything
+    python -m benchmarks.transforms --all --epochs 1 --images 1024 --seeds 0    a trial of all
 
 A cell is one network trained with one seed. Every cell is written to results/transforms_cells.jsonl
 as it ends; delete a line to run its cell again. Teachers come first and are kept in theseus/.
@@ -27,19 +27,17 @@ import argparse
 import copy
 import json
 import math
-import os
 import time
 from collections.abc import Iterable, Sequence
-from concurrent.futures import Future, ProcessPoolExecutor, as_completed
 from dataclasses import asdict, dataclass
-from functools import lru_cache
-from multiprocessing import get_context
+from functools import lru_cache, partial
 from pathlib import Path
 from typing import Any
 
 import torch
 from torch import nn
 
+from benchmarks import cells as cells_file
 from benchmarks import transforms_report as report
 from benchmarks.record import RESULTS, commit
 from benchmarks.transforms_networks import ResNetCifar, function_rows
@@ -171,10 +169,11 @@ class Training:
     def _new_optimizer(self) -> torch.optim.AdamW:
         kernels = [p for p in self.network.parameters() if p.ndim > 1]
         others = [p for p in self.network.parameters() if p.ndim < 2]  # biases, norms: no decay
-        return torch.optim.AdamW(
-            [{"params": kernels, "weight_decay": self._decay}, {"params": others}],
-            lr=self._rate, weight_decay=0,
-        )  # fmt: skip
+        groups: list[dict[str, Any]] = [
+            {"params": kernels, "weight_decay": self._decay},
+            {"params": others, "weight_decay": 0.0},
+        ]
+        return torch.optim.AdamW(groups, lr=self._rate)
 
     def run(self, until: int) -> None:
         """Train up to the end of so many epochs."""
@@ -285,38 +284,28 @@ def _first_method(cell: Cell) -> str:
 
 def finished() -> dict[Cell, dict[str, Any]]:
     """The cells that are there."""
-    lines = CELLS.read_text().splitlines() if CELLS.exists() else []
-    rows = [json.loads(line) for line in lines]
-    return {Cell(**{name: row[name] for name in Cell.__dataclass_fields__}): row for row in rows}
+    return cells_file.finished(CELLS, Cell)
 
 
 def run_missing(cells: Iterable[Cell], jobs: int, deadline: float, folder: str | None) -> bool:
-    """Run the cells that are not there, several at a time, each kept as it ends.
+    """Run the cells that are not there, each kept as it ends.
 
     A teacher whose file is gone is trained again, under its old line.
 
     Returns:
-        Whether all were started before the deadline.
+        Whether all are there now: students need their teachers.
     """
     done = finished()
     missing = [c for c in cells if c not in done or (c.is_teacher and not teacher_file(c).exists())]
-    # Processes of one thread each; spawned, so that torch's thread pool is their own.
-    os.environ["OMP_NUM_THREADS"] = "1"
-    with ProcessPoolExecutor(jobs, get_context("spawn")) as pool:
-        running: dict[Future[dict[str, Any]], Cell] = {}
-        while missing or running:
-            while missing and len(running) < jobs and time.time() < deadline:
-                cell = missing.pop(0)
-                running[pool.submit(run_cell, cell, folder)] = cell
-            if not running:
-                return False
-            ended = next(as_completed(running))
-            cell, row = running.pop(ended), ended.result()
-            if cell not in done:
-                with CELLS.open("a") as file:
-                    file.write(json.dumps(row) + "\n")
-            print(f"{cell}: validation {row['validation']:.4f}, {row['seconds']:.0f} s", flush=True)
-    return True
+
+    def keep(cell: Cell, row: dict[str, Any]) -> str:
+        if cell not in done:
+            cells_file.append(CELLS, row)
+        return f"validation {row['validation']:.4f}, {row['seconds']:.0f} s"
+
+    return cells_file.run_cells(
+        missing, lambda cell: partial(run_cell, cell, folder), keep, jobs, deadline
+    )
 
 
 def measure_function() -> None:
