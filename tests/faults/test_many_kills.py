@@ -14,7 +14,7 @@ from tests.faults.counts import Fault
 
 pytestmark = [pytest.mark.slow, pytest.mark.timeout(7200)]
 
-TRIALS, KILLS = 12, 20
+TRIALS, KILLS = 16, 20
 
 
 def test_a_driver_killed_twenty_times(kind: type[Search], tmp_path: Path, fault: Fault) -> None:
