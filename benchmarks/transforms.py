@@ -162,6 +162,9 @@ class Training:
         self._task, self._cell = task, cell
         self._epochs, self._rate, self._decay = epochs, rate, decay
         self.optimizer = self._new_optimizer()
+        # Many epochs of few images are scored as seldom as few epochs of many.
+        self._scored_each = max(1, epochs // cell.epochs)
+        self._done = 0
         self.macs = 0
         self.curve: list[dict[str, float]] = []
         self._tell(0)
@@ -179,7 +182,7 @@ class Training:
         """Train up to the end of so many epochs."""
         each = count_macs(self.network, self._task.inlet)
         steps = self._task.size("train") // BATCH
-        for epoch in range(len(self.curve) - 1, until):
+        for epoch in range(self._done, until):
             self.network.train()
             torch.manual_seed(1000 * self._cell.seed + epoch)
             seed = 1000 * self._cell.seed + epoch
@@ -195,7 +198,9 @@ class Training:
                 nn.utils.clip_grad_norm_(self.network.parameters(), 1.0)
                 self.optimizer.step()
                 self.macs += 3 * len(batch.inputs) * each
-            self._tell(float(loss.detach()))
+            self._done = epoch + 1
+            if self._done % self._scored_each == 0:
+                self._tell(float(loss.detach()))
 
     def grow(self) -> None:
         """Twice the width; the optimizer goes on with what it knows."""
