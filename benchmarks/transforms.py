@@ -14,7 +14,7 @@ Experiments, on Fashion-MNIST, or on CIFAR-10 with `--cifar` and the folder of i
 - plain: the same without residual connections, which Net2WiderNet needs.
 - deepen: ResNetCifar-10(r), and its students with as many layers as -18(r).
 - grow: training that begins narrow and doubles the width on its way, against the wide net alone.
-- scale: R2WiderR with new weights larger and smaller than their neighbours.
+- scale: R2WiderR with new weights larger and smaller than their neighbours, the first epoch.
 - overfit: few images, teachers with and without regularisation, and what their students gain.
 - tune: learning rates and weight decays of `widen`, chosen on validation, with a seed of its own.
 
@@ -69,7 +69,9 @@ TRIED = {
     "student": ((3e-3, 3.0), (1e-3, 3.0)),
 }
 ROOT_2 = 2**0.5
-SCALES = (0.1, 1.0, 2.0, 4.0)  # of 6 and more some are refused: their sums round off
+SCALES = (0.1, 1.0, 2.0, 4.0, 8.0)
+# `scale` trains for an epoch at this constant rate; scored after these steps, too.
+SCALE_RATE, SCALE_STEPS = RATE / 10, (1, 3, 10, 30)
 # Of all epochs, when the width doubles.
 GROWN_AT = (1 / 3, 1 / 2, 2 / 3)
 FEW = 6  # the overfitted teacher has one image in six
@@ -151,7 +153,8 @@ def student_of(teacher: nn.Module, cell: Cell, method: str, task: Task) -> nn.Mo
 class Training:
     """One net in training, over one schedule; the net may grow on its way.
 
-    AdamW; the learning rate rises for a twentieth of all epochs and falls along a cosine.
+    AdamW; the learning rate rises for a twentieth of all epochs and falls along a cosine; that of
+    the experiment `scale` is constant.
     """
 
     def __init__(
@@ -161,11 +164,12 @@ class Training:
         self.network = network.to(memory_format=torch.channels_last)
         self._task, self._cell = task, cell
         self._epochs, self._rate, self._decay = epochs, rate, decay
+        self._by_steps = cell.experiment == "scale"
         self.optimizer = self._new_optimizer()
         # Many epochs of few images are scored as seldom as few epochs of many.
         self._scored_each = max(1, epochs // cell.epochs)
         self._done = 0
-        self.macs = 0
+        self.macs = self.steps = 0
         self.curve: list[dict[str, float]] = []
         self._tell(0)
 
@@ -190,6 +194,8 @@ class Training:
                 done = (epoch + step / steps) / self._epochs
                 warm = min(1.0, (done + 1 / steps) * 20)
                 rate = self._rate * warm * (1 + math.cos(math.pi * min(1.0, done))) / 2
+                if self._by_steps:
+                    rate = self._rate
                 for group in self.optimizer.param_groups:
                     group["lr"] = rate
                 loss = self._task.loss(self.network(batch.inputs), batch.targets)
@@ -197,7 +203,11 @@ class Training:
                 loss.backward()  # type: ignore[no-untyped-call]
                 nn.utils.clip_grad_norm_(self.network.parameters(), 1.0)
                 self.optimizer.step()
+                self.steps += 1
                 self.macs += 3 * len(batch.inputs) * each
+                if self._by_steps and self.steps in SCALE_STEPS:
+                    self._tell(float(loss.detach()))
+                    self.network.train()
             self._done = epoch + 1
             if self._done % self._scored_each == 0:
                 self._tell(float(loss.detach()))
@@ -212,7 +222,9 @@ class Training:
 
     def _tell(self, loss: float) -> None:
         validation = score(self.network, self._task, "validation")
-        self.curve.append({"macs": self.macs, "validation": validation, "loss": loss})
+        self.curve.append(
+            {"steps": self.steps, "macs": self.macs, "validation": validation, "loss": loss}
+        )
 
 
 def teacher_of(cell: Cell, task: Task, regularised: bool = True) -> nn.Module:
@@ -254,8 +266,10 @@ def run_cell(cell: Cell, folder: str | None) -> dict[str, Any]:
         rate, decay = STUDENT_RATE, STUDENT_DECAY
         if cell.experiment == "scale":
             scale = float(cell.method.removeprefix("scale "))
-            network = widen_all(teacher, task.inlet, ROOT_2, scale=scale, seed=cell.seed)
-            epochs = max(1, cell.epochs // 3)
+            # In float32 large ones are refused: sums that ought to cancel round off.
+            network = widen_all(teacher.double(), task.inlet, ROOT_2, scale=scale, seed=cell.seed)
+            network.float()
+            epochs, rate = 1, SCALE_RATE
         else:
             method = "r2wider" if cell.experiment in ("overfit", "tune") else cell.method
             network = student_of(teacher, cell, method, task)

@@ -25,7 +25,7 @@ EXPERIMENTS = {
     "plain": "Wider by √2, without residual connections",
     "deepen": "Deeper, ResNetCifar-10 to -18",
     "grow": "Twice as wide on the way",
-    "scale": "Scale of new weights (R2WiderR, a third of the epochs)",
+    "scale": "Scale of new weights (R2WiderR, one epoch at a tenth of the rate)",
     "overfit": "A teacher that has overfitted (2 000 images)",
     "tune": "Learning rate and weight decay, chosen on validation",
 }
@@ -148,21 +148,39 @@ def function_table(function: Sequence[Row]) -> list[str]:
     return [*lines, "", *(f"- {reason}" for reason in reasons)]
 
 
+def steps_table(rows: Sequence[Row], experiment: str, methods: Sequence[str]) -> list[str]:
+    """Validation accuracy after each number of steps that was scored."""
+    found = {m: of for m in methods if (of := _of(rows, experiment, m))}
+    steps = [p["steps"] for p in next(iter(found.values()))[0]["curve"]]
+    lines = [
+        "| validation, % | " + " | ".join(f"{s} steps" for s in steps) + " |",
+        "|---" * (len(steps) + 1) + "|",
+    ]
+    for method, of in found.items():
+        means = (
+            statistics.fmean(r["curve"][i]["validation"] for r in of) for i in range(len(steps))
+        )
+        lines.append(f"| {method} | " + " | ".join(f"{100 * mean:.1f}" for mean in means) + " |")
+    return lines
+
+
 def _curves(rows: Sequence[Row], experiment: str, methods: Sequence[str], x: str) -> Figure:
-    """Validation accuracy over training, one line a seed and method."""
+    """Validation accuracy over training, one line a seed and method; steps on a scale of log."""
     figure = Figure(figsize=(7, 4.2), dpi=150, layout="constrained")
     FigureCanvasAgg(figure)
     axes = figure.add_subplot()
     for number, method in enumerate(methods):
         for index, row in enumerate(_of(rows, experiment, method)):
             points = row["curve"]
-            along = [p["macs"] / 1e9 if x == "macs" else i for i, p in enumerate(points)]
+            along = [p["macs"] / 1e9 if x == "macs" else p["steps"] for p in points]
             axes.plot(along, [100 * p["validation"] for p in points], color=f"C{number}",
                       label=method if not index else None, alpha=0.8, linewidth=1.2)  # fmt: skip
-    axes.set_xlabel("training MACs, G" if x == "macs" else "epochs")
+    axes.set_xlabel("training MACs, G" if x == "macs" else "steps")
+    if x == "steps":
+        axes.set_xscale("symlog")
     axes.set_ylabel("validation accuracy, %")
     low = min((100 * p["validation"] for r in rows if r["experiment"] == experiment
-               for p in r["curve"][2:]), default=0)  # fmt: skip
+               for p in r["curve"][2 if x == "macs" else 0 :]), default=0)  # fmt: skip
     axes.set_ylim(bottom=max(low - 2, 0))
     axes.grid(alpha=0.3)
     axes.legend(fontsize=7)
@@ -236,7 +254,9 @@ def write(
             lines += ["", f"### {title}", "", *table(rows, experiment, methods[experiment])]
             if experiment in ("grow", "scale"):
                 name = f"transforms-{experiment}.png"
-                along = "macs" if experiment == "grow" else "epochs"
+                along = "macs" if experiment == "grow" else "steps"
+                if along == "steps":
+                    lines += ["", *steps_table(rows, experiment, methods[experiment])]
                 _curves(rows, experiment, methods[experiment], along).savefig(DOCS / name)
                 lines += ["", f"![validation over training]({name})"]
     write_bytes(TABLE, ("\n".join(lines) + "\n").encode())
