@@ -93,9 +93,13 @@ class World:
 
 def search(
     space: SearchSpace, costs: CostTable, world: World, name: str, proposals: int,
-    reference: Mapping[str, float],
+    reference: Mapping[str, float], *, windowed: bool = True,
 ) -> tuple[list[Evaluation], float]:  # fmt: skip
-    """What one sampler proposed, as it was told, and seconds a proposal."""
+    """What one sampler proposed, as it was told, and seconds a proposal.
+
+    Args:
+        windowed: the sampler sees the front and the latest trials, as in a search; else all.
+    """
     guide = space.guide_architecture()
     results: dict[str, Evaluation] = {}
     proposer = Proposer(space, costs, reference)
@@ -108,6 +112,8 @@ def search(
             costs.of, lambda architecture: results.get(architecture.id), sampler=SAMPLERS[name],
             seed=world.seed, proposer=proposer, warm_starts=lambda: [guide] if guide else [],
         )  # fmt: skip
+        if not windowed:
+            study._window = None
         for _ in range(proposals):
             began = time.perf_counter()
             proposal = study.propose()
