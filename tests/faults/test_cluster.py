@@ -12,7 +12,7 @@ from pathlib import Path
 
 import pytest
 
-from tests.faults.commands import SPACE, Results, Search, settle
+from tests.faults.commands import SPACE, Rayless, Results, Search, settle
 from tests.faults.counts import Fault
 from tests.faults.ray_nodes import RayCluster
 from tests.faults.services import MlflowServer, Postgres
@@ -54,10 +54,14 @@ def test_nodes_that_are_killed_with_their_trials(
 
 
 def test_a_node_that_is_killed_with_half_of_the_trials(
-    undisturbed: Search, cluster: RayCluster, tmp_path: Path, fault: Fault
+    cluster: RayCluster, tmp_path: Path, fault: Fault
 ) -> None:
+    # Two at a time end in any order, on which random proposals alone do not depend.
+    proposals = ("--sampler", "random")
+    whole = Rayless(tmp_path / "whole", 6, proposals)
+    whole.finish()
     search = Search(
-        tmp_path / "search", undisturbed.trials, ("--address", cluster.address),
+        tmp_path / "search", whole.trials, (*proposals, "--address", cluster.address),
         cluster.environment,
     )  # fmt: skip
     nodes = [cluster.add(), cluster.add()]
@@ -67,8 +71,7 @@ def test_a_node_that_is_killed_with_half_of_the_trials(
     cluster.kill(nodes[0])
     fault.kills, fault.finished = 1, len(kept)
     search.end(driver)
-    # What is proposed first does not depend on results, so these are the same architectures.
-    settle(search, fault, kept, undisturbed.values())
+    settle(search, fault, kept, whole.values())
 
 
 # The user's own block, beside the space file and installed nowhere.
