@@ -91,7 +91,8 @@ class Search:
                 ["search", "small.py", "--trials", str(self.trials), "--parallel", str(parallel),
                  *self.options],
                 {k: v for k, v in os.environ.items() if not k.startswith("MLFLOW_")}
-                | {"OMP_NUM_THREADS": "1"} | self.environment,
+                | {"OMP_NUM_THREADS": "1", "XDG_STATE_HOME": str(self.folder.parent)}
+                | self.environment,
                 log,
             )  # fmt: skip
 
