@@ -72,9 +72,13 @@ def figure_table(figures: Mapping[str, float | int | None], notes: Mapping[str, 
 
 
 def commit() -> str:
-    """The commit that is checked out, marked when files differ from it."""
-    done = subprocess.run(
-        ["git", "describe", "--always", "--dirty", "--abbrev=12"],
-        cwd=Path(__file__).parent, capture_output=True, text=True, check=False,
-    )  # fmt: skip
-    return done.stdout.strip() or "unknown"
+    """The commit that is checked out, marked when files differ but for what benchmarks write."""
+
+    def git(*words: str) -> subprocess.CompletedProcess[str]:
+        return subprocess.run(["git", *words], cwd=Path(__file__).parents[1], capture_output=True,
+                              text=True, check=False)  # fmt: skip
+
+    found = git("rev-parse", "--short=12", "HEAD").stdout.strip()
+    written = (":!benchmarks/results", ":!docs")
+    changed = git("diff", "--quiet", "HEAD", "--", ".", *written).returncode == 1
+    return f"{found}{'-dirty' * changed}" or "unknown"

@@ -153,7 +153,7 @@ def steps_table(rows: Sequence[Row], experiment: str, methods: Sequence[str]) ->
     found = {m: of for m in methods if (of := _of(rows, experiment, m))}
     steps = [p["steps"] for p in next(iter(found.values()))[0]["curve"]]
     lines = [
-        "| validation, % | " + " | ".join(f"{s} steps" for s in steps) + " |",
+        "| validation, % after steps | " + " | ".join(map(str, steps)) + " |",
         "|---" * (len(steps) + 1) + "|",
     ]
     for method, of in found.items():
