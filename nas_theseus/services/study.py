@@ -429,11 +429,12 @@ def _unusable(storage: Path | str, error: BaseException) -> ServiceError:
     """What is told of a storage; the cause may hold the password, so it is not chained."""
     address = str(storage)
     reason = scrub(f"{type(error).__name__}: {error}".splitlines()[0], address)
-    remedy = (
-        "Check that its disk has room and can be written"
-        if isinstance(storage, Path)
-        else "Check address, user and password (--study) and that the database runs"
-    )
+    if isinstance(storage, Path):
+        remedy = "Check that its disk has room and can be written"
+    elif "table schema" in reason:  # MLflow keeps its version in a table of the same name
+        remedy = "If MLflow uses that database, give the study one of its own (--study)"
+    else:
+        remedy = "Check address, user and password (--study) and that the database runs"
     return ServiceError(
         f"Optuna's storage {without_credentials(address)} cannot be used: {reason}. {remedy}; "
         "the same command goes on from here"

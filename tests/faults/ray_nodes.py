@@ -26,7 +26,10 @@ class RayCluster:
         self._folder = folder
         port, jobs = free_port(), free_port()
         self.address, self.dashboard = f"127.0.0.2:{port}", f"http://127.0.0.1:{jobs}"
-        self.environment = {"RAY_AUTH_MODE": "token", "RAY_AUTH_TOKEN": secrets.token_hex(16)}
+        self.environment = {
+            "RAY_AUTH_MODE": "token", "RAY_AUTH_TOKEN": secrets.token_hex(16),
+            "RAY_raylet_start_wait_time_s": str(round(START_S)),
+        }  # fmt: skip
         self._ports = ("--head", "--port", str(port), "--include-dashboard", "true",
                        "--dashboard-host", "127.0.0.1", "--dashboard-port", str(jobs))  # fmt: skip
         self._nodes: list[subprocess.Popen[bytes]] = []

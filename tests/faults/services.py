@@ -83,9 +83,18 @@ class Postgres(Server):
             check=True, stdout=self._log, stderr=self._log, cwd="/", **self._user,
         )  # type: ignore[call-overload] # fmt: skip
 
-    def uri(self, password: str | None = None) -> str:
+    def uri(self, password: str | None = None, database: str = "postgres") -> str:
         word = (password or self.password).replace("/", "%2F")
-        return f"postgresql+psycopg://theseus:{word}@127.0.0.1:{self.port}/postgres"
+        return f"postgresql+psycopg://theseus:{word}@127.0.0.1:{self.port}/{database}"
+
+    def create(self, database: str) -> None:
+        """A database beside the first."""
+        import psycopg
+
+        address = self.uri().replace("+psycopg", "")
+        with psycopg.connect(address, autocommit=True) as connection:
+            connection.execute(psycopg.sql.SQL("CREATE DATABASE {}").format(
+                psycopg.sql.Identifier(database)))  # fmt: skip
 
     def command(self) -> subprocess.Popen[bytes]:
         return subprocess.Popen(

@@ -104,7 +104,9 @@ def test_a_job_from_a_folder_that_holds_a_search_space_alone(
 ) -> None:  # fmt: skip
     """Three nodes, Optuna's study in PostgreSQL, MLflow over HTTP; one node is killed."""
     nodes = [cluster.add() for _ in range(3)]
-    secret = {"MLFLOW_TRACKING_URI": mlflow_server.uri, "NAS_THESEUS_STUDY": postgres.uri()}
+    postgres.create("optuna")
+    study = postgres.uri(database="optuna")
+    secret = {"MLFLOW_TRACKING_URI": mlflow_server.uri, "NAS_THESEUS_STUDY": study}
     search = Search(
         tmp_path / "my space", 9, environment=secret, storage=tmp_path / "shared", text=OWN_SPACE
     )
@@ -133,12 +135,12 @@ def test_a_job_from_a_folder_that_holds_a_search_space_alone(
     seldom = itertools.cycle(range(100))
     while len(kept := search.results()) < 3:
         if next(seldom) == 99:  # the question takes seconds
-            assert "FAILED" not in asked("status") and time.monotonic() < end, asked("logs")[-3000:]
+            assert "failed" not in asked("status") and time.monotonic() < end, asked("logs")[-3000:]
         time.sleep(0.2)
     cluster.kill(nodes[0])
     fault.kills, fault.finished = 1, len(kept)
-    while "SUCCEEDED" not in (status := asked("status")):
-        assert "FAILED" not in status and time.monotonic() < end, asked("logs")[-5000:]
+    while "succeeded" not in (status := asked("status")):
+        assert "failed" not in status and time.monotonic() < end, asked("logs")[-5000:]
         time.sleep(2)
     said = asked("logs")
     assert f"{search.trials} trials are done" in said and postgres.password not in said

@@ -106,6 +106,16 @@ def test_a_refused_password_and_an_absent_database_are_told(postgres: Postgres) 
     assert "s3cr" not in str(told.value)
 
 
+def test_a_database_that_mlflow_uses_is_told(
+    mlflow_server: MlflowServer, postgres: Postgres
+) -> None:
+    assert mlflow_server.answers()
+    with pytest.raises(ServiceError, match="MLflow uses that database.* one of its own"):
+        reach(postgres.uri())
+    postgres.create("optuna")
+    reach(postgres.uri(database="optuna"))
+
+
 def evaluation(width: int) -> Evaluation:
     architecture = Architecture((BlockChoice(Span(0, 3), "depthwise", (("expand", width),)),))
     return Evaluation(architecture, "full", 3, {"val_accuracy": 0.8}, Cost(width, width), 1, 0.5)
