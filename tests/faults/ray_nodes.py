@@ -12,6 +12,8 @@ from pathlib import Path
 
 from tests.faults.services import START_S, free_port
 
+STARTED = "Ray runtime started"  # says every node
+
 
 class RayCluster:
     """A head that runs no trials, and nodes that can be killed as a machine dies: all at once.
@@ -38,15 +40,21 @@ class RayCluster:
         self._ips = (f"127.0.0.{number}" for number in range(2, 255))
 
     def start(self) -> None:
-        # Sockets' paths are short, so Ray's folder is not pytest's.
-        head = self._ray(*self._ports, "--num-cpus", "0", "--temp-dir", str(self._folder))
+        head = self._ray(*self._ports, "--num-cpus", "0")
         end = time.monotonic() + START_S
         while not self._answers():
-            assert head.poll() is None and time.monotonic() < end, self._said()
+            assert head.poll() is None and time.monotonic() < end, self._said()[-3000:]
             time.sleep(0.5)
 
     def add(self, cpus: int = 1) -> subprocess.Popen[bytes]:
-        return self._ray("--address", self.address, "--num-cpus", str(cpus))
+        """A node that has joined."""
+        before = self._said().count(STARTED)
+        node = self._ray("--address", self.address, "--num-cpus", str(cpus))
+        end = time.monotonic() + START_S
+        while self._said().count(STARTED) == before:
+            assert node.poll() is None and time.monotonic() < end, self._said()[-3000:]
+            time.sleep(0.2)
+        return node
 
     def kill(self, node: subprocess.Popen[bytes]) -> None:
         """kill -9 of everything that a node runs, its trials included."""
@@ -63,10 +71,14 @@ class RayCluster:
             self.kill(node)
 
     def _ray(self, *options: str) -> subprocess.Popen[bytes]:
+        ip = next(self._ips)
+        # A folder for each, as on machines of their own: an agent deletes unpacked jobs that its
+        # own node no longer needs. Not pytest's folder, since paths of sockets are short.
+        folder = self._folder / ip.rpartition(".")[2]
         with (self._folder / "nodes.log").open("ab") as log:
             node = subprocess.Popen(
                 [str(Path(sys.executable).parent / "ray"), "start", "--block",
-                 "--node-ip-address", next(self._ips), "--disable-usage-stats",
+                 "--node-ip-address", ip, "--temp-dir", str(folder), "--disable-usage-stats",
                  "--object-store-memory", str(100 << 20), *options],
                 # A folder that is nobody's: what a search needs must travel to its workers.
                 cwd="/", stdout=log, stderr=log,
@@ -85,7 +97,7 @@ class RayCluster:
             return False
 
     def _said(self) -> str:
-        return (self._folder / "nodes.log").read_text()[-3000:]
+        return (self._folder / "nodes.log").read_text()
 
 
 def _below(pid: int) -> list[int]:
