@@ -108,8 +108,9 @@ def test_a_job_from_a_folder_that_holds_a_search_space_alone(
     study = postgres.uri(database="optuna")
     secret = {"MLFLOW_TRACKING_URI": mlflow_server.uri, "NAS_THESEUS_STUDY": study}
     search = Search(
-        tmp_path / "my space", 9, environment=secret, storage=tmp_path / "shared", text=OWN_SPACE
-    )
+        tmp_path / "my space", 9, ("--no-rungs",), secret, storage=tmp_path / "shared",
+        text=OWN_SPACE,
+    )  # fmt: skip
     (search.folder / "mine.py").write_text(MINE)
     assert {path.name for path in search.folder.iterdir()} == {"small.py", "mine.py"}
     # The job's environment as a JSON file, not as an option that every user can list.
