@@ -4,7 +4,8 @@
     python -m benchmarks.stitching --report      figures, tables and plots from what is there
     python -m benchmarks.stitching --plan        which cells are missing, how long they will take
 
-Cells are of four kinds, each with a seed: `net`, a network trained by itself; `stitchable`, a
+Cells are of five kinds, each with a seed: `tune`, learning rates and batch sizes of the next two,
+chosen on validation with a seed of its own; `net`, a network trained by itself; `stitchable`, a
 stitchable net over three of them in one variant; `matrix`, two small networks stitched at every
 pair of boundaries, with the four controls; `suggestions`, a search with and without what stitching
 suggests (`benchmarks.stitching_suggestions`). Every cell is written to
@@ -19,7 +20,7 @@ import os
 import time
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import asdict, dataclass
-from functools import partial
+from functools import lru_cache, partial
 from itertools import chain, groupby
 from pathlib import Path
 from statistics import fmean, median
@@ -59,9 +60,14 @@ TRAIN_IMAGES, VALIDATION_IMAGES = 10_000, 2_000
 ANCHORS = (6, 9, 12)  # widths of ResNet(2,2,2)
 # Trained by themselves only; stitches may be cheaper or dearer than every anchor.
 OTHERS = (5, 7, 8, 10, 13)
-# As many examples for a net by itself as for all stitches together.
-TRAINING = Recipe(epochs=8, distill=0)
-STITCHES = Recipe(epochs=8, learning_rate=2e-3, distill=0.5)
+# Chosen by the cells `tune`.
+TRAINING = Recipe(epochs=8, learning_rate=3e-3, batch_size=32, distill=0)
+STITCHES = Recipe(epochs=20, learning_rate=5e-3, batch_size=32, distill=0.5)
+TUNING_SEED = 7
+TRIED = {
+    "net": ((6e-3, 128), (6e-3, 32), (3e-3, 32)),
+    "stitches": ((2e-3, 128), (2e-3, 32), (5e-3, 32)),
+}
 VARIANTS: dict[str, tuple[bool, Direction]] = {
     "least-squares": (True, "fast-to-slow"),
     "kaiming": (False, "fast-to-slow"),
@@ -77,7 +83,7 @@ MATRIX_RECIPE = StitchRecipe(examples=1024, epochs=1.0, score_examples=1000)
 
 # Of one core, until a cell of the kind is there: multiply-adds counted by hand, at the 6 G a second
 # that `benchmarks.search_cost` had with nets of this family.
-EXPECTED_MINUTES = {"net": 1.5, "stitchable": 4.2, "matrix": 3.5, "suggestions": 1.5}
+EXPECTED_MINUTES = {"tune": 3, "net": 1.5, "stitchable": 8, "matrix": 3.5, "suggestions": 1.5}
 
 
 @dataclass(frozen=True, order=True)
@@ -89,21 +95,39 @@ class Cell:
     seed: int
 
 
+@lru_cache(maxsize=1)
 def the_task() -> ImageTask:
     """What nets and stitches learn; a test that is the whole of Fashion-MNIST's."""
     return fashion_mnist(train_images=TRAIN_IMAGES, validation_images=VALIDATION_IMAGES)
 
 
-def trained_net(width: int, seed: int) -> tuple[Guide, int]:
+def trained_net(width: int, seed: int, recipe: Recipe = TRAINING) -> tuple[Guide, int]:
     """A network trained by itself, from the guides' folder when it is there; MACs it took."""
     task = the_task()
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(derive_seed("benchmark net", width, seed))
         network = ResNet((2, 2, 2), width)
     guide = cut(network, network.cuts, task.inlet.shape)
-    prepare_guide(guide, task, TRAINING, STORAGE / "guides", torch.device("cpu"))
-    steps = round(TRAINING.epochs * (TRAIN_IMAGES // TRAINING.batch_size))
-    return guide, 3 * steps * TRAINING.batch_size * count_macs(guide, task.inlet)
+    prepare_guide(guide, task, recipe, STORAGE / "guides", torch.device("cpu"))
+    steps = round(recipe.epochs * (TRAIN_IMAGES // recipe.batch_size))
+    return guide, 3 * steps * recipe.batch_size * count_macs(guide, task.inlet)
+
+
+def run_tune(cell: Cell) -> dict[str, Any]:
+    """Mean validation accuracy of the nets that are anchors, or of all stitches between them."""
+    kind, rate, batch = cell.name.split()
+    task = the_task()
+    tried = {"learning_rate": float(rate), "batch_size": int(batch)}
+    if kind == "net":
+        recipe = TRAINING.model_copy(update=tried)
+        nets = [trained_net(width, cell.seed, recipe)[0] for width in ANCHORS]
+        return {"validation": fmean(score(net, task, "validation") for net in nets)}
+    net = stitchable_net(cell.seed, "fast-to-slow")
+    net.fit()
+    losses, _ = train_all(net, STITCHES.model_copy(update=tried), cell.seed)
+    stitched = [i for i, config in enumerate(net.configs()) if config.stitch is not None]
+    found = list(scores(net, "validation"))
+    return {"validation": fmean(found[i] for i in stitched), "losses": losses}
 
 
 def run_net(cell: Cell) -> dict[str, Any]:
@@ -118,32 +142,43 @@ def run_net(cell: Cell) -> dict[str, Any]:
     }
 
 
-def run_stitchable(cell: Cell) -> dict[str, Any]:
-    """All networks of a stitchable net, before any training (validation) and after it (test)."""
+def stitchable_net(seed: int, direction: Direction) -> StitchableNet:
+    """Over trained anchors, its stitches untrained."""
     task = the_task()
-    fitted, direction = VARIANTS[cell.name]
-    anchors = [Anchor(f"w{w}", trained_net(w, cell.seed)[0], task) for w in ANCHORS]
+    anchors = [Anchor(f"w{w}", trained_net(w, seed)[0], task) for w in ANCHORS]
     with torch.random.fork_rng(devices=[]):
-        torch.manual_seed(derive_seed("stitches", cell.seed))
-        net = StitchableNet(anchors, direction=direction)
-    residuals = net.fit() if fitted else None
+        torch.manual_seed(derive_seed("stitches", seed))
+        return StitchableNet(anchors, direction=direction)
 
-    def scored(split: Split) -> Iterator[float]:
-        for index in range(len(net.configs())):
-            net.select(index)
-            yield score(net, task, split)
 
-    before = list(scored("validation"))
-    steps = train_stitches(net, task, STITCHES, cell.seed)
-    losses = []
+def train_all(net: StitchableNet, recipe: Recipe, seed: int) -> tuple[list[float], int]:
+    """Train all its networks; the loss of each epoch, and MACs spent."""
+    steps = train_stitches(net, the_task(), recipe, seed)
+    losses: list[float] = []
     while True:
         try:
             found: EpochLoss = next(steps)
         except StopIteration as end:
-            spent = end.value
-            break
+            return losses, end.value
         losses.append(found.loss)
-    after = list(scored("test"))
+
+
+def scores(net: StitchableNet, split: Split) -> Iterator[float]:
+    """Accuracy of each of its networks."""
+    task = the_task()
+    for index in range(len(net.configs())):
+        net.select(index)
+        yield score(net, task, split)
+
+
+def run_stitchable(cell: Cell) -> dict[str, Any]:
+    """All networks of a stitchable net, before any training (validation) and after it (test)."""
+    fitted, direction = VARIANTS[cell.name]
+    net = stitchable_net(cell.seed, direction)
+    residuals = net.fit() if fitted else None
+    before = list(scores(net, "validation"))
+    losses, spent = train_all(net, STITCHES, cell.seed)
+    after = list(scores(net, "test"))
     return {
         "networks": [
             {
@@ -216,6 +251,7 @@ def run_matrix(cell: Cell) -> dict[str, Any]:
 
 
 KINDS: dict[str, Callable[[Cell], dict[str, Any]]] = {
+    "tune": run_tune,
     "net": run_net,
     "stitchable": run_stitchable,
     "matrix": run_matrix,
@@ -236,6 +272,8 @@ def run_cell(cell: Cell) -> dict[str, Any]:
 
 def planned(seeds: Sequence[int]) -> Iterator[list[Cell]]:
     """Cells, in lots of which the later need what the earlier trained."""
+    tried = [f"{kind} {rate:g} {batch}" for kind in TRIED for rate, batch in TRIED[kind]]
+    yield [Cell("tune", name, TUNING_SEED) for name in tried]
     yield [Cell("net", str(width), seed) for seed in seeds for width in (*ANCHORS, *OTHERS)]
     yield [Cell("stitchable", variant, seed) for seed in seeds for variant in VARIANTS]
     yield [Cell("matrix", pair, seed) for seed in seeds[:MATRIX_SEEDS] for pair in PAIRS]

@@ -208,6 +208,12 @@ def variants_table(rows: Sequence[Row]) -> list[str]:
     return lines
 
 
+def tuning_table(rows: Sequence[Row]) -> list[str]:
+    """Mean validation accuracy by learning rate and batch size, with a seed of its own."""
+    lines = ["| learning rate and batch size | validation, % |", "|---|---|"]
+    return lines + [f"| {r['name']} | {100 * r['validation']:.2f} |" for r in _of(rows, "tune")]
+
+
 def suggestions_table(rows: Sequence[Row]) -> list[str]:
     """Hypervolume after so many trials with suggestions and without, mean over seeds."""
     cells = _of(rows, "suggestions")
@@ -257,6 +263,8 @@ def write(rows: Sequence[Row], seeds: Sequence[int], net_examples: float) -> Non
     if nets := individual_curve(rows):
         told = ", ".join(f"{macs / 1e6:.2f} M: {100 * test:.2f}" for macs, test in nets)
         lines += [f"Nets trained by themselves (MACs: test %, mean over seeds): {told}.", ""]
+    if _of(rows, "tune"):
+        lines += ["Chosen on validation, with a seed of its own:", "", *tuning_table(rows), ""]
     lines += ["## Similarity by stitching", "", *findings(rows), ""]
     for number, pair in enumerate(dict.fromkeys(r["name"] for r in _of(rows, "matrix"))):
         row = _of(rows, "matrix", pair)[0]
