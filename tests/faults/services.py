@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import importlib.util
 import os
+import signal
 import socket
 import subprocess
 import sys
@@ -139,8 +140,13 @@ class MlflowServer(Server):
                  str(self.port), "--workers", "1", "--artifacts-destination",
                  str(self._folder / "artifacts")],
                 env={**environment, "MLFLOW_BACKEND_STORE_URI": self._backend},
-                cwd=self._folder, stdout=log, stderr=log,
+                cwd=self._folder, stdout=log, stderr=log, start_new_session=True,
             )  # fmt: skip
+
+    def stop(self, *, kill: bool = False) -> None:
+        if self.process is not None:  # those that it has started would stay
+            os.killpg(self.process.pid, signal.SIGKILL if kill else signal.SIGTERM)
+        super().stop(kill=kill)
 
     def answers(self) -> bool:
         try:
