@@ -32,7 +32,8 @@ def space() -> SearchSpace:
     task = fashion_mnist(train_images=TRAIN_IMAGES)
     guide = StitchableGuide(
         [anchor(name, task) for name in WIDTHS],
-        stitch_training=Recipe(epochs=4, learning_rate=2e-3, distill=0.5),
+        # A step trains one network of some thirty: small batches, so that each has its share.
+        stitch_training=Recipe(epochs=8, learning_rate=5e-3, batch_size=32, distill=0.5),
         sizes=(2, 1),
     )
     return SearchSpace(
@@ -40,6 +41,6 @@ def space() -> SearchSpace:
         task=task,
         blocks=[Keep(), guide.stitched(shares=[step / 24 for step in range(25)])],
         max_span=len(guide),
-        guide_training=Recipe(epochs=4, distill=0),
+        guide_training=Recipe(epochs=4, learning_rate=3e-3, batch_size=32, distill=0),
         recipe=Recipe(schedule="naive", epochs=0, distill=0),
     )
