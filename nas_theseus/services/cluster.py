@@ -7,7 +7,7 @@ import json
 import logging
 import os
 from collections import Counter
-from collections.abc import Callable, Generator
+from collections.abc import Callable, Generator, Mapping
 from contextlib import suppress
 from importlib import import_module
 from pathlib import Path
@@ -109,6 +109,7 @@ class JobSearcher(Searcher):
         self._running: dict[str, Job] = {}
         self._again: list[Job] = []
         self._failures: Counter[str] = Counter()
+        self._stopped: TheseusError | None = None
 
     # Tune's annotation leaves out FINISHED, which its documentation names.
     def suggest(self, trial_id: str) -> dict[str, Any] | str | None:  # type: ignore[override]
@@ -126,8 +127,17 @@ class JobSearcher(Searcher):
     def on_trial_complete(
         self, trial_id: str, result: dict[str, Any] | None = None, error: bool = False
     ) -> None:
-        job = self._running.pop(trial_id)
-        if unkept := (result or {}).get("unkept"):
+        if self._stopped is not None:
+            # Tune takes what is raised here for the trial's own error, and tells its end again.
+            raise self._stopped
+        try:
+            self._end(self._running.pop(trial_id), result or {}, error)
+        except TheseusError as stopped:
+            self._stopped = stopped
+            raise
+
+    def _end(self, job: Job, result: Mapping[str, Any], error: bool) -> None:
+        if unkept := result.get("unkept"):
             # Told to nobody: the same job comes first when the search goes on.
             raise StorageError(f"{unkept}; then the same command goes on from here")
         if error:
@@ -137,7 +147,7 @@ class JobSearcher(Searcher):
                 self._again.append(job)
                 return
         died = f"its worker died {self._failures[job.id]} times"
-        self._jobs.ended(job, died if error else (result or {}).get("failure"))
+        self._jobs.ended(job, died if error else result.get("failure"))
 
     def __getstate__(self) -> dict[str, Any]:
         # Tune pickles its settings for a restore that is never used; what runs here stays here.
@@ -358,11 +368,11 @@ def run_jobs(
     except (TheseusError, KeyboardInterrupt):
         raise
     except Exception as error:
-        cause = error.__cause__
+        cause: BaseException | None = error
         while cause is not None:
             if isinstance(cause, TheseusError):
-                raise cause from error
-            cause = cause.__cause__
+                raise cause from None  # Tune's own has our traceback as its text
+            cause = cause.__cause__ or cause.__context__
         raise ServiceError(f"Ray Tune stopped: {type(error).__name__}: {error}") from error
 
 

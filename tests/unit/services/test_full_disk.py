@@ -51,6 +51,9 @@ def test_a_full_disk_is_told_by_the_trial_and_ends_the_search() -> None:
     searcher.suggest("one")
     with pytest.raises(StorageError, match="No space left.*the same command goes on"):
         searcher.on_trial_complete("one", last)
+    # Tune takes that for an error of the trial's, and tells its end again.
+    with pytest.raises(StorageError, match="No space left"):
+        searcher.on_trial_complete("one", error=True)
     assert jobs.told == []
 
 
