@@ -376,10 +376,17 @@ def run_jobs(
         raise ServiceError(f"Ray Tune stopped: {type(error).__name__}: {error}") from error
 
 
+class _Log(logging.FileHandler):
+    """A file that may miss messages: a full disk is told by what has to be kept."""
+
+    def handleError(self, record: logging.LogRecord) -> None:
+        """Nothing."""
+
+
 def _divert_logging(path: Path) -> None:
     """Python messages of Ray's driver side go to a file; Ray gives several loggers a handler."""
     path.parent.mkdir(parents=True, exist_ok=True)
-    handler = logging.FileHandler(path)
+    handler = _Log(path)
     handler.setFormatter(logging.Formatter("%(asctime)s %(levelname)s %(name)s: %(message)s"))
     for name in [*logging.root.manager.loggerDict, "ray"]:
         if name.partition(".")[0] == "ray":

@@ -18,13 +18,14 @@ TRIALS, KILLS = 16, 20
 
 
 def test_a_driver_killed_twenty_times(kind: type[Search], tmp_path: Path, fault: Fault) -> None:
-    whole = kind(tmp_path / "whole", TRIALS)
+    options = ("--no-rungs",)  # every trial is evaluated
+    whole = kind(tmp_path / "whole", TRIALS, options)
     driver = whole.start()
     whole.wait_for(1)
     began_s = time.monotonic()
     whole.end(driver)
     again_s = trial_s = (time.monotonic() - began_s) / TRIALS
-    killed = kind(tmp_path / "killed", TRIALS)
+    killed = kind(tmp_path / "killed", TRIALS, options)
     rng = random.Random(0)
     kept: Results = {}
     while fault.kills < KILLS:
