@@ -33,9 +33,9 @@ def disk(tmp_path: Path) -> Iterator[Path]:
 
 
 def fill(ballast: Path) -> None:
-    """Write until there is no room for another byte."""
+    """Write until there is no room for another page, quickly: the search goes on meanwhile."""
     with ballast.open("ab", buffering=0) as file:
-        for size in (1 << 20, 4096, 1):
+        for size in (1 << 20, 4096):
             try:
                 while file.write(bytes(size)) == size:
                     pass
@@ -46,6 +46,7 @@ def fill(ballast: Path) -> None:
 def test_the_disk_fills_up(
     kind: type[Search], undisturbed: Search, tmp_path: Path, disk: Path, fault: Fault
 ) -> None:
+    (disk / "ballast").write_bytes(bytes(DISK_BYTES // 2))
     search = kind(tmp_path / "search", undisturbed.trials, storage=disk / "theseus")
     driver = search.start()
     search.wait_for(2)
