@@ -16,6 +16,7 @@ wall time, from when every slot has had its first trial (ramp-up) to when the la
 from __future__ import annotations
 
 import argparse
+import json
 import os
 import resource
 import shutil
@@ -23,9 +24,10 @@ import statistics
 import sys
 import tempfile
 import time
-from collections.abc import Callable, Generator, Iterator
+from collections.abc import Callable, Generator, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
+from itertools import chain
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -284,12 +286,14 @@ def utilisation(trials: list[tuple[int, float, float]], slots: int) -> float:
     Args:
         trials: process, begin and end in seconds of each.
 
-    The window opens when as many trials as there are slots have begun, and closes when the last
+    The window opens when every slot's process has begun its first trial, and closes when the last
     trial begins: after that there is nothing left to hand out.
     """
-    begins = sorted(begin for _, begin, _ in trials)
-    opens, closes = begins[slots - 1], begins[-1]
-    if closes <= opens:
+    firsts: dict[int, float] = {}
+    for process, begin, _ in trials:
+        firsts[process] = min(begin, firsts.get(process, begin))
+    opens, closes = max(firsts.values()), max(begin for _, begin, _ in trials)
+    if closes <= opens or len(firsts) < slots:
         raise ValueError(f"{len(trials)} trials on {slots} slots leave no time between ramp-up "
                          "and the last start; run more rounds")  # fmt: skip
     busy = sum(max(0.0, min(end, closes) - max(begin, opens)) for _, begin, end in trials)
@@ -344,8 +348,14 @@ def figures_of(
     return figures, notes
 
 
+def key(cell: Mapping[str, Any]) -> tuple[object, ...]:
+    """What a cell is of; a later run of the same takes its place."""
+    names = ("slots",) if cell["kind"] == "slots" else ("sampler", "trials")
+    return tuple(cell[name] for name in names)
+
+
 def main() -> None:
-    """Measure and write results/scale.json."""
+    """Measure what is asked for and write results/scale.json, where other cells stay."""
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--trials", type=int, nargs="*", default=[100, 1_000, 10_000])
     parser.add_argument("--measured", type=int, default=50)
@@ -355,17 +365,22 @@ def main() -> None:
     parser.add_argument("--rounds", type=int, default=3)
     given = parser.parse_args()
     os.environ["OMP_NUM_THREADS"] = "1"
-    from benchmarks.record import write_record
+    from benchmarks.record import RESULTS, commit, write_record
 
-    cells: list[dict[str, Any]] = []
-    for slots in given.slots:
-        cells.append(measure_slots(slots, given.seconds, given.rounds))
-        print(cells[-1], flush=True)
+    measured: list[Iterator[dict[str, Any]]] = [
+        (measure_slots(slots, given.seconds, given.rounds) for slots in given.slots)
+    ]
     if given.trials:
-        for cell in measure_driver(given.trials, given.measured, given.samplers):
-            cells.append(cell)
-            print(cell, flush=True)
+        measured.append(measure_driver(given.trials, given.measured, given.samplers))
+    path = RESULTS / "scale.json"
+    earlier = json.loads(path.read_text())["cells"] if path.exists() else []
+    found = {key(cell): cell for cell in earlier}
+    for cell in chain(*measured):
+        found[key(cell)] = {**cell, "commit": commit()}
+        print(cell, flush=True)
+    cells = list(found.values())
     figures, notes = figures_of(cells, max(given.trials, default=0))
+    notes["cells"] = "each of its latest run, with the commit that it ran at"
     loads = [cell["load"] for cell in cells]
     notes["load"] = (
         f"other work ran beside it: load average {statistics.mean(loads):.1f} on "
