@@ -15,7 +15,7 @@ from filelock import FileLock, Timeout
 
 from nas_theseus.convert.block_key import BlockKeys
 from nas_theseus.convert.finetune import EpochLoss
-from nas_theseus.convert.guide_training import prepare_guide
+from nas_theseus.convert.guide_training import LearnsItself, prepare_guide
 from nas_theseus.convert.library import Library
 from nas_theseus.convert.target import assemble
 from nas_theseus.costs import measured_costs
@@ -180,10 +180,12 @@ def _prepare_guide(
     space: SearchSpace, storage: Storage, device: torch.device, reporter: Reporter
 ) -> Path:
     training = space.guide_training
+    whole = ""  # a guide with its own way to learn decides its epochs itself
+    if training is not None and not isinstance(space.guide, LearnsItself):
+        whole = f" of {math.ceil(training.epochs)}"
 
     def told(epoch: EpochLoss) -> None:
-        total = math.ceil(training.epochs) if training is not None else 0
-        reporter.say(f"guide: epoch {epoch.epoch + 1} of {total}, loss {epoch.loss:.4f}")
+        reporter.say(f"guide: epoch {epoch.epoch + 1}{whole}, loss {epoch.loss:.4f}")
 
     return prepare_guide(space.guide, space.learnt_from, training, storage.guides, device, told)
 
