@@ -286,14 +286,14 @@ def utilisation(trials: list[tuple[int, float, float]], slots: int) -> float:
     Args:
         trials: process, begin and end in seconds of each.
 
-    The window opens when every slot's process has begun its first trial, and closes when the last
-    trial begins: after that there is nothing left to hand out.
+    The window opens when the last process has begun its first trial, and closes when the last trial
+    begins: after that there is nothing left to hand out. A slot without a process is idle.
     """
     firsts: dict[int, float] = {}
     for process, begin, _ in trials:
         firsts[process] = min(begin, firsts.get(process, begin))
     opens, closes = max(firsts.values()), max(begin for _, begin, _ in trials)
-    if closes <= opens or len(firsts) < slots:
+    if closes <= opens:
         raise ValueError(f"{len(trials)} trials on {slots} slots leave no time between ramp-up "
                          "and the last start; run more rounds")  # fmt: skip
     busy = sum(max(0.0, min(end, closes) - max(begin, opens)) for _, begin, end in trials)
