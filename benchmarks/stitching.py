@@ -10,7 +10,7 @@ stitchable net over three of them in one variant; `matrix`, two small networks s
 pair of boundaries, with the four controls; `suggestions`, a search with and without what stitching
 suggests (`benchmarks.stitching_suggestions`). Every cell is written to
 results/stitching_cells.jsonl as it ends, so that the tables fill over several runs; delete a line
-to run its cell again. All together take about a hundred minutes of one core.
+to run its cell again. All together take about 70 minutes of one core.
 """
 
 from __future__ import annotations
