@@ -33,7 +33,7 @@ from nas_theseus.services.theseus_sampler import (
     TheseusSampler,
     distributions,
 )
-from nas_theseus.services.window import LATEST, Window
+from nas_theseus.services.window import Window, window_of
 from nas_theseus.settings import Sampler
 from nas_theseus.values import (
     Architecture,
@@ -106,7 +106,7 @@ class Study:
         self._proposer = proposer
         self._rungs = tuple(rungs)
         self._distributions = distributions(genome)
-        self._window = Window(LATEST[sampler]) if sampler in LATEST else None
+        self._window = window_of(sampler)
         self._running: dict[str, int] = {}
         self._twins: dict[int, list[int]] = {}
         self._waiting: deque[Proposal] = deque()

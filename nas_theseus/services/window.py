@@ -1,28 +1,90 @@
-"""What a sampler looks at in a long study: its front and the latest trials."""
+"""What a sampler looks at in a long study: its front and the latest trials, or its generation."""
 
 from __future__ import annotations
 
 import copy
 from collections.abc import Container, Sequence
+from typing import Protocol
 
 import numpy as np
 import optuna
+from optuna.samplers import BaseGASampler, NSGAIIISampler, NSGAIISampler
 from optuna.study import StudyDirection
 from optuna.trial import FrozenTrial, TrialState
 
 from nas_theseus.pareto import front
 from nas_theseus.services.theseus_sampler import ESTIMATED, REASON
+from nas_theseus.settings import Sampler
 
 # How many of the latest trials: a proposal of TPE takes longer in proportion to what it looks at,
-# one of a Gaussian process (gp, theseus) with its cube. NSGA-II looks at its generation alone.
-LATEST = {"tpe": 1000, "gp": 200, "theseus": 200}
+# one of a Gaussian process (gp, theseus) with its cube.
+LATEST: dict[Sampler, int] = {"tpe": 1000, "gp": 200, "theseus": 200}
+_GENETIC: dict[Sampler, type[BaseGASampler]] = {"nsga2": NSGAIISampler, "nsga3": NSGAIIISampler}
 
 
-class Window:
+class Window(Protocol):
+    """Which of one study's trials a sampler is shown.
+
+    They depend on the trials alone, not on when the window was made.
+    """
+
+    def of(self, study: optuna.Study) -> optuna.Study:
+        """The study as a sampler is to see it."""
+        ...
+
+
+def window_of(sampler: Sampler) -> Window | None:
+    """The window of a sampler; None for one that looks at no other trial."""
+    if sampler in _GENETIC:
+        return Generations(_GENETIC[sampler])
+    return Latest(LATEST[sampler]) if sampler in LATEST else None
+
+
+class Generations:
+    """What a genetic sampler reads: the last two generations, their parents, and what still runs.
+
+    Its proposals are those that it would make of the whole study, among which it would look for
+    its generation each time.
+    """
+
+    def __init__(self, sampler: type[BaseGASampler]) -> None:
+        self._generation = sampler._get_generation_key()
+        self._parents = sampler._get_parent_cache_key_prefix()
+        self._passed = 0
+        self._kept: list[int] = []
+
+    def of(self, study: optuna.Study) -> optuna.Study:
+        """Its open and last trials; what has gone out of date cannot come back."""
+        trials = study.get_trials(deepcopy=False)
+        looked = [*self._kept, *range(self._passed, len(trials))]
+        self._passed = len(trials)
+        generations = {
+            i: trials[i].system_attrs.get(self._generation, -1)
+            for i in looked
+            if trials[i].state == TrialState.COMPLETE
+        }
+        last = max(generations.values(), default=0)
+        selected = study._storage.get_study_system_attrs(study._study_id)
+        # The next generation's parents are selected among the last one's and its own.
+        parents = {
+            trial_id
+            for generation in (last - 1, last, last + 1)
+            for trial_id in selected.get(f"{self._parents}{generation}", ())
+        }
+        self._kept = [
+            i
+            for i in looked
+            if not trials[i].state.is_finished()
+            or trials[i]._trial_id in parents
+            or generations.get(i, -1) >= last - 1
+        ]
+        return _Seen(study, [trials[i] for i in self._kept])
+
+
+class Latest:
     """The front of the older trials of one study, those of them that still run, and the latest.
 
-    What left the front cannot come back, so each trial is judged once. The window depends on the
-    study's trials alone, not on when it was made.
+    What left the front cannot come back, so each trial is judged once.
     """
 
     def __init__(self, latest: int) -> None:
@@ -32,7 +94,7 @@ class Window:
         self._front: list[int] = []
 
     def of(self, study: optuna.Study) -> optuna.Study:
-        """The study as a sampler is to see it; the study itself as long as it is short."""
+        """The study itself as long as it is short."""
         trials = study.get_trials(deepcopy=False)
         newest = len(trials) - self._latest
         if newest <= 0:

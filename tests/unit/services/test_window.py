@@ -1,4 +1,4 @@
-"""What samplers see of a long study: front, running and latest trials, and nothing else."""
+"""What samplers see of a long study: front, running and latest trials, or two generations."""
 
 from __future__ import annotations
 
@@ -6,11 +6,14 @@ import random
 
 import optuna
 import pytest
+from optuna.distributions import BaseDistribution, CategoricalDistribution
 from optuna.trial import TrialState
 
 from nas_theseus.pareto import front
+from nas_theseus.services.study import FixedGenome, make_sampler
 from nas_theseus.services.theseus_sampler import ESTIMATED
-from nas_theseus.services.window import Window
+from nas_theseus.services.window import Generations, Latest, Window, window_of
+from nas_theseus.settings import Sampler
 
 
 @pytest.fixture
@@ -35,12 +38,12 @@ def seen(window: Window, study: optuna.Study) -> list[int]:
 def test_a_short_study_is_seen_whole(study: optuna.Study) -> None:
     for number in range(5):
         add(study, 0.1, float(number))
-    assert Window(5).of(study) is study
+    assert Latest(5).of(study) is study
 
 
 def test_front_and_latest_at_every_length(study: optuna.Study) -> None:
     rng = random.Random(0)
-    window = Window(10)
+    window = Latest(10)
     points: list[tuple[float, float]] = []
     for count in range(1, 80):
         points.append((rng.random(), rng.random()))
@@ -50,17 +53,17 @@ def test_front_and_latest_at_every_length(study: optuna.Study) -> None:
         expected = sorted({*kept, *range(max(0, count - 10), count)})
         assert seen(window, study) == expected
         # Made anew, as after a restart, it is the same.
-        assert seen(Window(10), study) == expected
+        assert seen(Latest(10), study) == expected
 
 
 def test_of_equal_results_the_first_is_seen(study: optuna.Study) -> None:
     for _ in range(6):
         add(study, 0.5, 1.0)
-    assert seen(Window(2), study) == [0, 4, 5]
+    assert seen(Latest(2), study) == [0, 4, 5]
 
 
 def test_what_still_runs_is_seen_until_it_ends(study: optuna.Study) -> None:
-    window = Window(2)
+    window = Latest(2)
     add(study, 0.5, 1.0)
     running = study.ask()
     for _ in range(4):
@@ -86,4 +89,51 @@ def test_failed_predicted_and_refused_trials_are_not_kept(study: optuna.Study) -
     kept = add(study, 0.5, 1.0)
     for _ in range(2):
         add(study, 0.1, 3.0)
-    assert seen(Window(2), study) == [kept, 4, 5]
+    assert seen(Latest(2), study) == [kept, 4, 5]
+
+
+GENOME: dict[str, BaseDistribution] = {
+    name: CategoricalDistribution((0, 1, 2)) for name in ("a", "b", "c", "d")
+}
+
+
+def genetic(sampler: Sampler, window: Window | None, made_anew: bool) -> optuna.Study:
+    """400 proposals, up to 8 open at once, ending in any order; some fail."""
+    study = optuna.create_study(directions=["maximize", "minimize"])
+    rng = random.Random(0)
+    open_: list[optuna.Trial] = []
+    for number in range(400):
+        if made_anew:
+            window = window_of(sampler)
+        study.sampler = FixedGenome(make_sampler(sampler, number), GENOME, window)
+        open_.append(study.ask(GENOME))
+        while len(open_) > rng.randrange(8):
+            trial = open_.pop(rng.randrange(len(open_)))
+            if rng.random() < 0.1:
+                study.tell(trial, state=TrialState.FAIL)
+            else:
+                values = trial.params.values()
+                study.tell(trial, [sum(values) + rng.random(), trial.params["a"] + rng.random()])
+    return study
+
+
+@pytest.mark.parametrize("sampler", ["nsga2", "nsga3"])
+@pytest.mark.parametrize("made_anew", [False, True])
+def test_a_genetic_sampler_proposes_as_from_the_whole_study(
+    sampler: Sampler, made_anew: bool
+) -> None:
+    whole = genetic(sampler, None, made_anew=False)
+    windowed = genetic(sampler, window_of(sampler), made_anew)
+    assert len({tuple(trial.params.values()) for trial in whole.trials}) > 40
+    assert [t.params for t in windowed.trials] == [t.params for t in whole.trials]
+    assert [t.system_attrs for t in windowed.trials] == [t.system_attrs for t in whole.trials]
+
+
+def test_of_a_genetic_search_two_generations_and_their_parents_are_seen() -> None:
+    study = genetic("nsga2", None, made_anew=False)
+    shown = Generations(optuna.samplers.NSGAIISampler).of(study).get_trials(deepcopy=False)
+    assert 20 <= len(shown) <= 5 * 20 + 8
+
+
+def test_what_has_no_memory_has_no_window() -> None:
+    assert window_of("random") is None
