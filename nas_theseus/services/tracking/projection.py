@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 import logging
 import time
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -15,6 +15,7 @@ from mlflow.tracking import MlflowClient
 
 from nas_theseus.services.tracking.runs import (
     TAG_CHARACTERS,
+    as_tags,
     as_texts,
     evaluation_metrics,
     shorten,
@@ -108,10 +109,21 @@ class Projection:
         same = kept is not None and tags.get("theseus.evaluation", "") in ("", kept.evaluation)
         return tags.get("theseus.kind") == "architecture" and same
 
-    def apply(self, record: Mapping[str, Any]) -> None:
-        """Bring MLflow to what a record says, whether or not it was applied before."""
+    def apply(self, records: Sequence[Mapping[str, Any]]) -> None:
+        """Bring MLflow to what records say, whether or not they were applied before.
+
+        Fronts are told together, in place of the last: nobody sees those in between.
+        """
         if not self.synced:
             self.sync()
+        fronts = [record for record in records if record["kind"] == "front"]
+        for record in records:
+            if record["kind"] != "front":
+                self._apply(record)
+            elif record is fronts[-1]:
+                self._set_front(fronts)
+
+    def _apply(self, record: Mapping[str, Any]) -> None:
         time_ms = int(record["time_ms"])
         kind = record["kind"]
         if kind == "start":
@@ -122,11 +134,6 @@ class Projection:
             self._stopped(Stopped.from_json(record["stopped"]), time_ms)
         elif kind == "failure":
             self._failure(Failure.from_json(record["failure"]), time_ms)
-        elif kind == "front":
-            self._set_front(record["ids"])
-            metrics, step = record["metrics"], int(record["step"])
-            points = [Metric(name, value, time_ms, step) for name, value in metrics.items()]
-            write_run(self.client, self._parent_run(time_ms), points)
         elif kind == "ranks":
             self._set_ranks(record["ranks"], record["test"], time_ms)
         elif kind == "artifacts":
@@ -220,10 +227,12 @@ class Projection:
             "seed": str(item.seed),
             **({"schedule": self._schedule} if self._schedule else {}),
         }
+        tags = {**tags, "theseus.evaluation": item.name}
         child = self._children.get(architecture.id)
         if child is None:
             front = architecture.id in self._front
-            fixed = {
+            born = {
+                **as_tags(tags),
                 "theseus.search": self._search,
                 "theseus.identity": self._identity,
                 "theseus.kind": "architecture",
@@ -231,10 +240,11 @@ class Projection:
                 "theseus.front": str(front).lower(),
                 "mlflow.parentRunId": self._parent_run(time_ms),
             }
-            run = self.client.create_run(self._experiment_id, start_ms, fixed, architecture.id)
+            run = self.client.create_run(self._experiment_id, start_ms, born, architecture.id)
             child = _Child(run.info.run_id, front=front)
             self._children[architecture.id] = child
             self.runs_changed = True
+            tags = {}
         else:
             data = self.client.get_run(child.run_id).data
             # Evaluated again under another recipe or seed: parameters keep the first, the tag
@@ -246,7 +256,6 @@ class Projection:
             if child.status != "RUNNING":
                 self.client.update_run(child.run_id, status="RUNNING")
                 child.status = "RUNNING"
-        tags = {**tags, "theseus.evaluation": item.name}
         write_run(self.client, child.run_id, metrics, params, tags)
         child.evaluation = item.name
         return child
@@ -290,12 +299,19 @@ class Projection:
         self.client.set_terminated(child.run_id, "FAILED", time_ms)
         child.status = "FAILED"
 
-    def _set_front(self, ids: Iterable[str]) -> None:
-        self._front = set(ids)
+    def _set_front(self, fronts: Sequence[Mapping[str, Any]]) -> None:
+        """Mark the last front's members; the search's metrics as they were at each."""
+        self._front = set(fronts[-1]["ids"])
         for name, child in self._children.items():
             if child.front != (name in self._front):
                 self.client.set_tag(child.run_id, "theseus.front", str(not child.front).lower())
                 child.front = not child.front
+        points = [
+            Metric(name, value, int(front["time_ms"]), int(front["step"]))
+            for front in fronts
+            for name, value in front["metrics"].items()
+        ]
+        write_run(self.client, self._parent_run(int(fronts[-1]["time_ms"])), points)
 
     def _set_ranks(
         self, ranks: Mapping[str, int], test: Mapping[str, Mapping[str, float]], time_ms: int

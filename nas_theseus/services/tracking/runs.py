@@ -27,6 +27,11 @@ def as_texts(parameters: Mapping[str, object]) -> dict[str, str]:
     }
 
 
+def as_tags(tags: Mapping[str, str]) -> dict[str, str]:
+    """Tags as MLflow keeps them."""
+    return {name: shorten(text, TAG_CHARACTERS) for name, text in tags.items()}
+
+
 def evaluation_metrics(evaluation: Evaluation, time_ms: int) -> list[Metric]:
     """An evaluation's curve and its final values."""
     finals = {
@@ -58,7 +63,7 @@ def write_run(
 ) -> None:
     """Add to a run in one call, or as few as MLflow's limits allow."""
     texts = [Param(k, shorten(v, _PARAM_CHARACTERS)) for k, v in (params or {}).items()]
-    marks = [RunTag(k, shorten(v, TAG_CHARACTERS)) for k, v in (tags or {}).items()]
+    marks = [RunTag(k, v) for k, v in as_tags(tags or {}).items()]
     points = list(metrics)
     while texts or marks or points:
         some, others = texts[:_PARAMS_BATCH], marks[:_PARAMS_BATCH]

@@ -1,8 +1,8 @@
 """The outbox and the one thread that writes it to MLflow.
 
 The search only puts records into the outbox (a folder of small files); the writer thread applies
-them in order and deletes each after it was applied. A kill in between applies a record again, so
-applying is idempotent: runs are found by their tags and metric points carry the record's time,
+what waits, in order, and deletes it after it was applied. A kill in between applies records again,
+so applying is idempotent: runs are found by their tags and metric points carry the record's time,
 which MLflow's SQL stores use to drop a point that they have.
 """
 
@@ -15,6 +15,7 @@ import threading
 import time
 from collections import deque
 from collections.abc import Collection, Mapping, Sequence
+from itertools import islice
 from pathlib import Path
 from typing import Any
 from urllib.parse import urlsplit
@@ -46,6 +47,7 @@ CONNECT_TIMEOUT_S = {"http": 10.0, "https": 10.0}
 CONNECT_TIMEOUT_OTHER_S = 120.0
 FIRST_RETRY_S, LAST_RETRY_S = 0.5, 30.0
 DOUBTFUL_ATTEMPTS = 8
+TOGETHER = 100  # records; what a kill in between repeats
 RUNS_FILE_S = 1.0
 _REFUSALS = {"INVALID_PARAMETER_VALUE", "RESOURCE_DOES_NOT_EXIST", "RESOURCE_ALREADY_EXISTS"}
 _ENDS = ("FINISHED", "FAILED", "KILLED")
@@ -283,6 +285,7 @@ class Tracker:
 
     def _deliver(self, projection: Projection) -> None:
         attempts, delay_s, due_s = 0, FIRST_RETRY_S, 0.0
+        singly = 0  # how many of the next records go one by one, to find the one that is refused
         while True:
             began_s = time.monotonic()
             if began_s >= due_s:
@@ -296,34 +299,40 @@ class Tracker:
                     return
                 if not self._waiting:
                     continue
-                path = self._waiting[0]
+                paths = list(islice(self._waiting, 1 if singly else TOGETHER))
             refusal: str | None = None
             try:
                 probe(self._uri)
-                record = self._load(path)
+                records = [self._load(path) for path in paths]
                 attempts += 1
-                projection.apply(record)
+                projection.apply(records)
             except Exception as error:  # nothing may reach the search
+                # Runs may have been made or deleted without our knowing: look again.
+                projection.synced = False
+                if len(paths) > 1:
+                    singly, attempts = len(paths), 0
+                    continue
                 reason = scrub(f"{type(error).__name__}: {error}", self._uri)
                 code = getattr(error, "error_code", "")
                 certain = isinstance(error, RecordError) or (code in _REFUSALS and attempts > 1)
-                # Runs may have been made or deleted without our knowing: look again.
-                projection.synced = False
                 if (certain or attempts >= DOUBTFUL_ATTEMPTS) and projection.takes_writes():
                     refusal = reason
                 else:
                     if attempts <= 1:
-                        _log.warning("MLflow did not take %s, will retry: %s", path.name, reason)
+                        name = paths[0].name
+                        _log.warning("MLflow did not take %s, will retry: %s", name, reason)
                     self._pause(delay_s)
                     delay_s = min(delay_s * 2, LAST_RETRY_S)
                     continue
             if refusal is not None:
-                self._set_aside(projection, path, refusal)
+                self._set_aside(projection, paths[0], refusal)
             else:
-                path.unlink(missing_ok=True)
-            attempts, delay_s = 0, FIRST_RETRY_S
+                for path in paths:
+                    path.unlink(missing_ok=True)
+            attempts, delay_s, singly = 0, FIRST_RETRY_S, max(0, singly - 1)
             with self._changed:
-                self._waiting.popleft()
+                for _ in paths:
+                    self._waiting.popleft()
                 self._changed.notify_all()
 
     def _pause(self, delay_s: float) -> None:

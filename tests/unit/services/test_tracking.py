@@ -17,6 +17,7 @@ from mlflow.entities import Run
 from mlflow.tracking import MlflowClient
 
 from nas_theseus.services.tracking import Tracker
+from nas_theseus.services.tracking import tracker as tracker_module
 from nas_theseus.values import (
     Architecture,
     BlockChoice,
@@ -236,14 +237,18 @@ def test_kill_while_a_run_is_filled(new: Callable[..., Tracker], uri: str, tmp_p
     assert found.data.metrics == run.data.metrics
 
 
-def test_run_created_twice_by_a_lost_answer(new: Callable[..., Tracker], uri: str) -> None:
+@pytest.mark.parametrize("by_hand", [False, True])
+def test_run_created_twice_by_a_lost_answer(
+    new: Callable[..., Tracker], uri: str, by_hand: bool
+) -> None:
     tracker = new()
     tracker.start(PARAMETERS)
     tracker.evaluation(evaluation(1))
     tracker.finish()
     run = runs(uri)[architecture(1).id]
     tags = {k: v for k, v in run.data.tags.items() if k.startswith("theseus.")}
-    tags.pop("theseus.evaluation")
+    if by_hand:
+        tags.pop("theseus.evaluation")
     client = MlflowClient(uri)
     double = client.create_run(run.info.experiment_id, tags=tags, run_name=run.info.run_name)
     mine = client.create_run(run.info.experiment_id, tags={"theseus.search": "first"})
@@ -363,6 +368,33 @@ def test_refused_record_is_set_aside(
     assert found[architecture(1).id].info.status == "FAILED"  # not left RUNNING
     assert "val|accuracy" in found[architecture(1).id].data.tags["theseus.failure"]
     assert found[architecture(2).id].info.status == "FINISHED"
+
+
+def test_of_a_long_backlog_only_what_is_refused_is_set_aside(
+    new: Callable[..., Tracker], uri: str, tmp_path: Path
+) -> None:
+    """Applied together, until one is refused; each front's metrics stay, the last is marked."""
+    waiting = new()
+    count = tracker_module.TOGETHER // 2 + 5  # two records each
+    for width in range(1, count + 1):
+        waiting.evaluation(evaluation(width))
+        waiting.front([architecture(width).id], {"hypervolume": width / count}, step=width)
+    [damaged] = (tmp_path / "first" / "outbox").glob("*41-evaluation.json")
+    [strange] = (tmp_path / "first" / "outbox").glob("*52-front.json")
+    damaged.write_text("{half")
+    strange.write_text('{"kind": "strange", "time_ms": 1}')
+    tracker = new()
+    tracker.start(PARAMETERS)
+    assert tracker.finish() == 0
+    assert tracker.refused == 2
+    found = runs(uri)
+    widths = [width for width in range(1, count + 1) if width != 21]
+    assert set(found) == {"first", *(architecture(width).id for width in widths)}
+    assert {run.info.status for run in found.values()} == {"FINISHED"}
+    assert history(uri, found["first"])["hypervolume"] == [
+        (width, width / count) for width in range(1, count + 1) if width != 26
+    ]
+    assert set(runs(uri, "tags.\"theseus.front\" = 'true'")) == {architecture(count).id}
 
 
 def test_numbers_go_on_after_refused_and_delivered(
