@@ -19,12 +19,13 @@ from benchmarks.sampler import GUIDE, SPACE, World, search
 from nas_theseus.costs.table import CostTable
 from nas_theseus.pareto import front_of, hypervolume_of
 from nas_theseus.services.window import LATEST
+from nas_theseus.settings import Sampler
 from nas_theseus.space import SearchSpace, load_space
 from nas_theseus.values import Evaluation
 
 
 def both(
-    space: SearchSpace, costs: CostTable, seed: int, name: str, proposals: int
+    space: SearchSpace, costs: CostTable, seed: int, name: Sampler, proposals: int
 ) -> dict[str, Any]:
     """One sampler in one world, with its window and without."""
     world = World(space, costs, seed)
@@ -64,7 +65,10 @@ def main() -> None:
     costs = CostTable(space)
     cells: list[dict[str, Any]] = []
     figures: dict[str, float | int | None] = {}
-    for name, proposals in (("tpe", arguments.tpe), ("theseus", arguments.theseus)):
+    given: tuple[tuple[Sampler, int], ...] = (
+        ("tpe", arguments.tpe), ("theseus", arguments.theseus),
+    )  # fmt: skip
+    for name, proposals in given:
         own = []
         for seed in range(arguments.repeats):
             own.append({**both(space, costs, seed, name, proposals), "load": os.getloadavg()[0]})

@@ -1,10 +1,14 @@
-"""Optuna's journal in one file: what belongs together is written at once, or not at all."""
+"""Optuna's journal in one file: what belongs together is written at once, or not at all.
+
+And what has ended is read once.
+"""
 
 from __future__ import annotations
 
+import copy
 import json
 import os
-from collections.abc import Iterable, Iterator
+from collections.abc import Container, Iterable, Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager, contextmanager
 from pathlib import Path
 from typing import Any
@@ -12,6 +16,7 @@ from typing import Any
 from filelock import FileLock
 from optuna.storages import JournalStorage
 from optuna.storages.journal import BaseJournalBackend
+from optuna.trial import FrozenTrial, TrialState
 
 
 class Journal(JournalStorage):
@@ -19,11 +24,55 @@ class Journal(JournalStorage):
 
     def __init__(self, path: Path) -> None:
         self._file = JournalFile(path)
+        self._read: dict[int, _Trials] = {}
         super().__init__(self._file)
 
     def together(self) -> AbstractContextManager[None]:
         """All that is written inside goes to the disk as one, on leaving; see `JournalFile`."""
         return self._file.together()
+
+    def get_all_trials(
+        self,
+        study_id: int,
+        deepcopy: bool = True,
+        states: Container[TrialState] | None = None,
+    ) -> list[FrozenTrial]:
+        """As Optuna's, which goes through all trials each time: 15 ms of 10,000."""
+        with self._thread_lock:
+            self._sync_with_backend()
+            self._replay_result.get_study(study_id)  # raises where there is none
+            found = self._read.setdefault(study_id, _Trials()).of(
+                self._replay_result._study_id_to_trial_ids[study_id],
+                self._replay_result._trials,
+                states,
+            )
+            return copy.deepcopy(found) if deepcopy else found
+
+
+class _Trials:
+    """A study's trials as they were read last; of those only the open ones can change."""
+
+    def __init__(self) -> None:
+        self._trials: list[FrozenTrial] = []
+        self._open: list[int] = []
+
+    def of(
+        self,
+        ids: Sequence[int],
+        now: Mapping[int, FrozenTrial],
+        states: Container[TrialState] | None,
+    ) -> list[FrozenTrial]:
+        new = range(len(self._trials), len(ids))
+        self._trials += [now[ids[i]] for i in new]
+        self._open += new
+        for i in self._open:
+            self._trials[i] = now[ids[i]]
+        self._open = [i for i in self._open if not self._trials[i].state.is_finished()]
+        if states is None:
+            return self._trials.copy()
+        ended = any(state in states for state in TrialState if state.is_finished())
+        trials = self._trials if ended else [self._trials[i] for i in self._open]
+        return [trial for trial in trials if trial.state in states]
 
 
 class JournalFile(BaseJournalBackend):

@@ -12,6 +12,7 @@ import optuna
 import pytest
 from optuna.storages import JournalStorage
 from optuna.storages.journal import JournalFileBackend
+from optuna.trial import TrialState
 
 from nas_theseus.services.journal import Journal
 
@@ -54,6 +55,55 @@ def test_entries_that_another_process_added_are_read_and_counted(tmp_path: Path)
         mine.tell(mine.ask(GENES), float(number))
     assert mine.get_trials() == theirs.get_trials()
     assert [trial.value for trial in mine.trials] == [10.0, 0.0, 11.0, 1.0, 12.0, 2.0]
+
+
+STATES: list[tuple[TrialState, ...] | None] = [
+    None,
+    (TrialState.WAITING,),
+    (TrialState.RUNNING, TrialState.WAITING),
+    (TrialState.COMPLETE,),
+    (TrialState.RUNNING, TrialState.FAIL),
+]
+
+
+def test_trials_are_as_optuna_has_them_whenever_they_are_asked_for(tmp_path: Path) -> None:
+    path = tmp_path / "study.journal"
+    journal = Journal(path)
+    mine, theirs = study(journal), JournalStorage(JournalFileBackend(str(path)))
+    number = theirs.get_study_id_from_name("one")
+
+    def compare() -> None:
+        for states in STATES:
+            expected = theirs.get_all_trials(number, states=states)
+            assert journal.get_all_trials(number, deepcopy=False, states=states) == expected
+            assert journal.get_all_trials(number, states=states) == expected
+
+    first, second = mine.ask(GENES), mine.ask(GENES)
+    mine.enqueue_trial({"gene_0": "a"})
+    compare()
+    second.set_user_attr("stage", "convert")
+    compare()
+    mine.tell(second, 1.0)
+    third = mine.ask(GENES)
+    compare()
+    mine.tell(first, state=TrialState.FAIL)
+    compare()
+    mine.tell(third, 0.5)
+    compare()
+    assert [trial.state.name for trial in mine.trials] == ["FAIL", "COMPLETE", "COMPLETE"]
+
+
+def test_trials_of_a_study_that_is_not_there(tmp_path: Path) -> None:
+    with pytest.raises(KeyError):
+        Journal(tmp_path / "study.journal").get_all_trials(0)
+
+
+def test_a_list_of_trials_is_the_callers_own(tmp_path: Path) -> None:
+    mine = study(Journal(tmp_path / "study.journal"))
+    mine.tell(mine.ask(GENES), 1.0)
+    mine.get_trials(deepcopy=False).clear()
+    mine.get_trials()[0].params.clear()
+    assert len(mine.get_trials(deepcopy=False)[0].params) == len(GENES)
 
 
 def test_what_is_written_together_is_one_write(

@@ -1,0 +1,205 @@
+"""What the driver costs a trial in long searches of made-up worlds, without Ray."""
+
+from __future__ import annotations
+
+import os
+import resource
+import shutil
+import tempfile
+import threading
+import time
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+from benchmarks.sampler import GUIDE, SPACE, World
+from nas_theseus.costs.table import CostTable
+from nas_theseus.search.jobs import ProposalJobs
+from nas_theseus.services.tracking import Tracker
+from nas_theseus.settings import Sampler, SearchSettings
+from nas_theseus.space import load_space
+from nas_theseus.storage import Storage
+from nas_theseus.values import Architecture
+
+PARTS = ("ask", "tell", "front", "queue", "deliver")
+
+
+class Clock:
+    """Seconds by part, of the trials since the last `take`."""
+
+    def __init__(self) -> None:
+        self.wall: dict[str, list[float]] = {part: [] for part in PARTS}
+
+    def timed(self, part: str, call: Callable[..., Any]) -> Callable[..., Any]:
+        """The call, timed; of nested parts the inner one is not counted twice."""
+
+        def run(*arguments: Any, **named: Any) -> Any:
+            with self.part(part):
+                return call(*arguments, **named)
+
+        return run
+
+    @contextmanager
+    def part(self, name: str) -> Iterator[None]:
+        inner = sum(map(sum, self.wall.values()))
+        began = time.perf_counter()
+        yield
+        inner = sum(map(sum, self.wall.values())) - inner
+        self.wall[name].append(time.perf_counter() - began - inner)
+
+    def take(self, trials: int) -> dict[str, float]:
+        """Milliseconds a trial by part."""
+        told = {f"{part}_ms": sum(all_) / trials * 1e3 for part, all_ in self.wall.items()}
+        self.wall = {part: [] for part in PARTS}
+        return told
+
+
+class Silent:
+    """Shows nothing."""
+
+    def say(self, message: str) -> None:
+        """Nothing."""
+
+    def show(self, state: object) -> None:
+        """Nothing."""
+
+
+class Driver:
+    """One search of a made-up world in a folder; trials end as soon as they are proposed."""
+
+    def __init__(self, folder: Path, trials: int, sampler: Sampler, record: bool) -> None:
+        self.clock = Clock()
+        space = load_space(SPACE)
+        costs = CostTable(space)
+        self._world, self._recipe = World(space, costs, 0), space.recipe.id
+        self._storage = Storage(folder, "scale")
+        self._storage.create()
+        uri = f"sqlite:///{folder / 'mlflow.db'}"
+        self.tracker: Tracker = Tracker(
+            "scale", self._storage.outbox, self._storage.runs_file, tracking_uri=uri
+        )
+        # The writer takes nothing while this is clear.
+        self._delivers = threading.Event()
+        self._delivers.set()
+        if record:
+            self.tracker.start({})
+        else:
+            self.tracker._put = lambda kind, **content: None  # type: ignore[method-assign]
+        settings = SearchSettings(
+            name="scale", trials=trials, parallel=1, sampler=sampler, storage=folder
+        )
+        guide = {"val_accuracy": GUIDE, **costs.of_parts().known()}
+        self.jobs: ProposalJobs = ProposalJobs(
+            space, costs, self._storage, self.tracker, settings, Silent(), guide
+        )
+        self._time_parts()
+
+    def _time_parts(self) -> None:
+        study, clock = self.jobs._study, self.clock
+        study.propose = clock.timed("ask", study.propose)  # type: ignore[method-assign]
+        study.tell = clock.timed("tell", study.tell)  # type: ignore[method-assign]
+        self.tracker._put = clock.timed("queue", self.tracker._put)  # type: ignore[method-assign]
+        load = self.tracker._load
+
+        def held(path: Path) -> dict[str, Any]:
+            self._delivers.wait()
+            return load(path)
+
+        self.tracker._load = held  # type: ignore[method-assign]
+
+    def run(self, trials: int) -> None:
+        """So many trials, as fast as they are proposed."""
+        for _ in range(trials):
+            job = self.jobs.next()
+            if not isinstance(job, Architecture):
+                raise RuntimeError(self.jobs.state.ended_because)
+            told = replace(self._world.told(job), recipe=self._recipe)
+            self._storage.write_outcome(told)
+            with self.clock.part("front"):
+                self.jobs.ended(job, None)
+
+    def run_apart(self, trials: int) -> None:
+        """So many trials, of which MLflow is told when all have ended."""
+        self._delivers.clear()
+        try:
+            self.run(trials)
+        finally:
+            self._delivers.set()
+        with self.clock.part("deliver"):
+            self.drain()
+
+    def drain(self) -> None:
+        """Wait until MLflow has all records."""
+        with self.tracker._changed:
+            self.tracker._changed.wait_for(lambda: not self.tracker._waiting)
+
+
+def measure_driver(
+    lengths: list[int], measured: int, samplers: Sequence[Sampler]
+) -> Iterator[dict[str, Any]]:
+    """One cell for each length and sampler."""
+    with tempfile.TemporaryDirectory() as name:
+        folder = Path(name)
+        whole = Driver(folder / "nsga2", max(lengths), "nsga2", record=True)
+        done = 0
+        for length in sorted(lengths):
+            whole.run(length - 2 * measured - done)
+            whole.drain()
+            began = time.perf_counter()
+            whole.run(measured)
+            whole.drain()
+            stream_s = time.perf_counter() - began
+            whole.clock.take(1)
+            with _processor(whole.tracker) as used:
+                whole.run_apart(measured)
+            done = length
+            yield {
+                **_cell("nsga2", length, measured, whole, used),
+                "stream_ms": 1e3 * stream_s / measured,
+                "driver_mb": resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024,
+            }
+            for sampler in samplers:
+                if sampler == "nsga2":
+                    continue
+                other = folder / sampler
+                shutil.copytree(folder / "nsga2" / "searches", other / "searches")
+                one = Driver(other, length + measured, sampler, record=False)
+                one.clock.take(1)
+                with _processor(None) as used:
+                    one.run(measured)
+                yield _cell(sampler, length, measured, one, used)
+                shutil.rmtree(other)
+        whole.tracker.finish()
+
+
+def _cell(
+    sampler: Sampler, length: int, measured: int, driver: Driver, used: Mapping[str, float]
+) -> dict[str, Any]:
+    return {
+        "kind": "driver", "sampler": sampler, "trials": length, "measured": measured,
+        **driver.clock.take(measured),
+        **{part: 1e3 * seconds / measured for part, seconds in used.items()},
+        "load": os.getloadavg()[0],
+    }  # fmt: skip
+
+
+@contextmanager
+def _processor(tracker: Tracker | None) -> Iterator[dict[str, float]]:
+    """Processor seconds of this thread and of the one that writes to MLflow."""
+    used: dict[str, float] = {}
+
+    def now() -> dict[str, float]:
+        told = {"main_cpu_ms": time.thread_time()}
+        if tracker is not None and tracker._thread is not None:
+            identity = tracker._thread.ident
+            if identity is None:
+                raise RuntimeError("the writer thread has not started")
+            clock = time.pthread_getcpuclockid(identity)
+            told["writer_cpu_ms"] = time.clock_gettime(clock)
+        return told
+
+    before = now()
+    yield used
+    used.update({part: value - before[part] for part, value in now().items()})

@@ -1,0 +1,112 @@
+"""How busy Ray Tune over `cluster.run_jobs` keeps slots, by trials that only wait.
+
+Workers import this module, and no torch: 64 of them would fill the memory.
+"""
+
+from __future__ import annotations
+
+import os
+import sys
+import tempfile
+import time
+from collections.abc import Generator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from nas_theseus.services import cluster
+from nas_theseus.settings import SearchSettings
+from nas_theseus.values import Architecture, BlockChoice, Reached, Span
+
+
+@dataclass(frozen=True)
+class Wait:
+    """A worker whose evaluations only wait; each leaves its process, begin and end as a file."""
+
+    folder: Path
+    seconds: float
+
+    def __call__(self) -> Wait:
+        return self
+
+    def run(self, job: Architecture) -> Generator[str, None, None]:
+        began = time.time()
+        time.sleep(self.seconds)
+        torch = int("torch" in sys.modules)
+        (self.folder / job.id).write_text(f"{os.getpid()} {began} {time.time()} {torch}")
+        yield "waited"
+
+
+@dataclass(frozen=True)
+class MakeWait:
+    """Makes `Wait.run` in the worker's process."""
+
+    worker: Wait
+
+    def __call__(self) -> cluster.WorkerRun[Architecture]:
+        return self.worker.run
+
+
+class Queue:
+    """So many jobs, each another architecture."""
+
+    def __init__(self, count: int) -> None:
+        self._left = list(range(count))
+
+    def next(self) -> Architecture | None:
+        if not self._left:
+            return None
+        return Architecture((BlockChoice(Span(0, 1), f"b{self._left.pop()}"),))
+
+    def reported(self, job: Architecture, stage: str) -> None:
+        """Nothing."""
+
+    def reached(self, reached: Reached) -> bool:
+        """Trials that wait have no rungs."""
+        return True
+
+    def ended(self, job: Architecture, failure: str | None) -> None:
+        if failure is not None:
+            raise RuntimeError(failure)
+
+
+def measure_slots(slots: int, seconds: float, rounds: int) -> dict[str, Any]:
+    """Utilisation of so many slots by trials that only wait."""
+    with tempfile.TemporaryDirectory() as name:
+        folder = Path(name)
+        (folder / "waited").mkdir()
+        settings = SearchSettings(name="scale", parallel=slots, storage=folder)
+        # As many CPUs as slots: a node that Ray believes, not this machine's cores.
+        cluster.connect(settings, folder / "log")
+        try:
+            make = MakeWait(Wait(folder / "waited", seconds))
+            cluster.run_jobs(Queue(slots * (rounds + 2)), make, settings, folder / "log")
+        finally:
+            cluster.disconnect()
+        told = [path.read_text().split() for path in (folder / "waited").iterdir()]
+    return {
+        "kind": "slots", "slots": slots, "seconds": seconds, "trials": len(told),
+        "utilisation": utilisation([(int(t[0]), float(t[1]), float(t[2])) for t in told], slots),
+        "workers_with_torch": len({t[0] for t in told if t[3] == "1"}),
+        "processes": len({t[0] for t in told}), "load": os.getloadavg()[0],
+    }  # fmt: skip
+
+
+def utilisation(trials: list[tuple[int, float, float]], slots: int) -> float:
+    """Share of slots x time in which trials ran, between ramp-up and the last start.
+
+    Args:
+        trials: process, begin and end in seconds of each.
+
+    The window opens when the last process has begun its first trial, and closes when the last trial
+    begins: after that there is nothing left to hand out. A slot without a process is idle.
+    """
+    firsts: dict[int, float] = {}
+    for process, begin, _ in trials:
+        firsts[process] = min(begin, firsts.get(process, begin))
+    opens, closes = max(firsts.values()), max(begin for _, begin, _ in trials)
+    if closes <= opens:
+        raise ValueError(f"{len(trials)} trials on {slots} slots leave no time between ramp-up "
+                         "and the last start; run more rounds")  # fmt: skip
+    busy = sum(max(0.0, min(end, closes) - max(begin, opens)) for _, begin, end in trials)
+    return busy / (slots * (closes - opens))
