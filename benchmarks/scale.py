@@ -1,6 +1,6 @@
 """What the driver costs a trial in long searches, and how busy it keeps many slots.
 
-    python -m benchmarks.scale [--trials 100 1000 10000] [--slots 2 4 8 16 32 64] [--rounds 3]
+    python -m benchmarks.scale [--trials 100 1000 10000] [--slots 2 4 8 16 32 64] [--rounds 8]
 
 Driver: one search of made-up worlds (benchmarks/sampler.py), proposed by NSGA-II, told and recorded
 as in a real one (Optuna's journal, outbox, MLflow on SQLite), without Ray. At each length
@@ -40,7 +40,7 @@ def main() -> None:
     parser.add_argument("--samplers", nargs="+", choices=SAMPLERS, default=list(SAMPLERS))
     parser.add_argument("--slots", type=int, nargs="*", default=[2, 4, 8, 16, 32, 64])
     parser.add_argument("--seconds", type=float, default=10.0)
-    parser.add_argument("--rounds", type=int, default=3)
+    parser.add_argument("--rounds", type=int, default=8)
     given = parser.parse_args()
     if min(given.trials, default=given.measured * 2) < 2 * given.measured:
         parser.error(f"--trials: at least {2 * given.measured}, twice what is --measured")
