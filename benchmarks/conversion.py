@@ -40,9 +40,9 @@ from nas_theseus.convert.target import assemble
 from nas_theseus.costs import measure_latency
 from nas_theseus.errors import ConversionError
 from nas_theseus.evaluate import score
+from nas_theseus.results import CurvePoint
 from nas_theseus.settings import Recipe
 from nas_theseus.space import load_space
-from nas_theseus.values import CurvePoint
 
 ROOT = Path(__file__).resolve().parent.parent
 CELLS = RESULTS / "conversion_cells.jsonl"

@@ -22,9 +22,9 @@ from typing import Any
 import torch
 
 from benchmarks.record import figure_table, write_record
+from nas_theseus.results import Evaluation
 from nas_theseus.search.front import read_front
 from nas_theseus.storage import Storage
-from nas_theseus.values import Evaluation
 
 ROOT = Path(__file__).resolve().parent.parent
 SHARED = (1, 2, 4)

@@ -21,15 +21,16 @@ from pathlib import Path
 from typing import Any
 
 from benchmarks.record import write_record
+from nas_theseus.architecture import Architecture
 from nas_theseus.costs.table import CostTable
 from nas_theseus.progress import State
+from nas_theseus.results import Cost, Evaluation, Stopped
 from nas_theseus.search.jobs import ProposalJobs
 from nas_theseus.services import cluster
 from nas_theseus.services.tracking import Tracker
 from nas_theseus.settings import SearchSettings
 from nas_theseus.space import load_space
 from nas_theseus.storage import Storage
-from nas_theseus.values import Architecture, Cost, Evaluation, Stopped
 
 ROOT = Path(__file__).resolve().parent.parent
 DIGITS = ROOT / "search_spaces" / "digits.py"

@@ -18,10 +18,10 @@ from benchmarks.record import write_record
 from benchmarks.sampler import GUIDE, SPACE, World, search
 from nas_theseus.costs.table import CostTable
 from nas_theseus.pareto import front_of, hypervolume_of
+from nas_theseus.results import Evaluation
 from nas_theseus.services.window import LATEST
 from nas_theseus.settings import Sampler
 from nas_theseus.space import SearchSpace, load_space
-from nas_theseus.values import Evaluation
 
 
 def both(

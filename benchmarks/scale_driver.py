@@ -15,13 +15,13 @@ from pathlib import Path
 from typing import Any
 
 from benchmarks.sampler import GUIDE, SPACE, World
+from nas_theseus.architecture import Architecture
 from nas_theseus.costs.table import CostTable
 from nas_theseus.search.jobs import ProposalJobs
 from nas_theseus.services.tracking import Tracker
 from nas_theseus.settings import Sampler, SearchSettings
 from nas_theseus.space import load_space
 from nas_theseus.storage import Storage
-from nas_theseus.values import Architecture
 
 PARTS = ("ask", "tell", "front", "queue", "deliver")
 

@@ -14,6 +14,7 @@ from pathlib import Path
 from typing import Any
 
 from benchmarks.search_cost_regimes import Regime, described, ended, prepared, workshop
+from nas_theseus.architecture import Architecture
 from nas_theseus.convert.block_key import BlockKey, BlockKeys
 from nas_theseus.convert.library import Library
 from nas_theseus.convert.target import assemble
@@ -21,8 +22,10 @@ from nas_theseus.costs.table import CostTable
 from nas_theseus.estimate.thompson import Proposer, Told
 from nas_theseus.evaluate import score
 from nas_theseus.guide import load_weights
+from nas_theseus.ids import derive_seed
 from nas_theseus.pareto import is_feasible
 from nas_theseus.progress import State
+from nas_theseus.results import Evaluation, Reached
 from nas_theseus.search.block_jobs import BlockJobs
 from nas_theseus.search.jobs import Job, ProposalJobs, reference_of
 from nas_theseus.search.worker import Worker, WorkerSettings, worker_settings
@@ -31,7 +34,6 @@ from nas_theseus.services.tracking import Tracker
 from nas_theseus.settings import Recipe, Sampler, SearchSettings
 from nas_theseus.space import SearchSpace
 from nas_theseus.storage import Storage, write_json
-from nas_theseus.values import Architecture, Evaluation, Reached, derive_seed
 
 FURTHER_LIMIT = "macs <= 1e6"
 

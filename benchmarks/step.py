@@ -19,6 +19,7 @@ import torch.nn.functional as F
 
 from benchmarks.record import write_record
 from nas_theseus import SearchSpace, cut
+from nas_theseus.architecture import Architecture, BlockChoice, Span
 from nas_theseus.blocks import Basic, BlockFamily, Depthwise, Keep, TokenMLP
 from nas_theseus.convert.activations import GuideActivations
 from nas_theseus.convert.schedules import StageRun, stages
@@ -27,7 +28,6 @@ from nas_theseus.convert.target import assemble
 from nas_theseus.networks import ResNet
 from nas_theseus.settings import Recipe, SimilarityName
 from nas_theseus.tasks import digits
-from nas_theseus.values import Architecture, BlockChoice, Span
 
 BLOCKS: dict[str, BlockFamily] = {
     "basic": Basic(width=0.5), "depthwise": Depthwise(expand=2.0), "token_mlp": TokenMLP(hidden=64)

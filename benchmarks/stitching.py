@@ -38,6 +38,7 @@ from nas_theseus.convert.target import recalibrate
 from nas_theseus.costs import count_macs
 from nas_theseus.evaluate import score
 from nas_theseus.guide import Guide, cut, plain_state
+from nas_theseus.ids import derive_seed
 from nas_theseus.networks import ResNet
 from nas_theseus.settings import Recipe, Sampler
 from nas_theseus.stitch.anchors import Anchor
@@ -48,7 +49,6 @@ from nas_theseus.stitch.sources import Source
 from nas_theseus.stitch.stitchable import Direction, StitchableNet
 from nas_theseus.stitch.training import train_stitches
 from nas_theseus.tasks import ImageTask, Split, fashion_mnist
-from nas_theseus.values import derive_seed
 
 ROOT = Path(__file__).resolve().parent.parent
 CELLS = RESULTS / "stitching_cells.jsonl"

@@ -18,6 +18,7 @@ from typing import Any
 import torch
 
 from benchmarks.search_cost_regimes import ended, workshop
+from nas_theseus.architecture import Architecture
 from nas_theseus.convert.block_key import BlockKeys
 from nas_theseus.convert.guide_training import prepare_guide
 from nas_theseus.convert.library import Library
@@ -27,6 +28,7 @@ from nas_theseus.genome import Genome
 from nas_theseus.guide import cut
 from nas_theseus.networks import ResNet
 from nas_theseus.pareto import front_of, hypervolume_of
+from nas_theseus.results import Evaluation
 from nas_theseus.search.block_jobs import BlockJobs
 from nas_theseus.search.jobs import reference_of
 from nas_theseus.services.study import Study
@@ -35,7 +37,6 @@ from nas_theseus.space import SearchSpace, load_space
 from nas_theseus.stitch.suggestions import stitch_errors, suggested
 from nas_theseus.storage import Storage
 from nas_theseus.tasks import fashion_mnist
-from nas_theseus.values import Architecture, Evaluation
 
 SPACE = Path(__file__).resolve().parent.parent / "search_spaces" / "fashion_resnet.py"
 SAMPLERS: tuple[Sampler, ...] = ("theseus", "tpe")

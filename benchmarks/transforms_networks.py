@@ -14,6 +14,7 @@ import torch.nn.functional as F
 import torchvision
 from torch import Tensor, nn
 
+from nas_theseus.architecture import Boundary
 from nas_theseus.convert.transforms import deepen, enlarge_kernel, widen
 from nas_theseus.convert.transforms.methods import DEEPENINGS, WIDENINGS
 from nas_theseus.convert.transforms.widening import find_volume
@@ -21,7 +22,6 @@ from nas_theseus.errors import TransformError
 from nas_theseus.guide import example_input
 from nas_theseus.networks import ResNet
 from nas_theseus.tracing import evaluating
-from nas_theseus.values import Boundary
 
 
 class Block(nn.Module):

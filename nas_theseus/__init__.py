@@ -6,12 +6,12 @@ import importlib
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
+    from nas_theseus.architecture import Architecture, Boundary
     from nas_theseus.blocks import block, choice
     from nas_theseus.export.folder import load
     from nas_theseus.guide import Guide, cut, cut_points
     from nas_theseus.settings import Recipe
     from nas_theseus.space import SearchSpace, maximize, minimize
-    from nas_theseus.values import Architecture, Boundary
 
 __version__ = "0.1.0"
 
@@ -31,8 +31,8 @@ __all__ = [
 ]
 
 _MODULES = {
-    "Architecture": "values",
-    "Boundary": "values",
+    "Architecture": "architecture",
+    "Boundary": "architecture",
     "Guide": "guide",
     "Recipe": "settings",
     "SearchSpace": "space",

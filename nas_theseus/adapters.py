@@ -8,9 +8,9 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from nas_theseus.architecture import Boundary
 from nas_theseus.errors import CutError
 from nas_theseus.guide import Guide, load_given_weights, refuse_other_outputs
-from nas_theseus.values import Boundary
 
 _GPT2_MODULES = (
     "transformer.wte",

@@ -9,6 +9,7 @@ from pathlib import Path
 
 import torch
 
+from nas_theseus.architecture import Architecture
 from nas_theseus.convert.activations import GuideActivations
 from nas_theseus.convert.block_conversion import keep_block, load_into
 from nas_theseus.convert.block_key import BlockKey, BlockKeys
@@ -23,17 +24,10 @@ from nas_theseus.costs.table import CostTable
 from nas_theseus.errors import ConversionError
 from nas_theseus.estimate.rungs import rungs_of
 from nas_theseus.evaluate import score
+from nas_theseus.ids import canonical_json, derive_seed
+from nas_theseus.results import BlockOutcome, CurvePoint, Evaluation, Reached
 from nas_theseus.settings import Recipe
 from nas_theseus.space import MEASURED, SearchSpace
-from nas_theseus.values import (
-    Architecture,
-    BlockOutcome,
-    CurvePoint,
-    Evaluation,
-    Reached,
-    canonical_json,
-    derive_seed,
-)
 
 
 @dataclass(frozen=True)

@@ -19,9 +19,9 @@ from nas_theseus.commands import stitch as stitch_commands
 from nas_theseus.commands.networks import DEFAULT_STORAGE, SpaceFile, StorageOption
 
 if TYPE_CHECKING:
+    from nas_theseus.architecture import Architecture
     from nas_theseus.search.budget import Answer
     from nas_theseus.settings import SearchSettings
-    from nas_theseus.values import Architecture
 
 # torch, Ray and MLflow take seconds to import, so commands import what they need; --help is quick.
 

@@ -15,7 +15,9 @@ from nas_theseus.convert.target import recalibrate
 from nas_theseus.errors import ConversionError, ShapeError, SpaceError, StorageError
 from nas_theseus.evaluate import score
 from nas_theseus.guide import Guide, plain_state
+from nas_theseus.ids import short_hash
 from nas_theseus.pictures.heatmap import HEATMAP_IMAGE, HEATMAP_PAGE, write_heatmaps
+from nas_theseus.results import CurvePoint, Reached
 from nas_theseus.services import cluster
 from nas_theseus.services.nodes import check_nodes
 from nas_theseus.services.tracking import recording
@@ -27,7 +29,6 @@ from nas_theseus.stitch.rows import MakeRowWorker, Pair, RowSettings
 from nas_theseus.stitch.sources import Source
 from nas_theseus.storage import make_folder, write_json
 from nas_theseus.tasks import Task
-from nas_theseus.values import CurvePoint, Reached, short_hash
 
 MATRIX_FILE = "matrix.json"
 

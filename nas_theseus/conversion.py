@@ -9,6 +9,7 @@ from pathlib import Path
 
 import torch
 
+from nas_theseus.architecture import Architecture
 from nas_theseus.candidate import Converted, Workshop
 from nas_theseus.convert.guide_training import prepare_guide
 from nas_theseus.convert.library import Library
@@ -17,6 +18,7 @@ from nas_theseus.convert.target import Target, assemble
 from nas_theseus.errors import ConversionError, SpaceError, StorageError
 from nas_theseus.evaluate import score
 from nas_theseus.export.folder import MEMBER_FILES, write_member
+from nas_theseus.goals import Objective
 from nas_theseus.guide import plain_state
 from nas_theseus.pictures.of_conversion import (
     CHAIN_FILE,
@@ -27,6 +29,7 @@ from nas_theseus.pictures.of_conversion import (
     similarity_picture,
     write_picture,
 )
+from nas_theseus.results import CurvePoint, Evaluation
 from nas_theseus.search.kept import refuse_mistakes
 from nas_theseus.services.tracking import recording
 from nas_theseus.settings import Order, Recipe, Schedule, changed
@@ -39,7 +42,6 @@ from nas_theseus.storage import (
     write_json,
     write_tensors,
 )
-from nas_theseus.values import Architecture, CurvePoint, Evaluation, Objective
 
 REPLACEMENTS_JSON = "replacements.json"
 

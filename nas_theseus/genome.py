@@ -4,8 +4,8 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 
+from nas_theseus.architecture import Architecture, BlockChoice, Hyperparameter, Span
 from nas_theseus.space import SearchSpace
-from nas_theseus.values import Architecture, BlockChoice, Hyperparameter, Span
 
 
 class Genome:

@@ -14,9 +14,9 @@ import safetensors.torch
 import torch
 from torch import Tensor, nn
 
+from nas_theseus.architecture import Boundary
 from nas_theseus.errors import CutError, GuideError
 from nas_theseus.tracing import Trace, ancestors, evaluating, is_batch_size, trace
-from nas_theseus.values import Boundary
 
 _REBUILDING: ContextVar[bool] = ContextVar("rebuilding", default=False)
 

@@ -8,12 +8,12 @@ from itertools import pairwise
 import torch
 from torch import Tensor, nn
 
+from nas_theseus.architecture import BlockChoice, Boundary, Span
 from nas_theseus.blocks.base import last_map
 from nas_theseus.blocks.causality import reads_ahead
 from nas_theseus.guide import example_input
 from nas_theseus.settings import parse_constraint
 from nas_theseus.space import COSTS, MEASURED, SearchSpace
-from nas_theseus.values import BlockChoice, Boundary, Span
 
 
 def mistakes_in(space: SearchSpace) -> list[str]:

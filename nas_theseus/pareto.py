@@ -10,7 +10,8 @@ import moocore  # type: ignore[import-untyped]
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
-from nas_theseus.values import Constraint, Evaluation, Objective
+from nas_theseus.goals import Constraint, Objective
+from nas_theseus.results import Evaluation
 
 _Column = NDArray[np.float64]
 _Rows = NDArray[np.intp]

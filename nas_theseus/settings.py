@@ -12,7 +12,8 @@ from typing import Annotated, Any, Literal, TypeVar
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, ValidationInfo, field_validator
 
 from nas_theseus.errors import SpaceError
-from nas_theseus.values import SEARCH_NAME, Constraint, short_hash
+from nas_theseus.goals import Constraint
+from nas_theseus.ids import SEARCH_NAME, short_hash
 
 Schedule = Literal["progressive", "sequential", "independent", "joint", "naive", "scratch", "kd"]
 Order = Literal["forward", "reverse"]

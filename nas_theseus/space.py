@@ -19,20 +19,13 @@ import torch
 from pydantic import ValidationError
 from torch import Tensor, nn
 
+from nas_theseus.architecture import Architecture, BlockChoice, Boundary, Span
 from nas_theseus.blocks import BlockFamily
 from nas_theseus.errors import PairingError, SpaceError, TheseusError
+from nas_theseus.goals import Constraint, Direction, Objective
 from nas_theseus.guide import Guide, example_input
 from nas_theseus.settings import Recipe, mistakes_of, parse_constraint
 from nas_theseus.tasks import Task
-from nas_theseus.values import (
-    Architecture,
-    BlockChoice,
-    Boundary,
-    Constraint,
-    Direction,
-    Objective,
-    Span,
-)
 
 # Counted before anything runs, and additive over blocks.
 COSTS = ("macs", "params")

@@ -15,16 +15,10 @@ from typing import Any
 import safetensors.torch
 from torch import Tensor
 
+from nas_theseus.architecture import Architecture
 from nas_theseus.errors import StorageError
-from nas_theseus.values import (
-    SEARCH_NAME,
-    Architecture,
-    BlockOutcome,
-    Evaluation,
-    Failure,
-    Outcome,
-    Stopped,
-)
+from nas_theseus.ids import SEARCH_NAME
+from nas_theseus.results import BlockOutcome, Evaluation, Failure, Outcome, Stopped
 
 # A result in full counts before what an earlier attempt left.
 _SUFFIXES = ((Evaluation, ".json"), (Stopped, ".stopped.json"), (Failure, ".failed.json"))

@@ -15,7 +15,9 @@ from nas_theseus.costs import count_macs
 from nas_theseus.errors import ShapeError, StorageError
 from nas_theseus.evaluate import score
 from nas_theseus.guide import Guide, load_weights
+from nas_theseus.ids import derive_seed
 from nas_theseus.pictures.of_search import switching_picture
+from nas_theseus.results import CurvePoint, Evaluation
 from nas_theseus.search.front import read_front, read_outcomes
 from nas_theseus.search.kept import read_space
 from nas_theseus.services.tracking import recording
@@ -26,7 +28,6 @@ from nas_theseus.stitch.stitchable import Direction, StitchableNet
 from nas_theseus.stitch.training import train_stitches
 from nas_theseus.stitch.windows import sliding_windows
 from nas_theseus.storage import Storage, replacing, write_json
-from nas_theseus.values import CurvePoint, Evaluation, derive_seed
 
 GUIDE = "guide"
 WEIGHTS_FILE, NETWORKS_FILE, PICTURE_FILE = "net.safetensors", "networks.json", "networks.png"

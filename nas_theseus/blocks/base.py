@@ -10,8 +10,8 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from nas_theseus.architecture import Boundary, Hyperparameter
 from nas_theseus.errors import PairingError, ShapeError, TransformError
-from nas_theseus.values import Boundary, Hyperparameter
 
 BlockFactory = Callable[..., nn.Module]
 

@@ -9,6 +9,7 @@ from collections.abc import Mapping
 import torch
 from torch import Tensor, nn
 
+from nas_theseus.architecture import Architecture, BlockChoice, Span
 from nas_theseus.blocks.base import last_map
 from nas_theseus.convert.activations import GuideActivations
 from nas_theseus.convert.block_key import BlockKey
@@ -21,7 +22,6 @@ from nas_theseus.costs import count_macs
 from nas_theseus.errors import ConversionError
 from nas_theseus.guide import plain_state
 from nas_theseus.space import SearchSpace
-from nas_theseus.values import Architecture, BlockChoice, Span
 
 
 def convert_block(

@@ -8,19 +8,12 @@ from typing import Any
 
 import torch
 
+from nas_theseus.architecture import Architecture, BlockChoice, Boundary, Hyperparameter, Span
 from nas_theseus.convert.activations import sample_size
 from nas_theseus.convert.fingerprint import fingerprint
+from nas_theseus.ids import derive_seed, short_hash
 from nas_theseus.settings import Recipe
 from nas_theseus.space import SearchSpace
-from nas_theseus.values import (
-    Architecture,
-    BlockChoice,
-    Boundary,
-    Hyperparameter,
-    Span,
-    derive_seed,
-    short_hash,
-)
 
 # Raised when blocks come out differently for the same key: older ones are then not found.
 FORMAT = 1

@@ -12,7 +12,7 @@ from typing import Any
 import torch
 from torch import nn
 
-from nas_theseus.values import short_hash
+from nas_theseus.ids import short_hash
 
 
 def fingerprint(module: nn.Module, *makers: object) -> str:

@@ -17,8 +17,8 @@ from torch import Tensor
 from nas_theseus.convert.fingerprint import fingerprint
 from nas_theseus.errors import StorageError
 from nas_theseus.guide import Guide
+from nas_theseus.ids import short_hash
 from nas_theseus.storage import replacing
-from nas_theseus.values import short_hash
 
 logger = logging.getLogger(__name__)
 

@@ -14,7 +14,7 @@ from torch import Tensor, nn
 from nas_theseus.blocks.base import last_map
 from nas_theseus.convert.block_key import BlockKey
 from nas_theseus.errors import LibraryError
-from nas_theseus.values import short_hash
+from nas_theseus.ids import short_hash
 
 
 class DamagedEntry(LibraryError):

@@ -18,8 +18,9 @@ from nas_theseus.convert.similarity import Prepared, Similarity, check_features
 from nas_theseus.convert.stitching import rows
 from nas_theseus.convert.target import Target, batch_norms, gathering_statistics
 from nas_theseus.errors import ConversionError, ShapeError
+from nas_theseus.ids import derive_seed
+from nas_theseus.results import CurvePoint
 from nas_theseus.settings import Order, Recipe, Schedule
-from nas_theseus.values import CurvePoint, derive_seed
 
 # Of the guide's activations, to tell which of its hidden units matter.
 INHERITED_EXAMPLES = 64

@@ -8,9 +8,9 @@ from pathlib import Path
 from nas_theseus.convert.target import Target, assemble
 from nas_theseus.errors import StorageError
 from nas_theseus.guide import load_weights, rebuilding
+from nas_theseus.results import Evaluation
 from nas_theseus.space import SearchSpace, load_space
 from nas_theseus.storage import read_evaluation, write_bytes, write_json
-from nas_theseus.values import Evaluation
 
 ARCHITECTURE_FILE = "architecture.json"
 WEIGHTS_FILE = "weights.safetensors"

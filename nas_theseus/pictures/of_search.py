@@ -13,8 +13,9 @@ import plotly.graph_objects as go  # type: ignore[import-untyped]
 from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
 
+from nas_theseus.goals import Objective
+from nas_theseus.results import Cost, Evaluation
 from nas_theseus.storage import replacing
-from nas_theseus.values import Cost, Evaluation, Objective
 
 _COSTS = tuple(item.name for item in fields(Cost))
 _FAINT, _FRONT = "#9aa5b1", "#c2410c"

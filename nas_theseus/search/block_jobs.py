@@ -4,12 +4,13 @@ from __future__ import annotations
 
 from statistics import fmean
 
+from nas_theseus.architecture import Architecture, BlockChoice
 from nas_theseus.convert.block_key import BlockKey, BlockKeys
 from nas_theseus.convert.library import Library
 from nas_theseus.convert.library_record import Facts
 from nas_theseus.progress import BlockCounts
+from nas_theseus.results import BlockOutcome
 from nas_theseus.storage import Storage
-from nas_theseus.values import Architecture, BlockChoice, BlockOutcome
 
 
 class BlockJobs:

@@ -11,6 +11,7 @@ from typing import Any
 
 import numpy as np
 
+from nas_theseus.architecture import Architecture, BlockChoice
 from nas_theseus.convert.block_key import BlockKeys
 from nas_theseus.convert.library import Library
 from nas_theseus.costs.table import CostTable
@@ -20,21 +21,13 @@ from nas_theseus.estimate.front import AdditiveSpace
 from nas_theseus.estimate.rungs import qualities, rungs_of
 from nas_theseus.estimate.space_graph import additive_space
 from nas_theseus.estimate.thompson import Proposer, Told
+from nas_theseus.goals import Constraint
+from nas_theseus.results import Evaluation, Failure, FrontMember, Outcome, Stopped
 from nas_theseus.search.front import read_front, read_outcomes
 from nas_theseus.search.kept import read_space
 from nas_theseus.settings import parse_constraint
 from nas_theseus.space import COSTS, MEASURED, SearchSpace
 from nas_theseus.storage import Storage
-from nas_theseus.values import (
-    Architecture,
-    BlockChoice,
-    Constraint,
-    Evaluation,
-    Failure,
-    FrontMember,
-    Outcome,
-    Stopped,
-)
 
 _MAX_LABELS = 30_000
 

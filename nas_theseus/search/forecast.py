@@ -7,9 +7,9 @@ import time
 
 import torch
 
+from nas_theseus.results import Evaluation, Stopped
 from nas_theseus.space import SearchSpace
 from nas_theseus.storage import Storage
-from nas_theseus.values import Evaluation, Stopped
 
 
 def forecast(

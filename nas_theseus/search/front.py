@@ -7,9 +7,10 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 from nas_theseus.errors import StorageError
+from nas_theseus.goals import Constraint, Objective
 from nas_theseus.pareto import IncrementalFront
+from nas_theseus.results import Evaluation, FrontMember, Outcome
 from nas_theseus.storage import Storage, write_json
-from nas_theseus.values import Constraint, Evaluation, FrontMember, Objective, Outcome
 
 
 def front_rows(members: tuple[FrontMember, ...]) -> list[dict[str, Any]]:

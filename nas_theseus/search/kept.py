@@ -14,12 +14,12 @@ from nas_theseus.consent import runnable
 from nas_theseus.convert.guide_training import guide_key, load_prepared
 from nas_theseus.costs.table import CostTable
 from nas_theseus.errors import SpaceError
+from nas_theseus.ids import short_hash
 from nas_theseus.mistakes import mistakes_in
 from nas_theseus.search.front import read_beginning
 from nas_theseus.settings import SearchSettings
 from nas_theseus.space import SearchSpace, load_space
 from nas_theseus.storage import Storage, write_bytes, write_json
-from nas_theseus.values import short_hash
 
 
 def read_space_text(space_file: Path) -> str:

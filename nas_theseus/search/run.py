@@ -13,6 +13,7 @@ from pathlib import Path
 import torch
 from filelock import FileLock, Timeout
 
+from nas_theseus.architecture import Architecture
 from nas_theseus.convert.block_key import BlockKeys
 from nas_theseus.convert.finetune import EpochLoss
 from nas_theseus.convert.guide_training import LearnsItself, prepare_guide
@@ -28,6 +29,7 @@ from nas_theseus.guide import load_weights
 from nas_theseus.pareto import as_minimised, ranks
 from nas_theseus.pictures import of_conversion, of_search
 from nas_theseus.progress import Reporter, State
+from nas_theseus.results import Evaluation, FrontMember
 from nas_theseus.search.block_jobs import BlockJobs
 from nas_theseus.search.forecast import forecast
 from nas_theseus.search.front import read_outcomes, read_runs, write_front
@@ -42,7 +44,6 @@ from nas_theseus.settings import SearchSettings
 from nas_theseus.space import SearchSpace, load_space
 from nas_theseus.stitch.suggestions import stitch_errors, suggested
 from nas_theseus.storage import Storage, write_json
-from nas_theseus.values import Architecture, Evaluation, FrontMember
 
 
 @dataclass(frozen=True)

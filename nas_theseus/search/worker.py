@@ -12,22 +12,15 @@ from pathlib import Path
 import torch
 from torch import Tensor
 
+from nas_theseus.architecture import Architecture
 from nas_theseus.candidate import Converted, Workshop
 from nas_theseus.convert.block_key import BlockKey
 from nas_theseus.convert.library import Library
 from nas_theseus.errors import ConversionError, StorageError, TheseusError
 from nas_theseus.guide import plain_state
+from nas_theseus.results import BlockOutcome, CurvePoint, Evaluation, Failure, Outcome, Reached
 from nas_theseus.space import SearchSpace, load_space
 from nas_theseus.storage import Storage, write_tensors
-from nas_theseus.values import (
-    Architecture,
-    BlockOutcome,
-    CurvePoint,
-    Evaluation,
-    Failure,
-    Outcome,
-    Reached,
-)
 
 logger = logging.getLogger(__name__)
 

@@ -13,10 +13,12 @@ from importlib import import_module
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Protocol, TypeAlias, TypeVar
 
+from nas_theseus.architecture import Architecture
 from nas_theseus.errors import ServiceError, StorageError, TheseusError
+from nas_theseus.ids import canonical_json
+from nas_theseus.results import Evaluation, Reached
 from nas_theseus.services.resources import of_trial, refuse_too_small, room
 from nas_theseus.settings import SearchSettings
-from nas_theseus.values import Architecture, Evaluation, Reached, canonical_json
 
 # Read by Ray when it is imported: its per-trial CSV, JSON and TensorBoard files are not wanted
 # (evaluations/ and MLflow keep the results), nor its reports to its makers or its own table.
@@ -51,7 +53,7 @@ Job: TypeAlias = "BlockKey | Architecture | Endpoint"
 # Where a worker finds a kind of job; imported with the first of it.
 _MODULES = {
     "BlockKey": "nas_theseus.convert.block_key",
-    "Architecture": "nas_theseus.values",
+    "Architecture": "nas_theseus.architecture",
     "Endpoint": "nas_theseus.stitch.cells",
 }
 

@@ -19,11 +19,15 @@ from optuna.storages import BaseStorage, RDBStorage
 from optuna.trial import FrozenTrial, TrialState
 from sqlalchemy.exc import SQLAlchemyError
 
+from nas_theseus.architecture import Architecture
 from nas_theseus.errors import ServiceError, TheseusError
 from nas_theseus.estimate.rungs import Rung, qualities
 from nas_theseus.estimate.thompson import Proposer
 from nas_theseus.genome import Genome
+from nas_theseus.goals import Constraint, Objective
+from nas_theseus.ids import derive_seed
 from nas_theseus.redaction import scrub, without_credentials
+from nas_theseus.results import Cost, Failure, Outcome, Stopped
 from nas_theseus.services.journal import Journal
 from nas_theseus.services.theseus_sampler import (
     COSTS,
@@ -35,16 +39,6 @@ from nas_theseus.services.theseus_sampler import (
 )
 from nas_theseus.services.window import Window, window_of
 from nas_theseus.settings import Sampler
-from nas_theseus.values import (
-    Architecture,
-    Constraint,
-    Cost,
-    Failure,
-    Objective,
-    Outcome,
-    Stopped,
-    derive_seed,
-)
 
 # A refused or worst-valued proposal must be comparable, so no infinities.
 WORST = 1e12

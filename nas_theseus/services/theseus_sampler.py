@@ -9,9 +9,10 @@ from optuna.distributions import BaseDistribution, CategoricalDistribution
 from optuna.samplers import BaseSampler, RandomSampler
 from optuna.trial import FrozenTrial, TrialState
 
+from nas_theseus.architecture import Architecture
 from nas_theseus.estimate.thompson import Proposer, Told
 from nas_theseus.genome import Genome
-from nas_theseus.values import Architecture, derive_seed
+from nas_theseus.ids import derive_seed
 
 # Marks of trials in user attributes: refused before it ran (why), told a predicted value (the rung
 # that stopped it), measured costs that need not be objectives, and quality at rungs.

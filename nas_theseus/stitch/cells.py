@@ -8,8 +8,8 @@ from typing import Annotated, Any, Literal
 
 from pydantic import BaseModel, ConfigDict, Field
 
+from nas_theseus.ids import short_hash
 from nas_theseus.settings import Epochs, Positive, PositiveFloat, Recipe
-from nas_theseus.values import short_hash
 
 Start = Literal["least-squares", "kaiming"]
 

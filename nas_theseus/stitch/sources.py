@@ -12,11 +12,11 @@ import torch
 from nas_theseus.convert.target import reinitialise
 from nas_theseus.errors import SpaceError
 from nas_theseus.guide import Guide, cut
+from nas_theseus.ids import derive_seed
 from nas_theseus.networks import SMALL_RESNETS, ready_network
 from nas_theseus.settings import Recipe
 from nas_theseus.space import load_space
 from nas_theseus.tasks import Task, digits, fashion_mnist, image_folder
-from nas_theseus.values import derive_seed
 
 
 @dataclass(frozen=True)

@@ -7,6 +7,7 @@ from collections.abc import Mapping
 import numpy as np
 import torch
 
+from nas_theseus.architecture import Architecture, BlockChoice
 from nas_theseus.convert.activations import GuideActivations
 from nas_theseus.convert.kernels import relative_mse
 from nas_theseus.convert.stitching import fit_stitch, make_stitch
@@ -14,8 +15,8 @@ from nas_theseus.convert.target import gathering_statistics
 from nas_theseus.costs.table import CostTable
 from nas_theseus.estimate.space_graph import additive_space
 from nas_theseus.guide import device_of
+from nas_theseus.ids import derive_seed
 from nas_theseus.space import COSTS, SearchSpace
-from nas_theseus.values import Architecture, BlockChoice, derive_seed
 
 _EXAMPLES = 512
 _MAX_LABELS = 3_000

@@ -13,8 +13,10 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from nas_theseus.architecture import Boundary
 from nas_theseus.errors import DataError
-from nas_theseus.values import Boundary, Direction, derive_seed
+from nas_theseus.goals import Direction
+from nas_theseus.ids import derive_seed
 
 Split: TypeAlias = Literal["train", "validation", "test"]
 Device: TypeAlias = str | torch.device

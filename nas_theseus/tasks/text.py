@@ -15,7 +15,9 @@ import torch
 from torch import Tensor
 from torch.nn import functional
 
+from nas_theseus.architecture import Boundary
 from nas_theseus.errors import DataError, ShapeError
+from nas_theseus.goals import Direction
 from nas_theseus.tasks.base import (
     Device,
     Digest,
@@ -24,7 +26,6 @@ from nas_theseus.tasks.base import (
     hash_tensor,
     shuffled,
 )
-from nas_theseus.values import Boundary, Direction
 
 Level: TypeAlias = Literal["character", "bpe"]
 

@@ -18,10 +18,10 @@ from mlflow.entities import Run
 from optuna.storages import BaseStorage, RDBStorage
 from optuna.trial import TrialState
 
+from nas_theseus.results import Evaluation
 from nas_theseus.search.front import read_front
 from nas_theseus.services.journal import Journal
 from nas_theseus.storage import Storage
-from nas_theseus.values import Evaluation
 from tests.faults.counts import Fault
 from tests.faults.rayless import Forked
 

@@ -25,7 +25,7 @@ from nas_theseus.convert import blobs
 from nas_theseus.convert.block_key import BlockKey
 from nas_theseus.convert.library import Library
 from nas_theseus.convert.library_record import Facts
-from nas_theseus.values import Boundary, Span
+from nas_theseus.architecture import Boundary, Span
 
 
 def key(index=0):

@@ -8,9 +8,9 @@ import subprocess
 import sys
 from pathlib import Path
 
+from nas_theseus.results import Evaluation
 from nas_theseus.search.front import read_front
 from nas_theseus.storage import Storage
-from nas_theseus.values import Evaluation
 
 SPACE = """
 from torch import nn

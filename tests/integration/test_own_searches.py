@@ -12,12 +12,13 @@ import torch
 from safetensors.torch import save_file
 
 import nas_theseus
+from nas_theseus.goals import Constraint
 from nas_theseus.guide import plain_state
 from nas_theseus.pareto import front_of
+from nas_theseus.results import Evaluation, Stopped
 from nas_theseus.search.front import read_front
 from nas_theseus.space import load_space
 from nas_theseus.storage import Storage
-from nas_theseus.values import Constraint, Evaluation, Stopped
 from tests.integration.commands import SPACE, Desk, kept_evaluations, results, summary
 
 # Several whole searches one after the other, on what may be a busy machine.

@@ -10,10 +10,11 @@ import torch
 from torch import Tensor, nn
 
 from nas_theseus.adapters import gpt2_guide
+from nas_theseus.architecture import Boundary
 from nas_theseus.costs import cost_of, count_macs, count_params
 from nas_theseus.errors import CutError, GuideError
 from nas_theseus.guide import load_weights, plain_state
-from nas_theseus.values import Boundary, Cost
+from nas_theseus.results import Cost
 
 transformers = pytest.importorskip("transformers", reason="transformers is not installed")
 

@@ -10,6 +10,7 @@ import torch
 from torch import nn
 
 from nas_theseus import Recipe, SearchSpace, cut, maximize, minimize
+from nas_theseus.architecture import Architecture, BlockChoice, Span
 from nas_theseus.blocks import Basic, Keep, Linear
 from nas_theseus.candidate import Converted, Workshop
 from nas_theseus.convert.finetune import train
@@ -18,9 +19,10 @@ from nas_theseus.costs import count_macs, count_params, measure_peak_memory
 from nas_theseus.costs.table import CostTable
 from nas_theseus.errors import ConversionError
 from nas_theseus.evaluate import score
+from nas_theseus.ids import derive_seed
 from nas_theseus.mistakes import mistakes_in
+from nas_theseus.results import BlockOutcome
 from nas_theseus.tasks import digits
-from nas_theseus.values import Architecture, BlockChoice, BlockOutcome, Span, derive_seed
 
 
 def make_space(recipe: Recipe) -> SearchSpace:

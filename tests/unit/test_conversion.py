@@ -13,6 +13,7 @@ from safetensors.torch import save_file
 from typer.testing import CliRunner, Result
 
 import nas_theseus
+from nas_theseus.architecture import Architecture, BlockChoice, Span
 from nas_theseus.cli import app
 from nas_theseus.conversion import ways_to_replace
 from nas_theseus.convert.target import Target, assemble
@@ -22,7 +23,6 @@ from nas_theseus.networks import ResNet
 from nas_theseus.settings import Recipe
 from nas_theseus.space import load_space
 from nas_theseus.storage import read_evaluation, write_json
-from nas_theseus.values import Architecture, BlockChoice, Span
 
 SPACE = """
 from torch import nn

@@ -11,10 +11,10 @@ from hypothesis import strategies as st
 from torch import nn
 
 from nas_theseus import SearchSpace, choice, cut
+from nas_theseus.architecture import Architecture, BlockChoice, Span
 from nas_theseus.blocks import Depthwise, Identity, Keep, Linear, Pool
 from nas_theseus.genome import Genome
 from nas_theseus.tasks import digits
-from nas_theseus.values import Architecture, BlockChoice, Span
 
 
 def make_space(max_span: int = 3, **changes: Any) -> SearchSpace:

@@ -10,9 +10,9 @@ import torchvision  # type: ignore[import-untyped]
 from safetensors.torch import save_file
 from torch import Tensor, nn
 
+from nas_theseus.architecture import Boundary
 from nas_theseus.errors import CutError, GuideError
 from nas_theseus.guide import Guide, cut, cut_points, load_weights, plain_state
-from nas_theseus.values import Boundary
 
 
 def small() -> nn.Sequential:

@@ -15,10 +15,11 @@ from safetensors.torch import save_file
 from torch import nn
 from torch.utils.flop_counter import FlopCounterMode
 
+from nas_theseus.architecture import Boundary
 from nas_theseus.costs import cost_of, count_macs, count_params
 from nas_theseus.errors import GuideError
 from nas_theseus.guide import cut, cut_points, plain_state
-from nas_theseus.values import Boundary, Cost
+from nas_theseus.results import Cost
 
 
 def of_torchvision(name: str, **settings: object) -> nn.Module:

@@ -10,6 +10,8 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from nas_theseus.architecture import Architecture, BlockChoice, Span
+from nas_theseus.goals import Constraint, Objective
 from nas_theseus.pareto import (
     FrontChange,
     IncrementalFront,
@@ -24,15 +26,7 @@ from nas_theseus.pareto import (
     is_feasible,
     ranks,
 )
-from nas_theseus.values import (
-    Architecture,
-    BlockChoice,
-    Constraint,
-    Cost,
-    Evaluation,
-    Objective,
-    Span,
-)
+from nas_theseus.results import Cost, Evaluation
 
 ACCURACY = Objective("val_accuracy", "maximize")
 MACS = Objective("macs", "minimize", log=True)

@@ -17,6 +17,7 @@ from torch import nn
 
 import nas_theseus
 from nas_theseus import Recipe
+from nas_theseus.architecture import Boundary, Span
 from nas_theseus.convert import library as library_module
 from nas_theseus.convert.blobs import Blobs
 from nas_theseus.convert.block_key import BlockKey
@@ -25,12 +26,12 @@ from nas_theseus.convert.library_record import Facts
 from nas_theseus.errors import GuideError, LibraryError, ServiceError, SpaceError, StorageError
 from nas_theseus.export.found import find_network
 from nas_theseus.guide import read_weights
+from nas_theseus.ids import short_hash
 from nas_theseus.redaction import scrub, without_credentials
 from nas_theseus.search.front import read_front
 from nas_theseus.services.study import reach
 from nas_theseus.settings import SearchSettings, validated
 from nas_theseus.storage import Storage
-from nas_theseus.values import Boundary, Span, short_hash
 
 FACTS = Facts(similarity=0.9, residual=0.25, steps=3, macs=1000, seconds=0.5, device="cpu")
 END = Boundary((4,))

@@ -9,6 +9,7 @@ import torch
 from torch import Tensor, nn
 
 from nas_theseus import Boundary, SearchSpace, block, choice, cut, maximize, minimize
+from nas_theseus.architecture import Span
 from nas_theseus.blocks import Basic, BlockFamily, Depthwise, Keep, Linear, TokenMLP
 from nas_theseus.blocks.base import Stitched, last_map
 from nas_theseus.costs.table import CostTable
@@ -16,7 +17,6 @@ from nas_theseus.errors import SpaceError
 from nas_theseus.mistakes import mistakes_in
 from nas_theseus.space import load_space
 from nas_theseus.tasks import digits
-from nas_theseus.values import Span
 
 ROOT = Path(__file__).resolve().parents[2]
 

@@ -6,7 +6,9 @@ from pathlib import Path
 
 import pytest
 
+from nas_theseus.architecture import Architecture, BlockChoice, Span
 from nas_theseus.errors import StorageError
+from nas_theseus.results import Cost, Evaluation, Failure, Stopped
 from nas_theseus.storage import (
     Storage,
     read_architecture,
@@ -15,7 +17,6 @@ from nas_theseus.storage import (
     write_bytes,
     write_json,
 )
-from nas_theseus.values import Architecture, BlockChoice, Cost, Evaluation, Failure, Span, Stopped
 
 ARCHITECTURE = Architecture((BlockChoice(Span(0, 1), "keep"),))
 EVALUATION = Evaluation(ARCHITECTURE, "r", 0, {"val_accuracy": 0.5}, Cost(1, 1), 0, 0.1)

@@ -7,18 +7,19 @@ from pathlib import Path
 import pytest
 import torch
 
+from nas_theseus.architecture import Architecture, BlockChoice, Span
 from nas_theseus.convert.guide_training import prepare_guide
 from nas_theseus.convert.target import assemble
 from nas_theseus.costs.table import CostTable
 from nas_theseus.errors import StorageError
 from nas_theseus.guide import plain_state
+from nas_theseus.results import Evaluation
 from nas_theseus.search.kept import keep_beginning
 from nas_theseus.settings import SearchSettings
 from nas_theseus.space import SearchSpace, load_space
 from nas_theseus.stitch.stitchable import StitchableNet
 from nas_theseus.storage import Storage, write_json, write_tensors
 from nas_theseus.switching import NETWORKS_FILE, WEIGHTS_FILE, front_anchors, load_switching
-from nas_theseus.values import Architecture, BlockChoice, Evaluation, Span
 
 TEXT = """
 from torch import nn

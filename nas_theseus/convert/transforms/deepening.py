@@ -8,6 +8,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from nas_theseus.architecture import Boundary
 from nas_theseus.convert.transforms import layers
 from nas_theseus.convert.transforms.activations import (
     activation_before,
@@ -22,7 +23,6 @@ from nas_theseus.convert.transforms.students import example, make_student, repla
 from nas_theseus.convert.transforms.zero import zero_initialise
 from nas_theseus.errors import TransformError
 from nas_theseus.tracing import evaluating
-from nas_theseus.values import Boundary
 
 
 class Residual(nn.Module):

@@ -7,10 +7,10 @@ from collections.abc import Sequence
 import torch
 from torch import nn
 
+from nas_theseus.architecture import Boundary
 from nas_theseus.convert.transforms.lineage import Lineage
 from nas_theseus.convert.transforms.students import example, make_student
 from nas_theseus.errors import TransformError
-from nas_theseus.values import Boundary
 
 
 def enlarge_kernel(

@@ -16,6 +16,7 @@ from dataclasses import replace
 import torch
 from torch import Tensor, nn
 
+from nas_theseus.architecture import Boundary, Hyperparameter
 from nas_theseus.blocks.base import BlockFamily, Choice, block
 from nas_theseus.convert.transforms.activations import closing_activation
 from nas_theseus.convert.transforms.attention import is_attention
@@ -27,7 +28,6 @@ from nas_theseus.convert.transforms.students import example
 from nas_theseus.convert.transforms.volume import Role, Volume
 from nas_theseus.convert.transforms.widening import find_volume, narrow, widen
 from nas_theseus.errors import TransformError
-from nas_theseus.values import Boundary, Hyperparameter
 
 
 def Wider(width: Hyperparameter | Choice = 2.0, kernel: Hyperparameter | Choice = 0) -> BlockFamily:

@@ -9,10 +9,10 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from nas_theseus.architecture import Boundary
 from nas_theseus.errors import TransformError
 from nas_theseus.guide import example_input
 from nas_theseus.tracing import evaluating
-from nas_theseus.values import Boundary
 
 
 def example(model: nn.Module, inlet: Boundary | Sequence[int]) -> Tensor:

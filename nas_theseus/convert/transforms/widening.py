@@ -9,6 +9,7 @@ from dataclasses import dataclass, field
 import torch
 from torch import Tensor, nn
 
+from nas_theseus.architecture import Boundary
 from nas_theseus.convert.transforms import layers
 from nas_theseus.convert.transforms.attention import (
     SelfAttention,
@@ -30,7 +31,6 @@ from nas_theseus.convert.transforms.students import example, make_student, outpu
 from nas_theseus.convert.transforms.volume import Role, Use, Volume, volume_of
 from nas_theseus.errors import TransformError
 from nas_theseus.tracing import evaluating
-from nas_theseus.values import Boundary
 
 
 def widen(

@@ -14,6 +14,7 @@ from mlflow.tracking import MlflowClient
 
 from nas_theseus.errors import ServiceError
 from nas_theseus.redaction import scrub, without_credentials
+from nas_theseus.results import CurvePoint, Evaluation
 from nas_theseus.services.tracking.connection import (
     connect,
     experiment_name,
@@ -29,7 +30,6 @@ from nas_theseus.services.tracking.runs import (
     shorten,
     write_run,
 )
-from nas_theseus.values import CurvePoint, Evaluation
 
 
 class OpenRun:

@@ -13,6 +13,8 @@ from typing import Any
 from mlflow.entities import Metric, Run, ViewType
 from mlflow.tracking import MlflowClient
 
+from nas_theseus.architecture import Architecture
+from nas_theseus.results import Evaluation, Failure, Outcome, Stopped
 from nas_theseus.services.tracking.runs import (
     TAG_CHARACTERS,
     as_tags,
@@ -22,7 +24,6 @@ from nas_theseus.services.tracking.runs import (
     write_run,
 )
 from nas_theseus.storage import write_bytes
-from nas_theseus.values import Architecture, Evaluation, Failure, Outcome, Stopped
 
 _log = logging.getLogger(__name__)
 

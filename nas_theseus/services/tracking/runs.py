@@ -7,7 +7,7 @@ from collections.abc import Mapping, Sequence
 from mlflow.entities import Metric, Param, RunTag
 from mlflow.tracking import MlflowClient
 
-from nas_theseus.values import CurvePoint, Evaluation
+from nas_theseus.results import CurvePoint, Evaluation
 
 # Limits of MLflow 3: entities a log_batch call, characters of a parameter and of a tag.
 TAG_CHARACTERS = 8000

@@ -25,6 +25,7 @@ from filelock import FileLock, Timeout
 
 from nas_theseus.errors import ServiceError, StorageError
 from nas_theseus.redaction import scrub
+from nas_theseus.results import Evaluation, Failure, Stopped
 from nas_theseus.services.tracking.connection import (
     EXPERIMENT,
     check_version,
@@ -37,7 +38,6 @@ from nas_theseus.services.tracking.connection import (
 )
 from nas_theseus.services.tracking.projection import Projection, RecordError
 from nas_theseus.storage import write_bytes
-from nas_theseus.values import Evaluation, Failure, Stopped
 
 _log = logging.getLogger(__name__)
 

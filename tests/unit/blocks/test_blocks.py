@@ -6,6 +6,7 @@ import pytest
 import torch
 from torch import nn
 
+from nas_theseus.architecture import Boundary
 from nas_theseus.blocks import (
     GRU,
     MLP,
@@ -28,7 +29,6 @@ from nas_theseus.blocks import (
 )
 from nas_theseus.blocks.base import last_map
 from nas_theseus.errors import PairingError
-from nas_theseus.values import Boundary
 
 MAP = Boundary((6, 8, 8))
 HALF = Boundary((12, 4, 4))

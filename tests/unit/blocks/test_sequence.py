@@ -5,6 +5,7 @@ from __future__ import annotations
 import pytest
 import torch
 
+from nas_theseus.architecture import Boundary
 from nas_theseus.blocks import (
     GRU,
     BlockFamily,
@@ -17,7 +18,6 @@ from nas_theseus.blocks import (
 )
 from nas_theseus.costs import cost_of
 from nas_theseus.errors import PairingError
-from nas_theseus.values import Boundary
 
 TOKENS = Boundary((11, 12))
 FAMILIES = [

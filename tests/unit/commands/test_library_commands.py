@@ -9,12 +9,12 @@ import torch
 from typer.testing import CliRunner
 
 from nas_theseus import Recipe
+from nas_theseus.architecture import Boundary, Span
 from nas_theseus.cli import app
 from nas_theseus.convert.block_key import BlockKey
 from nas_theseus.convert.library import BLOCKS, Library
 from nas_theseus.convert.library_record import Facts
 from nas_theseus.errors import LibraryError
-from nas_theseus.values import Boundary, Span
 
 KEY = BlockKey(
     "abcdef0123456789", "d", Span(1, 3), "mine", (("hidden", 4),), Boundary((4, 8, 8)),

@@ -9,6 +9,7 @@ import torch
 from torch import Tensor, nn
 
 from nas_theseus import Recipe, SearchSpace, block, cut
+from nas_theseus.architecture import Architecture, BlockChoice, Boundary, Span
 from nas_theseus.blocks import Basic, Identity, Keep, Pointwise
 from nas_theseus.convert.activations import GuideActivations
 from nas_theseus.convert.block_conversion import convert_block, keep_block, load_into
@@ -22,7 +23,6 @@ from nas_theseus.costs.table import CostTable
 from nas_theseus.errors import ConversionError
 from nas_theseus.guide import plain_state
 from nas_theseus.tasks import digits
-from nas_theseus.values import Architecture, BlockChoice, Boundary, Span
 
 
 def conv(inlet: int, outlet: int, stride: int = 1) -> nn.Module:

@@ -14,12 +14,12 @@ import torch
 from torch import nn
 
 from nas_theseus import Recipe
+from nas_theseus.architecture import Architecture, BlockChoice, Boundary, Span
 from nas_theseus.convert.block_key import BlockKey, BlockKeys
 from nas_theseus.convert.fingerprint import fingerprint
 from nas_theseus.errors import PairingError
 from nas_theseus.settings import ALIGNMENT, SimilarityOptions
 from nas_theseus.space import load_space
-from nas_theseus.values import Architecture, BlockChoice, Boundary, Span
 
 SPACE = '''
 """A space with a block of its own."""
@@ -130,7 +130,7 @@ def test_keys_are_the_same_in_another_process(tmp_path: Path) -> None:
     script = (
         "from nas_theseus.convert.block_key import BlockKeys\n"
         "from nas_theseus.space import load_space\n"
-        "from nas_theseus.values import BlockChoice, Span\n"
+        "from nas_theseus.architecture import BlockChoice, Span\n"
         "keys = BlockKeys(load_space('small.py'))\n"
         "print(keys.of(BlockChoice(Span(1, 2), 'mine', (('hidden', 4),))).id)\n"
     )

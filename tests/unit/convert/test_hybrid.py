@@ -11,6 +11,7 @@ import torch
 from torch import nn
 
 from nas_theseus import Recipe, SearchSpace, cut
+from nas_theseus.architecture import Architecture, BlockChoice, Span
 from nas_theseus.blocks import Basic, Identity, Keep, Pointwise, Pool
 from nas_theseus.candidate import Converted, Workshop
 from nas_theseus.convert.activations import GuideActivations
@@ -21,7 +22,6 @@ from nas_theseus.convert.similarity import similarity
 from nas_theseus.convert.target import assemble
 from nas_theseus.settings import Order, Schedule, SimilarityName
 from nas_theseus.tasks import digits
-from nas_theseus.values import Architecture, BlockChoice, Span
 
 
 def conv(inlet: int, outlet: int, stride: int = 1) -> nn.Module:

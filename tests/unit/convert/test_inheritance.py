@@ -9,12 +9,12 @@ import torch
 from torch import Tensor, nn
 from torchvision.models.vision_transformer import EncoderBlock
 
+from nas_theseus.architecture import Boundary
 from nas_theseus.blocks.mlp import TokenMixer
 from nas_theseus.blocks.recurrent import MinimalRNNBlock
 from nas_theseus.blocks.sequence import ChannelMLPBlock
 from nas_theseus.convert.inheritance import inherit
 from nas_theseus.guide import plain_state
-from nas_theseus.values import Boundary
 
 TOKENS = Boundary((6, 8))
 

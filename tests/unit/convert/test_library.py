@@ -24,11 +24,11 @@ import torch
 from torch import Tensor, nn
 
 from nas_theseus import Recipe
+from nas_theseus.architecture import Boundary, Span
 from nas_theseus.convert.block_key import BlockKey
 from nas_theseus.convert.library import BLOCKS, DAMAGED, Library
 from nas_theseus.convert.library_record import Facts
 from nas_theseus.errors import LibraryError
-from nas_theseus.values import Boundary, Span
 
 FACTS = Facts(similarity=0.9, residual=0.25, steps=3, macs=1000, seconds=0.5, device="cpu")
 
@@ -247,7 +247,7 @@ from nas_theseus.convert.block_key import BlockKey
 from nas_theseus.convert.library import Library
 from nas_theseus.convert.library_record import Facts
 from nas_theseus import Recipe
-from nas_theseus.values import Boundary, Span
+from nas_theseus.architecture import Boundary, Span
 
 folder, value = Path(sys.argv[1]), float(sys.argv[2])
 key = BlockKey("g", "d", Span(0, 1), "b", (), Boundary((4,)), Boundary((4,)), "c", Recipe())

@@ -9,6 +9,7 @@ import torch
 from torch import Tensor, nn
 
 from nas_theseus import Recipe, SearchSpace, cut
+from nas_theseus.architecture import Architecture, BlockChoice, Span
 from nas_theseus.blocks import Basic, Identity, Keep, Pointwise, TokenMLP
 from nas_theseus.blocks.mlp import TokenMixer
 from nas_theseus.convert.activations import GuideActivations
@@ -33,9 +34,9 @@ from nas_theseus.convert.target import (
 )
 from nas_theseus.errors import ConversionError
 from nas_theseus.networks import vision_transformer
+from nas_theseus.results import CurvePoint
 from nas_theseus.settings import Order, Schedule, SimilarityName
 from nas_theseus.tasks import digits
-from nas_theseus.values import Architecture, BlockChoice, CurvePoint, Span
 
 
 def conv(inlet: int, outlet: int, stride: int = 1) -> nn.Module:

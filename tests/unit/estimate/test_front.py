@@ -8,10 +8,11 @@ from collections.abc import Sequence
 import numpy as np
 import pytest
 
+from nas_theseus.architecture import BlockChoice, Span
 from nas_theseus.errors import LimitError, PairingError, ShapeError
 from nas_theseus.estimate.front import AdditiveSpace, Option, Solution, with_neighbours
+from nas_theseus.goals import Constraint
 from nas_theseus.pareto import front as pareto_front
-from nas_theseus.values import BlockChoice, Constraint, Span
 
 Point = tuple[float, ...]
 

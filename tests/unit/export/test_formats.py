@@ -13,6 +13,7 @@ import safetensors
 import torch
 from torch import Tensor, nn
 
+from nas_theseus.architecture import Architecture, BlockChoice, Boundary, Span
 from nas_theseus.blocks import (
     MLP,
     Basic,
@@ -34,9 +35,9 @@ from nas_theseus.export import formats
 from nas_theseus.export.folder import Member
 from nas_theseus.export.formats import FORMATS, write_format
 from nas_theseus.guide import Guide
+from nas_theseus.results import Cost, Evaluation
 from nas_theseus.space import SearchSpace
 from nas_theseus.tasks.base import Device, Digest, Splits, SplitTask
-from nas_theseus.values import Architecture, BlockChoice, Boundary, Cost, Evaluation, Span
 
 MAP = Boundary((4, 8, 8))
 HALF = Boundary((6, 4, 4))

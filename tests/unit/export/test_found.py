@@ -13,15 +13,16 @@ import torch
 from typer.testing import CliRunner, Result
 
 import nas_theseus
+from nas_theseus.architecture import Architecture, BlockChoice, Span
 from nas_theseus.cli import app
 from nas_theseus.convert.target import assemble
 from nas_theseus.errors import GuideError, ServiceError, StorageError, TheseusError
 from nas_theseus.export.folder import MEMBER_FILES, read_member, write_member
 from nas_theseus.guide import plain_state
+from nas_theseus.results import Cost, Evaluation
 from nas_theseus.services.tracking import Tracker
 from nas_theseus.space import load_space
 from nas_theseus.storage import Storage, write_tensors
-from nas_theseus.values import Architecture, BlockChoice, Cost, Evaluation, Span
 
 SPACE = Path(__file__).resolve().parents[3] / "search_spaces" / "digits.py"
 ARCHITECTURE = Architecture(

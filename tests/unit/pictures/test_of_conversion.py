@@ -12,7 +12,9 @@ from matplotlib.patches import Rectangle
 from torch import nn
 
 from nas_theseus import SearchSpace
+from nas_theseus.architecture import Architecture, BlockChoice, Boundary, Span
 from nas_theseus.blocks import Bottleneck, Keep, Linear, choice
+from nas_theseus.goals import Objective
 from nas_theseus.guide import Guide
 from nas_theseus.pictures.of_conversion import (
     chain_picture,
@@ -20,17 +22,8 @@ from nas_theseus.pictures.of_conversion import (
     similarity_picture,
     write_picture,
 )
+from nas_theseus.results import Cost, CurvePoint, Evaluation
 from nas_theseus.tasks import digits
-from nas_theseus.values import (
-    Architecture,
-    BlockChoice,
-    Boundary,
-    Cost,
-    CurvePoint,
-    Evaluation,
-    Objective,
-    Span,
-)
 
 HALF = (("ratio", 0.5),)
 

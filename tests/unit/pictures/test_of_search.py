@@ -9,9 +9,11 @@ from pathlib import Path
 import pytest
 from matplotlib import image
 
+from nas_theseus.architecture import Architecture, BlockChoice, Span
 from nas_theseus.errors import StorageError
+from nas_theseus.goals import Objective
 from nas_theseus.pictures.of_search import front_figure, switching_picture, write_front
-from nas_theseus.values import Architecture, BlockChoice, Cost, Evaluation, Objective, Span
+from nas_theseus.results import Cost, Evaluation
 
 ACCURACY = Objective("val_accuracy", "maximize")
 MACS = Objective("macs", "minimize", log=True)

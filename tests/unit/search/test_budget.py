@@ -12,6 +12,7 @@ import numpy as np
 import pytest
 import torch
 
+from nas_theseus.architecture import Architecture, BlockChoice
 from nas_theseus.convert.block_key import BlockKey, BlockKeys
 from nas_theseus.convert.guide_training import prepare_guide
 from nas_theseus.convert.library import Library
@@ -19,22 +20,14 @@ from nas_theseus.convert.library_record import Facts
 from nas_theseus.costs.table import CostTable
 from nas_theseus.errors import LibraryError, LimitError, SpaceError, StorageError
 from nas_theseus.estimate.additive import AdditiveEstimate
+from nas_theseus.goals import Constraint
+from nas_theseus.ids import derive_seed
+from nas_theseus.results import BlockOutcome, CurvePoint, Evaluation, Failure, Stopped
 from nas_theseus.search.budget import Answer, Prediction, answer, parse_budget
 from nas_theseus.search.kept import keep_beginning
 from nas_theseus.settings import SearchSettings
 from nas_theseus.space import SearchSpace, load_space
 from nas_theseus.storage import Storage
-from nas_theseus.values import (
-    Architecture,
-    BlockChoice,
-    BlockOutcome,
-    Constraint,
-    CurvePoint,
-    Evaluation,
-    Failure,
-    Stopped,
-    derive_seed,
-)
 
 TEXT = """
 from torch import nn

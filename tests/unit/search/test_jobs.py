@@ -9,11 +9,13 @@ from pathlib import Path
 
 import pytest
 
+from nas_theseus.architecture import Architecture, BlockChoice, Span
 from nas_theseus.convert.block_key import BlockKey, BlockKeys
 from nas_theseus.convert.library import Library
 from nas_theseus.costs.table import CostTable
 from nas_theseus.errors import LibraryError, StorageError
 from nas_theseus.progress import State
+from nas_theseus.results import Evaluation, Failure, Outcome, Reached, Stopped
 from nas_theseus.search.block_jobs import BlockJobs
 from nas_theseus.search.jobs import ProposalJobs
 from nas_theseus.search.worker import Worker, worker_settings
@@ -22,16 +24,6 @@ from nas_theseus.services.tracking import Tracker
 from nas_theseus.settings import SearchSettings
 from nas_theseus.space import SearchSpace, load_space
 from nas_theseus.storage import Storage
-from nas_theseus.values import (
-    Architecture,
-    BlockChoice,
-    Evaluation,
-    Failure,
-    Outcome,
-    Reached,
-    Span,
-    Stopped,
-)
 
 TEXT = """
 from torch import nn

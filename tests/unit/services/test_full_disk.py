@@ -6,9 +6,10 @@ from collections.abc import Generator
 
 import pytest
 
+from nas_theseus.architecture import Architecture, BlockChoice, Span
 from nas_theseus.errors import StorageError
+from nas_theseus.results import Reached
 from nas_theseus.services.cluster import JobSearcher, JobTrial
-from nas_theseus.values import Architecture, BlockChoice, Reached, Span
 
 JOB = Architecture((BlockChoice(Span(0, 1), "keep"),))
 

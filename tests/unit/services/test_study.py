@@ -16,18 +16,19 @@ from optuna.trial import TrialState
 from torch import nn
 
 from nas_theseus import SearchSpace, choice, cut
+from nas_theseus.architecture import Architecture
 from nas_theseus.blocks import Depthwise, Identity, Keep, Linear
 from nas_theseus.costs.table import CostTable
 from nas_theseus.errors import ServiceError
 from nas_theseus.estimate.rungs import rungs_of
 from nas_theseus.estimate.thompson import Proposer
 from nas_theseus.genome import Genome
+from nas_theseus.results import CurvePoint, Evaluation, Failure, Outcome, Stopped
 from nas_theseus.services.study import Proposal, Study, enqueue
 from nas_theseus.services.theseus_sampler import COSTS as COSTS_MARK
 from nas_theseus.services.theseus_sampler import ESTIMATED, RUNGS
 from nas_theseus.settings import Sampler, parse_constraint
 from nas_theseus.tasks import digits
-from nas_theseus.values import Architecture, CurvePoint, Evaluation, Failure, Outcome, Stopped
 
 
 def conv(inlet: int, outlet: int) -> nn.Module:

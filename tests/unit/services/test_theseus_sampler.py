@@ -8,12 +8,12 @@ from optuna.trial import TrialState
 from torch import nn
 
 from nas_theseus import SearchSpace, choice, cut
+from nas_theseus.architecture import Architecture
 from nas_theseus.blocks import Depthwise, Identity, Keep, Linear
 from nas_theseus.costs.table import CostTable
 from nas_theseus.estimate.thompson import Proposer
 from nas_theseus.services.theseus_sampler import ESTIMATED, REASON, TheseusSampler, distributions
 from nas_theseus.tasks import digits
-from nas_theseus.values import Architecture
 
 HEAD = nn.Sequential(nn.AdaptiveAvgPool2d(1), nn.Flatten(), nn.Linear(4, 10))
 CONVS = [nn.Conv2d(1, 4, 3, 1, 1), nn.Conv2d(4, 4, 3, 1, 1), nn.Conv2d(4, 4, 3, 1, 1)]

@@ -16,18 +16,10 @@ import pytest
 from mlflow.entities import Run
 from mlflow.tracking import MlflowClient
 
+from nas_theseus.architecture import Architecture, BlockChoice, Span
+from nas_theseus.results import Cost, CurvePoint, Evaluation, Failure, Stopped
 from nas_theseus.services.tracking import Tracker
 from nas_theseus.services.tracking import tracker as tracker_module
-from nas_theseus.values import (
-    Architecture,
-    BlockChoice,
-    Cost,
-    CurvePoint,
-    Evaluation,
-    Failure,
-    Span,
-    Stopped,
-)
 
 PARAMETERS: dict[str, str | int | float | bool | None] = {
     "trials": 4,

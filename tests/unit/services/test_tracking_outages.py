@@ -16,10 +16,11 @@ import pytest
 from mlflow.entities import Run
 from mlflow.tracking import MlflowClient
 
+from nas_theseus.architecture import Architecture, BlockChoice, Span
 from nas_theseus.errors import ServiceError, StorageError
+from nas_theseus.results import Cost, Evaluation
 from nas_theseus.services.tracking import Tracker, connection, without_credentials
 from nas_theseus.services.tracking import tracker as tracker_module
-from nas_theseus.values import Architecture, BlockChoice, Cost, Evaluation, Span
 
 PARAMETERS: dict[str, str | int | float | bool | None] = {"trials": 4}
 

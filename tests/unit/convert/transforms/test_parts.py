@@ -11,6 +11,7 @@ import torch
 from torch import Tensor, nn
 
 from nas_theseus import Boundary, Guide, Recipe, SearchSpace, choice, cut, minimize
+from nas_theseus.architecture import Architecture, BlockChoice, Span
 from nas_theseus.blocks import Basic, Keep
 from nas_theseus.candidate import Converted, Workshop
 from nas_theseus.convert.activations import GuideActivations
@@ -29,7 +30,6 @@ from nas_theseus.mistakes import mistakes_in
 from nas_theseus.networks import ResNet, vision_transformer
 from nas_theseus.search.jobs import growth_of, reference_of
 from nas_theseus.tasks import digits
-from nas_theseus.values import Architecture, BlockChoice, Span
 
 RECIPE = Recipe(
     epochs=0.5, align_steps=4, align_examples=128, align_batch_size=64, batch_size=64,

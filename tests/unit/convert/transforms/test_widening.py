@@ -11,10 +11,10 @@ import torch.nn.functional as F
 import torchvision  # type: ignore[import-untyped]
 from torch import Tensor, nn
 
+from nas_theseus.architecture import Boundary
 from nas_theseus.convert.transforms import narrow, widen
 from nas_theseus.errors import TransformError
 from nas_theseus.networks import ResNet, vision_transformer
-from nas_theseus.values import Boundary
 
 PRESERVING = ["r2wider", "net2wider", "netmorph", "netmorph-reverse"]
 TOLERANCE = {torch.float32: 1e-5, torch.float64: 1e-10}

@@ -1,0 +1,45 @@
+"""What a search is to reach: objectives and limits."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Literal, TypeAlias
+
+Direction: TypeAlias = Literal["maximize", "minimize"]
+
+
+@dataclass(frozen=True)
+class Objective:
+    """One thing a search improves.
+
+    Attributes:
+        name: a metric (``val_accuracy``) or a cost (``macs``).
+        log: hypervolume is taken over the logarithm (base 10) of the value; default for costs.
+        reference: the worst value that still counts; from the guide when None.
+    """
+
+    name: str
+    direction: Direction
+    log: bool = False
+    reference: float | None = None
+
+
+@dataclass(frozen=True)
+class Constraint:
+    """A hard limit ``name <= limit`` (or ``>=``) on a metric or cost."""
+
+    name: str
+    operator: Literal["<=", ">="]
+    limit: float
+
+    def violation(self, values: Mapping[str, float]) -> float:
+        """How far the values miss the limit, as a share of it; 0 when met or not yet known."""
+        if self.name not in values:
+            return 0.0
+        over = values[self.name] - self.limit
+        missed = over if self.operator == "<=" else -over
+        return max(0.0, missed) / max(abs(self.limit), 1e-12)
+
+    def __str__(self) -> str:
+        return f"{self.name} {self.operator} {self.limit:g}"
