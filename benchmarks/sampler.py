@@ -19,7 +19,7 @@ import math
 import statistics
 import tempfile
 import time
-from collections.abc import Mapping
+from collections.abc import Callable, Iterable
 from pathlib import Path
 from typing import Any
 
@@ -53,7 +53,8 @@ class World:
     """One made-up truth about every architecture of the space."""
 
     def __init__(self, space: SearchSpace, costs: CostTable, seed: int) -> None:
-        self.seed, self._costs = seed, costs
+        self.seed, self._costs, self._goals = seed, costs, space.goals
+        self.reference = {"val_accuracy": GUIDE - 0.1, "macs": float(costs.of_parts().macs)}
         rng = np.random.default_rng(seed)
         parts = len(space.guide)
         importance = rng.dirichlet(np.full(parts, 1.5)) * rng.uniform(0.1, 0.3)
@@ -92,21 +93,35 @@ class World:
         cost = self._costs.of(architecture)
         return Evaluation(architecture, "r", 0, {"val_accuracy": quality}, cost, 0, 0.0)
 
+    def volume(self, architectures: Iterable[Architecture]) -> float:
+        """True hypervolume."""
+        true = [self.told(architecture, true=True) for architecture in architectures]
+        return hypervolume_of(true, self._goals, self.reference)
+
+    def found(self, told: list[Evaluation]) -> float:
+        """True hypervolume of what the told quality puts on the front."""
+        return self.volume(one.architecture for one in front_of(told, self._goals))
+
+    def known(self) -> list[Architecture]:
+        """The exact front of the world without pairs, five layers deep."""
+        losses = [self.loss[option.choice] for option in self.graph.options]
+        return [solution.architecture for solution in self.graph.front(losses, layers=5)]
+
 
 def search(
     space: SearchSpace, costs: CostTable, world: World, name: str, proposals: int,
-    reference: Mapping[str, float], *, windowed: bool = True,
+    see: Callable[[Study], None] = lambda study: None,
 ) -> tuple[list[Evaluation], float]:  # fmt: skip
     """What one sampler proposed, as it was told, and seconds a proposal.
 
     Args:
-        windowed: the sampler sees the front and the latest trials, as in a search; else all.
+        see: may change which trials the sampler is shown.
     """
     guide = space.guide_architecture()
     results: dict[str, Evaluation] = {}
-    proposer = Proposer(space, costs, reference)
+    proposer = Proposer(space, costs, world.reference)
     if name == "theseus, block errors":
-        proposer = Proposer(space, costs, reference, lambda: world.errors)
+        proposer = Proposer(space, costs, world.reference, lambda: world.errors)
     seconds = 0.0
     with tempfile.TemporaryDirectory() as folder:
         study = Study(
@@ -114,8 +129,7 @@ def search(
             costs.of, lambda architecture: results.get(architecture.id), sampler=SAMPLERS[name],
             seed=world.seed, proposer=proposer, warm_starts=lambda: [guide] if guide else [],
         )  # fmt: skip
-        if not windowed:
-            study._window = None
+        see(study)
         for _ in range(proposals):
             began = time.perf_counter()
             proposal = study.propose()
@@ -132,25 +146,17 @@ def cells(
 ) -> list[dict[str, Any]]:
     """Every sampler in one world."""
     world = World(space, costs, seed)
-    reference = {"val_accuracy": GUIDE - 0.1, "macs": float(costs.of_parts().macs)}
-
-    def volume(evaluations: list[Evaluation]) -> float:
-        chosen = [world.told(one.architecture, true=True)
-                  for one in front_of(evaluations, space.goals)]  # fmt: skip
-        return hypervolume_of(chosen, space.goals, reference)
-
-    found = {name: search(space, costs, world, name, proposals, reference) for name in names}
-    losses = [world.loss[option.choice] for option in world.graph.options]
-    every = [world.told(s.architecture, true=True) for s in world.graph.front(losses, layers=5)]
-    every += [world.told(e.architecture, true=True) for told, _ in found.values() for e in told]
-    best = hypervolume_of(every, space.goals, reference)
+    found = {name: search(space, costs, world, name, proposals) for name in names}
+    proposed = (one.architecture for told, _ in found.values() for one in told)
+    best = world.volume([*world.known(), *proposed])
     choices = list(world.loss)
     rank = spearmanr([world.loss[c] for c in choices], [world.errors[c] for c in choices])
     return [
         {
             "sampler": name, "seed": seed, "evaluated": len(told), "seconds_a_proposal": seconds,
             "errors_rank_correlation": float(rank.statistic), "best": best,
-            "hypervolume": volume(told) / best, "half_way": volume(told[: proposals // 2]) / best,
+            "hypervolume": world.found(told) / best,
+            "half_way": world.found(told[: proposals // 2]) / best,
         }
         for name, (told, seconds) in found.items()
     ]  # fmt: skip

@@ -1,91 +1,124 @@
 """What it costs that samplers see the front and the latest trials only (`services/window.py`).
 
-    python -m benchmarks.sampler_window [--repeats 2] [--tpe 2000] [--theseus 400]
+    python -m benchmarks.sampler_window [--worlds 10] [--tpe 2500] [--theseus 500] [--jobs 2]
 
-The worlds are those of `benchmarks.sampler`; each sampler searches each of them twice, with its
-window and without. Hypervolume is of the true quality of the nets that the told quality puts on the
-front, as share of the best that the two have found together.
+The worlds are those of `benchmarks.sampler`; each sampler searches each of them with its window and
+with none. Hypervolume is of the true quality of the nets that the told quality puts on the front,
+as share of that of the world's exact front without pairs. A search is a cell, kept in
+results/sampler_window_cells.jsonl as it ends; delete a line to run it again.
 """
 
 from __future__ import annotations
 
 import argparse
+import math
 import os
 import statistics
+import time
+from collections.abc import Sequence
+from dataclasses import asdict, dataclass
+from functools import partial
 from typing import Any
 
-from benchmarks.record import write_record
-from benchmarks.sampler import GUIDE, SPACE, World, search
+from benchmarks.cells import append, finished, run_cells
+from benchmarks.record import RESULTS, commit, write_record
+from benchmarks.sampler import SPACE, World, search
 from nas_theseus.costs.table import CostTable
-from nas_theseus.pareto import front_of, hypervolume_of
-from nas_theseus.results import Evaluation
-from nas_theseus.services.window import LATEST
+from nas_theseus.services.study import Study
+from nas_theseus.services.window import LATEST, Latest
 from nas_theseus.settings import Sampler
-from nas_theseus.space import SearchSpace, load_space
+from nas_theseus.space import load_space
+
+CELLS = RESULTS / "sampler_window_cells.jsonl"
+Row = dict[str, Any]
 
 
-def both(
-    space: SearchSpace, costs: CostTable, seed: int, name: Sampler, proposals: int
-) -> dict[str, Any]:
-    """One sampler in one world, with its window and without."""
-    world = World(space, costs, seed)
-    reference = {"val_accuracy": GUIDE - 0.1, "macs": float(costs.of_parts().macs)}
+@dataclass(frozen=True)
+class Cell:
+    """One search; `window` is None where the sampler sees all."""
 
-    def true(evaluations: list[Evaluation]) -> list[Evaluation]:
-        return [world.told(one.architecture, true=True) for one in evaluations]
+    sampler: Sampler
+    world: int
+    proposals: int
+    window: int | None
 
-    def volume(evaluations: list[Evaluation]) -> float:
-        return hypervolume_of(true(front_of(evaluations, space.goals)), space.goals, reference)
 
-    found = {
-        windowed: search(space, costs, world, name, proposals, reference, windowed=windowed)
-        for windowed in (True, False)
-    }
-    best = hypervolume_of(
-        [one for told, _ in found.values() for one in true(told)], space.goals, reference
-    )
+def run_cell(cell: Cell) -> Row:
+    """Search a world."""
+
+    def see(study: Study) -> None:
+        study._window = None if cell.window is None else Latest(cell.window)
+
+    space = load_space(SPACE)
+    costs = CostTable(space)
+    world = World(space, costs, cell.world)
+    told, seconds = search(space, costs, world, cell.sampler, cell.proposals, see)
     return {
-        "sampler": name, "seed": seed, "proposals": proposals, "window": LATEST[name], "best": best,
-        **{
-            f"{figure}_{'windowed' if windowed else 'whole'}": value
-            for windowed, (told, seconds) in found.items()
-            for figure, value in (("hypervolume", volume(told) / best), ("seconds", seconds))
-        },
+        **asdict(cell), "evaluated": len(told), "seconds_a_proposal": seconds,
+        "hypervolume": world.found(told) / world.volume(world.known()),
+        "load": os.getloadavg()[0], "commit": commit(),
     }  # fmt: skip
 
 
+def keep(cell: Cell, row: Row) -> str:
+    """Keep a row, and say it."""
+    append(CELLS, row)
+    return f"{row['hypervolume']:.4f}, {1e3 * row['seconds_a_proposal']:.0f} ms a proposal"
+
+
+def figures(rows: Sequence[Row]) -> tuple[dict[str, float | None], dict[str, str]]:
+    """Means, and what a window gains over none in the same world, with its standard error."""
+    found: dict[str, float | None] = {}
+    notes = {"hypervolume": "share of that of the world's exact front without pairs, mean"}
+    by = {(r["sampler"], r["window"], r["world"]): r for r in rows}
+    for sampler, window in dict.fromkeys((r["sampler"], r["window"]) for r in rows):
+        own = [r for r in rows if (r["sampler"], r["window"]) == (sampler, window)]
+        name = f"{sampler}_{'whole' if window is None else window}"
+        found[f"{name}_hypervolume"] = statistics.fmean(r["hypervolume"] for r in own)
+        seconds = statistics.fmean(r["seconds_a_proposal"] for r in own)
+        found[f"{name}_ms_a_proposal"] = 1e3 * seconds
+        gains = [
+            r["hypervolume"] - by[sampler, None, r["world"]]["hypervolume"]
+            for r in own
+            if window is not None and (sampler, None, r["world"]) in by
+        ]
+        if len(gains) > 1:
+            error = statistics.stdev(gains) / math.sqrt(len(gains))
+            found[f"{name}_gain"] = statistics.fmean(gains)
+            notes[f"{name}_gain"] = f"± {error:.4f} (standard error of {len(gains)} worlds)"
+    return found, notes
+
+
 def main() -> None:
-    """Measure, print each world and write results/sampler_window.json."""
+    """Run the cells that are missing and write results/sampler_window.json."""
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    parser.add_argument("--repeats", type=int, default=2)
-    parser.add_argument("--tpe", type=int, default=2000, help="proposals")
-    parser.add_argument("--theseus", type=int, default=400, help="proposals")
-    arguments = parser.parse_args()
-    space = load_space(SPACE)
-    costs = CostTable(space)
-    cells: list[dict[str, Any]] = []
-    figures: dict[str, float | int | None] = {}
-    given: tuple[tuple[Sampler, int], ...] = (
-        ("tpe", arguments.tpe), ("theseus", arguments.theseus),
+    parser.add_argument("--worlds", type=int, default=10)
+    parser.add_argument("--tpe", type=int, default=2500, help="proposals")
+    parser.add_argument("--theseus", type=int, default=500, help="proposals")
+    parser.add_argument("--more-windows", type=int, nargs="*", default=[], help="for TPE")
+    parser.add_argument("--jobs", type=int, default=2)
+    given = parser.parse_args()
+    plan: tuple[tuple[Sampler, int, list[int]], ...] = (
+        ("tpe", given.tpe, given.more_windows), ("theseus", given.theseus, []),
     )  # fmt: skip
-    for name, proposals in given:
-        own = []
-        for seed in range(arguments.repeats):
-            own.append({**both(space, costs, seed, name, proposals), "load": os.getloadavg()[0]})
-            print(own[-1], flush=True)
-        for figure in ("hypervolume", "seconds"):
-            for kind in ("windowed", "whole"):
-                mean = statistics.mean(cell[f"{figure}_{kind}"] for cell in own)
-                figures[f"{name}_{figure}_{kind}"] = mean
-        cells += own
-    notes = {
-        "hypervolume": "share of the best that both found together, mean over worlds",
-        "seconds": "of a proposal, mean; other work ran besides where a cell's load says so",
-    }
+    wanted = [
+        Cell(sampler, world, proposals, window)
+        for world in range(given.worlds)
+        for sampler, proposals, more in plan
+        for window in (None, LATEST[sampler], *more)
+    ]
+    done = finished(CELLS, Cell)
+    missing = [cell for cell in wanted if cell not in done]
+    run_cells(missing, lambda cell: partial(run_cell, cell), keep, given.jobs, time.time() + 86_400)
+    done = finished(CELLS, Cell)
+    rows = [done[cell] for cell in wanted if cell in done]
+    found, notes = figures(rows)
     write_record(
-        "sampler_window", figures, cells, list(range(arguments.repeats)), notes,
+        "sampler_window", found, rows, list(range(given.worlds)), notes,
         ("torch", "optuna", "moocore"),
     )  # fmt: skip
+    for name, value in found.items():
+        print(name, value, notes.get(name, ""))
 
 
 if __name__ == "__main__":

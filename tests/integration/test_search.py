@@ -32,6 +32,8 @@ def desk(tmp_path_factory: pytest.TempPathFactory) -> Desk:
 
 def test_the_front_is_printed_and_said_where_to_look(desk: Desk) -> None:
     output = desk.output  # type: ignore[attr-defined]
+    for epoch in range(1, 5):
+        assert f"guide: epoch {epoch} of 4, loss " in output
     assert "6 of 6 done" in output
     assert "6 trials to run, 2 at a time: about" in output
     assert "nas-theseus front small" in output
