@@ -11,7 +11,8 @@ length a copy of the journal is opened with the other samplers, which propose an
 
 Slots: Ray Tune over `cluster.run_jobs`, on a Ray that is told of as many CPUs as there are slots;
 a trial only waits, in a worker that imports no torch. Utilisation is waited time over slots and
-wall time, from when every slot has had its first trial (ramp-up) to when the last trial starts.
+wall time, from when every worker has begun its first trial, for which it waits until all are there
+(ramp-up), to when the last trial starts.
 
 Each cell is kept in results/scale.json when it ends, where the others stay; table and plot are in
 docs/scaling-evidence.md.
@@ -21,7 +22,6 @@ from __future__ import annotations
 
 import argparse
 import json
-import os
 from collections.abc import Iterator
 from itertools import chain
 from typing import Any
@@ -44,7 +44,6 @@ def main() -> None:
     given = parser.parse_args()
     if min(given.trials, default=given.measured * 2) < 2 * given.measured:
         parser.error(f"--trials: at least {2 * given.measured}, twice what is --measured")
-    os.environ["OMP_NUM_THREADS"] = "1"
     cells: Iterator[dict[str, Any]] = (
         measure_slots(slots, given.seconds, given.rounds) for slots in given.slots
     )

@@ -19,23 +19,43 @@ from nas_theseus.results import Reached
 from nas_theseus.services import cluster
 from nas_theseus.settings import SearchSettings
 
+RAMP_UP_S = 600.0
+
 
 @dataclass(frozen=True)
 class Wait:
-    """A worker whose evaluations only wait; each leaves its process, begin and end as a file."""
+    """A worker whose evaluations only wait; each leaves its process, begin and end as a file.
+
+    A worker's first waits until all have begun. When a trial ends while workers start, Tune gives
+    its worker to a trial that waits for another, and stops the other: with many more workers than
+    cores some would not begin for as long as the search lasts.
+    """
 
     folder: Path
     seconds: float
+    slots: int
 
     def __call__(self) -> Wait:
         return self
 
     def run(self, job: Architecture) -> Generator[str, None, None]:
+        self._ramp_up()
         began = time.time()
         time.sleep(self.seconds)
         torch = int("torch" in sys.modules)
-        (self.folder / job.id).write_text(f"{os.getpid()} {began} {time.time()} {torch}")
+        (self.folder / "trials" / job.id).write_text(f"{os.getpid()} {began} {time.time()} {torch}")
         yield "waited"
+
+    def _ramp_up(self) -> None:
+        workers, limit = self.folder / "workers", time.time() + RAMP_UP_S
+        own = workers / str(os.getpid())
+        if own.exists():
+            return
+        own.touch()
+        while (begun := len(list(workers.iterdir()))) < self.slots:
+            if time.time() > limit:
+                raise TimeoutError(f"{begun} of {self.slots} workers began in {RAMP_UP_S:g} s")
+            time.sleep(0.1)
 
 
 @dataclass(frozen=True)
@@ -75,16 +95,17 @@ def measure_slots(slots: int, seconds: float, rounds: int) -> dict[str, Any]:
     """Utilisation of so many slots by trials that only wait."""
     with tempfile.TemporaryDirectory() as name:
         folder = Path(name)
-        (folder / "waited").mkdir()
+        for kind in ("trials", "workers"):
+            (folder / kind).mkdir()
         settings = SearchSettings(name="scale", parallel=slots, storage=folder)
         # As many CPUs as slots: a node that Ray believes, not this machine's cores.
         cluster.connect(settings, folder / "log")
         try:
-            make = MakeWait(Wait(folder / "waited", seconds))
+            make = MakeWait(Wait(folder, seconds, slots))
             cluster.run_jobs(Queue(slots * (rounds + 2)), make, settings, folder / "log")
         finally:
             cluster.disconnect()
-        told = [path.read_text().split() for path in (folder / "waited").iterdir()]
+        told = [path.read_text().split() for path in (folder / "trials").iterdir()]
     return {
         "kind": "slots", "slots": slots, "seconds": seconds, "trials": len(told),
         "utilisation": utilisation([(int(t[0]), float(t[1]), float(t[2])) for t in told], slots),
