@@ -109,7 +109,9 @@ def main() -> None:
     ]
     done = finished(CELLS, Cell)
     missing = [cell for cell in wanted if cell not in done]
-    run_cells(missing, lambda cell: partial(run_cell, cell), keep, given.jobs, time.time() + 86_400)
+    limit = time.time() + 86_400
+    if not run_cells(missing, lambda cell: partial(run_cell, cell), keep, given.jobs, limit):
+        raise SystemExit("not all cells were run; the same command runs those that are missing")
     done = finished(CELLS, Cell)
     rows = [done[cell] for cell in wanted if cell in done]
     found, notes = figures(rows)

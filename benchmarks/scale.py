@@ -5,9 +5,9 @@
 Driver: one search of made-up worlds (benchmarks/sampler.py), proposed by NSGA-II, told and recorded
 as in a real one (Optuna's journal, outbox, MLflow on SQLite), without Ray. At each length
 `--measured` trials end as fast as they are proposed, MLflow being told beside (stream); of as many
-others the parts are timed: a proposal (ask), its result told (tell), the front with its hypervolume
-(front), and the records queued (queue), which MLflow is told when all have ended (deliver). At each
-length a copy of the journal is opened with the other samplers, which propose and are told as many.
+others the parts are timed one by one: a proposal (ask), its result told (tell), the front with its
+hypervolume (front), the records queued (queue) and MLflow told of them (deliver). A copy of each
+length's journal is opened with the other samplers, which propose and are told as many.
 
 Slots: Ray Tune over `cluster.run_jobs`, on a Ray that is told of as many CPUs as there are slots;
 a trial only waits, in a worker that imports no torch. Utilisation is waited time over slots and
@@ -47,8 +47,8 @@ def main() -> None:
     cells: Iterator[dict[str, Any]] = (
         measure_slots(slots, given.seconds, given.rounds) for slots in given.slots
     )
-    if given.trials:
-        cells = chain(cells, measure_driver(given.trials, given.measured, given.samplers))
+    if given.trials:  # first, while nothing else has used memory
+        cells = chain(measure_driver(given.trials, given.measured, given.samplers), cells)
     path = RESULTS / "scale.json"
     earlier = json.loads(path.read_text())["cells"] if path.exists() else []
     found = {key(cell): cell for cell in earlier}

@@ -6,7 +6,6 @@ import os
 import resource
 import shutil
 import tempfile
-import threading
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
@@ -27,10 +26,10 @@ PARTS = ("ask", "tell", "front", "queue", "deliver")
 
 
 class Clock:
-    """Seconds by part, of the trials since the last `take`."""
+    """Seconds by part since the last `take`."""
 
     def __init__(self) -> None:
-        self.wall: dict[str, list[float]] = {part: [] for part in PARTS}
+        self._seconds = dict.fromkeys(PARTS, 0.0)
 
     def timed(self, part: str, call: Callable[..., Any]) -> Callable[..., Any]:
         """The call, timed; of nested parts the inner one is not counted twice."""
@@ -43,16 +42,17 @@ class Clock:
 
     @contextmanager
     def part(self, name: str) -> Iterator[None]:
-        inner = sum(map(sum, self.wall.values()))
+        """Time what is inside."""
+        inner = sum(self._seconds.values())
         began = time.perf_counter()
         yield
-        inner = sum(map(sum, self.wall.values())) - inner
-        self.wall[name].append(time.perf_counter() - began - inner)
+        inner = sum(self._seconds.values()) - inner
+        self._seconds[name] += time.perf_counter() - began - inner
 
     def take(self, trials: int) -> dict[str, float]:
         """Milliseconds a trial by part."""
-        told = {f"{part}_ms": sum(all_) / trials * 1e3 for part, all_ in self.wall.items()}
-        self.wall = {part: [] for part in PARTS}
+        told = {f"{part}_ms": 1e3 * seconds / trials for part, seconds in self._seconds.items()}
+        self._seconds = dict.fromkeys(PARTS, 0.0)
         return told
 
 
@@ -80,9 +80,6 @@ class Driver:
         self.tracker: Tracker = Tracker(
             "scale", self._storage.outbox, self._storage.runs_file, tracking_uri=uri
         )
-        # The writer takes nothing while this is clear.
-        self._delivers = threading.Event()
-        self._delivers.set()
         if record:
             self.tracker.start({})
         else:
@@ -101,16 +98,9 @@ class Driver:
         study.propose = clock.timed("ask", study.propose)  # type: ignore[method-assign]
         study.tell = clock.timed("tell", study.tell)  # type: ignore[method-assign]
         self.tracker._put = clock.timed("queue", self.tracker._put)  # type: ignore[method-assign]
-        load = self.tracker._load
 
-        def held(path: Path) -> dict[str, Any]:
-            self._delivers.wait()
-            return load(path)
-
-        self.tracker._load = held  # type: ignore[method-assign]
-
-    def run(self, trials: int) -> None:
-        """So many trials, as fast as they are proposed."""
+    def run(self, trials: int, apart: bool = False) -> None:
+        """So many trials, as fast as they are proposed; `apart` each when MLflow has the last."""
         for _ in range(trials):
             job = self.jobs.next()
             if not isinstance(job, Architecture):
@@ -119,16 +109,9 @@ class Driver:
             self._storage.write_outcome(told)
             with self.clock.part("front"):
                 self.jobs.ended(job, None)
-
-    def run_apart(self, trials: int) -> None:
-        """So many trials, of which MLflow is told when all have ended."""
-        self._delivers.clear()
-        try:
-            self.run(trials)
-        finally:
-            self._delivers.set()
-        with self.clock.part("deliver"):
-            self.drain()
+            if apart:
+                with self.clock.part("deliver"):
+                    self.drain()
 
     def drain(self) -> None:
         """Wait until MLflow has all records."""
@@ -139,7 +122,7 @@ class Driver:
 def measure_driver(
     lengths: list[int], measured: int, samplers: Sequence[Sampler]
 ) -> Iterator[dict[str, Any]]:
-    """One cell for each length and sampler."""
+    """One cell for each length and sampler; the search itself first, then those on its copies."""
     with tempfile.TemporaryDirectory() as name:
         folder = Path(name)
         whole = Driver(folder / "nsga2", max(lengths), "nsga2", record=True)
@@ -153,25 +136,36 @@ def measure_driver(
             stream_s = time.perf_counter() - began
             whole.clock.take(1)
             with _processor(whole.tracker) as used:
-                whole.run_apart(measured)
+                whole.run(measured, apart=True)
             done = length
             yield {
                 **_cell("nsga2", length, measured, whole, used),
                 "stream_ms": 1e3 * stream_s / measured,
-                "driver_mb": resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024,
+                "driver_mb": _resident_mb(),
             }
-            for sampler in samplers:
-                if sampler == "nsga2":
-                    continue
-                other = folder / sampler
-                shutil.copytree(folder / "nsga2" / "searches", other / "searches")
-                one = Driver(other, length + measured, sampler, record=False)
-                one.clock.take(1)
-                with _processor(None) as used:
-                    one.run(measured)
-                yield _cell(sampler, length, measured, one, used)
-                shutil.rmtree(other)
+            copy = folder / str(length) / "searches"
+            shutil.copytree(folder / "nsga2" / "searches", copy, ignore=_of_the_writer)
         whole.tracker.finish()
+        for length in sorted(lengths):
+            for sampler in samplers:
+                if sampler != "nsga2":
+                    one = folder / f"{sampler}-{length}"
+                    shutil.copytree(folder / str(length), one)
+                    driver = Driver(one, length + measured + 1, sampler, record=False)
+                    driver.run(1)  # what depends on the space alone is kept from then on
+                    driver.clock.take(1)
+                    with _processor(None) as used:
+                        driver.run(measured)
+                    yield _cell(sampler, length, measured, driver, used)
+
+
+# What MLflow's writer may be replacing.
+_of_the_writer = shutil.ignore_patterns("outbox", "runs.json", "*.aside")
+
+
+def _resident_mb() -> float:
+    pages = int(Path("/proc/self/statm").read_text().split()[1])
+    return pages * resource.getpagesize() / 2**20
 
 
 def _cell(

@@ -10,6 +10,7 @@ from functools import cached_property
 import numpy as np
 from numpy.typing import NDArray
 from scipy.stats import norm  # type: ignore[import-untyped]
+from threadpoolctl import ThreadpoolController  # type: ignore[import-untyped]
 
 from nas_theseus.architecture import Architecture, BlockChoice
 from nas_theseus.costs.table import CostTable
@@ -29,6 +30,8 @@ _DRAWS, _LAYERS, _CANDIDATES, _MAX_LABELS = 4, 2, 200, 3_000
 # Middles of equally likely pieces of a standard normal distribution.
 _QUANTILES = norm.ppf((np.arange(5) + 0.5) / 5)
 _END = "end"
+# Of the libraries that are loaded by now: NumPy's and SciPy's.
+_THREADS = ThreadpoolController()
 
 
 @dataclass(frozen=True)
@@ -112,7 +115,11 @@ class Proposer:
         Raises:
             LimitError: no architecture keeps the limits.
         """
-        rng = np.random.default_rng(seed)
+        # Its matrices are small: with two threads a proposal takes twice as long.
+        with _THREADS.limit(limits=1, user_api="blas"):
+            return self._proposed(told, np.random.default_rng(seed))
+
+    def _proposed(self, told: Sequence[Told], rng: np.random.Generator) -> Architecture | None:
         taken = {one.architecture for one in told}
         estimate = self._estimate(told)
         if len(taken) < self._startup or not estimate.observations:

@@ -54,7 +54,7 @@ class Generations:
         self._kept: list[int] = []
 
     def of(self, study: optuna.Study) -> optuna.Study:
-        """Its open and last trials; what has gone out of date cannot come back."""
+        """The study with these alone; what has gone out of date cannot come back."""
         trials = study.get_trials(deepcopy=False)
         looked = [*self._kept, *range(self._passed, len(trials))]
         self._passed = len(trials)

@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 import logging
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -107,24 +107,19 @@ class Projection:
         tags = run.data.tags
         if tags.get("theseus.kind") == "search":
             return bool(run.info.status == "RUNNING")
-        same = kept is not None and tags.get("theseus.evaluation", "") in ("", kept.evaluation)
+        same = kept is not None and (
+            tags.get("theseus.evaluation", "") in ("", kept.evaluation) or not run.data.params
+        )
         return tags.get("theseus.kind") == "architecture" and same
 
-    def apply(self, records: Sequence[Mapping[str, Any]]) -> None:
-        """Bring MLflow to what records say, whether or not they were applied before.
+    def apply(self, record: Mapping[str, Any], earlier: Sequence[Mapping[str, Any]] = ()) -> None:
+        """Bring MLflow to what a record says, whether or not it was applied before.
 
-        Fronts are told together, in place of the last: nobody sees those in between.
+        Args:
+            earlier: fronts in front of this one, whose metrics are told with it.
         """
         if not self.synced:
             self.sync()
-        fronts = [record for record in records if record["kind"] == "front"]
-        for record in records:
-            if record["kind"] != "front":
-                self._apply(record)
-            elif record is fronts[-1]:
-                self._set_front(fronts)
-
-    def _apply(self, record: Mapping[str, Any]) -> None:
         time_ms = int(record["time_ms"])
         kind = record["kind"]
         if kind == "start":
@@ -135,6 +130,8 @@ class Projection:
             self._stopped(Stopped.from_json(record["stopped"]), time_ms)
         elif kind == "failure":
             self._failure(Failure.from_json(record["failure"]), time_ms)
+        elif kind == "front":
+            self._set_front(record["ids"], [*earlier, record])
         elif kind == "ranks":
             self._set_ranks(record["ranks"], record["test"], time_ms)
         elif kind == "artifacts":
@@ -300,9 +297,9 @@ class Projection:
         self.client.set_terminated(child.run_id, "FAILED", time_ms)
         child.status = "FAILED"
 
-    def _set_front(self, fronts: Sequence[Mapping[str, Any]]) -> None:
-        """Mark the last front's members; the search's metrics as they were at each."""
-        self._front = set(fronts[-1]["ids"])
+    def _set_front(self, ids: Iterable[str], fronts: Sequence[Mapping[str, Any]]) -> None:
+        """Mark the members; tell the search's metrics as they were at each of the fronts."""
+        self._front = set(ids)
         for name, child in self._children.items():
             if child.front != (name in self._front):
                 self.client.set_tag(child.run_id, "theseus.front", str(not child.front).lower())

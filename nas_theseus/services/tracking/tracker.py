@@ -1,9 +1,10 @@
 """The outbox and the one thread that writes it to MLflow.
 
 The search only puts records into the outbox (a folder of small files); the writer thread applies
-what waits, in order, and deletes it after it was applied. A kill in between applies records again,
-so applying is idempotent: runs are found by their tags and metric points carry the record's time,
-which MLflow's SQL stores use to drop a point that they have.
+them in order and deletes each after it was applied. A front that another one follows soon is told
+with it: nobody sees it in between. A kill in between applies a record again, so applying is
+idempotent: runs are found by their tags and metric points carry the record's time, which MLflow's
+SQL stores use to drop a point that they have.
 """
 
 from __future__ import annotations
@@ -47,7 +48,8 @@ CONNECT_TIMEOUT_S = {"http": 10.0, "https": 10.0}
 CONNECT_TIMEOUT_OTHER_S = 120.0
 FIRST_RETRY_S, LAST_RETRY_S = 0.5, 30.0
 DOUBTFUL_ATTEMPTS = 8
-TOGETHER = 100  # records; what a kill in between repeats
+# How many fronts are told together, and how many records behind a front the next one is looked for.
+TOGETHER, SOON = 50, 5
 RUNS_FILE_S = 1.0
 _REFUSALS = {"INVALID_PARAMETER_VALUE", "RESOURCE_DOES_NOT_EXIST", "RESOURCE_ALREADY_EXISTS"}
 _ENDS = ("FINISHED", "FAILED", "KILLED")
@@ -90,6 +92,7 @@ class Tracker:
         self._uri = ""
         self._changed = threading.Condition()
         self._waiting: deque[Path] = deque()
+        self._held: list[Path] = []  # fronts in front of those that wait, told with the next front
         self._last = 0
         self._stop = self._finishing = self._connected = False
         self._connect_error: Exception | None = None
@@ -100,7 +103,7 @@ class Tracker:
     def pending(self) -> int:
         """Records in the outbox that MLflow does not have yet."""
         with self._changed:
-            return len(self._waiting)
+            return len(self._held) + len(self._waiting)
 
     @property
     def refused(self) -> int:
@@ -239,6 +242,7 @@ class Tracker:
         return lock
 
     def _read_outbox(self) -> None:
+        self._held.clear()
         self._waiting = deque(sorted(self._outbox.glob("[0-9]*.json")))
         names = [*self._waiting, *(self._outbox / "refused").glob("[0-9]*.json")]
         numbers = [int(path.name.split("-")[0]) for path in names]
@@ -285,7 +289,7 @@ class Tracker:
 
     def _deliver(self, projection: Projection) -> None:
         attempts, delay_s, due_s = 0, FIRST_RETRY_S, 0.0
-        singly = 0  # how many of the next records go one by one, to find the one that is refused
+        alone = 0  # how many of the next records are told alone, to find the one that is refused
         while True:
             began_s = time.monotonic()
             if began_s >= due_s:
@@ -299,18 +303,23 @@ class Tracker:
                     return
                 if not self._waiting:
                     continue
-                paths = list(islice(self._waiting, 1 if singly else TOGETHER))
+                if not alone and self._is_followed():
+                    self._held.append(self._waiting.popleft())
+                    continue
+                path = self._waiting[0]
+                earlier = self._held.copy() if _is_front(path) else []
             refusal: str | None = None
             try:
                 probe(self._uri)
-                records = [self._load(path) for path in paths]
+                record = self._load(path)
                 attempts += 1
-                projection.apply(records)
+                projection.apply(record, [self._load(front) for front in earlier])
             except Exception as error:  # nothing may reach the search
                 # Runs may have been made or deleted without our knowing: look again.
                 projection.synced = False
-                if len(paths) > 1:
-                    singly, attempts = len(paths), 0
+                if earlier:
+                    alone, attempts = len(earlier) + 1, 0
+                    self._hold_no_more()
                     continue
                 reason = scrub(f"{type(error).__name__}: {error}", self._uri)
                 code = getattr(error, "error_code", "")
@@ -319,21 +328,32 @@ class Tracker:
                     refusal = reason
                 else:
                     if attempts <= 1:
-                        name = paths[0].name
-                        _log.warning("MLflow did not take %s, will retry: %s", name, reason)
+                        _log.warning("MLflow did not take %s, will retry: %s", path.name, reason)
                     self._pause(delay_s)
                     delay_s = min(delay_s * 2, LAST_RETRY_S)
                     continue
             if refusal is not None:
-                self._set_aside(projection, paths[0], refusal)
+                self._set_aside(projection, path, refusal)
             else:
-                for path in paths:
-                    path.unlink(missing_ok=True)
-            attempts, delay_s, singly = 0, FIRST_RETRY_S, max(0, singly - 1)
+                for told in (*earlier, path):
+                    told.unlink(missing_ok=True)
+            attempts, delay_s, alone = 0, FIRST_RETRY_S, max(0, alone - 1)
             with self._changed:
-                for _ in paths:
-                    self._waiting.popleft()
+                if earlier:
+                    self._held.clear()
+                self._waiting.popleft()
                 self._changed.notify_all()
+
+    def _is_followed(self) -> bool:
+        """Whether the oldest that waits is a front, and another one comes soon."""
+        first, *others = islice(self._waiting, SOON)
+        return _is_front(first) and len(self._held) < TOGETHER and any(map(_is_front, others))
+
+    def _hold_no_more(self) -> None:
+        """Fronts that were held wait again, each for itself, in front of what came later."""
+        with self._changed:
+            self._waiting.extendleft(reversed(self._held))
+            self._held.clear()
 
     def _pause(self, delay_s: float) -> None:
         with self._changed:
@@ -359,3 +379,7 @@ class Tracker:
             projection.close_refused(self._load(kept), reason)
         except Exception as error:  # the record stays where it is, for the next start
             _log.warning("could not finish setting %s aside: %s", path.name, error)
+
+
+def _is_front(path: Path) -> bool:
+    return path.name.endswith("-front.json")

@@ -9,11 +9,11 @@ import sqlite3
 import subprocess
 import sys
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from pathlib import Path
 
 import pytest
-from mlflow.entities import Run
+from mlflow.entities import Metric, Run
 from mlflow.tracking import MlflowClient
 
 from nas_theseus.architecture import Architecture, BlockChoice, Span
@@ -362,31 +362,80 @@ def test_refused_record_is_set_aside(
     assert found[architecture(2).id].info.status == "FINISHED"
 
 
-def test_of_a_long_backlog_only_what_is_refused_is_set_aside(
-    new: Callable[..., Tracker], uri: str, tmp_path: Path
-) -> None:
-    """Applied together, until one is refused; each front's metrics stay, the last is marked."""
-    waiting = new()
-    count = tracker_module.TOGETHER // 2 + 5  # two records each
+def backlog(tracker: Tracker, count: int) -> None:
     for width in range(1, count + 1):
-        waiting.evaluation(evaluation(width))
-        waiting.front([architecture(width).id], {"hypervolume": width / count}, step=width)
-    [damaged] = (tmp_path / "first" / "outbox").glob("*41-evaluation.json")
-    [strange] = (tmp_path / "first" / "outbox").glob("*52-front.json")
-    damaged.write_text("{half")
-    strange.write_text('{"kind": "strange", "time_ms": 1}')
+        tracker.evaluation(evaluation(width))
+        tracker.front([architecture(width).id], {"hypervolume": width / count}, step=width)
+
+
+def test_fronts_that_wait_are_told_in_one_call(
+    new: Callable[..., Tracker], uri: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    count = tracker_module.TOGETHER + 10
+    backlog(new(), count)
+    told: list[int] = []
+    log_batch = MlflowClient.log_batch
+
+    def counted(self: MlflowClient, run_id: str, metrics: Sequence[Metric], *rest: object) -> None:
+        told.extend([len(metrics)] * any(m.key == "hypervolume" for m in metrics))
+        log_batch(self, run_id, metrics, *rest)  # type: ignore[arg-type]
+
+    monkeypatch.setattr(MlflowClient, "log_batch", counted)
     tracker = new()
     tracker.start(PARAMETERS)
     assert tracker.finish() == 0
-    assert tracker.refused == 2
+    assert told == [tracker_module.TOGETHER + 1, 9]
     found = runs(uri)
-    widths = [width for width in range(1, count + 1) if width != 21]
-    assert set(found) == {"first", *(architecture(width).id for width in widths)}
-    assert {run.info.status for run in found.values()} == {"FINISHED"}
+    assert len(found) == count + 1
     assert history(uri, found["first"])["hypervolume"] == [
-        (width, width / count) for width in range(1, count + 1) if width != 26
+        (width, width / count) for width in range(1, count + 1)
     ]
     assert set(runs(uri, "tags.\"theseus.front\" = 'true'")) == {architecture(count).id}
+
+
+@pytest.mark.parametrize("refused", [1, 7, 12])
+def test_of_fronts_told_together_only_the_refused_one_is_set_aside(
+    new: Callable[..., Tracker], uri: str, tmp_path: Path, refused: int
+) -> None:
+    backlog(new(), 12)
+    [strange] = (tmp_path / "first" / "outbox").glob(f"*{2 * refused:03d}-front.json")
+    strange.write_text('{"kind": "strange", "time_ms": 1}')
+    tracker = new()
+    tracker.start(PARAMETERS)
+    assert (tracker.finish(), tracker.refused, tracker.pending) == (0, 1, 0)
+    found = runs(uri)
+    assert {run.info.status for run in found.values()} == {"FINISHED"} and len(found) == 13
+    steps = [width for width in range(1, 13) if width != refused]
+    assert history(uri, found["first"])["hypervolume"] == [(step, step / 12) for step in steps]
+    last = architecture(steps[-1]).id
+    assert set(runs(uri, "tags.\"theseus.front\" = 'true'")) == {last}
+
+
+def test_what_is_stopped_while_fronts_are_held_is_told_by_the_next_start(
+    new: Callable[..., Tracker], uri: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    backlog(new(), 6)
+
+    set_terminated, ended = MlflowClient.set_terminated, list[str]()
+
+    def once(self: MlflowClient, run_id: str, *rest: object) -> None:
+        if ended and run_id not in ended:
+            raise OSError("the server is down")
+        ended.append(run_id)
+        set_terminated(self, run_id, *rest)  # type: ignore[arg-type]
+
+    with monkeypatch.context() as broken:
+        broken.setattr(MlflowClient, "set_terminated", once)
+        first = new()
+        first.start(PARAMETERS)
+        wait_for(lambda: len(first._held) == 1)
+        assert first.finish("KILLED", timeout_s=0.2) == first.pending == 13
+    assert len(list((tmp_path / "first" / "outbox").glob("*.json"))) == 13
+    again = new()
+    again.start(PARAMETERS)
+    assert (again.finish(), again.refused) == (0, 0)
+    found = runs(uri)
+    assert history(uri, found["first"])["hypervolume"] == [(n, n / 6) for n in range(1, 7)]
 
 
 def test_numbers_go_on_after_refused_and_delivered(
