@@ -122,8 +122,7 @@ def plot(cells: Sequence[Row]) -> Figure:
                    color=f"C{number}", label=f"{sampler}: ask")  # fmt: skip
         if sampler in GOALS_MS:
             costs.plot([10_000], [GOALS_MS[sampler]], "_", color=f"C{number}", markersize=18)
-    costs.set_xscale("log")
-    costs.set_yscale("log")
+    costs.set(xscale="log", yscale="log", xlim=(70, 14_000), ylim=(2, 500))
     costs.set_xlabel("trials in the study (bars: goals at 10,000)")
     costs.set_ylabel("driver, ms a trial")
     costs.legend(fontsize=7)
@@ -132,7 +131,7 @@ def plot(cells: Sequence[Row]) -> Figure:
     busy.plot([c["slots"] for c in slots], [100 * c["utilisation"] for c in slots], "o-")
     busy.axhline(100 * GOAL_BUSY, linestyle="--", color="gray", label="goal")
     busy.set_xscale("log", base=2)
-    busy.set_ylim(0, 102)
+    busy.set(xlim=(1.5, 90), ylim=(0, 102))
     busy.set_xlabel("slots")
     busy.set_ylabel("busy, %")
     busy.legend(fontsize=7)

@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 import time
+from pathlib import Path
 from typing import Any
 
 import pytest
 
 from benchmarks import sampler_window
 from benchmarks.scale_driver import Clock
-from benchmarks.scale_report import driver_table, figures, slots_table
+from benchmarks.scale_report import driver_table, figures, plot, slots_table
 from benchmarks.scale_slots import utilisation
 
 
@@ -65,6 +66,12 @@ def test_without_cells_every_figure_is_there_and_says_why() -> None:
     found, notes = figures([])
     assert {"record_growth", "utilisation_min", "driver_mb_10000"} <= found.keys()
     assert set(found.values()) == {None} and found.keys() <= notes.keys()
+
+
+@pytest.mark.parametrize("cells", [[], [driver("nsga2", 100, 5.0)], [driver("tpe", 100, 5.0)]])
+def test_the_plot_is_drawn_of_what_is_there(cells: list[dict[str, Any]], tmp_path: Path) -> None:
+    plot(cells).savefig(tmp_path / "plot.png")
+    assert (tmp_path / "plot.png").stat().st_size > 10_000
 
 
 def test_a_window_s_gain_is_over_none_in_the_same_world() -> None:
