@@ -38,7 +38,6 @@ class _Child:
 
     run_id: str
     status: str = "RUNNING"
-    front: bool = False
     evaluation: str = ""
     rank: str | None = None
 
@@ -65,6 +64,7 @@ class Projection:
         self._parent: str | None = None
         self._children: dict[str, _Child] = {}
         self._front: set[str] = set()
+        self._marked: set[str] = set()  # whose runs say that they are on the front
 
     def sync(self) -> None:
         """Read the search's runs; drop a run that a lost answer made us create twice."""
@@ -83,7 +83,7 @@ class Projection:
             if not token:
                 break
         found.sort(key=lambda run: (run.info.status == "RUNNING", run.info.start_time))
-        parent, children = None, dict[str, _Child]()
+        parent, children, marked = None, dict[str, _Child](), set[str]()
         for run in found:
             tags = run.data.tags
             name = tags.get("theseus.architecture")
@@ -93,13 +93,14 @@ class Projection:
                 children[name] = _Child(
                     run.info.run_id,
                     run.info.status,
-                    tags.get("theseus.front") == "true",
                     tags.get("theseus.evaluation", ""),
                     tags.get("theseus.rank"),
                 )
+                if tags.get("theseus.front") == "true":
+                    marked.add(name)
             elif self._is_double(run, children.get(name or "")):
                 self.client.delete_run(run.info.run_id)
-        self._parent, self._children, self.synced = parent, children, True
+        self._parent, self._children, self._marked, self.synced = parent, children, marked, True
         self.runs_changed = True
 
     def _is_double(self, run: Run, kept: _Child | None) -> bool:
@@ -239,7 +240,9 @@ class Projection:
                 "mlflow.parentRunId": self._parent_run(time_ms),
             }
             run = self.client.create_run(self._experiment_id, start_ms, born, architecture.id)
-            child = _Child(run.info.run_id, front=front)
+            child = _Child(run.info.run_id)
+            if front:
+                self._marked.add(architecture.id)
             self._children[architecture.id] = child
             self.runs_changed = True
             tags = {}
@@ -300,10 +303,11 @@ class Projection:
     def _set_front(self, ids: Iterable[str], fronts: Sequence[Mapping[str, Any]]) -> None:
         """Mark the members; tell the search's metrics as they were at each of the fronts."""
         self._front = set(ids)
-        for name, child in self._children.items():
-            if child.front != (name in self._front):
-                self.client.set_tag(child.run_id, "theseus.front", str(not child.front).lower())
-                child.front = not child.front
+        for name in sorted(self._marked ^ self._front):
+            if child := self._children.get(name):
+                on = name in self._front
+                self.client.set_tag(child.run_id, "theseus.front", str(on).lower())
+        self._marked = self._front & self._children.keys()
         points = [
             Metric(name, value, int(front["time_ms"]), int(front["step"]))
             for front in fronts
