@@ -179,8 +179,10 @@ class Posterior:
         phi = _one_hot([[choice] for choice in choices], self._rows.choices)
         cross = learnt.slope_variance * np.outer(z, data.advantage)
         cross = self._s * (cross + learnt.choice * phi @ self._rows.phi.T)
-        same = np.array([[one == other for other in choices] for one in choices], dtype=np.float64)
-        prior = learnt.slope_variance * np.outer(z, z) + learnt.choice * same.reshape(len(z), -1)
+        columns = _columns(choices)
+        place = np.array([columns[choice] for choice in choices], dtype=np.int64)
+        same = np.equal.outer(place, place)
+        prior = learnt.slope_variance * np.outer(z, z) + learnt.choice * same
         covariance = prior - cross @ self._solve(cross.T)
         mean = learnt.slope_mean * z + cross @ self._alpha
         return self.scale.spread * mean, self.scale.spread**2 * (covariance + covariance.T) / 2
