@@ -1,6 +1,6 @@
-"""What it costs that samplers see the front and the latest trials only (`services/window.py`).
+"""What it costs that samplers see the front and a part of the trials only (`services/window.py`).
 
-    python -m benchmarks.sampler_window [--worlds 10] [--tpe 2500] [--theseus 500] [--jobs 2]
+    python -m benchmarks.sampler_window [--worlds 5] [--tpe 2000] [--theseus 600] [--jobs 2]
 
 The worlds are those of `benchmarks.sampler`; each sampler searches each of them with its window and
 with none. Hypervolume is of the true quality of the nets that the told quality puts on the front,
@@ -25,7 +25,7 @@ from benchmarks.record import RESULTS, commit, write_record
 from benchmarks.sampler import SPACE, World, search
 from nas_theseus.costs.table import CostTable
 from nas_theseus.services.study import Study
-from nas_theseus.services.window import LATEST, Latest
+from nas_theseus.services.window import MOST, Thinned
 from nas_theseus.settings import Sampler
 from nas_theseus.space import load_space
 
@@ -47,7 +47,7 @@ def run_cell(cell: Cell) -> Row:
     """Search a world."""
 
     def see(study: Study) -> None:
-        study._window = None if cell.window is None else Latest(cell.window)
+        study._window = None if cell.window is None else Thinned(cell.window)
 
     space = load_space(SPACE)
     costs = CostTable(space)
@@ -92,9 +92,9 @@ def figures(rows: Sequence[Row]) -> tuple[dict[str, float | None], dict[str, str
 def main() -> None:
     """Run the cells that are missing and write results/sampler_window.json."""
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    parser.add_argument("--worlds", type=int, default=10)
-    parser.add_argument("--tpe", type=int, default=2500, help="proposals")
-    parser.add_argument("--theseus", type=int, default=500, help="proposals")
+    parser.add_argument("--worlds", type=int, default=5)
+    parser.add_argument("--tpe", type=int, default=2000, help="proposals")
+    parser.add_argument("--theseus", type=int, default=600, help="proposals")
     parser.add_argument("--more-windows", type=int, nargs="*", default=[], help="for TPE")
     parser.add_argument("--jobs", type=int, default=2)
     given = parser.parse_args()
@@ -105,7 +105,7 @@ def main() -> None:
         Cell(sampler, world, proposals, window)
         for world in range(given.worlds)
         for sampler, proposals, more in plan
-        for window in (None, LATEST[sampler], *more)
+        for window in (None, MOST[sampler], *more)
     ]
     done = finished(CELLS, Cell)
     missing = [cell for cell in wanted if cell not in done]

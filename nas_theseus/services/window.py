@@ -1,4 +1,4 @@
-"""What a sampler looks at in a long study: its front and the latest trials, or its generation."""
+"""What a sampler looks at in a long study: its front and a part of the trials, or generations."""
 
 from __future__ import annotations
 
@@ -16,9 +16,9 @@ from nas_theseus.pareto import front
 from nas_theseus.services.theseus_sampler import ESTIMATED, REASON
 from nas_theseus.settings import Sampler
 
-# How many of the latest trials: a proposal of TPE takes longer in proportion to what it looks at,
-# one of a Gaussian process (gp, theseus) with its cube.
-LATEST: dict[Sampler, int] = {"tpe": 1000, "gp": 200, "theseus": 200}
+# How many trials besides the front: a proposal of TPE takes longer in proportion to what it looks
+# at, one of a Gaussian process (gp, theseus) with its cube.
+MOST: dict[Sampler, int] = {"tpe": 1000, "gp": 200, "theseus": 400}
 _GENETIC: dict[Sampler, type[BaseGASampler]] = {"nsga2": NSGAIISampler, "nsga3": NSGAIIISampler}
 
 
@@ -37,7 +37,7 @@ def window_of(sampler: Sampler) -> Window | None:
     """The window of a sampler; None for one that looks at no other trial."""
     if sampler in _GENETIC:
         return Generations(_GENETIC[sampler])
-    return Latest(LATEST[sampler]) if sampler in LATEST else None
+    return Thinned(MOST[sampler]) if sampler in MOST else None
 
 
 class Generations:
@@ -81,14 +81,19 @@ class Generations:
         return _Seen(study, [trials[i] for i in self._kept])
 
 
-class Latest:
-    """The front of the older trials of one study, those of them that still run, and the latest.
+class Thinned:
+    """The front of one study, the trials that still run, the latest ones, and some of the others.
 
     What left the front cannot come back, so each trial is judged once.
+
+    Args:
+        most: trials besides the front and those that run. Half of them are the latest; the others
+            are spread evenly, since of the latest alone a sampler would not know that elsewhere is
+            worse.
     """
 
-    def __init__(self, latest: int) -> None:
-        self._latest = latest
+    def __init__(self, most: int) -> None:
+        self._most = most
         self._passed = 0
         self._running: list[int] = []
         self._front: list[int] = []
@@ -96,9 +101,10 @@ class Latest:
     def of(self, study: optuna.Study) -> optuna.Study:
         """The study itself as long as it is short."""
         trials = study.get_trials(deepcopy=False)
-        newest = len(trials) - self._latest
-        if newest <= 0:
+        if len(trials) <= self._most:
             return study
+        half = self._most // 2
+        newest = len(trials) - half
         older = [*self._running, *range(self._passed, newest)]
         self._passed = newest
         self._running = [i for i in older if not trials[i].state.is_finished()]
@@ -108,7 +114,10 @@ class Latest:
             _, first = np.unique(points, axis=0, return_index=True)
             first.sort()  # of repeated proposals the oldest
             self._front = [counted[first[place]] for place in front(points[first])]
-        seen = sorted([*self._running, *self._front])
+        stride = 1
+        while newest > stride * half:
+            stride *= 2  # so that a trial that was left out does not come back
+        seen = sorted({*self._running, *self._front, *range(0, newest, stride)})
         return _Seen(study, [*(trials[i] for i in seen), *trials[newest:]])
 
 

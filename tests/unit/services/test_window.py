@@ -12,7 +12,7 @@ from optuna.trial import TrialState
 from nas_theseus.pareto import front
 from nas_theseus.services.study import FixedGenome, make_sampler
 from nas_theseus.services.theseus_sampler import ESTIMATED
-from nas_theseus.services.window import Generations, Latest, Window, window_of
+from nas_theseus.services.window import Generations, Thinned, Window, window_of
 from nas_theseus.settings import Sampler
 
 
@@ -38,45 +38,51 @@ def seen(window: Window, study: optuna.Study) -> list[int]:
 def test_a_short_study_is_seen_whole(study: optuna.Study) -> None:
     for number in range(5):
         add(study, 0.1, float(number))
-    assert Latest(5).of(study) is study
+    assert Thinned(5).of(study) is study
 
 
-def test_front_and_latest_at_every_length(study: optuna.Study) -> None:
+SPREAD = {12: [0, 2, 4, 6], 30: [0, 8, 16, 24], 99: [0, 32, 64]}
+
+
+def test_front_latest_and_some_of_the_others_at_every_length(study: optuna.Study) -> None:
     rng = random.Random(0)
-    window = Latest(10)
+    window = Thinned(10)
     points: list[tuple[float, float]] = []
-    for count in range(1, 80):
+    for count in range(1, 100):
         points.append((rng.random(), rng.random()))
         add(study, *points[-1])
-        older = points[: max(0, count - 10)]
-        kept = front([(-quality, cost) for quality, cost in older]) if older else []
-        expected = sorted({*kept, *range(max(0, count - 10), count)})
-        assert seen(window, study) == expected
+        shown = seen(window, study)
         # Made anew, as after a restart, it is the same.
-        assert seen(Latest(10), study) == expected
+        assert shown == seen(Thinned(10), study)
+        if count > 10:
+            kept = front([(-quality, cost) for quality, cost in points[: count - 5]])
+            assert {*kept, *range(count - 5, count)} <= set(shown)
+            assert len(shown) <= len(kept) + 10
+        if count in SPREAD:
+            assert shown == sorted({*kept, *SPREAD[count], *range(count - 5, count)})
 
 
-def test_of_equal_results_the_first_is_seen(study: optuna.Study) -> None:
-    for _ in range(6):
+def test_of_equal_results_on_the_front_the_first_is_seen(study: optuna.Study) -> None:
+    for _ in range(9):
         add(study, 0.5, 1.0)
-    assert seen(Latest(2), study) == [0, 4, 5]
+    assert seen(Thinned(4), study) == [0, 4, 7, 8]
 
 
 def test_what_still_runs_is_seen_until_it_ends(study: optuna.Study) -> None:
-    window = Latest(2)
+    window = Thinned(2)
     add(study, 0.5, 1.0)
     running = study.ask()
     for _ in range(4):
         add(study, 0.4, 2.0)
-    assert seen(window, study) == [0, 1, 4, 5]
+    assert seen(window, study) == [0, 1, 5]
     study.tell(running, [0.9, 2.0])
-    assert seen(window, study) == [0, 1, 4, 5]  # on the front now
+    assert seen(window, study) == [0, 1, 5]  # on the front now
     study.ask()
     add(study, 0.95, 0.5)
     assert window.of(study).get_trials(states=[TrialState.RUNNING])[0].number == 6
     for _ in range(2):
         add(study, 0.1, 3.0)
-    assert seen(window, study) == [6, 7, 8, 9]  # 7 dominates the old front
+    assert seen(window, study) == [0, 6, 7, 9]  # 7 dominates the old front; 0 is spread
 
 
 def test_failed_predicted_and_refused_trials_are_not_kept(study: optuna.Study) -> None:
@@ -89,7 +95,7 @@ def test_failed_predicted_and_refused_trials_are_not_kept(study: optuna.Study) -
     kept = add(study, 0.5, 1.0)
     for _ in range(2):
         add(study, 0.1, 3.0)
-    assert seen(Latest(2), study) == [kept, 4, 5]
+    assert seen(Thinned(2), study) == [0, kept, 5]
 
 
 GENOME: dict[str, BaseDistribution] = {
