@@ -278,8 +278,9 @@ def _runtime_env(sources: Path | None) -> dict[str, Any]:
     environment: dict[str, Any] = {"env_vars": {"RAY_CHDIR_TO_TRIAL_DIR": "0"}}
     if sources is not None and _IN_RAY_JOB not in os.environ:
         packages = [path.parent.name for path in sources.glob("*/__init__.py")]
-        # As in .gitignore: all but what can be imported. Results and data may lie beside it.
-        chosen = ["/*", "!/*.py", *(f"!/{name}" for name in packages if name.isidentifier())]
+        # As in .gitignore: all but what can be imported. Results and data may lie beside it. The
+        # folder itself is asked for, too, as "."; where it is left out, nothing travels.
+        chosen = ["/*", "!/.", "!/*.py", *(f"!/{name}" for name in packages if name.isidentifier())]
         environment |= {"working_dir": str(sources), "excludes": [*chosen, "__pycache__"]}
     return environment
 
