@@ -122,10 +122,10 @@ def plot(cells: Sequence[Row]) -> Figure:
                    color=f"C{number}", label=f"{sampler}: ask")  # fmt: skip
         if sampler in GOALS_MS:
             costs.plot([10_000], [GOALS_MS[sampler]], "_", color=f"C{number}", markersize=18)
-    costs.set(xscale="log", yscale="log", xlim=(70, 14_000), ylim=(2, 500))
+    costs.set(xscale="log", yscale="log", xlim=(70, 14_000), ylim=(0.5, 500))
     costs.set_xlabel("trials in the study (bars: goals at 10,000)")
     costs.set_ylabel("driver, ms a trial")
-    costs.legend(fontsize=7)
+    costs.legend(fontsize=6, loc="lower right")
     costs.grid(alpha=0.3)
     slots = _slots(cells)
     busy.plot([c["slots"] for c in slots], [100 * c["utilisation"] for c in slots], "o-")
