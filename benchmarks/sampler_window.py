@@ -1,6 +1,6 @@
 """What it costs that samplers see the front and a part of the trials only (`services/window.py`).
 
-    python -m benchmarks.sampler_window [--worlds 5] [--tpe 2000] [--theseus 600] [--jobs 2]
+    python -m benchmarks.sampler_window [--tpe-worlds 10] [--theseus-worlds 5] [--jobs 2]
 
 The worlds are those of `benchmarks.sampler`; each sampler searches each of them with its window and
 with none. Hypervolume is of the true quality of the nets that the told quality puts on the front,
@@ -92,20 +92,21 @@ def figures(rows: Sequence[Row]) -> tuple[dict[str, float | None], dict[str, str
 def main() -> None:
     """Run the cells that are missing and write results/sampler_window.json."""
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    parser.add_argument("--worlds", type=int, default=5)
+    parser.add_argument("--tpe-worlds", type=int, default=10)
+    parser.add_argument("--theseus-worlds", type=int, default=5)
     parser.add_argument("--tpe", type=int, default=2000, help="proposals")
     parser.add_argument("--theseus", type=int, default=600, help="proposals")
-    parser.add_argument("--more-windows", type=int, nargs="*", default=[], help="for TPE")
     parser.add_argument("--jobs", type=int, default=2)
     given = parser.parse_args()
-    plan: tuple[tuple[Sampler, int, list[int]], ...] = (
-        ("tpe", given.tpe, given.more_windows), ("theseus", given.theseus, []),
-    )  # fmt: skip
+    plan: tuple[tuple[Sampler, int, int], ...] = (
+        ("tpe", given.tpe_worlds, given.tpe),
+        ("theseus", given.theseus_worlds, given.theseus),
+    )
     wanted = [
         Cell(sampler, world, proposals, window)
-        for world in range(given.worlds)
-        for sampler, proposals, more in plan
-        for window in (None, MOST[sampler], *more)
+        for sampler, worlds, proposals in plan
+        for world in range(worlds)
+        for window in (None, MOST[sampler])
     ]
     done = finished(CELLS, Cell)
     missing = [cell for cell in wanted if cell not in done]
@@ -116,7 +117,7 @@ def main() -> None:
     rows = [done[cell] for cell in wanted if cell in done]
     found, notes = figures(rows)
     write_record(
-        "sampler_window", found, rows, list(range(given.worlds)), notes,
+        "sampler_window", found, rows, sorted({row["world"] for row in rows}), notes,
         ("torch", "optuna", "moocore"),
     )  # fmt: skip
     for name, value in found.items():
