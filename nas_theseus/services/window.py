@@ -18,7 +18,7 @@ from nas_theseus.settings import Sampler
 
 # How many trials besides the front: a proposal of TPE takes longer in proportion to what it looks
 # at, one of a Gaussian process (gp, theseus) with its cube.
-MOST: dict[Sampler, int] = {"tpe": 1000, "gp": 200, "theseus": 400}
+MOST: dict[Sampler, int] = {"tpe": 2000, "gp": 200, "theseus": 400}
 _GENETIC: dict[Sampler, type[BaseGASampler]] = {"nsga2": NSGAIISampler, "nsga3": NSGAIIISampler}
 
 
