@@ -94,19 +94,20 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--tpe-worlds", type=int, default=10)
     parser.add_argument("--theseus-worlds", type=int, default=5)
-    parser.add_argument("--tpe", type=int, default=2000, help="proposals")
+    parser.add_argument("--tpe", type=int, default=4000, help="proposals")
     parser.add_argument("--theseus", type=int, default=600, help="proposals")
+    parser.add_argument("--tpe-window", type=int, default=MOST["tpe"])
     parser.add_argument("--jobs", type=int, default=2)
     given = parser.parse_args()
-    plan: tuple[tuple[Sampler, int, int], ...] = (
-        ("tpe", given.tpe_worlds, given.tpe),
-        ("theseus", given.theseus_worlds, given.theseus),
+    plan: tuple[tuple[Sampler, int, int, int], ...] = (
+        ("tpe", given.tpe_worlds, given.tpe, given.tpe_window),
+        ("theseus", given.theseus_worlds, given.theseus, MOST["theseus"]),
     )
     wanted = [
         Cell(sampler, world, proposals, window)
-        for sampler, worlds, proposals in plan
+        for sampler, worlds, proposals, most in plan
         for world in range(worlds)
-        for window in (None, MOST[sampler])
+        for window in (None, most)
     ]
     done = finished(CELLS, Cell)
     missing = [cell for cell in wanted if cell not in done]
