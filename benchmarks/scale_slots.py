@@ -35,9 +35,6 @@ class Wait:
     seconds: float
     slots: int
 
-    def __call__(self) -> Wait:
-        return self
-
     def run(self, job: Architecture) -> Generator[str, None, None]:
         self._ramp_up()
         began = time.time()

@@ -115,7 +115,7 @@ class Proposer:
         Raises:
             LimitError: no architecture keeps the limits.
         """
-        # Its matrices are small: with two threads a proposal takes twice as long.
+        # Its matrices are small: more threads only slow a proposal down.
         with _THREADS.limit(limits=1, user_api="blas"):
             return self._proposed(told, np.random.default_rng(seed))
 

@@ -229,9 +229,9 @@ def test_kill_while_a_run_is_filled(new: Callable[..., Tracker], uri: str, tmp_p
     assert found.data.metrics == run.data.metrics
 
 
-@pytest.mark.parametrize("by_hand", [False, True])
+@pytest.mark.parametrize("evaluation_of_it", ["the same", "none", "of another recipe"])
 def test_run_created_twice_by_a_lost_answer(
-    new: Callable[..., Tracker], uri: str, by_hand: bool
+    new: Callable[..., Tracker], uri: str, evaluation_of_it: str
 ) -> None:
     tracker = new()
     tracker.start(PARAMETERS)
@@ -239,8 +239,10 @@ def test_run_created_twice_by_a_lost_answer(
     tracker.finish()
     run = runs(uri)[architecture(1).id]
     tags = {k: v for k, v in run.data.tags.items() if k.startswith("theseus.")}
-    if by_hand:
+    if evaluation_of_it == "none":
         tags.pop("theseus.evaluation")
+    elif evaluation_of_it != "the same":
+        tags["theseus.evaluation"] = evaluation(1, recipe="another").name
     client = MlflowClient(uri)
     double = client.create_run(run.info.experiment_id, tags=tags, run_name=run.info.run_name)
     mine = client.create_run(run.info.experiment_id, tags={"theseus.search": "first"})
