@@ -19,9 +19,9 @@ import numpy as np
 from numpy.typing import NDArray
 
 from benchmarks.record import write_record
-from nas_theseus.architecture import BlockChoice, Span
 from nas_theseus.estimate.front import AdditiveSpace, Option, Solution, Solutions
-from nas_theseus.goals import Constraint
+from nas_theseus.values.architecture import BlockChoice, Span
+from nas_theseus.values.goals import Constraint
 
 PARTS, BLOCKS, LONGEST = 48, 16, 4
 SEEDS = (0, 1, 2)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-from nas_theseus.architecture import Architecture, BlockChoice, Hyperparameter, Span
+from nas_theseus.values.architecture import Architecture, BlockChoice, Hyperparameter, Span
 
 
 @dataclass(frozen=True)

@@ -14,7 +14,7 @@ from matplotlib.figure import Figure
 
 from benchmarks.conversion_pairs import PAIRS
 from benchmarks.record import RESULTS, figure_table, write_record
-from nas_theseus.storage import write_bytes
+from nas_theseus.storage.whole_files import write_bytes
 
 DOCS = Path(__file__).resolve().parent.parent / "docs"
 TABLE = DOCS / "conversion.md"

@@ -22,9 +22,9 @@ from typing import Any
 import torch
 
 from benchmarks.record import figure_table, write_record
-from nas_theseus.results import Evaluation
-from nas_theseus.search.front import read_front
-from nas_theseus.storage import Storage
+from nas_theseus.search.folder import SearchFolder
+from nas_theseus.search.front_files import read_front
+from nas_theseus.values.outcomes import Evaluation
 
 ROOT = Path(__file__).resolve().parent.parent
 SHARED = (1, 2, 4)
@@ -57,10 +57,10 @@ class Watch:
 
 def searched(text: str, space: Path, folder: Path, sharing: int, trials: int) -> dict[str, Any]:
     """One search, and how the GPU was used from its first result to its last."""
-    storage = Storage(folder / "theseus", f"shared-{sharing}")
+    storage = SearchFolder(folder / "theseus", f"shared-{sharing}")
     (folder / space.name).write_text(text)
     command = [
-        sys.executable, "-m", "nas_theseus.cli", "search", space.name, "--name", storage.name,
+        sys.executable, "-m", "nas_theseus", "search", space.name, "--name", storage.name,
         "--trials", str(trials), "--parallel", str(sharing), "--gpus-per-trial", str(1 / sharing),
         "--cpus-per-trial", "1", "--sampler", "random", "--no-rungs", "--storage", "theseus",
         "--library", str(folder / f"library-{sharing}"),

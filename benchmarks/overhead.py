@@ -21,16 +21,16 @@ from pathlib import Path
 from typing import Any
 
 from benchmarks.record import write_record
-from nas_theseus.architecture import Architecture
 from nas_theseus.costs.table import CostTable
-from nas_theseus.progress import State
-from nas_theseus.results import Cost, Evaluation, Stopped
+from nas_theseus.search.folder import SearchFolder
 from nas_theseus.search.jobs import ProposalJobs
-from nas_theseus.services import cluster
-from nas_theseus.services.tracking import Tracker
-from nas_theseus.settings import SearchSettings
-from nas_theseus.space import load_space
-from nas_theseus.storage import Storage
+from nas_theseus.search.progress import State
+from nas_theseus.services.mlflow import Tracker
+from nas_theseus.services.ray import cluster
+from nas_theseus.space.search_space import load_space
+from nas_theseus.values.architecture import Architecture
+from nas_theseus.values.outcomes import Cost, Evaluation, Stopped
+from nas_theseus.values.settings import SearchSettings
 
 ROOT = Path(__file__).resolve().parent.parent
 DIGITS = ROOT / "search_spaces" / "digits.py"
@@ -40,7 +40,7 @@ DIGITS = ROOT / "search_spaces" / "digits.py"
 class AtOnce:
     """A worker whose evaluations cost nothing: quality and MACs from the architecture's id."""
 
-    storage: Storage
+    storage: SearchFolder
     recipe: str
 
     def __call__(self) -> AtOnce:
@@ -85,7 +85,7 @@ def overhead(trials: int, sampler: str, folder: Path) -> dict[str, Any]:
         {"name": "overhead", "trials": trials, "parallel": 2, "sampler": sampler,
          "storage": folder}
     )  # fmt: skip
-    storage = Storage(folder.resolve(), "overhead")
+    storage = SearchFolder(folder.resolve(), "overhead")
     storage.create()
     tracker = Tracker("overhead", storage.outbox, storage.runs_file)
     tracker.start({})
@@ -115,13 +115,13 @@ def demo(folder: Path) -> dict[str, Any]:
     """The command of ``make demo`` after set-up, in an empty folder."""
     environment = {k: v for k, v in os.environ.items() if not k.startswith("MLFLOW_")}
     command = [
-        sys.executable, "-m", "nas_theseus.cli", "search", str(DIGITS), "--name", "demo",
+        sys.executable, "-m", "nas_theseus", "search", str(DIGITS), "--name", "demo",
         "--trials", "12",
     ]  # fmt: skip
     started = time.perf_counter()
     subprocess.run(command, cwd=folder, env=environment, check=True, stdout=subprocess.DEVNULL)
     wall = time.perf_counter() - started
-    storage = Storage(folder / "theseus", "demo")
+    storage = SearchFolder(folder / "theseus", "demo")
     outcomes = [o.evaluation if isinstance(o, Stopped) else o for o in storage.outcomes()]
     trials = [o for o in outcomes if isinstance(o, Evaluation)]
     own = sum(trial.seconds for trial in trials)

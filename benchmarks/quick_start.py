@@ -22,7 +22,7 @@ from statistics import mean
 from typing import Any
 
 from benchmarks.record import write_record
-from nas_theseus.pareto import hypervolume
+from nas_theseus.estimate.pareto import hypervolume
 
 ROOT = Path(__file__).resolve().parent.parent
 BEFORE = "00b7104"  # the last commit without a library
@@ -33,7 +33,7 @@ def run(checkout: Path, seed: int) -> dict[str, Any]:
     """One quick start: wall seconds, the guide's values, the front's MACs and test accuracy."""
     with tempfile.TemporaryDirectory(prefix="quick-start-") as name:
         command = [
-            sys.executable, "-m", "nas_theseus.cli", "search",
+            sys.executable, "-m", "nas_theseus", "search",
             str(checkout / "search_spaces" / "digits.py"), "--name", "demo", "--trials", "12",
             "--seed", str(seed),
         ]  # fmt: skip

@@ -14,7 +14,7 @@ from typing import Any
 
 import torch
 
-from nas_theseus.storage import write_json
+from nas_theseus.storage.whole_files import write_json
 
 RESULTS = Path(__file__).parent / "results"
 

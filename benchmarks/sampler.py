@@ -29,17 +29,17 @@ from rich.table import Table
 from scipy.stats import spearmanr  # type: ignore[import-untyped]
 
 from benchmarks.record import write_record
-from nas_theseus.architecture import Architecture, BlockChoice
 from nas_theseus.costs.table import CostTable
+from nas_theseus.estimate.pareto import front_of, hypervolume_of
 from nas_theseus.estimate.space_graph import additive_space
 from nas_theseus.estimate.thompson import Proposer
-from nas_theseus.genome import Genome
-from nas_theseus.ids import derive_seed
-from nas_theseus.pareto import front_of, hypervolume_of
-from nas_theseus.results import Evaluation
-from nas_theseus.services.study import Study
-from nas_theseus.settings import Sampler
-from nas_theseus.space import SearchSpace, load_space
+from nas_theseus.services.optuna.study import Study
+from nas_theseus.space.genome import Genome
+from nas_theseus.space.search_space import SearchSpace, load_space
+from nas_theseus.values.architecture import Architecture, BlockChoice
+from nas_theseus.values.ids import derive_seed
+from nas_theseus.values.outcomes import Evaluation
+from nas_theseus.values.settings import Sampler
 
 SPACE = Path(__file__).resolve().parents[1] / "search_spaces" / "fashion_resnet.py"
 GUIDE, NOISE, WORST_LOSS = 0.92, 0.006, 0.4

@@ -24,10 +24,10 @@ from benchmarks.cells import append, finished, run_cells
 from benchmarks.record import RESULTS, commit, write_record
 from benchmarks.sampler import SPACE, World, search
 from nas_theseus.costs.table import CostTable
-from nas_theseus.services.study import Study
-from nas_theseus.services.window import MOST, Thinned
-from nas_theseus.settings import Sampler
-from nas_theseus.space import load_space
+from nas_theseus.services.optuna.study import Study
+from nas_theseus.services.optuna.window import MOST, Thinned
+from nas_theseus.space.search_space import load_space
+from nas_theseus.values.settings import Sampler
 
 CELLS = RESULTS / "sampler_window_cells.jsonl"
 Row = dict[str, Any]

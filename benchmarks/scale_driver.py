@@ -14,13 +14,13 @@ from pathlib import Path
 from typing import Any
 
 from benchmarks.sampler import GUIDE, SPACE, World
-from nas_theseus.architecture import Architecture
 from nas_theseus.costs.table import CostTable
+from nas_theseus.search.folder import SearchFolder
 from nas_theseus.search.jobs import ProposalJobs
-from nas_theseus.services.tracking import Tracker
-from nas_theseus.settings import Sampler, SearchSettings
-from nas_theseus.space import load_space
-from nas_theseus.storage import Storage
+from nas_theseus.services.mlflow import Tracker
+from nas_theseus.space.search_space import load_space
+from nas_theseus.values.architecture import Architecture
+from nas_theseus.values.settings import Sampler, SearchSettings
 
 PARTS = ("ask", "tell", "front", "queue", "deliver")
 
@@ -74,7 +74,7 @@ class Driver:
         space = load_space(SPACE)
         costs = CostTable(space)
         self._world, self._recipe = World(space, costs, 0), space.recipe.id
-        self._storage = Storage(folder, "scale")
+        self._storage = SearchFolder(folder, "scale")
         self._storage.create()
         uri = f"sqlite:///{folder / 'mlflow.db'}"
         self.tracker: Tracker = Tracker(

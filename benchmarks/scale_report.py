@@ -11,8 +11,8 @@ from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
 
 from benchmarks.record import figure_table, write_record
-from nas_theseus.settings import Sampler
-from nas_theseus.storage import write_bytes
+from nas_theseus.storage.whole_files import write_bytes
+from nas_theseus.values.settings import Sampler
 
 DOCS = Path(__file__).resolve().parent.parent / "docs"
 Row = Mapping[str, Any]

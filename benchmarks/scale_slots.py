@@ -14,10 +14,10 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from nas_theseus.architecture import Architecture, BlockChoice, Span
-from nas_theseus.results import Reached
-from nas_theseus.services import cluster
-from nas_theseus.settings import SearchSettings
+from nas_theseus.services.ray import cluster
+from nas_theseus.values.architecture import Architecture, BlockChoice, Span
+from nas_theseus.values.outcomes import Reached
+from nas_theseus.values.settings import SearchSettings
 
 RAMP_UP_S = 600.0
 

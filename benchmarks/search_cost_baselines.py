@@ -20,12 +20,12 @@ from ray.tune.search import ConcurrencyLimiter
 from ray.tune.search.optuna import OptunaSearch
 
 from benchmarks.search_cost_regimes import Regime, described, ended, prepared, workshop
-from nas_theseus.architecture import Architecture, Hyperparameter
-from nas_theseus.candidate import Workshop
+from nas_theseus.candidate.workshop import Workshop
 from nas_theseus.errors import ConversionError
-from nas_theseus.evaluate import score
-from nas_theseus.genome import Genome
-from nas_theseus.settings import Recipe
+from nas_theseus.space.genome import Genome
+from nas_theseus.tasks.score import score
+from nas_theseus.values.architecture import Architecture, Hyperparameter
+from nas_theseus.values.settings import Recipe
 
 # A candidate that diverged is told as one that knows nothing.
 _CHANCE = 0.1

@@ -14,26 +14,27 @@ from pathlib import Path
 from typing import Any
 
 from benchmarks.search_cost_regimes import Regime, described, ended, prepared, workshop
-from nas_theseus.architecture import Architecture
-from nas_theseus.convert.block_key import BlockKey, BlockKeys
-from nas_theseus.convert.library import Library
 from nas_theseus.convert.target import assemble
 from nas_theseus.costs.table import CostTable
+from nas_theseus.estimate.pareto import is_feasible
 from nas_theseus.estimate.thompson import Proposer, Told
-from nas_theseus.evaluate import score
-from nas_theseus.guide import load_weights
-from nas_theseus.ids import derive_seed
-from nas_theseus.pareto import is_feasible
-from nas_theseus.progress import State
-from nas_theseus.results import Evaluation, Reached
+from nas_theseus.guide.chain import load_weights
+from nas_theseus.library.block_key import BlockKey, BlockKeys
+from nas_theseus.library.store import Library
 from nas_theseus.search.block_jobs import BlockJobs
+from nas_theseus.search.folder import SearchFolder
 from nas_theseus.search.jobs import Job, ProposalJobs, reference_of
+from nas_theseus.search.progress import State
 from nas_theseus.search.worker import Worker, WorkerSettings, worker_settings
-from nas_theseus.services import cluster
-from nas_theseus.services.tracking import Tracker
-from nas_theseus.settings import Recipe, Sampler, SearchSettings
-from nas_theseus.space import SearchSpace
-from nas_theseus.storage import Storage, write_json
+from nas_theseus.services.mlflow import Tracker
+from nas_theseus.services.ray import cluster
+from nas_theseus.space.search_space import SearchSpace
+from nas_theseus.storage.whole_files import write_json
+from nas_theseus.tasks.score import score
+from nas_theseus.values.architecture import Architecture
+from nas_theseus.values.ids import derive_seed
+from nas_theseus.values.outcomes import Evaluation, Reached
+from nas_theseus.values.settings import Recipe, Sampler, SearchSettings
 
 FURTHER_LIMIT = "macs <= 1e6"
 
@@ -147,7 +148,7 @@ def search(
 ) -> Searched:  # fmt: skip
     """One search; its library, if the recipe takes blocks from one, is the folder's."""
     space = prepared(regime, recipe)
-    storage = Storage(folder.resolve(), name)
+    storage = SearchFolder(folder.resolve(), name)
     storage.create()
     seconds = storage.folder / "seconds"
     seconds.mkdir(exist_ok=True)
@@ -201,7 +202,7 @@ def further_budget(
     shop = workshop(asked)
     values = {asked.metric: guide_quality}
     values |= shop.costs.of_parts().known()
-    storage = Storage(folder.resolve(), "further")
+    storage = SearchFolder(folder.resolve(), "further")
     storage.create()
     library = Library(storage.library)
     blocks = BlockJobs(BlockKeys(asked), library, storage)
@@ -230,13 +231,13 @@ def space_text(regime: Regime, recipe: Recipe) -> str:
     """A space file for the workers."""
     return (
         "from benchmarks.search_cost_regimes import Regime, space_of\n"
-        "from nas_theseus.settings import Recipe\n\n\n"
+        "from nas_theseus.values.settings import Recipe\n\n\n"
         "def space():\n"
         f"    return space_of(Regime(**{asdict(regime)}), Recipe(**{recipe.model_dump()}))\n"
     )
 
 
-def _test(space: SearchSpace, storage: Storage, evaluation: Evaluation) -> float:
+def _test(space: SearchSpace, storage: SearchFolder, evaluation: Evaluation) -> float:
     target = assemble(space, evaluation.architecture, 0)
     load_weights(target, storage.weights_of(evaluation.name))
     return score(target, space.task, "test")

@@ -11,16 +11,16 @@ from typing import Any, TypeVar
 import numpy as np
 import torch
 
-from nas_theseus.architecture import Architecture
-from nas_theseus.candidate import Progress, Workshop
+from nas_theseus.candidate.workshop import Progress, Workshop
 from nas_theseus.convert.guide_training import prepare_guide
 from nas_theseus.costs.table import CostTable
-from nas_theseus.evaluate import score
-from nas_theseus.genome import Genome
-from nas_theseus.ids import derive_seed
-from nas_theseus.settings import Recipe
-from nas_theseus.space import SearchSpace, load_space
+from nas_theseus.space.genome import Genome
+from nas_theseus.space.search_space import SearchSpace, load_space
 from nas_theseus.tasks import fashion_mnist
+from nas_theseus.tasks.score import score
+from nas_theseus.values.architecture import Architecture
+from nas_theseus.values.ids import derive_seed
+from nas_theseus.values.settings import Recipe
 
 ROOT = Path(__file__).resolve().parent.parent
 SPACE = ROOT / "search_spaces" / "fashion_resnet.py"

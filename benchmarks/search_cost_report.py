@@ -14,8 +14,8 @@ from matplotlib.figure import Figure
 
 from benchmarks.record import RESULTS, figure_table, write_record
 from benchmarks.search_cost_tau_report import tau_figures, tau_table
-from nas_theseus.pareto import front, hypervolume
-from nas_theseus.storage import write_bytes
+from nas_theseus.estimate.pareto import front, hypervolume
+from nas_theseus.storage.whole_files import write_bytes
 
 DOCS = Path(__file__).resolve().parent.parent / "docs"
 TABLE = DOCS / "search-cost.md"

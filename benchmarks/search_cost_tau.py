@@ -17,11 +17,11 @@ from benchmarks.search_cost_regimes import (
     spread_over,
     workshop,
 )
-from nas_theseus.architecture import Architecture
-from nas_theseus.candidate import Workshop
-from nas_theseus.convert.block_key import BlockKeys
-from nas_theseus.convert.library import Library
-from nas_theseus.settings import Recipe
+from nas_theseus.candidate.workshop import Workshop
+from nas_theseus.library.block_key import BlockKeys
+from nas_theseus.library.store import Library
+from nas_theseus.values.architecture import Architecture
+from nas_theseus.values.settings import Recipe
 
 # What a rung changes in the recipe, which otherwise polishes blocks from the library and trains on.
 UNPOLISHED = {"polish_steps": 0}

@@ -8,8 +8,8 @@ from typing import Any
 
 from scipy.stats import kendalltau  # type: ignore[import-untyped]
 
-from nas_theseus.architecture import Architecture
 from nas_theseus.estimate.additive import AdditiveEstimate
+from nas_theseus.values.architecture import Architecture
 
 Row = Mapping[str, Any]
 NAMES = ("tau_rung", "tau_ceiling", "tau_rung_over_ceiling", "tau_rung_cost_share")

@@ -36,11 +36,8 @@ from nas_theseus.convert.finetune import EpochLoss
 from nas_theseus.convert.guide_training import prepare_guide
 from nas_theseus.convert.target import recalibrate
 from nas_theseus.costs import count_macs
-from nas_theseus.evaluate import score
-from nas_theseus.guide import Guide, cut, plain_state
-from nas_theseus.ids import derive_seed
-from nas_theseus.networks import ResNet
-from nas_theseus.settings import Recipe, Sampler
+from nas_theseus.guide.chain import Guide, cut, plain_state
+from nas_theseus.guide.networks import ResNet
 from nas_theseus.stitch.anchors import Anchor
 from nas_theseus.stitch.cells import CONTROLS, Endpoint, StitchRecipe
 from nas_theseus.stitch.matrix import comparison
@@ -49,6 +46,9 @@ from nas_theseus.stitch.sources import Source
 from nas_theseus.stitch.stitchable import Direction, StitchableNet
 from nas_theseus.stitch.training import train_stitches
 from nas_theseus.tasks import ImageTask, Split, fashion_mnist
+from nas_theseus.tasks.score import score
+from nas_theseus.values.ids import derive_seed
+from nas_theseus.values.settings import Recipe, Sampler
 
 ROOT = Path(__file__).resolve().parent.parent
 CELLS = RESULTS / "stitching_cells.jsonl"

@@ -15,7 +15,7 @@ from matplotlib.figure import Figure
 
 from benchmarks.record import figure_table, write_record
 from nas_theseus.pictures.heatmap import heatmap_picture
-from nas_theseus.storage import write_bytes
+from nas_theseus.storage.whole_files import write_bytes
 
 DOCS = Path(__file__).resolve().parent.parent / "docs"
 TABLE = DOCS / "stitching-evidence.md"

@@ -18,25 +18,25 @@ from typing import Any
 import torch
 
 from benchmarks.search_cost_regimes import ended, workshop
-from nas_theseus.architecture import Architecture
-from nas_theseus.convert.block_key import BlockKeys
 from nas_theseus.convert.guide_training import prepare_guide
-from nas_theseus.convert.library import Library
+from nas_theseus.estimate.pareto import front_of, hypervolume_of
 from nas_theseus.estimate.thompson import Proposer
-from nas_theseus.evaluate import score
-from nas_theseus.genome import Genome
-from nas_theseus.guide import cut
-from nas_theseus.networks import ResNet
-from nas_theseus.pareto import front_of, hypervolume_of
-from nas_theseus.results import Evaluation
+from nas_theseus.guide.chain import cut
+from nas_theseus.guide.networks import ResNet
+from nas_theseus.library.block_key import BlockKeys
+from nas_theseus.library.store import Library
 from nas_theseus.search.block_jobs import BlockJobs
+from nas_theseus.search.folder import SearchFolder
 from nas_theseus.search.jobs import reference_of
-from nas_theseus.services.study import Study
-from nas_theseus.settings import Recipe, Sampler
-from nas_theseus.space import SearchSpace, load_space
+from nas_theseus.services.optuna.study import Study
+from nas_theseus.space.genome import Genome
+from nas_theseus.space.search_space import SearchSpace, load_space
 from nas_theseus.stitch.suggestions import stitch_errors, suggested
-from nas_theseus.storage import Storage
 from nas_theseus.tasks import fashion_mnist
+from nas_theseus.tasks.score import score
+from nas_theseus.values.architecture import Architecture
+from nas_theseus.values.outcomes import Evaluation
+from nas_theseus.values.settings import Recipe, Sampler
 
 SPACE = Path(__file__).resolve().parent.parent / "search_spaces" / "fashion_resnet.py"
 SAMPLERS: tuple[Sampler, ...] = ("theseus", "tpe")
@@ -80,7 +80,7 @@ def run_suggestions(sampler: Sampler, seed: int, storage: Path) -> dict[str, Any
     found = {}
     for name, begin in (("with", [guide, *first]), ("without", [guide])):
         with tempfile.TemporaryDirectory() as folder:
-            blocks = BlockJobs(BlockKeys(space), library, Storage(Path(folder), "benchmark"))
+            blocks = BlockJobs(BlockKeys(space), library, SearchFolder(Path(folder), "benchmark"))
             told: dict[str, Evaluation] = {}
             study = Study(
                 "benchmark", Path(folder) / "journal", Genome(space), space.goals, space.limits,

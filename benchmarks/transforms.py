@@ -42,12 +42,12 @@ from benchmarks import transforms_report as report
 from benchmarks.record import RESULTS, commit
 from benchmarks.transforms_networks import ResNetCifar, function_rows
 from nas_theseus.convert.target import reinitialise
-from nas_theseus.convert.transforms import Lineage, deepen, widen_all
 from nas_theseus.costs import count_macs, count_params
-from nas_theseus.evaluate import score
-from nas_theseus.guide import load_weights, plain_state
-from nas_theseus.storage import write_tensors
+from nas_theseus.guide.chain import load_weights, plain_state
+from nas_theseus.storage.whole_files import write_tensors
 from nas_theseus.tasks import Task, fashion_mnist, from_datasets
+from nas_theseus.tasks.score import score
+from nas_theseus.transforms import Lineage, deepen, widen_all
 
 ROOT = Path(__file__).resolve().parent.parent
 CELLS = RESULTS / "transforms_cells.jsonl"

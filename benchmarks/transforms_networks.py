@@ -14,14 +14,14 @@ import torch.nn.functional as F
 import torchvision
 from torch import Tensor, nn
 
-from nas_theseus.architecture import Boundary
-from nas_theseus.convert.transforms import deepen, enlarge_kernel, widen
-from nas_theseus.convert.transforms.methods import DEEPENINGS, WIDENINGS
-from nas_theseus.convert.transforms.widening import find_volume
 from nas_theseus.errors import TransformError
-from nas_theseus.guide import example_input
-from nas_theseus.networks import ResNet
-from nas_theseus.tracing import evaluating
+from nas_theseus.guide.chain import example_input
+from nas_theseus.guide.networks import ResNet
+from nas_theseus.guide.tracing import evaluating
+from nas_theseus.transforms import deepen, enlarge_kernel, widen
+from nas_theseus.transforms.methods import DEEPENINGS, WIDENINGS
+from nas_theseus.transforms.widening import find_volume
+from nas_theseus.values.architecture import Boundary
 
 
 class Block(nn.Module):

@@ -11,8 +11,8 @@ from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
 
 from benchmarks.record import figure_table, write_record
-from nas_theseus.convert.transforms.methods import DEEPENINGS, WIDENINGS
-from nas_theseus.storage import write_bytes
+from nas_theseus.storage.whole_files import write_bytes
+from nas_theseus.transforms.methods import DEEPENINGS, WIDENINGS
 
 DOCS = Path(__file__).resolve().parent.parent / "docs"
 TABLE = DOCS / "transforms-evidence.md"

@@ -6,12 +6,12 @@ import importlib
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
-    from nas_theseus.architecture import Architecture, Boundary
     from nas_theseus.blocks import block, choice
-    from nas_theseus.export.folder import load
-    from nas_theseus.guide import Guide, cut, cut_points
-    from nas_theseus.settings import Recipe
-    from nas_theseus.space import SearchSpace, maximize, minimize
+    from nas_theseus.export.member import load
+    from nas_theseus.guide.chain import Guide, cut, cut_points
+    from nas_theseus.space.search_space import SearchSpace, maximize, minimize
+    from nas_theseus.values.architecture import Architecture, Boundary
+    from nas_theseus.values.settings import Recipe
 
 __version__ = "0.1.0"
 
@@ -31,18 +31,18 @@ __all__ = [
 ]
 
 _MODULES = {
-    "Architecture": "architecture",
-    "Boundary": "architecture",
-    "Guide": "guide",
-    "Recipe": "settings",
-    "SearchSpace": "space",
+    "Architecture": "values.architecture",
+    "Boundary": "values.architecture",
+    "Guide": "guide.chain",
+    "Recipe": "values.settings",
+    "SearchSpace": "space.search_space",
     "block": "blocks",
     "choice": "blocks",
-    "cut": "guide",
-    "cut_points": "guide",
-    "load": "export.folder",
-    "maximize": "space",
-    "minimize": "space",
+    "cut": "guide.chain",
+    "cut_points": "guide.chain",
+    "load": "export.member",
+    "maximize": "space.search_space",
+    "minimize": "space.search_space",
 }
 
 

@@ -17,7 +17,7 @@ from nas_theseus.blocks import (
     TokenMLP,
     choice,
 )
-from nas_theseus.networks import ResNet
+from nas_theseus.guide.networks import ResNet
 from nas_theseus.tasks import fashion_mnist
 
 TRAIN_IMAGES = 20_000  # None for all 55,000 (the other 5,000 are for validation)

@@ -15,8 +15,8 @@ from pathlib import Path
 from transformers import GPT2Config, GPT2LMHeadModel
 
 from nas_theseus import Guide, Recipe, SearchSpace
-from nas_theseus.adapters import gpt2_guide
 from nas_theseus.blocks import GRU, CausalConv, ChannelMLP, Identity, Keep, MinimalRNN, choice
+from nas_theseus.guide.adapters import gpt2_guide
 from nas_theseus.tasks import Task, text_file
 
 TEXT: list[Path] | None = None

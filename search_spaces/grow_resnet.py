@@ -11,9 +11,9 @@ from __future__ import annotations
 
 from nas_theseus import Recipe, SearchSpace, choice, cut
 from nas_theseus.blocks import Identity, Keep
-from nas_theseus.convert.transforms import Deeper, Narrower, Wider
-from nas_theseus.networks import ResNet
+from nas_theseus.guide.networks import ResNet
 from nas_theseus.tasks import fashion_mnist
+from nas_theseus.transforms import Deeper, Narrower, Wider
 
 TRAIN_IMAGES = 20_000  # None for all 55,000 (the other 5,000 are for validation)
 # A network of your own: a safetensors file or checkpoint; the guide is then not trained here.

@@ -14,7 +14,7 @@ from torchvision.models import resnet50
 
 from nas_theseus import Guide, Recipe, SearchSpace, cut
 from nas_theseus.blocks import MLP, Basic, Keep, choice
-from nas_theseus.networks import ResNet
+from nas_theseus.guide.networks import ResNet
 from nas_theseus.tasks import Task, fashion_mnist, image_folder
 
 IMAGENET: str | None = None

@@ -11,7 +11,7 @@ import torch
 
 from nas_theseus import Recipe, SearchSpace, cut
 from nas_theseus.blocks import Keep
-from nas_theseus.networks import ResNet
+from nas_theseus.guide.networks import ResNet
 from nas_theseus.stitch.anchors import Anchor
 from nas_theseus.stitch.stitchable_guide import StitchableGuide
 from nas_theseus.tasks import Task, fashion_mnist

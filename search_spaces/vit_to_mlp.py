@@ -11,7 +11,7 @@ from torchvision.models import vit_b_16
 
 from nas_theseus import Guide, Recipe, SearchSpace, cut
 from nas_theseus.blocks import BlockFamily, Identity, Keep, TokenMLP, choice
-from nas_theseus.networks import vision_transformer
+from nas_theseus.guide.networks import vision_transformer
 from nas_theseus.tasks import Task, fashion_mnist, image_folder
 
 IMAGENET: str | None = None

@@ -5,9 +5,15 @@ blocks=[Keep(), Depthwise(expand=choice(1, 2, 4)), block(MyModule, hidden=choice
 
 from __future__ import annotations
 
-from nas_theseus.architecture import Hyperparameter
 from nas_theseus.blocks.attention import LinearAttentionBlock, SelfAttentionBlock
-from nas_theseus.blocks.base import (
+from nas_theseus.blocks.conv import (
+    BasicResidual,
+    BottleneckResidual,
+    ConvBlock,
+    DepthwiseSeparable,
+    PointwiseNet,
+)
+from nas_theseus.blocks.family import (
     BlockFamily,
     Choice,
     Keep,
@@ -16,17 +22,11 @@ from nas_theseus.blocks.base import (
     downsampling,
     scaled_width,
 )
-from nas_theseus.blocks.conv import (
-    BasicResidual,
-    BottleneckResidual,
-    ConvBlock,
-    DepthwiseSeparable,
-    PointwiseNet,
-)
 from nas_theseus.blocks.mlp import PooledMLP, TokenMixer
 from nas_theseus.blocks.recurrent import GRUBlock, MinimalRNNBlock
 from nas_theseus.blocks.sequence import CausalConvBlock, CausalTokenMLPBlock, ChannelMLPBlock
 from nas_theseus.blocks.simple import IdentityBlock, LinearBlock, PoolBlock
+from nas_theseus.values.architecture import Hyperparameter
 
 __all__ = [
     "GRU",

@@ -6,10 +6,10 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from nas_theseus.architecture import Boundary
 from nas_theseus.blocks.chunks import CHUNK, carry, in_chunks
 from nas_theseus.blocks.sequence import SequenceBlock, token_shape
 from nas_theseus.errors import ShapeError
+from nas_theseus.values.architecture import Boundary
 
 # Slows forgetting down to what spans many tokens from the start (Yang et al. 2024, section 4).
 FORGET_TEMPERATURE = 16

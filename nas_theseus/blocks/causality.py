@@ -7,7 +7,7 @@ import copy
 import torch
 from torch import Tensor, nn
 
-from nas_theseus.architecture import Boundary
+from nas_theseus.values.architecture import Boundary
 
 # Rounding may differ between two runs of the same arithmetic; what is read moves outputs far more.
 TOLERANCE = 1e-5

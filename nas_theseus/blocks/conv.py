@@ -4,8 +4,8 @@ from __future__ import annotations
 
 from torch import Tensor, nn
 
-from nas_theseus.architecture import Boundary
-from nas_theseus.blocks.base import downsampling, scaled_width
+from nas_theseus.blocks.family import downsampling, scaled_width
+from nas_theseus.values.architecture import Boundary
 
 
 class ConvBlock(nn.Module):

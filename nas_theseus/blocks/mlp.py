@@ -5,9 +5,9 @@ from __future__ import annotations
 import torch
 from torch import Tensor, nn
 
-from nas_theseus.architecture import Boundary
-from nas_theseus.blocks.base import layer_norm, scaled_width
+from nas_theseus.blocks.family import layer_norm, scaled_width
 from nas_theseus.errors import ShapeError
+from nas_theseus.values.architecture import Boundary
 
 
 class TokenMixer(nn.Module):

@@ -8,9 +8,9 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from nas_theseus.architecture import Boundary
-from nas_theseus.blocks.base import scaled_width
+from nas_theseus.blocks.family import scaled_width
 from nas_theseus.blocks.sequence import CausalDepthwiseConv, SequenceBlock, token_shape
+from nas_theseus.values.architecture import Boundary
 
 
 class GRUBlock(SequenceBlock):

@@ -6,9 +6,9 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from nas_theseus.architecture import Boundary
-from nas_theseus.blocks.base import layer_norm, scaled_width
+from nas_theseus.blocks.family import layer_norm, scaled_width
 from nas_theseus.errors import ShapeError
+from nas_theseus.values.architecture import Boundary
 
 
 def token_shape(inlet: Boundary, outlet: Boundary) -> tuple[int, int]:

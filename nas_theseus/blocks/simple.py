@@ -4,9 +4,9 @@ from __future__ import annotations
 
 from torch import Tensor, nn
 
-from nas_theseus.architecture import Boundary
-from nas_theseus.blocks.base import downsampling
+from nas_theseus.blocks.family import downsampling
 from nas_theseus.errors import ShapeError
+from nas_theseus.values.architecture import Boundary
 
 
 class IdentityBlock(nn.Module):

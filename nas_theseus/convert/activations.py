@@ -12,7 +12,7 @@ from torch import Tensor
 from nas_theseus.convert.guide_work import GuideWork
 from nas_theseus.convert.projection import Projection
 from nas_theseus.errors import ConversionError
-from nas_theseus.guide import Guide
+from nas_theseus.guide.chain import Guide
 from nas_theseus.tasks import Task
 
 SAMPLE_LIMIT_BYTES = 2 << 30

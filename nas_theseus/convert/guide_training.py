@@ -13,11 +13,11 @@ from filelock import FileLock
 
 from nas_theseus.convert.finetune import EpochLoss, train
 from nas_theseus.errors import GuideError
-from nas_theseus.guide import Guide, load_weights, plain_state
-from nas_theseus.ids import derive_seed, short_hash
-from nas_theseus.settings import Recipe
-from nas_theseus.storage import write_tensors
+from nas_theseus.guide.chain import Guide, load_weights, plain_state
+from nas_theseus.storage.whole_files import write_tensors
 from nas_theseus.tasks import Task
+from nas_theseus.values.ids import derive_seed, short_hash
+from nas_theseus.values.settings import Recipe
 
 
 @runtime_checkable

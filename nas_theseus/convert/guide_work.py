@@ -14,11 +14,11 @@ import torch
 from filelock import FileLock
 from torch import Tensor
 
-from nas_theseus.convert.fingerprint import fingerprint
 from nas_theseus.errors import StorageError
-from nas_theseus.guide import Guide
-from nas_theseus.ids import short_hash
-from nas_theseus.storage import replacing
+from nas_theseus.guide.chain import Guide
+from nas_theseus.storage.whole_files import replacing
+from nas_theseus.values.fingerprint import fingerprint
+from nas_theseus.values.ids import short_hash
 
 logger = logging.getLogger(__name__)
 

@@ -11,8 +11,8 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from nas_theseus.convert.stitching import rows
-from nas_theseus.convert.transforms.layers import linear_map
-from nas_theseus.tracing import evaluating
+from nas_theseus.guide.tracing import evaluating
+from nas_theseus.transforms.layers import linear_map
 
 # GELU's usual approximation differs by less than this from GELU itself.
 _GELU_TOLERANCE = 2e-3

@@ -8,7 +8,7 @@ import torch
 from torch import Tensor
 
 from nas_theseus.convert.stitching import rows
-from nas_theseus.ids import derive_seed
+from nas_theseus.values.ids import derive_seed
 
 # Positions from which the principal components are taken.
 _ROWS = 65_536

@@ -9,7 +9,7 @@ from dataclasses import dataclass, replace
 import torch
 from torch import Tensor, nn
 
-from nas_theseus.blocks.base import last_map
+from nas_theseus.blocks.family import last_map
 from nas_theseus.convert.activations import GuideActivations
 from nas_theseus.convert.folding import fold_after
 from nas_theseus.convert.inheritance import inherit
@@ -18,9 +18,9 @@ from nas_theseus.convert.similarity import Prepared, Similarity, check_features
 from nas_theseus.convert.stitching import rows
 from nas_theseus.convert.target import Target, batch_norms, gathering_statistics
 from nas_theseus.errors import ConversionError, ShapeError
-from nas_theseus.ids import derive_seed
-from nas_theseus.results import CurvePoint
-from nas_theseus.settings import Order, Recipe, Schedule
+from nas_theseus.values.ids import derive_seed
+from nas_theseus.values.outcomes import CurvePoint
+from nas_theseus.values.settings import Order, Recipe, Schedule
 
 # Of the guide's activations, to tell which of its hidden units matter.
 INHERITED_EXAMPLES = 64

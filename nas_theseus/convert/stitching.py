@@ -9,9 +9,9 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from nas_theseus.architecture import Boundary
 from nas_theseus.convert.least_squares import LeastSquares, LinearMap
 from nas_theseus.errors import ConversionError, ShapeError
+from nas_theseus.values.architecture import Boundary
 
 Kind = Literal["map", "tokens", "vector", "ids"]
 

@@ -9,10 +9,10 @@ from contextlib import contextmanager
 import torch
 from torch import Tensor, nn
 
-from nas_theseus.architecture import Architecture, Boundary
 from nas_theseus.convert.activations import GuideActivations
-from nas_theseus.space import SearchSpace
+from nas_theseus.space.search_space import SearchSpace
 from nas_theseus.tasks import Task
+from nas_theseus.values.architecture import Architecture, Boundary
 
 
 class Target(nn.Module):

@@ -7,12 +7,12 @@ from collections.abc import Collection
 import torch
 from torch import nn
 
-from nas_theseus.architecture import Boundary
 from nas_theseus.costs.latency import Latency, measure_latency
 from nas_theseus.costs.macs import count_macs
 from nas_theseus.costs.memory import measure_peak_memory
 from nas_theseus.costs.parameters import count_params
-from nas_theseus.results import Cost
+from nas_theseus.values.architecture import Boundary
+from nas_theseus.values.outcomes import Cost
 
 __all__ = [
     "Latency",

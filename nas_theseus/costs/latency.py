@@ -11,9 +11,9 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
-from nas_theseus.architecture import Boundary
 from nas_theseus.costs.probe import eval_view
-from nas_theseus.guide import example_input
+from nas_theseus.guide.chain import example_input
+from nas_theseus.values.architecture import Boundary
 
 
 @dataclass(frozen=True)

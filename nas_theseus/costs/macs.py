@@ -11,11 +11,11 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from nas_theseus.architecture import Boundary
 from nas_theseus.costs.operators import FREE, HANDLES
 from nas_theseus.costs.probe import eval_view
 from nas_theseus.errors import CostError
-from nas_theseus.guide import device_of, example_input
+from nas_theseus.guide.chain import device_of, example_input
+from nas_theseus.values.architecture import Boundary
 
 
 @contextmanager

@@ -8,7 +8,7 @@ import torch
 from torch import Tensor, nn
 
 from nas_theseus.errors import CostError
-from nas_theseus.guide import device_of
+from nas_theseus.guide.chain import device_of
 
 
 def eval_view(module: nn.Module, device: torch.device | None = None) -> nn.Module:

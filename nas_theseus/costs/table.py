@@ -4,12 +4,12 @@ from __future__ import annotations
 
 from functools import cached_property
 
-from nas_theseus.architecture import Architecture, BlockChoice, Boundary
 from nas_theseus.costs.macs import count_macs
 from nas_theseus.costs.parameters import count_params
 from nas_theseus.errors import CostError
-from nas_theseus.results import Cost
-from nas_theseus.space import COSTS, SearchSpace
+from nas_theseus.space.search_space import COSTS, SearchSpace
+from nas_theseus.values.architecture import Architecture, BlockChoice, Boundary
+from nas_theseus.values.outcomes import Cost
 
 _Key = tuple[object, Boundary, Boundary]
 

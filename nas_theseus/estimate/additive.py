@@ -27,11 +27,11 @@ from collections.abc import Iterable, Mapping, Sequence
 import numpy as np
 from numpy.typing import NDArray
 
-from nas_theseus.architecture import Architecture, BlockChoice
 from nas_theseus.errors import EstimateError
 from nas_theseus.estimate.posterior import Draw, Observation, Posterior, Rows, Standard
 from nas_theseus.estimate.variances import Learnt, learn
-from nas_theseus.goals import Objective
+from nas_theseus.values.architecture import Architecture, BlockChoice
+from nas_theseus.values.goals import Objective
 
 _Floats = NDArray[np.float64]
 

@@ -8,10 +8,10 @@ from dataclasses import dataclass, replace
 import numpy as np
 from numpy.typing import ArrayLike
 
-from nas_theseus.architecture import Architecture, BlockChoice
 from nas_theseus.errors import LimitError, ShapeError
 from nas_theseus.estimate.label_setting import Floats, Graph, Paths, Question
-from nas_theseus.goals import Constraint
+from nas_theseus.values.architecture import Architecture, BlockChoice
+from nas_theseus.values.goals import Constraint
 
 _EXACT_INTEGERS = 2**53
 

@@ -12,7 +12,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from nas_theseus.errors import PairingError
-from nas_theseus.pareto import first_fronts
+from nas_theseus.estimate.pareto import first_fronts
 
 Floats = NDArray[np.float64]
 Integers = NDArray[np.int64]

@@ -11,9 +11,9 @@ import numpy as np
 from numpy.typing import NDArray
 from scipy.linalg import cho_factor, cho_solve  # type: ignore[import-untyped]
 
-from nas_theseus.architecture import Architecture, BlockChoice
 from nas_theseus.estimate.variances import Components, Learnt
-from nas_theseus.ids import derive_seed
+from nas_theseus.values.architecture import Architecture, BlockChoice
+from nas_theseus.values.ids import derive_seed
 
 _Floats = NDArray[np.float64]
 

@@ -19,10 +19,10 @@ from numpy.typing import ArrayLike, NDArray
 from scipy.stats import kendalltau  # type: ignore[import-untyped]
 
 from nas_theseus.estimate.additive import as_learnt, as_measured
-from nas_theseus.goals import Constraint, Objective
-from nas_theseus.pareto import as_minimised, contributions, ranks
-from nas_theseus.results import Evaluation
-from nas_theseus.settings import Recipe
+from nas_theseus.estimate.pareto import as_minimised, contributions, ranks
+from nas_theseus.values.goals import Constraint, Objective
+from nas_theseus.values.outcomes import Evaluation
+from nas_theseus.values.settings import Recipe
 
 ETA = 2
 # Kendall's τ from which a rung is trusted: three of four pairs in the right order. It is that among

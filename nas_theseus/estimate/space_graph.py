@@ -4,10 +4,10 @@ from __future__ import annotations
 
 from collections.abc import Collection, Iterator, Sequence
 
-from nas_theseus.architecture import BlockChoice
 from nas_theseus.costs.table import CostTable
 from nas_theseus.estimate.front import AdditiveSpace, Option
-from nas_theseus.space import COSTS, SearchSpace
+from nas_theseus.space.search_space import COSTS, SearchSpace
+from nas_theseus.values.architecture import BlockChoice
 
 
 def options(

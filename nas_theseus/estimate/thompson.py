@@ -12,15 +12,15 @@ from numpy.typing import NDArray
 from scipy.stats import norm  # type: ignore[import-untyped]
 from threadpoolctl import ThreadpoolController  # type: ignore[import-untyped]
 
-from nas_theseus.architecture import Architecture, BlockChoice
 from nas_theseus.costs.table import CostTable
 from nas_theseus.estimate.additive import AdditiveEstimate, as_learnt, as_measured
 from nas_theseus.estimate.front import AdditiveSpace
+from nas_theseus.estimate.pareto import front, hypervolume, minimised
 from nas_theseus.estimate.rungs import rungs_of
 from nas_theseus.estimate.space_graph import additive_space
-from nas_theseus.genome import Genome
-from nas_theseus.pareto import front, hypervolume, minimised
-from nas_theseus.space import COSTS, MEASURED, SearchSpace
+from nas_theseus.space.genome import Genome
+from nas_theseus.space.search_space import COSTS, MEASURED, SearchSpace
+from nas_theseus.values.architecture import Architecture, BlockChoice
 
 _Floats = NDArray[np.float64]
 _Costs = Mapping[str, float]

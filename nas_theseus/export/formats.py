@@ -22,13 +22,13 @@ import torch
 from torch import Tensor
 from torch.export import Dim, ExportedProgram
 
-from nas_theseus.architecture import Architecture, Boundary
 from nas_theseus.convert.target import assemble
 from nas_theseus.errors import ExportError
-from nas_theseus.export.folder import Member
-from nas_theseus.guide import plain_state
-from nas_theseus.ids import canonical_json
-from nas_theseus.storage import replacing
+from nas_theseus.export.member import Member
+from nas_theseus.guide.chain import plain_state
+from nas_theseus.storage.whole_files import replacing
+from nas_theseus.values.architecture import Architecture, Boundary
+from nas_theseus.values.ids import canonical_json
 
 EXAMPLES = 64
 # Of the largest output. Runtimes add up in other orders than torch, which in float32 comes to

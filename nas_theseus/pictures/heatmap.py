@@ -12,7 +12,7 @@ from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
 from plotly.subplots import make_subplots  # type: ignore[import-untyped]
 
-from nas_theseus.storage import replacing
+from nas_theseus.storage.whole_files import replacing
 
 Matrix = Sequence[Sequence[float | None]]
 Panels = Sequence[Mapping[str, Matrix]]

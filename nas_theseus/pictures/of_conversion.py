@@ -14,11 +14,11 @@ from matplotlib.figure import Figure
 from matplotlib.patches import Rectangle
 from matplotlib.ticker import MaxNLocator
 
-from nas_theseus.architecture import Architecture, BlockChoice
-from nas_theseus.goals import Objective
-from nas_theseus.results import Evaluation
-from nas_theseus.space import SearchSpace
-from nas_theseus.storage import replacing
+from nas_theseus.space.search_space import SearchSpace
+from nas_theseus.storage.whole_files import replacing
+from nas_theseus.values.architecture import Architecture, BlockChoice
+from nas_theseus.values.goals import Objective
+from nas_theseus.values.outcomes import Evaluation
 
 SIMILARITY_FILE, CHAIN_FILE = "similarity.png", "chain.png"
 REPLACEMENTS_FILE = "replacements.png"

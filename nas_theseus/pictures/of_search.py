@@ -13,9 +13,9 @@ import plotly.graph_objects as go  # type: ignore[import-untyped]
 from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
 
-from nas_theseus.goals import Objective
-from nas_theseus.results import Cost, Evaluation
-from nas_theseus.storage import replacing
+from nas_theseus.storage.whole_files import replacing
+from nas_theseus.values.goals import Objective
+from nas_theseus.values.outcomes import Cost, Evaluation
 
 _COSTS = tuple(item.name for item in fields(Cost))
 _FAINT, _FRONT = "#9aa5b1", "#c2410c"

@@ -4,13 +4,13 @@ from __future__ import annotations
 
 from statistics import fmean
 
-from nas_theseus.architecture import Architecture, BlockChoice
-from nas_theseus.convert.block_key import BlockKey, BlockKeys
-from nas_theseus.convert.library import Library
-from nas_theseus.convert.library_record import Facts
-from nas_theseus.progress import BlockCounts
-from nas_theseus.results import BlockOutcome
-from nas_theseus.storage import Storage
+from nas_theseus.library.block_key import BlockKey, BlockKeys
+from nas_theseus.library.record import Facts
+from nas_theseus.library.store import Library
+from nas_theseus.search.folder import SearchFolder
+from nas_theseus.search.progress import BlockCounts
+from nas_theseus.values.architecture import Architecture, BlockChoice
+from nas_theseus.values.outcomes import BlockOutcome
 
 
 class BlockJobs:
@@ -23,7 +23,7 @@ class BlockJobs:
         keys: of the search's space, its guide prepared.
     """
 
-    def __init__(self, keys: BlockKeys, library: Library, storage: Storage) -> None:
+    def __init__(self, keys: BlockKeys, library: Library, storage: SearchFolder) -> None:
         self._keys = keys
         self._library = library
         self._storage = storage

@@ -11,9 +11,6 @@ from typing import Any
 
 import numpy as np
 
-from nas_theseus.architecture import Architecture, BlockChoice
-from nas_theseus.convert.block_key import BlockKeys
-from nas_theseus.convert.library import Library
 from nas_theseus.costs.table import CostTable
 from nas_theseus.errors import SpaceError, StorageError
 from nas_theseus.estimate.additive import as_measured
@@ -21,13 +18,16 @@ from nas_theseus.estimate.front import AdditiveSpace
 from nas_theseus.estimate.rungs import qualities, rungs_of
 from nas_theseus.estimate.space_graph import additive_space
 from nas_theseus.estimate.thompson import Proposer, Told
-from nas_theseus.goals import Constraint
-from nas_theseus.results import Evaluation, Failure, FrontMember, Outcome, Stopped
-from nas_theseus.search.front import read_front, read_outcomes
-from nas_theseus.search.kept import read_space
-from nas_theseus.settings import parse_constraint
-from nas_theseus.space import COSTS, MEASURED, SearchSpace
-from nas_theseus.storage import Storage
+from nas_theseus.library.block_key import BlockKeys
+from nas_theseus.library.store import Library
+from nas_theseus.search.beginning import read_space
+from nas_theseus.search.folder import SearchFolder
+from nas_theseus.search.front_files import read_front, read_outcomes
+from nas_theseus.space.search_space import COSTS, MEASURED, SearchSpace
+from nas_theseus.values.architecture import Architecture, BlockChoice
+from nas_theseus.values.goals import Constraint
+from nas_theseus.values.outcomes import Evaluation, Failure, FrontMember, Outcome, Stopped
+from nas_theseus.values.settings import parse_constraint
 
 _MAX_LABELS = 30_000
 
@@ -110,7 +110,7 @@ def parse_budget(text: str) -> tuple[Constraint, ...]:
 
 
 def answer(
-    storage: Storage,
+    storage: SearchFolder,
     budget: Sequence[Constraint],
     count: int = 5,
     *,
@@ -160,7 +160,7 @@ class _Blocks:
         broken: choices that cannot be converted, each with its inlet's width share.
     """
 
-    def __init__(self, space: SearchSpace, storage: Storage, location: str | Path) -> None:
+    def __init__(self, space: SearchSpace, storage: SearchFolder, location: str | Path) -> None:
         self._keys = BlockKeys(space)
         keys = {
             (choice, share): self._keys.of(choice, share)

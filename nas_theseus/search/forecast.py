@@ -7,13 +7,13 @@ import time
 
 import torch
 
-from nas_theseus.results import Evaluation, Stopped
-from nas_theseus.space import SearchSpace
-from nas_theseus.storage import Storage
+from nas_theseus.search.folder import SearchFolder
+from nas_theseus.space.search_space import SearchSpace
+from nas_theseus.values.outcomes import Evaluation, Stopped
 
 
 def forecast(
-    space: SearchSpace, storage: Storage, trials: int, parallel: int, device: torch.device
+    space: SearchSpace, storage: SearchFolder, trials: int, parallel: int, device: torch.device
 ) -> str:
     """One line on how long `trials` will take, from earlier ones or a few steps of the guide."""
     where = f"{trials} trials to run, {parallel} at a time"

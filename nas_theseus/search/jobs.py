@@ -6,24 +6,24 @@ import time
 from collections.abc import Callable, Iterable
 from typing import TypeAlias
 
-from nas_theseus.architecture import Architecture
-from nas_theseus.convert.block_key import BlockKey
 from nas_theseus.costs.table import CostTable
 from nas_theseus.errors import ConversionError
+from nas_theseus.estimate.pareto import IncrementalFront, hypervolume_of
 from nas_theseus.estimate.rungs import RungRecord, examples_left, may_stop, rungs_of
 from nas_theseus.estimate.thompson import Proposer
-from nas_theseus.genome import Genome
-from nas_theseus.goals import Objective
-from nas_theseus.pareto import IncrementalFront, hypervolume_of
-from nas_theseus.progress import Reporter, State
-from nas_theseus.results import Evaluation, Failure, Outcome, Reached, Stopped
+from nas_theseus.library.block_key import BlockKey
 from nas_theseus.search.block_jobs import BlockJobs
-from nas_theseus.search.front import read_runs
-from nas_theseus.services.study import Proposal, Study
-from nas_theseus.services.tracking import Tracker
-from nas_theseus.settings import SearchSettings
-from nas_theseus.space import COSTS, MEASURED, SearchSpace
-from nas_theseus.storage import Storage
+from nas_theseus.search.folder import SearchFolder
+from nas_theseus.search.front_files import read_runs
+from nas_theseus.search.progress import Reporter, State
+from nas_theseus.services.mlflow import Tracker
+from nas_theseus.services.optuna.study import Proposal, Study
+from nas_theseus.space.genome import Genome
+from nas_theseus.space.search_space import COSTS, MEASURED, SearchSpace
+from nas_theseus.values.architecture import Architecture
+from nas_theseus.values.goals import Objective
+from nas_theseus.values.outcomes import Evaluation, Failure, Outcome, Reached, Stopped
+from nas_theseus.values.settings import SearchSettings
 
 Job: TypeAlias = BlockKey | Architecture
 
@@ -43,7 +43,7 @@ class ProposalJobs:
         self,
         space: SearchSpace,
         costs: CostTable,
-        storage: Storage,
+        storage: SearchFolder,
         tracker: Tracker,
         settings: SearchSettings,
         reporter: Reporter,

@@ -13,37 +13,43 @@ from pathlib import Path
 import torch
 from filelock import FileLock, Timeout
 
-from nas_theseus.architecture import Architecture
-from nas_theseus.convert.block_key import BlockKeys
 from nas_theseus.convert.finetune import EpochLoss
 from nas_theseus.convert.guide_training import LearnsItself, prepare_guide
-from nas_theseus.convert.library import Library
 from nas_theseus.convert.target import assemble
 from nas_theseus.costs import measured_costs
 from nas_theseus.costs.table import CostTable
 from nas_theseus.errors import StorageError
-from nas_theseus.evaluate import score
-from nas_theseus.export.folder import MEMBER_FILES, write_member
-from nas_theseus.genome import Genome
-from nas_theseus.guide import load_weights
-from nas_theseus.pareto import as_minimised, ranks
+from nas_theseus.estimate.pareto import as_minimised, ranks
+from nas_theseus.export.member import MEMBER_FILES, write_member
+from nas_theseus.guide.chain import load_weights
+from nas_theseus.library.block_key import BlockKeys
+from nas_theseus.library.store import Library
 from nas_theseus.pictures import of_conversion, of_search
-from nas_theseus.progress import Reporter, State
-from nas_theseus.results import Evaluation, FrontMember
+from nas_theseus.search.beginning import (
+    check_kept,
+    keep_beginning,
+    read_space_text,
+    refuse_mistakes,
+)
 from nas_theseus.search.block_jobs import BlockJobs
+from nas_theseus.search.folder import SearchFolder
 from nas_theseus.search.forecast import forecast
-from nas_theseus.search.front import read_outcomes, read_runs, write_front
+from nas_theseus.search.front_files import read_outcomes, read_runs, write_front
 from nas_theseus.search.jobs import ProposalJobs
-from nas_theseus.search.kept import check_kept, keep_beginning, read_space_text, refuse_mistakes
+from nas_theseus.search.progress import Reporter, State
 from nas_theseus.search.worker import MakeWorker, worker_settings
-from nas_theseus.services import cluster
-from nas_theseus.services.nodes import check_nodes
-from nas_theseus.services.study import enqueue, reach
-from nas_theseus.services.tracking import Tracker
-from nas_theseus.settings import SearchSettings
-from nas_theseus.space import SearchSpace, load_space
+from nas_theseus.services.mlflow import Tracker
+from nas_theseus.services.optuna.study import enqueue, reach
+from nas_theseus.services.ray import cluster
+from nas_theseus.services.ray.nodes import check_nodes
+from nas_theseus.space.genome import Genome
+from nas_theseus.space.search_space import SearchSpace, load_space
 from nas_theseus.stitch.suggestions import stitch_errors, suggested
-from nas_theseus.storage import Storage, write_json
+from nas_theseus.storage.whole_files import write_json
+from nas_theseus.tasks.score import score
+from nas_theseus.values.architecture import Architecture
+from nas_theseus.values.outcomes import Evaluation, FrontMember
+from nas_theseus.values.settings import SearchSettings
 
 
 @dataclass(frozen=True)
@@ -74,7 +80,7 @@ def run_search(
         TheseusError: anything a user can mend, before any training where it can be seen there.
     """
     text = read_space_text(space_file)
-    storage = Storage(settings.storage, settings.name)
+    storage = SearchFolder(settings.storage, settings.name)
     check_kept(storage, settings, text)
     space = load_space(space_file, text)
     refuse_mistakes(space, space_file)
@@ -99,7 +105,7 @@ def _run(
     space: SearchSpace,
     space_file: Path,
     text: str,
-    storage: Storage,
+    storage: SearchFolder,
     settings: SearchSettings,
     reporter: Reporter,
     first: Sequence[Architecture],
@@ -171,14 +177,16 @@ def _run(
     )
 
 
-def _open_library(space: SearchSpace, storage: Storage, settings: SearchSettings) -> Library | None:
+def _open_library(
+    space: SearchSpace, storage: SearchFolder, settings: SearchSettings
+) -> Library | None:
     if not space.recipe.library:
         return None
     return Library(storage.library if settings.library is True else str(settings.library))
 
 
 def _prepare_guide(
-    space: SearchSpace, storage: Storage, device: torch.device, reporter: Reporter
+    space: SearchSpace, storage: SearchFolder, device: torch.device, reporter: Reporter
 ) -> Path:
     training = space.guide_training
     whole = ""  # a guide with its own way to learn decides its epochs itself
@@ -206,7 +214,7 @@ def _suggestions(
 def _finish(
     space: SearchSpace,
     text: str,
-    storage: Storage,
+    storage: SearchFolder,
     jobs: ProposalJobs,
     tracker: Tracker,
     guide_values: dict[str, float],

@@ -12,15 +12,23 @@ from pathlib import Path
 import torch
 from torch import Tensor
 
-from nas_theseus.architecture import Architecture
-from nas_theseus.candidate import Converted, Workshop
-from nas_theseus.convert.block_key import BlockKey
-from nas_theseus.convert.library import Library
+from nas_theseus.candidate.workshop import Converted, Workshop
 from nas_theseus.errors import ConversionError, StorageError, TheseusError
-from nas_theseus.guide import plain_state
-from nas_theseus.results import BlockOutcome, CurvePoint, Evaluation, Failure, Outcome, Reached
-from nas_theseus.space import SearchSpace, load_space
-from nas_theseus.storage import Storage, write_tensors
+from nas_theseus.guide.chain import plain_state
+from nas_theseus.library.block_key import BlockKey
+from nas_theseus.library.store import Library
+from nas_theseus.search.folder import SearchFolder
+from nas_theseus.space.search_space import SearchSpace, load_space
+from nas_theseus.storage.whole_files import write_tensors
+from nas_theseus.values.architecture import Architecture
+from nas_theseus.values.outcomes import (
+    BlockOutcome,
+    CurvePoint,
+    Evaluation,
+    Failure,
+    Outcome,
+    Reached,
+)
 
 logger = logging.getLogger(__name__)
 
@@ -39,7 +47,7 @@ class WorkerSettings:
     space_path: str
     space_text: str
     guide: Mapping[str, Tensor]
-    storage: Storage
+    storage: SearchFolder
     library: str | None
     seed: int
     device: str
@@ -177,7 +185,7 @@ def worker_settings(
     space: SearchSpace,
     space_path: Path,
     space_text: str,
-    storage: Storage,
+    storage: SearchFolder,
     library: Library | None,
     *,
     seed: int,
@@ -185,7 +193,7 @@ def worker_settings(
     cpus: float,
 ) -> WorkerSettings:
     """Settings for the workers of one search, from a space whose guide is prepared."""
-    root = Storage(storage.root.resolve(), storage.name)
+    root = SearchFolder(storage.root.resolve(), storage.name)
     state = plain_state(space.guide)
     return WorkerSettings(
         str(space_path.resolve()), space_text, state, root,

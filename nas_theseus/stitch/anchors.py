@@ -10,7 +10,7 @@ from scipy.optimize import linear_sum_assignment  # type: ignore[import-untyped]
 from torch import Tensor
 
 from nas_theseus.errors import GuideError
-from nas_theseus.guide import Guide, device_of
+from nas_theseus.guide.chain import Guide, device_of
 from nas_theseus.tasks import Task
 
 # By how much more often an anchor must be right with its outputs in another order, before the order

@@ -8,8 +8,8 @@ from typing import Annotated, Any, Literal
 
 from pydantic import BaseModel, ConfigDict, Field
 
-from nas_theseus.ids import short_hash
-from nas_theseus.settings import Epochs, Positive, PositiveFloat, Recipe
+from nas_theseus.values.ids import short_hash
+from nas_theseus.values.settings import Epochs, Positive, PositiveFloat, Recipe
 
 Start = Literal["least-squares", "kaiming"]
 

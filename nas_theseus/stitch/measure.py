@@ -11,20 +11,20 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from nas_theseus.architecture import Boundary
 from nas_theseus.convert.activations import GuideActivations
 from nas_theseus.convert.finetune import train
 from nas_theseus.convert.similarity import similarity
 from nas_theseus.convert.stitching import Stitch, fit_stitch, make_stitch
 from nas_theseus.errors import ConversionError
-from nas_theseus.evaluate import score
-from nas_theseus.goals import Direction
-from nas_theseus.guide import Guide
-from nas_theseus.ids import derive_seed
+from nas_theseus.guide.chain import Guide
 from nas_theseus.stitch.cells import Cell, Endpoint, StitchRecipe
 from nas_theseus.tasks import Split, Task
-from nas_theseus.tasks.base import Splits, SplitTask
+from nas_theseus.tasks.score import score
+from nas_theseus.tasks.task import Splits, SplitTask
 from nas_theseus.tasks.tensors import ImageExamples
+from nas_theseus.values.architecture import Boundary
+from nas_theseus.values.goals import Direction
+from nas_theseus.values.ids import derive_seed
 
 
 class Frozen(nn.Sequential):

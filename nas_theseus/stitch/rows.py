@@ -13,11 +13,11 @@ from torch import Tensor
 
 from nas_theseus.convert.stitching import make_stitch
 from nas_theseus.errors import ShapeError, TheseusError
-from nas_theseus.guide import Guide
+from nas_theseus.guide.chain import Guide
 from nas_theseus.stitch.cells import CONTROLS, Cell, Endpoint, StitchRecipe, cell_id
 from nas_theseus.stitch.measure import Examples, Side, measure
 from nas_theseus.stitch.sources import Source
-from nas_theseus.storage import write_json
+from nas_theseus.storage.whole_files import write_json
 from nas_theseus.tasks import Task
 
 

@@ -11,12 +11,12 @@ import torch
 
 from nas_theseus.convert.target import reinitialise
 from nas_theseus.errors import SpaceError
-from nas_theseus.guide import Guide, cut
-from nas_theseus.ids import derive_seed
-from nas_theseus.networks import SMALL_RESNETS, ready_network
-from nas_theseus.settings import Recipe
-from nas_theseus.space import load_space
+from nas_theseus.guide.chain import Guide, cut
+from nas_theseus.guide.networks import SMALL_RESNETS, ready_network
+from nas_theseus.space.search_space import load_space
 from nas_theseus.tasks import Task, digits, fashion_mnist, image_folder
+from nas_theseus.values.ids import derive_seed
+from nas_theseus.values.settings import Recipe
 
 
 @dataclass(frozen=True)
@@ -24,7 +24,7 @@ class Source:
     """One network of a comparison; plain values, so that a worker can build it again.
 
     Attributes:
-        name: ``SPACE.py`` for its guide, or a ready network (`nas_theseus.networks.READY`).
+        name: ``SPACE.py`` for its guide, or a ready network (`nas_theseus.guide.networks.READY`).
         seed: of its weights before training, so that a network can be compared with its twin.
         task: of ready networks: ``fashion-mnist``, ``digits`` or a folder of images.
         space_text: content of the space file.

@@ -19,12 +19,12 @@ from nas_theseus.convert.stitching import Stitch, fit_stitch_batches, make_stitc
 from nas_theseus.convert.target import batch_norms
 from nas_theseus.costs import count_macs, count_params
 from nas_theseus.errors import GuideError
-from nas_theseus.guide import Guide, device_of, load_weights, plain_state
-from nas_theseus.results import Cost
+from nas_theseus.guide.chain import Guide, device_of, load_weights, plain_state
 from nas_theseus.stitch.anchors import Anchor, check_anchors, check_class_order
 from nas_theseus.stitch.measure import refuse_too_few
 from nas_theseus.stitch.windows import sliding_windows
-from nas_theseus.storage import write_bytes
+from nas_theseus.storage.whole_files import write_bytes
+from nas_theseus.values.outcomes import Cost
 
 Direction = Literal["fast-to-slow", "slow-to-fast"]
 

@@ -8,19 +8,19 @@ from collections.abc import Iterator, Sequence
 
 from torch import nn
 
-from nas_theseus.architecture import Boundary
 from nas_theseus.blocks import BlockFamily, block
-from nas_theseus.blocks.base import Choice
+from nas_theseus.blocks.family import Choice
 from nas_theseus.convert.finetune import EpochLoss, train
 from nas_theseus.costs import count_macs
 from nas_theseus.errors import ShapeError
-from nas_theseus.guide import Guide
-from nas_theseus.ids import derive_seed, short_hash
-from nas_theseus.settings import Recipe
+from nas_theseus.guide.chain import Guide
 from nas_theseus.stitch.anchors import Anchor
 from nas_theseus.stitch.stitchable import Direction, StitchableNet
 from nas_theseus.stitch.training import train_stitches
 from nas_theseus.tasks import Task
+from nas_theseus.values.architecture import Boundary
+from nas_theseus.values.ids import derive_seed, short_hash
+from nas_theseus.values.settings import Recipe
 
 
 class StitchedNetwork(nn.Sequential):

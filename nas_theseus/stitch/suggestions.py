@@ -7,16 +7,16 @@ from collections.abc import Mapping
 import numpy as np
 import torch
 
-from nas_theseus.architecture import Architecture, BlockChoice
 from nas_theseus.convert.activations import GuideActivations
 from nas_theseus.convert.kernels import relative_mse
 from nas_theseus.convert.stitching import fit_stitch, make_stitch
 from nas_theseus.convert.target import gathering_statistics
 from nas_theseus.costs.table import CostTable
 from nas_theseus.estimate.space_graph import additive_space
-from nas_theseus.guide import device_of
-from nas_theseus.ids import derive_seed
-from nas_theseus.space import COSTS, SearchSpace
+from nas_theseus.guide.chain import device_of
+from nas_theseus.space.search_space import COSTS, SearchSpace
+from nas_theseus.values.architecture import Architecture, BlockChoice
+from nas_theseus.values.ids import derive_seed
 
 _EXAMPLES = 512
 _MAX_LABELS = 3_000

@@ -12,11 +12,11 @@ from torch import Tensor, nn
 from nas_theseus.convert.activations import GuideActivations
 from nas_theseus.convert.finetune import EpochLoss, train
 from nas_theseus.convert.target import recalibrate
-from nas_theseus.guide import device_of
-from nas_theseus.ids import derive_seed
-from nas_theseus.settings import Recipe
+from nas_theseus.guide.chain import device_of
 from nas_theseus.stitch.stitchable import StitchableNet
 from nas_theseus.tasks import Task
+from nas_theseus.values.ids import derive_seed
+from nas_theseus.values.settings import Recipe
 
 
 class _Drawn(nn.Module):

@@ -7,8 +7,8 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from itertools import groupby
 
-from nas_theseus.architecture import Boundary
 from nas_theseus.errors import ShapeError
+from nas_theseus.values.architecture import Boundary
 
 
 @dataclass(frozen=True)

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from nas_theseus.tasks.base import SPLITS, Batch, Split, Task
 from nas_theseus.tasks.images import (
     ImageTask,
     digits,
@@ -10,6 +9,7 @@ from nas_theseus.tasks.images import (
     from_datasets,
     image_folder,
 )
+from nas_theseus.tasks.task import SPLITS, Batch, Split, Task
 from nas_theseus.tasks.text import TextTask, text_file
 
 __all__ = [

@@ -21,7 +21,7 @@ from torchvision.transforms.functional import (
 )
 
 from nas_theseus.errors import DataError
-from nas_theseus.tasks.base import Device, Digest, Splits, shuffled
+from nas_theseus.tasks.task import Device, Digest, Splits, shuffled
 from nas_theseus.tasks.tensors import Statistics, standardise
 
 # ImageNet's channels in bytes, which pretrained networks expect.

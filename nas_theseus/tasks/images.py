@@ -11,17 +11,17 @@ import torch
 from torch import Tensor
 from torch.nn import functional
 
-from nas_theseus.architecture import Boundary
 from nas_theseus.errors import DataError, ShapeError
-from nas_theseus.goals import Direction
-from nas_theseus.tasks.base import Splits, SplitTask, shuffled
 from nas_theseus.tasks.idx import read_idx
+from nas_theseus.tasks.task import Splits, SplitTask, shuffled
 from nas_theseus.tasks.tensors import (
     ImageExamples,
     channel_statistics,
     check_labels,
     flip_and_crop,
 )
+from nas_theseus.values.architecture import Boundary
+from nas_theseus.values.goals import Direction
 
 # scikit-learn and torchvision take seconds to import and are needed where their data are read, so
 # they are imported there: every command and every worker imports this module.

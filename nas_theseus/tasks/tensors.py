@@ -12,7 +12,7 @@ from torch import Tensor
 from torch.nn import functional
 
 from nas_theseus.errors import DataError
-from nas_theseus.tasks.base import Device, Digest, hash_tensor
+from nas_theseus.tasks.task import Device, Digest, hash_tensor
 
 Statistics: TypeAlias = tuple[tuple[float, ...], tuple[float, ...]]
 

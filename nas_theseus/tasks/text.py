@@ -15,17 +15,10 @@ import torch
 from torch import Tensor
 from torch.nn import functional
 
-from nas_theseus.architecture import Boundary
 from nas_theseus.errors import DataError, ShapeError
-from nas_theseus.goals import Direction
-from nas_theseus.tasks.base import (
-    Device,
-    Digest,
-    Splits,
-    SplitTask,
-    hash_tensor,
-    shuffled,
-)
+from nas_theseus.tasks.task import Device, Digest, Splits, SplitTask, hash_tensor, shuffled
+from nas_theseus.values.architecture import Boundary
+from nas_theseus.values.goals import Direction
 
 Level: TypeAlias = Literal["character", "bpe"]
 

@@ -18,10 +18,10 @@ from mlflow.entities import Run
 from optuna.storages import BaseStorage, RDBStorage
 from optuna.trial import TrialState
 
-from nas_theseus.results import Evaluation
-from nas_theseus.search.front import read_front
-from nas_theseus.services.journal import Journal
-from nas_theseus.storage import Storage
+from nas_theseus.search.folder import SearchFolder
+from nas_theseus.search.front_files import read_front
+from nas_theseus.services.optuna.journal import Journal
+from nas_theseus.values.outcomes import Evaluation
 from tests.faults.counts import Fault
 from tests.faults.rayless import Forked
 
@@ -65,7 +65,7 @@ Driver: TypeAlias = "subprocess.Popen[bytes] | Forked"
 class Search:
     """The command line in a folder of its own, started and killed from outside."""
 
-    module = "nas_theseus.cli"
+    module = "nas_theseus"
 
     def __init__(
         self,
@@ -83,7 +83,7 @@ class Search:
         self.environment = environment or {}
         folder.mkdir()
         (folder / "small.py").write_text(text)
-        self.storage = Storage(storage or folder / "theseus", "small")
+        self.storage = SearchFolder(storage or folder / "theseus", "small")
 
     def start(self, parallel: int = 1) -> Driver:
         with (self.folder / "output.log").open("ab") as log:

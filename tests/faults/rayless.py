@@ -15,10 +15,10 @@ from typing import Any
 
 import torch
 
-from nas_theseus import cli
+from nas_theseus.cli import app as cli
 from nas_theseus.errors import StorageError
-from nas_theseus.services import cluster
-from nas_theseus.settings import SearchSettings
+from nas_theseus.services.ray import cluster
+from nas_theseus.values.settings import SearchSettings
 
 
 def run_jobs(

@@ -120,7 +120,7 @@ def test_a_job_from_a_folder_that_holds_a_search_space_alone(
     submitted = [ray, "job", "submit", "--address", cluster.dashboard, "--no-wait",
                  "--submission-id", "search", "--working-dir", str(search.folder),
                  "--runtime-env", str(runtime), "--",
-                 sys.executable, "-m", "nas_theseus.cli", "search", "small.py", "--address", "auto",
+                 sys.executable, "-m", "nas_theseus", "search", "small.py", "--address", "auto",
                  "--trials", str(search.trials), "--parallel", "3", *search.options]  # fmt: skip
     environment = {**os.environ, **cluster.environment}
     end = time.monotonic() + 1500

@@ -12,8 +12,8 @@ from pathlib import Path
 import pytest
 import torch
 
-from nas_theseus.convert.library import BLOCKS, DAMAGED, Library
-from nas_theseus.convert.library_record import Facts
+from nas_theseus.library.record import Facts
+from nas_theseus.library.store import BLOCKS, DAMAGED, Library
 from tests.faults.counts import Fault
 
 WRITER = """
@@ -21,11 +21,11 @@ import os, signal, sys
 from pathlib import Path
 import torch
 from nas_theseus import Recipe
-from nas_theseus.convert import blobs
-from nas_theseus.convert.block_key import BlockKey
-from nas_theseus.convert.library import Library
-from nas_theseus.convert.library_record import Facts
-from nas_theseus.architecture import Boundary, Span
+from nas_theseus.storage import blobs
+from nas_theseus.library.block_key import BlockKey
+from nas_theseus.library.store import Library
+from nas_theseus.library.record import Facts
+from nas_theseus.values.architecture import Boundary, Span
 
 
 def key(index=0):

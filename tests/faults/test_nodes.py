@@ -11,9 +11,9 @@ import ray
 from ray.cluster_utils import Cluster
 
 from nas_theseus.errors import ServiceError
-from nas_theseus.services import cluster as service
-from nas_theseus.services.nodes import check_nodes
-from nas_theseus.settings import SearchSettings
+from nas_theseus.services.ray import cluster as service
+from nas_theseus.services.ray.nodes import check_nodes
+from nas_theseus.values.settings import SearchSettings
 
 pytestmark = [pytest.mark.slow, pytest.mark.timeout(3600)]
 

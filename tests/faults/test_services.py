@@ -14,16 +14,16 @@ from mlflow.entities import Run
 from mlflow.tracking import MlflowClient
 
 from nas_theseus import Recipe
-from nas_theseus.architecture import Architecture, BlockChoice, Boundary, Span
-from nas_theseus.convert.block_key import BlockKey
-from nas_theseus.convert.library import BLOCKS, DAMAGED, Library
-from nas_theseus.convert.library_record import Facts
 from nas_theseus.errors import LibraryError, ServiceError
-from nas_theseus.genome import Genome
-from nas_theseus.results import Cost, Evaluation, Outcome
-from nas_theseus.services.study import Study, reach
-from nas_theseus.services.tracking import Tracker
-from nas_theseus.space import load_space
+from nas_theseus.library.block_key import BlockKey
+from nas_theseus.library.record import Facts
+from nas_theseus.library.store import BLOCKS, DAMAGED, Library
+from nas_theseus.services.mlflow import Tracker
+from nas_theseus.services.optuna.study import Study, reach
+from nas_theseus.space.genome import Genome
+from nas_theseus.space.search_space import load_space
+from nas_theseus.values.architecture import Architecture, BlockChoice, Boundary, Span
+from nas_theseus.values.outcomes import Cost, Evaluation, Outcome
 from tests.faults.counts import Fault
 from tests.faults.services import MlflowServer, Postgres, S3Store
 

@@ -24,7 +24,7 @@ STAGES = {
 DYING = """
 import os, shutil, signal
 from pathlib import Path
-from nas_theseus.storage import Storage
+from nas_theseus.search.folder import SearchFolder
 from nas_theseus.search.worker import Worker
 
 if "DEATHS" in os.environ and not hasattr(Worker, "plain"):
@@ -62,8 +62,8 @@ if "DEATHS" in os.environ and not hasattr(Worker, "plain"):
         return called
 
     Worker.__call__ = dying
-    Storage.write_outcome = before(Storage.write_outcome, "weights written")
-    Storage.write_block = before(Storage.write_block, "in the library")
+    SearchFolder.write_outcome = before(SearchFolder.write_outcome, "weights written")
+    SearchFolder.write_block = before(SearchFolder.write_block, "in the library")
 """
 
 

@@ -8,9 +8,9 @@ import subprocess
 import sys
 from pathlib import Path
 
-from nas_theseus.results import Evaluation
-from nas_theseus.search.front import read_front
-from nas_theseus.storage import Storage
+from nas_theseus.search.folder import SearchFolder
+from nas_theseus.search.front_files import read_front
+from nas_theseus.values.outcomes import Evaluation
 
 SPACE = """
 from torch import nn
@@ -49,7 +49,7 @@ class Desk:
         (folder / "small.py").write_text(SPACE)
 
     def command(self, *arguments: str) -> list[str]:
-        return [sys.executable, "-m", "nas_theseus.cli", *arguments]
+        return [sys.executable, "-m", "nas_theseus", *arguments]
 
     def environment(self) -> dict[str, str]:
         clean = {k: v for k, v in os.environ.items() if not k.startswith("MLFLOW_")}
@@ -71,26 +71,28 @@ class Desk:
 
     def evaluations(self, name: str) -> dict[str, Evaluation]:
         found = {}
-        for outcome in Storage(self.folder / "theseus", name).outcomes():
+        for outcome in SearchFolder(self.folder / "theseus", name).outcomes():
             assert isinstance(outcome, Evaluation), outcome
             found[outcome.architecture.id] = outcome
         return found
 
     def front(self, name: str) -> list[tuple[str, dict[str, float]]]:
-        members = read_front(Storage(self.folder / "theseus", name))
+        members = read_front(SearchFolder(self.folder / "theseus", name))
         return [(m.evaluation.architecture.id, m.evaluation.values()) for m in members]
 
 
 def summary(desk: Desk, name: str) -> dict[str, float]:
     """The search's own metrics."""
-    kept = Storage(desk.folder / "theseus", name).front / "front.json"
+    kept = SearchFolder(desk.folder / "theseus", name).front / "front.json"
     found: dict[str, float] = json.loads(kept.read_text())
     return found
 
 
 def blocks_of(desk: Desk, name: str) -> set[str]:
     """Blocks that a search converted."""
-    return {outcome.block for outcome in Storage(desk.folder / "theseus", name).block_outcomes()}
+    return {
+        outcome.block for outcome in SearchFolder(desk.folder / "theseus", name).block_outcomes()
+    }
 
 
 def results(evaluations: dict[str, Evaluation]) -> dict[str, tuple[dict[str, float], int]]:
@@ -98,5 +100,5 @@ def results(evaluations: dict[str, Evaluation]) -> dict[str, tuple[dict[str, flo
     return {name: (e.values(), e.train_macs_spent) for name, e in evaluations.items()}
 
 
-def kept_evaluations(storage: Storage) -> list[Evaluation]:
+def kept_evaluations(storage: SearchFolder) -> list[Evaluation]:
     return [outcome for outcome in storage.outcomes() if isinstance(outcome, Evaluation)]

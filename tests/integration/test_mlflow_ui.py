@@ -19,9 +19,9 @@ import mlflow
 import pytest
 from mlflow.tracking import MlflowClient
 
-from nas_theseus.architecture import Architecture, BlockChoice, Span
-from nas_theseus.results import Cost, Evaluation
-from nas_theseus.services.tracking import Tracker
+from nas_theseus.services.mlflow import Tracker
+from nas_theseus.values.architecture import Architecture, BlockChoice, Span
+from nas_theseus.values.outcomes import Cost, Evaluation
 
 FRONT = "tags.\"theseus.front\" = 'true'"
 SMALL = f"{FRONT} and metrics.macs < 2000000"

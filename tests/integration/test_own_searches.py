@@ -12,13 +12,13 @@ import torch
 from safetensors.torch import save_file
 
 import nas_theseus
-from nas_theseus.goals import Constraint
-from nas_theseus.guide import plain_state
-from nas_theseus.pareto import front_of
-from nas_theseus.results import Evaluation, Stopped
-from nas_theseus.search.front import read_front
-from nas_theseus.space import load_space
-from nas_theseus.storage import Storage
+from nas_theseus.estimate.pareto import front_of
+from nas_theseus.guide.chain import plain_state
+from nas_theseus.search.folder import SearchFolder
+from nas_theseus.search.front_files import read_front
+from nas_theseus.space.search_space import load_space
+from nas_theseus.values.goals import Constraint
+from nas_theseus.values.outcomes import Evaluation, Stopped
 from tests.integration.commands import SPACE, Desk, kept_evaluations, results, summary
 
 # Several whole searches one after the other, on what may be a busy machine.
@@ -106,7 +106,7 @@ def test_a_new_budget_is_answered_without_training_and_refined_by_one_trial(desk
     storage = desk.folder / "again"
     (desk.folder / "budget.py").write_text(SPACE)
     desk.search_file("budget.py", "--trials", "3", "--storage", "again")
-    kept = Storage(storage, "budget")
+    kept = SearchFolder(storage, "budget")
     middle = sorted(e.cost.macs or 0 for e in kept_evaluations(kept))[1]
     budget = ("budget", "--storage", "again", "--at", f"macs <= {middle}")
 
@@ -163,7 +163,7 @@ def test_candidates_that_fall_behind_are_stopped_and_on_no_front(
     # Proposals at random, so that there is something to stop.
     options = ("--parallel", "1", "--sampler", "random")
     output = desk.search_file("long.py", "--trials", "16", *options)
-    outcomes = list(Storage(desk.folder / "theseus", "long").outcomes())
+    outcomes = list(SearchFolder(desk.folder / "theseus", "long").outcomes())
     stopped = {o.architecture.id for o in outcomes if isinstance(o, Stopped)}
     ended = [o for o in outcomes if isinstance(o, Evaluation)]
     assert stopped and len(stopped) + len(ended) == 16

@@ -12,10 +12,10 @@ import pytest
 import torch
 
 import nas_theseus
-from nas_theseus.cli import main
+from nas_theseus.cli.app import main
 from nas_theseus.errors import StorageError
-from nas_theseus.space import load_space
-from nas_theseus.storage import Storage
+from nas_theseus.search.folder import SearchFolder
+from nas_theseus.space.search_space import load_space
 from tests.integration.commands import SPACE, Desk, blocks_of, results, summary
 
 # Several whole searches one after the other, on what may be a busy machine.
@@ -51,7 +51,8 @@ def test_a_second_search_with_the_same_guide_converts_no_block_twice(desk: Desk)
     second = summary(desk, "second")
     # It knows all block errors from its start, so that it may propose what the first did not.
     again = {
-        outcome.block for outcome in Storage(desk.folder / "theseus", "second").block_outcomes()
+        outcome.block
+        for outcome in SearchFolder(desk.folder / "theseus", "second").block_outcomes()
     }
     assert second["blocks_converted"] == len(again) and not again & made
     assert second["blocks_reused"] > 0

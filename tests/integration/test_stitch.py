@@ -12,11 +12,11 @@ from mlflow.tracking import MlflowClient
 from PIL import Image
 from typer.testing import CliRunner
 
-from nas_theseus.cli import app
-from nas_theseus.evaluate import score
+from nas_theseus.api.switching import load_switching
+from nas_theseus.cli.app import app
+from nas_theseus.search.folder import SearchFolder
 from nas_theseus.stitch.cells import CONTROLS
-from nas_theseus.storage import Storage
-from nas_theseus.switching import load_switching
+from nas_theseus.tasks.score import score
 
 SPACE = """
 from torch import nn
@@ -97,7 +97,7 @@ def test_the_front_of_a_search_becomes_one_network(
     switch = ["switch", "small", "--set", "epochs=0.5", "--set", "batch_size=64"]
     ended = CliRunner().invoke(app, switch, catch_exceptions=False)
     assert ended.exit_code == 0, ended.output
-    storage = Storage(tmp_path / "theseus", "small")
+    storage = SearchFolder(tmp_path / "theseus", "small")
     folder = storage.folder / "switching"
     table = json.loads((folder / "networks.json").read_text())
     assert table["anchors"][-1] == "guide"

@@ -17,21 +17,21 @@ from torch import nn
 
 import nas_theseus
 from nas_theseus import Recipe
-from nas_theseus.architecture import Boundary, Span
-from nas_theseus.convert import library as library_module
-from nas_theseus.convert.blobs import Blobs
-from nas_theseus.convert.block_key import BlockKey
-from nas_theseus.convert.library import BLOCKS, DAMAGED, Library
-from nas_theseus.convert.library_record import Facts
+from nas_theseus.api.found import find_network
 from nas_theseus.errors import GuideError, LibraryError, ServiceError, SpaceError, StorageError
-from nas_theseus.export.found import find_network
-from nas_theseus.guide import read_weights
-from nas_theseus.ids import short_hash
-from nas_theseus.redaction import scrub, without_credentials
-from nas_theseus.search.front import read_front
-from nas_theseus.services.study import reach
-from nas_theseus.settings import SearchSettings, validated
-from nas_theseus.storage import Storage
+from nas_theseus.guide.chain import read_weights
+from nas_theseus.library import store as library_module
+from nas_theseus.library.block_key import BlockKey
+from nas_theseus.library.record import Facts
+from nas_theseus.library.store import BLOCKS, DAMAGED, Library
+from nas_theseus.search.folder import SearchFolder
+from nas_theseus.search.front_files import read_front
+from nas_theseus.services.optuna.study import reach
+from nas_theseus.storage.blobs import Blobs
+from nas_theseus.storage.redaction import scrub, without_credentials
+from nas_theseus.values.architecture import Boundary, Span
+from nas_theseus.values.ids import short_hash
+from nas_theseus.values.settings import SearchSettings, validated
 
 FACTS = Facts(similarity=0.9, residual=0.25, steps=3, macs=1000, seconds=0.5, device="cpu")
 END = Boundary((4,))
@@ -189,7 +189,7 @@ def test_a_search_s_name_stays_in_its_folder(name: str, tmp_path: Path) -> None:
     with pytest.raises(SpaceError, match="cannot be a search's name"):
         validated(SearchSettings, {"name": name}, "search")
     with pytest.raises(StorageError, match="cannot be a search's name"):
-        read_front(Storage(tmp_path, name))
+        read_front(SearchFolder(tmp_path, name))
     assert list(tmp_path.iterdir()) == []
 
 

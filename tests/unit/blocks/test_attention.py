@@ -6,11 +6,11 @@ import pytest
 import torch
 from torch import Tensor, nn
 
-from nas_theseus.architecture import Boundary
 from nas_theseus.blocks import LinearAttention, SelfAttention
 from nas_theseus.blocks.attention import gated_linear_attention
 from nas_theseus.costs import cost_of
 from nas_theseus.errors import PairingError
+from nas_theseus.values.architecture import Boundary
 
 TOKENS = Boundary((11, 12))
 

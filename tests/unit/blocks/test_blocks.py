@@ -6,7 +6,6 @@ import pytest
 import torch
 from torch import nn
 
-from nas_theseus.architecture import Boundary
 from nas_theseus.blocks import (
     GRU,
     MLP,
@@ -27,8 +26,9 @@ from nas_theseus.blocks import (
     SelfAttention,
     TokenMLP,
 )
-from nas_theseus.blocks.base import last_map
+from nas_theseus.blocks.family import last_map
 from nas_theseus.errors import PairingError
+from nas_theseus.values.architecture import Boundary
 
 MAP = Boundary((6, 8, 8))
 HALF = Boundary((12, 4, 4))

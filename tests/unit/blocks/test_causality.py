@@ -22,7 +22,7 @@ from nas_theseus.blocks import (
     TokenMLP,
 )
 from nas_theseus.blocks.causality import reads_ahead
-from nas_theseus.mistakes import mistakes_in
+from nas_theseus.space.mistakes import mistakes_in
 from nas_theseus.tasks import digits, text_file
 
 CAUSAL = [

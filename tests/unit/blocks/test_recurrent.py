@@ -6,10 +6,10 @@ import pytest
 import torch
 from torch import Tensor
 
-from nas_theseus.architecture import Boundary
 from nas_theseus.blocks import GRU, MinimalRNN
 from nas_theseus.blocks.recurrent import minimal_gru
 from nas_theseus.costs import cost_of
+from nas_theseus.values.architecture import Boundary
 
 TOKENS = Boundary((11, 12))
 

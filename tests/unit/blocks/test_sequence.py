@@ -5,7 +5,6 @@ from __future__ import annotations
 import pytest
 import torch
 
-from nas_theseus.architecture import Boundary
 from nas_theseus.blocks import (
     GRU,
     BlockFamily,
@@ -18,6 +17,7 @@ from nas_theseus.blocks import (
 )
 from nas_theseus.costs import cost_of
 from nas_theseus.errors import PairingError
+from nas_theseus.values.architecture import Boundary
 
 TOKENS = Boundary((11, 12))
 FAMILIES = [

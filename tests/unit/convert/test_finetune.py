@@ -14,9 +14,9 @@ from nas_theseus.convert.activations import GuideActivations
 from nas_theseus.convert.finetune import distillation_loss, train
 from nas_theseus.convert.guide_training import guide_key, prepare_guide
 from nas_theseus.errors import ConversionError, GuideError
-from nas_theseus.evaluate import score
-from nas_theseus.guide import Guide
+from nas_theseus.guide.chain import Guide
 from nas_theseus.tasks import digits
+from nas_theseus.tasks.score import score
 
 TASK = digits()
 

@@ -14,7 +14,7 @@ from torch import Tensor, nn
 
 from nas_theseus.convert.activations import GuideActivations
 from nas_theseus.convert.guide_work import GuideWork
-from nas_theseus.guide import Guide
+from nas_theseus.guide.chain import Guide
 from nas_theseus.tasks import digits
 
 CPU = torch.device("cpu")

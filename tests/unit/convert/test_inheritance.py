@@ -9,12 +9,12 @@ import torch
 from torch import Tensor, nn
 from torchvision.models.vision_transformer import EncoderBlock
 
-from nas_theseus.architecture import Boundary
 from nas_theseus.blocks.mlp import TokenMixer
 from nas_theseus.blocks.recurrent import MinimalRNNBlock
 from nas_theseus.blocks.sequence import ChannelMLPBlock
 from nas_theseus.convert.inheritance import inherit
-from nas_theseus.guide import plain_state
+from nas_theseus.guide.chain import plain_state
+from nas_theseus.values.architecture import Boundary
 
 TOKENS = Boundary((6, 8))
 
@@ -113,7 +113,7 @@ def order(block: nn.Module, part: Plain) -> list[int]:
 
 def test_the_layers_of_gpt2_are_known() -> None:
     transformers = pytest.importorskip("transformers")
-    from nas_theseus.adapters import gpt2_guide
+    from nas_theseus.guide.adapters import gpt2_guide
 
     config = transformers.GPT2Config(
         vocab_size=11, n_positions=6, n_embd=8, n_layer=1, n_head=2, bos_token_id=None,

@@ -13,7 +13,7 @@ from torch import Tensor
 
 from nas_theseus.convert.kernels import linear_cka, mutual_neighbours, unbiased_linear_cka
 from nas_theseus.convert.similarity import Similarity, similarity
-from nas_theseus.networks import ResNet
+from nas_theseus.guide.networks import ResNet
 from nas_theseus.tasks import digits
 
 SIZES = [(4, 3, 5), (8, 300, 7), (64, 10, 20), (32, 500, 300), (200, 16, 64), (256, 1024, 8)]

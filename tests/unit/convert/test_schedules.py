@@ -9,7 +9,6 @@ import torch
 from torch import Tensor, nn
 
 from nas_theseus import Recipe, SearchSpace, cut
-from nas_theseus.architecture import Architecture, BlockChoice, Span
 from nas_theseus.blocks import Basic, Identity, Keep, Pointwise, TokenMLP
 from nas_theseus.blocks.mlp import TokenMixer
 from nas_theseus.convert.activations import GuideActivations
@@ -33,10 +32,11 @@ from nas_theseus.convert.target import (
     reinitialise,
 )
 from nas_theseus.errors import ConversionError
-from nas_theseus.networks import vision_transformer
-from nas_theseus.results import CurvePoint
-from nas_theseus.settings import Order, Schedule, SimilarityName
+from nas_theseus.guide.networks import vision_transformer
 from nas_theseus.tasks import digits
+from nas_theseus.values.architecture import Architecture, BlockChoice, Span
+from nas_theseus.values.outcomes import CurvePoint
+from nas_theseus.values.settings import Order, Schedule, SimilarityName
 
 
 def conv(inlet: int, outlet: int, stride: int = 1) -> nn.Module:

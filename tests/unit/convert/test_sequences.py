@@ -7,7 +7,6 @@ import torch
 from torch import Tensor, nn
 
 from nas_theseus import Boundary, Guide, Recipe, SearchSpace
-from nas_theseus.architecture import Architecture, BlockChoice, Span
 from nas_theseus.blocks import (
     GRU,
     BlockFamily,
@@ -24,6 +23,7 @@ from nas_theseus.convert.schedules import Stage, align, stitch
 from nas_theseus.convert.similarity import similarity
 from nas_theseus.convert.target import assemble
 from nas_theseus.tasks import text_file
+from nas_theseus.values.architecture import Architecture, BlockChoice, Span
 
 TOKENS = Boundary((16, 8))
 FAMILIES = [

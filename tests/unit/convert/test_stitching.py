@@ -6,10 +6,10 @@ import pytest
 import torch
 from torch import Tensor, nn
 
-from nas_theseus.architecture import Boundary
 from nas_theseus.convert.folding import fold_after, with_weights
 from nas_theseus.convert.stitching import fit_stitch, fit_stitch_batches, make_stitch, rows
 from nas_theseus.errors import ConversionError, ShapeError
+from nas_theseus.values.architecture import Boundary
 
 
 @pytest.fixture(autouse=True)

@@ -7,10 +7,10 @@ import torch
 from torch import Tensor, nn
 from torch.utils.flop_counter import FlopCounterMode
 
-from nas_theseus.architecture import Boundary
 from nas_theseus.costs import count_macs
 from nas_theseus.costs.contraction import einsum_macs
 from nas_theseus.errors import CostError
+from nas_theseus.values.architecture import Boundary
 
 CASES = [
     ("ij,jk->ik", [(3, 4), (4, 5)]),

@@ -8,8 +8,8 @@ import pytest
 import torch
 from torch import Tensor, nn
 
-from nas_theseus.architecture import Boundary
 from nas_theseus.costs import measure_latency
+from nas_theseus.values.architecture import Boundary
 
 
 class Sleep(nn.Module):

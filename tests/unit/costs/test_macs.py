@@ -14,10 +14,10 @@ import torchvision
 from torch import Tensor, nn
 from torch.utils.flop_counter import FlopCounterMode
 
-from nas_theseus.architecture import Boundary
 from nas_theseus.costs import count_macs
 from nas_theseus.costs.operators import FREE, HANDLES
 from nas_theseus.errors import CostError
+from nas_theseus.values.architecture import Boundary
 
 
 class Apply(nn.Module):

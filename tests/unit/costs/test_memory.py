@@ -8,9 +8,9 @@ import pytest
 import torch
 from torch import Tensor, nn
 
-from nas_theseus.architecture import Boundary
 from nas_theseus.costs import measure_peak_memory
 from nas_theseus.errors import CostError
+from nas_theseus.values.architecture import Boundary
 
 
 @pytest.mark.parametrize("batch", [1, 8])

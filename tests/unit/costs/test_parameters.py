@@ -4,9 +4,9 @@ from __future__ import annotations
 
 from torch import nn
 
-from nas_theseus.architecture import Boundary
 from nas_theseus.costs import cost_of, count_params
-from nas_theseus.results import Cost
+from nas_theseus.values.architecture import Boundary
+from nas_theseus.values.outcomes import Cost
 
 
 def test_shared_parameters_count_once() -> None:

@@ -9,12 +9,12 @@ import torch
 from torch import Tensor, nn
 
 from nas_theseus import Guide, SearchSpace
-from nas_theseus.architecture import Architecture, BlockChoice, Boundary, Span
 from nas_theseus.blocks import CausalConv, Keep
 from nas_theseus.convert.target import assemble
 from nas_theseus.costs import count_params
 from nas_theseus.costs.table import CostTable
 from nas_theseus.tasks import text_file
+from nas_theseus.values.architecture import Architecture, BlockChoice, Boundary, Span
 
 
 class Head(nn.Module):

@@ -10,12 +10,12 @@ import numpy as np
 import pytest
 from scipy.stats import kendalltau, multivariate_normal
 
-from nas_theseus.architecture import Architecture, BlockChoice, Span
 from nas_theseus.errors import EstimateError
 from nas_theseus.estimate.additive import AdditiveEstimate, advantages
 from nas_theseus.estimate.front import AdditiveSpace, Option
 from nas_theseus.estimate.posterior import Observation, Rows, Standard
 from nas_theseus.estimate.variances import Learnt, Unknown, negative_log_evidence, with_values
+from nas_theseus.values.architecture import Architecture, BlockChoice, Span
 
 PARTS, BLOCKS = 6, 5
 

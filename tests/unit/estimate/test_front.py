@@ -8,11 +8,11 @@ from collections.abc import Sequence
 import numpy as np
 import pytest
 
-from nas_theseus.architecture import BlockChoice, Span
 from nas_theseus.errors import LimitError, PairingError, ShapeError
 from nas_theseus.estimate.front import AdditiveSpace, Option, Solution, with_neighbours
-from nas_theseus.goals import Constraint
-from nas_theseus.pareto import front as pareto_front
+from nas_theseus.estimate.pareto import front as pareto_front
+from nas_theseus.values.architecture import BlockChoice, Span
+from nas_theseus.values.goals import Constraint
 
 Point = tuple[float, ...]
 

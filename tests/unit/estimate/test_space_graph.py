@@ -7,11 +7,11 @@ import pytest
 from torch import nn
 
 from nas_theseus import SearchSpace, choice, cut
-from nas_theseus.architecture import Span
 from nas_theseus.blocks import Depthwise, Identity, Keep, Linear
 from nas_theseus.costs.table import CostTable
 from nas_theseus.estimate.space_graph import additive_space
 from nas_theseus.tasks import digits
+from nas_theseus.values.architecture import Span
 
 
 def conv(inlet: int, outlet: int) -> nn.Module:

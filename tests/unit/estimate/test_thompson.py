@@ -9,16 +9,16 @@ import pytest
 from torch import nn
 
 from nas_theseus import SearchSpace, choice, cut, maximize, minimize
-from nas_theseus.architecture import Architecture, BlockChoice, Span
 from nas_theseus.blocks import Bottleneck, Depthwise, Identity, Keep, Linear
 from nas_theseus.costs.table import CostTable
 from nas_theseus.errors import LimitError
+from nas_theseus.estimate.pareto import hypervolume
 from nas_theseus.estimate.thompson import Proposer, Told, cheap_first
-from nas_theseus.genome import Genome
-from nas_theseus.goals import Objective
-from nas_theseus.ids import derive_seed
-from nas_theseus.pareto import hypervolume
+from nas_theseus.space.genome import Genome
 from nas_theseus.tasks import digits
+from nas_theseus.values.architecture import Architecture, BlockChoice, Span
+from nas_theseus.values.goals import Objective
+from nas_theseus.values.ids import derive_seed
 
 
 def conv(inlet: int, outlet: int) -> nn.Module:

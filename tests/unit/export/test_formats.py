@@ -13,7 +13,6 @@ import safetensors
 import torch
 from torch import Tensor, nn
 
-from nas_theseus.architecture import Architecture, BlockChoice, Boundary, Span
 from nas_theseus.blocks import (
     MLP,
     Basic,
@@ -32,12 +31,13 @@ from nas_theseus.blocks.simple import LinearBlock
 from nas_theseus.convert.target import assemble
 from nas_theseus.errors import ExportError, StorageError
 from nas_theseus.export import formats
-from nas_theseus.export.folder import Member
 from nas_theseus.export.formats import FORMATS, write_format
-from nas_theseus.guide import Guide
-from nas_theseus.results import Cost, Evaluation
-from nas_theseus.space import SearchSpace
-from nas_theseus.tasks.base import Device, Digest, Splits, SplitTask
+from nas_theseus.export.member import Member
+from nas_theseus.guide.chain import Guide
+from nas_theseus.space.search_space import SearchSpace
+from nas_theseus.tasks.task import Device, Digest, Splits, SplitTask
+from nas_theseus.values.architecture import Architecture, BlockChoice, Boundary, Span
+from nas_theseus.values.outcomes import Cost, Evaluation
 
 MAP = Boundary((4, 8, 8))
 HALF = Boundary((6, 4, 4))

@@ -12,18 +12,18 @@ from matplotlib.patches import Rectangle
 from torch import nn
 
 from nas_theseus import SearchSpace
-from nas_theseus.architecture import Architecture, BlockChoice, Boundary, Span
 from nas_theseus.blocks import Bottleneck, Keep, Linear, choice
-from nas_theseus.goals import Objective
-from nas_theseus.guide import Guide
+from nas_theseus.guide.chain import Guide
 from nas_theseus.pictures.of_conversion import (
     chain_picture,
     replacements_picture,
     similarity_picture,
     write_picture,
 )
-from nas_theseus.results import Cost, CurvePoint, Evaluation
 from nas_theseus.tasks import digits
+from nas_theseus.values.architecture import Architecture, BlockChoice, Boundary, Span
+from nas_theseus.values.goals import Objective
+from nas_theseus.values.outcomes import Cost, CurvePoint, Evaluation
 
 HALF = (("ratio", 0.5),)
 

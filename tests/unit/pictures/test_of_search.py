@@ -9,11 +9,11 @@ from pathlib import Path
 import pytest
 from matplotlib import image
 
-from nas_theseus.architecture import Architecture, BlockChoice, Span
 from nas_theseus.errors import StorageError
-from nas_theseus.goals import Objective
 from nas_theseus.pictures.of_search import front_figure, switching_picture, write_front
-from nas_theseus.results import Cost, Evaluation
+from nas_theseus.values.architecture import Architecture, BlockChoice, Span
+from nas_theseus.values.goals import Objective
+from nas_theseus.values.outcomes import Cost, Evaluation
 
 ACCURACY = Objective("val_accuracy", "maximize")
 MACS = Objective("macs", "minimize", log=True)

@@ -12,22 +12,22 @@ import numpy as np
 import pytest
 import torch
 
-from nas_theseus.architecture import Architecture, BlockChoice
-from nas_theseus.convert.block_key import BlockKey, BlockKeys
 from nas_theseus.convert.guide_training import prepare_guide
-from nas_theseus.convert.library import Library
-from nas_theseus.convert.library_record import Facts
 from nas_theseus.costs.table import CostTable
 from nas_theseus.errors import LibraryError, LimitError, SpaceError, StorageError
 from nas_theseus.estimate.additive import AdditiveEstimate
-from nas_theseus.goals import Constraint
-from nas_theseus.ids import derive_seed
-from nas_theseus.results import BlockOutcome, CurvePoint, Evaluation, Failure, Stopped
+from nas_theseus.library.block_key import BlockKey, BlockKeys
+from nas_theseus.library.record import Facts
+from nas_theseus.library.store import Library
+from nas_theseus.search.beginning import keep_beginning
 from nas_theseus.search.budget import Answer, Prediction, answer, parse_budget
-from nas_theseus.search.kept import keep_beginning
-from nas_theseus.settings import SearchSettings
-from nas_theseus.space import SearchSpace, load_space
-from nas_theseus.storage import Storage
+from nas_theseus.search.folder import SearchFolder
+from nas_theseus.space.search_space import SearchSpace, load_space
+from nas_theseus.values.architecture import Architecture, BlockChoice
+from nas_theseus.values.goals import Constraint
+from nas_theseus.values.ids import derive_seed
+from nas_theseus.values.outcomes import BlockOutcome, CurvePoint, Evaluation, Failure, Stopped
+from nas_theseus.values.settings import SearchSettings
 
 TEXT = """
 from torch import nn
@@ -56,7 +56,7 @@ class Desk:
     """A search that evaluated some architectures: results are made up, blocks have no weights."""
 
     def __init__(self, root: Path, text: str = TEXT, *, library: bool = True) -> None:
-        self.storage = Storage(root, "small")
+        self.storage = SearchFolder(root, "small")
         self.storage.create()
         (root / "small.py").write_text(text)
         space = load_space(root / "small.py")
@@ -305,7 +305,7 @@ def test_a_budget_that_nothing_keeps_is_refused_with_the_closest(tmp_path: Path)
 
 def test_what_cannot_be_answered_is_told(tmp_path: Path) -> None:
     with pytest.raises(StorageError, match="no search 'absent'"):
-        answer(Storage(tmp_path, "absent"), [], trust_code=True)
+        answer(SearchFolder(tmp_path, "absent"), [], trust_code=True)
     desk = Desk(tmp_path)
     with pytest.raises(StorageError, match="no finished evaluation"):
         desk.answer("macs <= 1e9")

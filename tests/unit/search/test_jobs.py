@@ -9,21 +9,21 @@ from pathlib import Path
 
 import pytest
 
-from nas_theseus.architecture import Architecture, BlockChoice, Span
-from nas_theseus.convert.block_key import BlockKey, BlockKeys
-from nas_theseus.convert.library import Library
 from nas_theseus.costs.table import CostTable
 from nas_theseus.errors import LibraryError, StorageError
-from nas_theseus.progress import State
-from nas_theseus.results import Evaluation, Failure, Outcome, Reached, Stopped
+from nas_theseus.library.block_key import BlockKey, BlockKeys
+from nas_theseus.library.store import Library
 from nas_theseus.search.block_jobs import BlockJobs
+from nas_theseus.search.folder import SearchFolder
 from nas_theseus.search.jobs import ProposalJobs
+from nas_theseus.search.progress import State
 from nas_theseus.search.worker import Worker, worker_settings
-from nas_theseus.services.cluster import Job
-from nas_theseus.services.tracking import Tracker
-from nas_theseus.settings import SearchSettings
-from nas_theseus.space import SearchSpace, load_space
-from nas_theseus.storage import Storage
+from nas_theseus.services.mlflow import Tracker
+from nas_theseus.services.ray.cluster import Job
+from nas_theseus.space.search_space import SearchSpace, load_space
+from nas_theseus.values.architecture import Architecture, BlockChoice, Span
+from nas_theseus.values.outcomes import Evaluation, Failure, Outcome, Reached, Stopped
+from nas_theseus.values.settings import SearchSettings
 
 TEXT = """
 from torch import nn
@@ -87,7 +87,7 @@ class Bench:
         found = load_space(self.root / "space.py", self.text)
         recipe = found.recipe.model_copy(update={"library": True})
         self.space: SearchSpace = replace(found, recipe=recipe)
-        self.storage = Storage(self.root, self.name)
+        self.storage = SearchFolder(self.root, self.name)
         self.storage.create()
         self.library = Library(self.storage.library)
         self.keys = BlockKeys(self.space)

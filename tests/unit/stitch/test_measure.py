@@ -8,14 +8,14 @@ import pytest
 import torch
 from torch import Tensor, nn
 
-from nas_theseus.architecture import Boundary
 from nas_theseus.convert.stitching import make_stitch
 from nas_theseus.errors import ConversionError
-from nas_theseus.evaluate import score
-from nas_theseus.guide import Guide
+from nas_theseus.guide.chain import Guide
 from nas_theseus.stitch.cells import Endpoint, StitchRecipe
 from nas_theseus.stitch.measure import Examples, Frozen, Side, fewest_examples, measure
 from nas_theseus.tasks import digits
+from nas_theseus.tasks.score import score
+from nas_theseus.values.architecture import Boundary
 
 TASK = digits()
 CPU = torch.device("cpu")

@@ -6,16 +6,16 @@ import pytest
 import torch
 
 from nas_theseus import Recipe, SearchSpace
-from nas_theseus.architecture import Architecture, BlockChoice, Span
 from nas_theseus.blocks import Keep
-from nas_theseus.candidate import Converted, Workshop
+from nas_theseus.candidate.workshop import Converted, Workshop
 from nas_theseus.convert.guide_training import guide_key, prepare_guide
 from nas_theseus.costs.table import CostTable
-from nas_theseus.evaluate import score
-from nas_theseus.mistakes import mistakes_in
+from nas_theseus.space.mistakes import mistakes_in
 from nas_theseus.stitch.anchors import Anchor
 from nas_theseus.stitch.stitchable_guide import StitchableGuide
 from nas_theseus.tasks import ImageTask
+from nas_theseus.tasks.score import score
+from nas_theseus.values.architecture import Architecture, BlockChoice, Span
 
 TRAINING = Recipe(epochs=2, batch_size=27, learning_rate=5e-3, align_examples=100)
 

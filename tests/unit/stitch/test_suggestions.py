@@ -9,12 +9,12 @@ import torch
 from torch import Tensor, nn
 
 from nas_theseus import SearchSpace
-from nas_theseus.architecture import Architecture, BlockChoice, Span
 from nas_theseus.blocks import Identity, Keep, Linear, Pointwise, choice
 from nas_theseus.costs.table import CostTable
-from nas_theseus.guide import Guide
+from nas_theseus.guide.chain import Guide
 from nas_theseus.stitch.suggestions import radical_inverse, stitch_errors, suggested
 from nas_theseus.tasks import ImageTask
+from nas_theseus.values.architecture import Architecture, BlockChoice, Span
 
 
 class Shuffled(nn.Module):

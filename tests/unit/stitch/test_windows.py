@@ -4,9 +4,9 @@ from __future__ import annotations
 
 import pytest
 
-from nas_theseus.architecture import Boundary
 from nas_theseus.errors import ShapeError
 from nas_theseus.stitch.windows import equal_scale, sliding_windows, stages
+from nas_theseus.values.architecture import Boundary
 
 
 def chain(*shapes: tuple[int, ...]) -> list[Boundary]:

@@ -11,8 +11,8 @@ import torch
 from PIL import Image
 
 from nas_theseus.errors import DataError
-from nas_theseus.tasks.base import SPLITS
 from nas_theseus.tasks.images import ImageTask, image_folder
+from nas_theseus.tasks.task import SPLITS
 
 
 @pytest.fixture

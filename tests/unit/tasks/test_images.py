@@ -17,7 +17,6 @@ from torch import Tensor
 from torch.utils.data import TensorDataset
 
 from nas_theseus.errors import DataError, ShapeError
-from nas_theseus.tasks.base import SPLITS, Task
 from nas_theseus.tasks.images import (
     DEBIAN_FASHION_MNIST,
     ImageTask,
@@ -25,6 +24,7 @@ from nas_theseus.tasks.images import (
     fashion_mnist,
     from_datasets,
 )
+from nas_theseus.tasks.task import SPLITS, Task
 
 needs_fashion_mnist = pytest.mark.skipif(
     not DEBIAN_FASHION_MNIST.is_dir(),

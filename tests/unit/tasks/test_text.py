@@ -11,7 +11,7 @@ import torch
 from torch import Tensor
 
 from nas_theseus.errors import DataError, ShapeError
-from nas_theseus.tasks.base import SPLITS, Task
+from nas_theseus.tasks.task import SPLITS, Task
 from nas_theseus.tasks.text import text_file
 
 LINE = "the quick brown fox jumps over the lazy dog, and {} comes after {}.\n"

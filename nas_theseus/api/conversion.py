@@ -1,0 +1,278 @@
+"""One conversion in this process, without Ray: guide to one target, with its pictures."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, replace
+from pathlib import Path
+
+import torch
+
+from nas_theseus.candidate.workshop import Converted, Workshop
+from nas_theseus.convert.guide_training import prepare_guide
+from nas_theseus.convert.schedules import Stage, stages
+from nas_theseus.convert.target import Target, assemble
+from nas_theseus.errors import ConversionError, SpaceError, StorageError
+from nas_theseus.export.member import MEMBER_FILES, read_architecture, write_member
+from nas_theseus.guide.chain import plain_state
+from nas_theseus.library.store import Library
+from nas_theseus.pictures.of_conversion import (
+    CHAIN_FILE,
+    REPLACEMENTS_FILE,
+    SIMILARITY_FILE,
+    chain_picture,
+    replacements_picture,
+    similarity_picture,
+    write_picture,
+)
+from nas_theseus.search.beginning import refuse_mistakes
+from nas_theseus.search.folder import SearchFolder, searches
+from nas_theseus.services.mlflow import recording
+from nas_theseus.space.search_space import SearchSpace, load_space
+from nas_theseus.storage.whole_files import make_folder, write_json, write_tensors
+from nas_theseus.tasks.score import score
+from nas_theseus.values.architecture import Architecture
+from nas_theseus.values.goals import Objective
+from nas_theseus.values.outcomes import CurvePoint, Evaluation
+from nas_theseus.values.settings import Order, Recipe, Schedule, changed
+
+REPLACEMENTS_JSON = "replacements.json"
+
+
+@dataclass(frozen=True)
+class Conversion:
+    """A converted network and the MLflow run that keeps it."""
+
+    converted: Converted
+    run_id: str
+
+    def table(self) -> tuple[list[str], list[list[str]]]:
+        """Columns and rows: one row a block, one column a stage; higher is more alike."""
+        evaluation = self.converted.evaluation
+        stages = (stage for stages in evaluation.similarities.values() for stage in stages)
+        last = max(stages, default=-1)
+        rows = [
+            [evaluation.architecture.label(position)]
+            + [f"{stages[s]:.3f}" if s in stages else "" for s in range(last + 1)]
+            for position, stages in evaluation.similarities.items()
+        ]
+        return ["block", *(f"stage {stage}" for stage in range(last + 1))], rows
+
+
+@dataclass(frozen=True)
+class Replacing:
+    """One way to replace a guide's parts, whose half-converted networks are scored.
+
+    Attributes:
+        bare: blocks without parameters, which stand in the guide from the first stage on.
+    """
+
+    recipe: Recipe
+    stages: tuple[Stage, ...]
+    bare: int
+
+    @property
+    def label(self) -> str:
+        return f"{self.recipe.schedule}-{self.recipe.order}"
+
+    def points(self, evaluation: Evaluation, guide: float) -> list[tuple[int, float]]:
+        """Replaced blocks and quality, from the guide's to the target's."""
+        scored = [p for p in evaluation.curve if p.metric.startswith("hybrid/")]
+        return [(0, guide)] + [
+            (len(self.stages[p.step].replaced) + self.bare, p.value) for p in scored
+        ]
+
+
+def convert_one(
+    space_file: Path,
+    architecture: str,
+    changes: Sequence[str],
+    *,
+    seed: int,
+    device: str,
+    out: Path,
+    storage: Path,
+    say: Callable[[str], None],
+    replacements: bool = False,
+) -> Conversion:
+    """Convert one architecture; write it and its pictures to a folder, and both to MLflow.
+
+    Args:
+        architecture: id of one that a search in `storage` evaluated, or a JSON file.
+        changes: recipe settings other than the space's, such as ``schedule=naive``.
+        out: `load` reads this folder.
+        replacements: score the half-converted network after every stage, of this schedule and of
+            `naive`, in both orders; the others are not trained behind their stages.
+
+    Raises:
+        SpaceError: settings are wrong, the architecture is not of this space, or there is nothing
+            to replace by stages.
+        StorageError: no such architecture, or `out` cannot be written.
+        ServiceError: MLflow does not answer.
+        ConversionError: there is no such device, or the conversion diverged.
+    """
+    if device == "cuda" and not torch.cuda.is_available():
+        raise ConversionError("torch sees no GPU on this machine; leave --gpu out")
+    text = space_file.read_text(encoding="utf-8") if space_file.is_file() else None
+    space = load_space(space_file, text)
+    refuse_mistakes(space, space_file)
+    recipe = changed(space.recipe, changes)
+    space = replace(space, recipe=recipe)  # the workshop's sample is as large as this one says
+    chosen = find_architecture(architecture, storage)
+    refusal = space.refusal(chosen)
+    if refusal is not None:
+        raise SpaceError(f"architecture {architecture}", [refusal])
+    ways = ways_to_replace(assemble(space, chosen, 0), recipe) if replacements else []
+    parameters = {
+        "architecture": chosen.id,
+        "pairing": chosen.pairing,
+        "blocks": chosen.blocks,
+        "space": space_file.name,
+        "task": space.task.name,
+        "seed": seed,
+        **{f"recipe.{name}": value for name, value in recipe.model_dump().items()},
+    }
+    tags = {"theseus.architecture": chosen.id}
+    with recording(chosen.id, "conversion", parameters, tags) as run:
+        make_folder(out, "--out")
+        prepare_guide(
+            space.guide, space.learnt_from, space.guide_training, storage / "guides",
+            torch.device(device),
+            lambda epoch: say(f"guide: epoch {epoch.epoch + 1}, loss {epoch.loss:.4f}"),
+        )  # fmt: skip
+        workshop = Workshop(space, torch.device(device), storage / "guide_work")
+        library = Library(storage / "library") if recipe.takes_blocks else None
+        converted = _convert(
+            workshop, chosen, seed, recipe, say, library=library, score_hybrids=replacements
+        )
+        evaluation = converted.evaluation
+        weights = out / "weights.safetensors"
+        write_tensors(weights, plain_state(converted.network))
+        write_member(out, evaluation, weights, text or "")
+        write_picture(similarity_picture(evaluation), out / SIMILARITY_FILE)
+        write_picture(chain_picture(space, chosen), out / CHAIN_FILE)
+        files: dict[str, str | None] = dict.fromkeys(MEMBER_FILES, "network")
+        files |= {SIMILARITY_FILE: None, CHAIN_FILE: None}
+        # Those of an earlier conversion into this folder would look like this one's.
+        for name in (REPLACEMENTS_FILE, REPLACEMENTS_JSON):
+            (out / name).unlink(missing_ok=True)
+        points: list[CurvePoint] = []
+        if ways:
+            runs = _replacements(workshop, evaluation, ways, seed, say, library)
+            _write_replacements(space, runs, out)
+            files |= {REPLACEMENTS_FILE: None, REPLACEMENTS_JSON: None}
+            points = [
+                CurvePoint(f"replacements/{label}", count, value)
+                for label, found in runs.items()
+                for count, value in found
+            ]
+        run.keep(evaluation, points, out, files)
+    return Conversion(converted, run.run_id)
+
+
+def ways_to_replace(target: Target, recipe: Recipe) -> list[Replacing]:
+    """The recipe's own way first, then the other order, and `naive` in both orders.
+
+    Ways whose stages are the same (one block; `joint` in reverse) are given once.
+
+    Raises:
+        SpaceError: the recipe's schedule has no stages for this target.
+    """
+    bare = target.preserving.count(False) - len(target.replaced)
+    other: Order = "reverse" if recipe.order == "forward" else "forward"
+    schedules: tuple[Schedule, ...] = (recipe.schedule, "naive")
+    found: dict[tuple[Stage, ...], Replacing] = {}
+    for schedule in schedules:
+        for order in (recipe.order, other):
+            way = recipe.model_copy(update={"schedule": schedule, "order": order})
+            chain = tuple(stages(schedule, order, target.replaced))
+            found.setdefault(chain, Replacing(way, chain, bare))
+    if () in found:
+        raise SpaceError(
+            "--replacements",
+            [
+                f"schedule {recipe.schedule} replaces no block of this architecture by stages; "
+                "take another schedule, or an architecture with new blocks that train"
+            ],
+        )
+    return list(found.values())
+
+
+def _replacements(
+    workshop: Workshop,
+    evaluation: Evaluation,
+    ways: Sequence[Replacing],
+    seed: int,
+    say: Callable[[str], None],
+    library: Library | None,
+) -> dict[str, list[tuple[int, float]]]:
+    """Points of every way; the first one's conversion is given."""
+    own, *others = ways
+    space = workshop.space
+    guide = score(space.guide, space.task, "validation")
+    found = {own.label: own.points(evaluation, guide)}
+    for way in others:
+        untrained = way.recipe.model_copy(update={"epochs": 0.0})
+
+        def told(line: str, label: str = way.label) -> None:
+            say(f"{label}: {line}")
+
+        converted = _convert(
+            workshop, evaluation.architecture, seed, untrained, told,
+            library=library, score_hybrids=True,
+        )  # fmt: skip
+        found[way.label] = way.points(converted.evaluation, guide)
+    return found
+
+
+def _write_replacements(
+    space: SearchSpace, runs: dict[str, list[tuple[int, float]]], out: Path
+) -> None:
+    quality = Objective(space.metric, space.task.direction)
+    write_picture(replacements_picture(runs, quality), out / REPLACEMENTS_FILE)
+    # JSON has no infinity, which a perplexity may be.
+    plain = {
+        label: [[count, value if math.isfinite(value) else None] for count, value in points]
+        for label, points in runs.items()
+    }
+    write_json(out / REPLACEMENTS_JSON, {"metric": space.metric, "runs": plain})
+
+
+def _convert(
+    workshop: Workshop,
+    architecture: Architecture,
+    seed: int,
+    recipe: Recipe,
+    say: Callable[[str], None],
+    *,
+    library: Library | None,
+    score_hybrids: bool,
+) -> Converted:
+    steps = workshop.run(architecture, seed, recipe, library=library, score_hybrids=score_hybrids)
+    while True:
+        try:
+            progress = next(steps)
+        except StopIteration as end:
+            converted: Converted = end.value
+            return converted
+        for point in progress.points:
+            say(f"{progress.stage}: {point.metric} at {point.step} = {point.value:.4f}")
+
+
+def find_architecture(text: str, storage: Path) -> Architecture:
+    """An architecture from a JSON file, or by its id from the searches of a storage folder.
+
+    Raises:
+        StorageError: neither.
+    """
+    if text.endswith(".json") or Path(text).is_file():
+        return read_architecture(Path(text))
+    for name in searches(storage):
+        for outcome in SearchFolder(storage, name).outcomes():
+            if outcome.architecture.id == text:
+                return outcome.architecture
+    raise StorageError(
+        f"no architecture {text!r} in {storage}: give the id of an evaluated one ('nas-theseus "
+        "front NAME' lists them), or a JSON file"
+    )

@@ -1,0 +1,212 @@
+"""What a block is: a module made from inlet and outlet shape, and its declaration."""
+
+from __future__ import annotations
+
+import itertools
+from collections.abc import Callable, Iterator, Mapping
+from dataclasses import dataclass, replace
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from nas_theseus.errors import PairingError, ShapeError, TransformError
+from nas_theseus.values.architecture import Boundary, Hyperparameter
+
+BlockFactory = Callable[..., nn.Module]
+
+
+@dataclass(frozen=True)
+class Choice:
+    """Values of a hyperparameter that the search may take, best guess first."""
+
+    values: tuple[Hyperparameter, ...]
+
+
+def choice(*values: Hyperparameter) -> Choice:
+    """A searched hyperparameter: ``Depthwise(expand=choice(1, 2, 4))``.
+
+    Raises:
+        ValueError: no value, a value twice, or a value that is not bool, int, float or str.
+    """
+    if not values:
+        raise ValueError("choice() needs at least one value")
+    if len(set(map(repr, values))) != len(values):
+        raise ValueError(f"choice{values} holds a value twice")
+    for value in values:
+        if not isinstance(value, bool | int | float | str):
+            raise ValueError(f"choice holds bool, int, float or str, not {value!r}")
+    return Choice(values)
+
+
+@dataclass(frozen=True)
+class BlockFamily:
+    """A block as a search space declares it: a factory and the values of its hyperparameters.
+
+    Attributes:
+        name: what architectures call it.
+        factory: called as ``factory(inlet, outlet, **hyperparameters)``, or with `of_part` as
+            ``factory(part, features, **hyperparameters)``; None keeps the guide's own part.
+        choices: hyperparameters and their possible values, in a fixed order.
+        parts: guide part names where it may be used; empty for everywhere. A block for a span
+            must be allowed on each of its parts.
+        of_part: made of the guide's own part, whose boundaries it has: for single parts between
+            the guide's own widths.
+        preserves: it computes what the guide's part computes until it is trained, so it is never
+            aligned.
+    """
+
+    name: str
+    factory: BlockFactory | None
+    choices: tuple[tuple[str, tuple[Hyperparameter, ...]], ...] = ()
+    parts: tuple[str, ...] = ()
+    of_part: bool = False
+    preserves: bool = False
+
+    @property
+    def keeps(self) -> bool:
+        return self.factory is None
+
+    def on(self, *parts: str) -> BlockFamily:
+        """The same block, allowed on these guide parts only."""
+        return replace(self, parts=parts)
+
+    def variants(self) -> Iterator[tuple[tuple[str, Hyperparameter], ...]]:
+        """Every combination of hyperparameters, names sorted."""
+        names = [name for name, _ in self.choices]
+        for values in itertools.product(*(values for _, values in self.choices)):
+            yield tuple(sorted(zip(names, values, strict=True)))
+
+    def build(
+        self, inlet: Boundary, outlet: Boundary, hyperparameters: Mapping[str, Hyperparameter]
+    ) -> nn.Module:
+        """A new block; its random weights come from torch's global generator.
+
+        Raises:
+            PairingError: the block cannot stand between these shapes.
+        """
+        if self.factory is None:
+            raise PairingError(f"block {self.name!r} keeps the guide's part, nothing is built")
+        if self.of_part:
+            raise PairingError(f"block {self.name!r} is made of a guide's part, not of two shapes")
+        try:
+            module = self.factory(inlet, outlet, **hyperparameters)
+        except ShapeError as error:
+            raise PairingError(
+                f"block {self.name!r} cannot stand between {inlet} and {outlet}: {error}"
+            ) from error
+        if last_map(module) is None and any(True for _ in module.parameters()):
+            return Stitched(module, outlet)
+        return module
+
+    def transform(
+        self, part: nn.Module, features: Tensor, hyperparameters: Mapping[str, Hyperparameter]
+    ) -> nn.Module:
+        """A block made of a guide's part; what it draws comes from torch's global generator.
+
+        Args:
+            part: a copy, which the block may use up.
+            features: what the part is fed, shape (N, *inlet).
+
+        Raises:
+            PairingError: the part has no such form.
+        """
+        assert self.factory is not None and self.of_part
+        try:
+            return self.factory(part, features, **hyperparameters)
+        except TransformError as error:
+            raise PairingError(f"block {self.name!r} cannot be made of a part: {error}") from error
+
+    def refusal(self, inlet: Boundary, outlet: Boundary) -> str | None:
+        """Why the block cannot stand between two boundaries; None when it can."""
+        try:
+            with torch.device("meta"):
+                self.build(inlet, outlet, dict(next(self.variants())))
+        except PairingError as error:
+            return str(error)
+        except Exception as error:  # a custom block that is not written for such shapes
+            return (
+                f"block {self.name!r} cannot be made between {inlet} and {outlet}: "
+                f"{type(error).__name__}: {error}"
+            )
+        return None
+
+
+def block(factory: BlockFactory, name: str | None = None, **hyperparameters: Any) -> BlockFamily:
+    """Declare any module as a block: its constructor takes inlet and outlet, then hyperparameters.
+
+    Args:
+        factory: ``nn.Module`` class (or function) called as ``factory(inlet, outlet, **values)``
+            with two `Boundary` values; it raises `ShapeError` where it cannot stand. If it has an
+            attribute `last`, the ``nn.Linear`` or ``nn.Conv2d`` whose output is the block's output
+            (plus, at most, a skip), the stitch into the guide's basis is folded into it; otherwise
+            a linear stitch is added behind the block and counted in its cost.
+        name: what architectures call it; the factory's name in lower case by default.
+        hyperparameters: a fixed value each, or a `choice`.
+    """
+    choices = tuple(
+        (key, value.values if isinstance(value, Choice) else (value,))
+        for key, value in sorted(hyperparameters.items())
+    )
+    return BlockFamily(name or factory.__name__.lower(), factory, choices)
+
+
+def Keep() -> BlockFamily:
+    """Keep the guide's own part; stands for single parts only."""
+    return BlockFamily("keep", None, of_part=True, preserves=True)
+
+
+class Stitched(nn.Module):
+    """A block without a last linear map of its own, and a linear map per position behind it."""
+
+    def __init__(self, inner: nn.Module, outlet: Boundary) -> None:
+        super().__init__()
+        self.inner = inner
+        width = outlet.width
+        self.last = nn.Conv2d(width, width, 1) if outlet.kind == "map" else nn.Linear(width, width)
+        with torch.no_grad():
+            self.last.weight.copy_(torch.eye(width).reshape(self.last.weight.shape))
+            nn.init.zeros_(self.last.bias)  # type: ignore[arg-type]
+
+    def forward(self, x: Tensor) -> Tensor:
+        out: Tensor = self.last(self.inner(x))
+        return out
+
+
+def last_map(module: nn.Module) -> nn.Linear | nn.Conv2d | None:
+    """The linear map that a block ends in, into which a stitch can be folded; None without one."""
+    last = getattr(module, "last", None)
+    if isinstance(last, nn.Linear):
+        return last
+    if isinstance(last, nn.Conv2d) and last.groups == 1:
+        return last
+    return None
+
+
+def downsampling(inlet: Boundary, outlet: Boundary) -> int:
+    """The stride of a feature-map block: inlet height over outlet height, equal in both axes.
+
+    Raises:
+        ShapeError: not two maps, or sizes that no whole stride joins.
+    """
+    if inlet.kind != "map" or outlet.kind != "map":
+        raise ShapeError(f"needs (C,H,W) on both sides, got {inlet} and {outlet}")
+    _, height, width = inlet.shape
+    _, height_out, width_out = outlet.shape
+    stride = height // height_out if height_out else 0
+    if stride < 1 or height_out * stride != height or width_out * stride != width:
+        raise ShapeError(
+            f"needs a whole stride, but {height}×{width} does not divide into "
+            f"{height_out}×{width_out}; pad the inputs or cut elsewhere"
+        )
+    return stride
+
+
+def scaled_width(width: int, factor: float) -> int:
+    """A hidden width: `factor` times `width`, at least 1."""
+    return max(1, round(width * factor))
+
+
+def layer_norm(width: int) -> nn.Module:
+    """Layer norm; none for a single channel, which it would turn into a constant."""
+    return nn.LayerNorm(width) if width > 1 else nn.Identity()

@@ -1,0 +1,1 @@
+"""One candidate: converted, finetuned and measured."""

@@ -1,0 +1,111 @@
+"""A found net as a folder that rebuilds it: architecture, weights and the space's code."""
+
+from __future__ import annotations
+
+import json
+from dataclasses import dataclass
+from pathlib import Path
+
+from nas_theseus.convert.target import Target, assemble
+from nas_theseus.errors import StorageError
+from nas_theseus.guide.chain import load_weights, rebuilding
+from nas_theseus.space.search_space import SearchSpace, load_space
+from nas_theseus.storage.whole_files import write_bytes, write_json
+from nas_theseus.values.architecture import Architecture
+from nas_theseus.values.outcomes import Evaluation
+
+ARCHITECTURE_FILE = "architecture.json"
+WEIGHTS_FILE = "weights.safetensors"
+SPACE_FILE = "space.py"
+MEMBER_FILES = (ARCHITECTURE_FILE, WEIGHTS_FILE, SPACE_FILE)
+
+
+def write_member(folder: Path, evaluation: Evaluation, weights: Path, space_text: str) -> None:
+    """Put what `load` needs into one folder.
+
+    Raises:
+        StorageError: the weights are gone, or the folder cannot be written.
+    """
+    if not weights.is_file():
+        raise StorageError(
+            f"weights of architecture {evaluation.architecture.id} are gone: {weights}; delete "
+            f"evaluations/{evaluation.name}.json and continue the search to make them again"
+        )
+    write_bytes(folder / WEIGHTS_FILE, weights.read_bytes())
+    write_bytes(folder / SPACE_FILE, space_text.encode())
+    write_json(folder / ARCHITECTURE_FILE, evaluation.to_json())
+
+
+def read_architecture(path: Path) -> Architecture:
+    """An architecture from a JSON file (a list of choices, or an object that holds one).
+
+    Raises:
+        StorageError: no such file, or not an architecture.
+    """
+    try:
+        data = json.loads(path.read_text())
+        return Architecture.from_json(data["architecture"] if isinstance(data, dict) else data)
+    except (OSError, ValueError, KeyError) as error:
+        raise StorageError(
+            f"{path} holds no architecture: {error}; give the architecture.json of a found network"
+        ) from error
+
+
+def read_evaluation(path: Path) -> Evaluation:
+    """An evaluation from its JSON file.
+
+    Raises:
+        StorageError: no such file, or not an evaluation.
+    """
+    try:
+        return Evaluation.from_json(json.loads(path.read_text()))
+    except (OSError, ValueError, KeyError, TypeError) as error:
+        raise StorageError(f"{path} holds no evaluation: {error!r}") from error
+
+
+@dataclass(frozen=True, eq=False)
+class Member:
+    """A found network, rebuilt, with the space that it is from and what was measured of it."""
+
+    network: Target
+    space: SearchSpace
+    evaluation: Evaluation
+
+
+def load(path: str | Path, *, trust_code: bool = False) -> Target:
+    """Rebuild a found network from its folder, in eval mode on the CPU; see `read_member`."""
+    return read_member(path, trust_code=trust_code).network
+
+
+def read_member(path: str | Path, *, trust_code: bool = False) -> Member:
+    """Rebuild a found network from its folder, in eval mode on the CPU.
+
+    Args:
+        path: folder with ``architecture.json``, ``weights.safetensors`` and ``space.py``, such as
+            ``theseus/searches/NAME/front/ARCHITECTURE`` or the artifacts of its MLflow run.
+        trust_code: consent to run ``space.py`` of that folder, which makes the blocks (custom
+            ones included). Read the file first when others sent it.
+
+    Raises:
+        StorageError: no consent, or a file is missing or damaged.
+        GuideError: the weights are damaged or of another network.
+        SpaceError: the space file cannot be run.
+    """
+    folder = Path(path)
+    missing = [name for name in MEMBER_FILES if not (folder / name).is_file()]
+    if missing:
+        raise StorageError(
+            f"{folder} holds no found network: {', '.join(missing)} missing; give the folder of a "
+            "front member"
+        )
+    if not trust_code:
+        raise StorageError(
+            f"loading {folder} runs the Python code in {folder / SPACE_FILE}; read it, then say "
+            "trust_code=True (on the command line --trust-code)"
+        )
+    evaluation = read_evaluation(folder / ARCHITECTURE_FILE)
+    with rebuilding():
+        space = load_space(folder / SPACE_FILE)
+    network = assemble(space, evaluation.architecture, 0)
+    load_weights(network, folder / WEIGHTS_FILE)
+    return Member(network.eval(), space, evaluation)

@@ -1,0 +1,1 @@
+"""The guide: a network cut into an ordered chain of parts."""

@@ -1,0 +1,137 @@
+"""Convert one block alone, the same whoever asks for it, and put kept blocks into a target."""
+
+from __future__ import annotations
+
+import math
+import time
+from collections.abc import Mapping
+
+import torch
+from torch import Tensor, nn
+
+from nas_theseus.blocks.family import last_map
+from nas_theseus.convert.activations import GuideActivations
+from nas_theseus.convert.schedules import align
+from nas_theseus.convert.similarity import similarity
+from nas_theseus.convert.target import Target, batch_norms
+from nas_theseus.costs import count_macs
+from nas_theseus.errors import ConversionError
+from nas_theseus.guide.chain import plain_state
+from nas_theseus.library.block_key import BlockKey
+from nas_theseus.library.record import Facts
+from nas_theseus.library.store import Entry, Library
+from nas_theseus.space.search_space import SearchSpace
+from nas_theseus.values.architecture import Architecture, BlockChoice, Span
+
+
+def convert_block(
+    space: SearchSpace, key: BlockKey, activations: GuideActivations
+) -> tuple[dict[str, Tensor], Facts]:
+    """One block, aligned with its span between the guide's activations and stitched.
+
+    The stage is that of the schedule `independent`; its seed comes from the key, so the result is
+    bit-equal wherever it is made on one kind of machine with one number of threads.
+
+    Args:
+        key: of this space (`BlockKeys`).
+        activations: of the space's guide.
+
+    Returns:
+        The block's state dict on the CPU, and how it came out.
+
+    Raises:
+        ConversionError: it diverged, has nothing to convert, or the activations are of another
+            sample than the key's.
+        PairingError: the block cannot stand for its span.
+    """
+    started = time.perf_counter()
+    recipe = key.recipe
+    if activations.count != recipe.align_examples:
+        raise ConversionError(
+            f"block {key}: its key is for {recipe.align_examples} "
+            f"examples, the guide's activations are of {activations.count}; give the activations "
+            "of the recipe's align_examples"
+        )
+    device = activations.at(0).device
+    target = _alone(space, key, activations).to(device)
+    if not target.replaced:
+        raise ConversionError(f"block {key} has no parameters")
+    measure = similarity(recipe.similarity, **recipe.similarity_options.given)
+    generator = torch.Generator().manual_seed(key.seed)
+    points = list(align(target, activations, measure, recipe, generator))
+    found = {point.metric.partition("/")[0]: point.value for point in points}
+    block = target.blocks[-1].to("cpu")
+    state = plain_state(block)
+    finite = all(t.isfinite().all() for t in state.values() if t.is_floating_point())
+    if not finite or not all(map(math.isfinite, found.values())):
+        raise ConversionError(
+            f"block {key} is not finite after alignment; lower align_learning_rate"
+        )
+    steps, examples = int(found["align_steps"]), activations.count
+    # Forward and twice that backward a step; for batch norms and stitch, at the end and before.
+    passes = 3 * steps * min(recipe.align_batch_size, examples)
+    passes += examples * (1 + bool(batch_norms(block))) * (1 + measure.aligned_basis)
+    return state, Facts(
+        similarity=found["similarity"],
+        residual=found["stitch_residual"],
+        steps=steps,
+        macs=passes * count_macs(block, key.inlet),
+        seconds=time.perf_counter() - started,
+        device=device.type,
+    )
+
+
+def _alone(space: SearchSpace, key: BlockKey, activations: GuideActivations) -> Target:
+    """A target whose only block is the key's; the parts before it are empty, and never run."""
+    family, start = space.families[key.block], key.span.start
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(key.seed)
+        if family.of_part:
+            block = space.build(key.choice, features=activations.at(start))
+        else:
+            block = family.build(key.inlet, key.outlet, dict(key.hyperparameters))
+    before = [BlockChoice(Span(0, start), "guide")] if start else []
+    boundaries = (space.guide.boundaries[0], *([key.inlet] if start else []), key.outlet)
+    return Target(
+        Architecture((*before, key.choice)),
+        [*(nn.Identity() for _ in before), block],
+        [*(True for _ in before), False],
+        boundaries,
+    )
+
+
+def keep_block(
+    space: SearchSpace, library: Library, key: BlockKey, activations: GuideActivations
+) -> tuple[Entry, Facts | None]:
+    """The library's entry of a key; converted and kept first where there is none.
+
+    Args:
+        key, activations: as for `convert_block`.
+
+    Returns:
+        The entry, and what making it here took; None when it was there, maybe because another
+        process that worked on it was first.
+
+    Raises:
+        LibraryError: the library cannot be read or written.
+        ConversionError, PairingError: as `convert_block`.
+    """
+    with library.working_on(key):
+        entry = library.get(key)
+        if entry is not None:
+            return entry, None
+        state, facts = convert_block(space, key, activations)
+        record = library.put(key, state, facts)
+        return library.get(key) or Entry(record, state), facts
+
+
+def load_into(block: nn.Module, state: Mapping[str, Tensor]) -> None:
+    """Put a converted block's weights into a new one, in place.
+
+    Args:
+        state: as the library holds it for this block.
+    """
+    last = last_map(block)
+    if last is not None and last.bias is None and "last.bias" in state:
+        last.bias = nn.Parameter(last.weight.new_zeros(len(last.weight)))
+    block.load_state_dict(dict(state))

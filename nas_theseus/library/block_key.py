@@ -1,0 +1,172 @@
+"""Keys of converted blocks: everything that a block's weights depend on, and nothing else."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass
+from typing import Any
+
+import torch
+
+from nas_theseus.convert.activations import sample_size
+from nas_theseus.space.search_space import SearchSpace
+from nas_theseus.values.architecture import (
+    Architecture,
+    BlockChoice,
+    Boundary,
+    Hyperparameter,
+    Span,
+)
+from nas_theseus.values.fingerprint import fingerprint
+from nas_theseus.values.ids import derive_seed, short_hash
+from nas_theseus.values.settings import Recipe
+
+# Raised when blocks come out differently for the same key: older ones are then not found.
+FORMAT = 1
+
+
+@dataclass(frozen=True)
+class BlockKey:
+    """What one converted block depends on; its id is the same on every machine.
+
+    Attributes:
+        guide: hash of the guide's weights, structure and code.
+        data: hash of the task's training data, in order.
+        block: what architectures call it.
+        hyperparameters: in any order; kept sorted.
+        inlet, outlet: what it stands between; they tell free widths.
+        code: fingerprint of the block as it is built, a custom block's source text included.
+        recipe: only what alignment depends on is kept, the rest is put back to its default;
+            `align_examples` are those that are seen indeed.
+        format: of the library.
+    """
+
+    guide: str
+    data: str
+    span: Span
+    block: str
+    hyperparameters: tuple[tuple[str, Hyperparameter], ...]
+    inlet: Boundary
+    outlet: Boundary
+    code: str
+    recipe: Recipe
+    format: int = FORMAT
+
+    def __post_init__(self) -> None:
+        object.__setattr__(self, "hyperparameters", tuple(sorted(self.hyperparameters)))
+        alone = Recipe(schedule="independent", **self.recipe.alignment)
+        object.__setattr__(self, "recipe", alone)
+
+    @property
+    def id(self) -> str:
+        """Twenty hexadecimal digits of the SHA-256 of the key's canonical JSON."""
+        return short_hash(self.to_json(), 20)
+
+    @property
+    def seed(self) -> int:
+        """Fixes random weights, batches and dropout; of the key alone (design, decision 2)."""
+        return derive_seed("block", self.id)
+
+    @property
+    def choice(self) -> BlockChoice:
+        """The block without its widths, as people read it."""
+        return BlockChoice(self.span, self.block, self.hyperparameters)
+
+    def __str__(self) -> str:
+        return f"{self.choice} for parts {self.span}"
+
+    def to_json(self) -> dict[str, Any]:
+        return {
+            "format": self.format,
+            "guide": self.guide,
+            "data": self.data,
+            "span": [self.span.start, self.span.stop],
+            "block": self.block,
+            "hyperparameters": dict(self.hyperparameters),
+            "inlet": asdict(self.inlet),
+            "outlet": asdict(self.outlet),
+            "code": self.code,
+            "recipe": self.recipe.alignment,
+        }
+
+    @classmethod
+    def from_json(cls, data: Mapping[str, Any]) -> BlockKey:
+        """The inverse of `to_json`.
+
+        Raises:
+            ValueError, KeyError, TypeError: the data are no key.
+        """
+        inlet, outlet = (
+            Boundary(tuple(data[side]["shape"]), data[side]["integer"])
+            for side in ("inlet", "outlet")
+        )
+        return cls(
+            data["guide"], data["data"], Span(*data["span"]), data["block"],
+            tuple(data["hyperparameters"].items()), inlet, outlet, data["code"],
+            Recipe(**data["recipe"]), data["format"],
+        )  # fmt: skip
+
+
+class BlockKeys:
+    """Makes the keys of one space; its guide and data are hashed once.
+
+    Args:
+        space: its guide holds the prepared weights.
+        recipe: the space's by default.
+    """
+
+    def __init__(self, space: SearchSpace, recipe: Recipe | None = None) -> None:
+        recipe = recipe or space.recipe
+        guide, task = space.guide, space.task
+        self._space = space
+        self._guide = short_hash([guide.content_hash(), fingerprint(guide)], 16)
+        self._data = task.data_hash()
+        seen = sample_size(guide, min(recipe.align_examples, task.size("train")))
+        self._recipe = recipe.model_copy(update={"align_examples": seen})
+        # Building a block and reading its source text takes milliseconds.
+        self._known: dict[tuple[BlockChoice, float], tuple[BlockKey, bool]] = {}
+
+    def of(self, choice: BlockChoice, inlet_share: float = 1.0) -> BlockKey:
+        """The key of one block behind an inlet of a share of the guide's width.
+
+        Raises:
+            PairingError: the block cannot stand for its span, or keeps the guide's part.
+        """
+        return self._key(choice, inlet_share)[0]
+
+    def of_blocks(self, architecture: Architecture) -> list[BlockKey | None]:
+        """The key of each block of an architecture, in order; None where nothing is converted.
+
+        That is where a block begins as what the guide's part computes, and for one without
+        parameters.
+        """
+        shares = [1.0, *(choice.width_share for choice in architecture.choices)]
+        found: list[BlockKey | None] = []
+        for choice, share in zip(architecture.choices, shares, strict=False):
+            preserves = self._space.families[choice.block].preserves
+            key, learns = (None, False) if preserves else self._key(choice, share)
+            found.append(key if learns else None)
+        return found
+
+    def _key(self, choice: BlockChoice, inlet_share: float) -> tuple[BlockKey, bool]:
+        """A block's key, and whether it has parameters."""
+        if (choice, inlet_share) not in self._known:
+            self._known[choice, inlet_share] = self._make(choice, inlet_share)
+        return self._known[choice, inlet_share]
+
+    def _make(self, choice: BlockChoice, inlet_share: float) -> tuple[BlockKey, bool]:
+        space = self._space
+        inlet = space.boundary(choice.span.start, inlet_share)
+        outlet = space.boundary(choice.span.stop, choice.width_share)
+        family = space.families[choice.block]
+        if family.of_part:
+            with torch.random.fork_rng(devices=[]):
+                built = space.build(choice, inlet_share)
+        else:
+            with torch.device("meta"):
+                built = family.build(inlet, outlet, choice.kwargs)
+        key = BlockKey(
+            self._guide, self._data, choice.span, choice.block, choice.hyperparameters,
+            inlet, outlet, fingerprint(built, family.factory), self._recipe,
+        )  # fmt: skip
+        return key, any(True for _ in built.parameters())

@@ -1,0 +1,167 @@
+"""Reach MLflow's server: a quick probe, messages without secrets, quiet first use."""
+
+from __future__ import annotations
+
+import logging
+import os
+import socket
+import ssl
+import urllib.error
+import urllib.request
+from contextlib import nullcontext
+from urllib.parse import quote, urlencode, urlsplit
+
+import mlflow
+from filelock import FileLock
+from mlflow.exceptions import MlflowException
+from mlflow.tracking import MlflowClient
+from sqlalchemy.engine import make_url
+
+from nas_theseus.errors import ServiceError
+from nas_theseus.storage.redaction import scrub, without_credentials
+
+EXPERIMENT = "nas-theseus"
+
+PROBE_TIMEOUT_S = 5.0
+_TABLES_TIMEOUT_S = 120.0
+_DATABASE_PORTS = {"postgresql": 5432, "mysql": 3306, "mssql": 1433}
+
+
+def experiment_name(default: str = EXPERIMENT) -> str:
+    """The experiment that MLFLOW_EXPERIMENT_NAME names, or the default."""
+    return os.environ.get("MLFLOW_EXPERIMENT_NAME") or default
+
+
+def connect(uri: str) -> MlflowClient:
+    """A client whose store has its tables.
+
+    MLflow makes those of a new SQLite file at first use; of processes that begin at once the first
+    does it, behind a lock beside the file, or the others would fail half way.
+
+    Raises:
+        MlflowException, OSError, sqlalchemy.exc.SQLAlchemyError: MLflow cannot use the store.
+    """
+    file = make_url(uri).database if uri.startswith("sqlite") else None
+    lock = FileLock(f"{file}.lock", timeout=_TABLES_TIMEOUT_S) if file else nullcontext()
+    with lock:
+        client = MlflowClient(uri)
+        client.search_experiments(max_results=1)
+        return client
+
+
+def find_experiment(client: MlflowClient, name: str) -> str:
+    """Id of an experiment, made if it is missing.
+
+    Raises:
+        ServiceError: it is deleted there.
+        MlflowException: MLflow refuses.
+    """
+    experiment = client.get_experiment_by_name(name)
+    if experiment is None:
+        try:
+            return str(client.create_experiment(name))
+        except MlflowException:  # another search may have made it just now
+            experiment = client.get_experiment_by_name(name)
+            if experiment is None:
+                raise
+    if experiment.lifecycle_stage != "active":
+        raise ServiceError(
+            f"experiment {name!r} is deleted there; restore it (mlflow experiments restore "
+            f"-x {experiment.experiment_id}) or set MLFLOW_EXPERIMENT_NAME to another"
+        )
+    return str(experiment.experiment_id)
+
+
+def no_answer(uri: str, error: Exception) -> ServiceError:
+    """What is told of a server that cannot be used; no secrets, and the cause is not chained."""
+    return ServiceError(
+        f"MLflow at {without_credentials(uri)} cannot be used: {scrub(str(error), uri)}. Start "
+        "the server, set MLFLOW_TRACKING_URI to one that runs, or unset it to record into a local "
+        "file (sqlite:///mlflow.db)."
+    )
+
+
+def front_link(server: str, experiment: str = EXPERIMENT) -> str:
+    """Address of MLflow's run list with the members of all fronts, sorted by MACs.
+
+    Sorted by a metric the UI shows runs flat; by default it hides them under their parent.
+
+    Args:
+        server: address of the UI.
+        experiment: used unless MLFLOW_EXPERIMENT_NAME is set.
+    """
+    found = mlflow.get_experiment_by_name(experiment_name(experiment))
+    if found is None:
+        return server
+    query = urlencode(
+        {
+            "workflowType": "machine_learning",
+            "searchFilter": "tags.\"theseus.front\" = 'true'",
+            "orderByKey": "metrics.`macs`",
+            "orderByAsc": "true",
+        },
+        quote_via=quote,
+    )
+    return f"{server.rstrip('/')}/#/experiments/{found.experiment_id}/runs?{query}"
+
+
+def probe(uri: str) -> None:
+    """Ask quickly whether a server is there at all; MLflow's own retries take minutes.
+
+    Raises:
+        OSError: nothing answers at the URI's host and port, or only a gateway does.
+    """
+    parts = urlsplit(uri)
+    if parts.scheme in ("http", "https"):
+        url = without_credentials(uri).rstrip("/") + "/health"
+        try:
+            with urllib.request.urlopen(url, timeout=PROBE_TIMEOUT_S):
+                return
+        except urllib.error.HTTPError as error:
+            # 401 or 404 is an answer, which MLflow judges next; 502 to 504 a gateway's excuse.
+            if error.code >= 500:
+                raise
+        except urllib.error.URLError as error:
+            # MLflow has its own settings for certificates.
+            if not isinstance(error.reason, ssl.SSLError):
+                raise
+    port = parts.port or _DATABASE_PORTS.get(parts.scheme.split("+")[0])
+    if parts.scheme.split("+")[0] in _DATABASE_PORTS and parts.hostname and port:
+        socket.create_connection((parts.hostname, port), PROBE_TIMEOUT_S).close()
+
+
+def check_version(uri: str) -> None:
+    """Refuse a server of another major version: its interface and tables are others.
+
+    A server that does not tell its version is taken as it is.
+
+    Raises:
+        ServiceError: the versions do not fit.
+    """
+    if urlsplit(uri).scheme not in ("http", "https"):
+        return
+    url = without_credentials(uri).rstrip("/") + "/version"
+    try:
+        with urllib.request.urlopen(url, timeout=PROBE_TIMEOUT_S) as answer:
+            version = answer.read(100).decode(errors="replace").strip()
+    except OSError:
+        return
+    major = version.partition(".")[0]
+    if major.isdecimal() and major != mlflow.__version__.partition(".")[0]:
+        raise ServiceError(
+            f"MLflow at {without_credentials(uri)} has version {version}, here is "
+            f"{mlflow.__version__}: their major versions must be the same. Install "
+            f"'mlflow=={major}.*' where the search starts, or upgrade the server"
+        )
+
+
+def quieten() -> None:
+    """Keep MLflow's and alembic's chatter (migrations, tracebacks we report) off the console."""
+    if "MLFLOW_LOGGING_LEVEL" in os.environ:
+        return
+    for name, level in (
+        ("mlflow", logging.WARNING),
+        ("alembic", logging.WARNING),
+        ("mlflow.store.db.utils", logging.CRITICAL),
+    ):
+        logging.getLogger(name).setLevel(level)

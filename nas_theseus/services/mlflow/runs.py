@@ -1,0 +1,72 @@
+"""What one MLflow run is told, within MLflow's limits."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+
+from mlflow.entities import Metric, Param, RunTag
+from mlflow.tracking import MlflowClient
+
+from nas_theseus.values.outcomes import CurvePoint, Evaluation
+
+# Limits of MLflow 3: entities a log_batch call, characters of a parameter and of a tag.
+TAG_CHARACTERS = 8000
+_BATCH, _PARAMS_BATCH, _PARAM_CHARACTERS = 1000, 100, 6000
+
+
+def shorten(text: str, limit: int) -> str:
+    """Text cut to what MLflow takes."""
+    return text if len(text) <= limit else text[: limit - 1] + "…"
+
+
+def as_texts(parameters: Mapping[str, object]) -> dict[str, str]:
+    """Parameters as MLflow keeps them."""
+    return {
+        name: shorten("none" if value is None else str(value), _PARAM_CHARACTERS)
+        for name, value in parameters.items()
+    }
+
+
+def as_tags(tags: Mapping[str, str]) -> dict[str, str]:
+    """Tags as MLflow keeps them."""
+    return {name: shorten(text, TAG_CHARACTERS) for name, text in tags.items()}
+
+
+def evaluation_metrics(evaluation: Evaluation, time_ms: int) -> list[Metric]:
+    """An evaluation's curve and its final values."""
+    finals = {
+        **evaluation.values(),
+        "train_macs_spent": evaluation.train_macs_spent,
+        "seconds": evaluation.seconds,
+    }
+    last: dict[str, CurvePoint] = {}
+    for point in evaluation.curve:
+        if point.metric not in last or point.step >= last[point.metric].step:
+            last[point.metric] = point
+    points = [Metric(p.metric, float(p.value), time_ms, p.step) for p in evaluation.curve]
+    for name, value in finals.items():
+        if name not in last:
+            points.append(Metric(name, float(value), time_ms, 0))
+        elif last[name].value != value:
+            # The latest value is that of the last step and time: one millisecond later wins
+            # over the curve's own last point (the best checkpoint may not be the last).
+            points.append(Metric(name, float(value), time_ms + 1, last[name].step))
+    return points
+
+
+def write_run(
+    client: MlflowClient,
+    run_id: str,
+    metrics: Sequence[Metric] = (),
+    params: Mapping[str, str] | None = None,
+    tags: Mapping[str, str] | None = None,
+) -> None:
+    """Add to a run in one call, or as few as MLflow's limits allow."""
+    texts = [Param(k, shorten(v, _PARAM_CHARACTERS)) for k, v in (params or {}).items()]
+    marks = [RunTag(k, v) for k, v in as_tags(tags or {}).items()]
+    points = list(metrics)
+    while texts or marks or points:
+        some, others = texts[:_PARAMS_BATCH], marks[:_PARAMS_BATCH]
+        room = _BATCH - len(some) - len(others)
+        client.log_batch(run_id, points[:room], some, others)
+        texts, marks, points = texts[_PARAMS_BATCH:], marks[_PARAMS_BATCH:], points[room:]

@@ -1,0 +1,1 @@
+"""Ray Tune: runs jobs in parallel."""

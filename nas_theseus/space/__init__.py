@@ -1,0 +1,1 @@
+"""What is searched, read from one Python file."""

@@ -1,0 +1,215 @@
+"""What is wrong with a search space, told all at once before any training."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from itertools import pairwise
+
+import torch
+from torch import Tensor, nn
+
+from nas_theseus.blocks.causality import reads_ahead
+from nas_theseus.blocks.family import last_map
+from nas_theseus.guide.chain import example_input
+from nas_theseus.space.search_space import COSTS, MEASURED, SearchSpace
+from nas_theseus.values.architecture import BlockChoice, Boundary, Span
+from nas_theseus.values.settings import parse_constraint
+
+
+def mistakes_in(space: SearchSpace) -> list[str]:
+    """Every mistake that can be seen before any training; empty when there is none."""
+    return [
+        *_declaration_mistakes(space),
+        *_guide_reads_ahead(space),
+        *_block_mistakes(space),
+        *_goal_mistakes(space),
+    ]
+
+
+def _declaration_mistakes(space: SearchSpace) -> Iterator[str]:
+    names = [family.name for family in space.blocks]
+    for name in sorted({name for name in names if names.count(name) > 1}):
+        yield f"blocks: two blocks are called {name!r}; give one a name of its own"
+    if not names:
+        yield "blocks: empty; a space needs at least one block, such as Keep()"
+    if space.max_span < 1:
+        yield f"max_span: must be at least 1, got {space.max_span}"
+    if not space.widths:
+        yield "widths: empty; (1.0,) is the guide's own"
+    parts = set(space.guide.names)
+    known = f"; the guide's parts are {', '.join(space.guide.names)}"
+    for name in space.keep:
+        if name not in parts:
+            yield f"keep: no part is called {name!r}{known}"
+    if space.keep and not any(family.keeps for family in space.blocks):
+        yield "keep: needs Keep() among the blocks"
+    for family in space.blocks:
+        for name in family.parts:
+            if name not in parts:
+                yield f"block {family.name!r}: no part is called {name!r}{known}"
+    if space.guide.boundaries[0] != space.task.inlet:
+        yield (
+            f"guide: takes {space.guide.boundaries[0]}, but task {space.task.name!r} gives "
+            f"{space.task.inlet}; cut the guide with inlet={space.task.inlet.shape}"
+        )
+    learnt = space.learnt_from
+    if (learnt.inlet, learnt.outputs) != (space.task.inlet, space.task.outputs):
+        yield (
+            f"guide_task: {learnt.name!r} maps {learnt.inlet} to {learnt.outputs}, task "
+            f"{space.task.name!r} {space.task.inlet} to {space.task.outputs}; they must agree"
+        )
+    if space.guide.boundaries[-1].shape != space.task.outputs.shape:
+        yield (
+            f"guide: gives {space.guide.boundaries[-1]}, but task {space.task.name!r} needs "
+            f"{space.task.outputs}; give the guide a head for it"
+        )
+
+
+def _predicts_tokens(space: SearchSpace) -> bool:
+    """Whether the task is to tell each next token, so that nothing may read later ones."""
+    return space.task.inlet.kind == "ids" and space.task.outputs.kind == "tokens"
+
+
+def _guide_reads_ahead(space: SearchSpace) -> Iterator[str]:
+    boundaries = space.guide.boundaries
+    vocabulary = space.task.outputs.width
+    if not _predicts_tokens(space) or not _token_wise(boundaries[0], boundaries[-1]):
+        return
+    try:
+        if not reads_ahead(space.guide, boundaries[0], vocabulary):
+            return
+        reading = [
+            name
+            for name, part, (inlet, outlet) in zip(
+                space.guide.names, space.guide.parts, pairwise(boundaries), strict=True
+            )
+            if _token_wise(inlet, outlet) and reads_ahead(part, inlet, vocabulary)
+        ]
+    except Exception as error:  # the user's network may raise anything
+        yield (
+            f"guide: cannot be run on token ids 0 to {vocabulary - 1}: "
+            f"{type(error).__name__}: {error}"
+        )
+        return
+    where = f", in {', '.join(map(repr, reading))}" if reading else ""
+    yield (
+        f"guide: reads later tokens{where}: what it tells of a token changes with those behind "
+        "it, which it is to predict; give its attention a causal mask"
+    )
+
+
+def _block_mistakes(space: SearchSpace) -> Iterator[str]:
+    if space.max_span < 1:
+        return  # told already; no block stands anywhere
+    stuck = max((span.stop for span, _ in space.fitting), default=0)
+    if stuck < len(space.guide):
+        name = space.guide.names[stuck]
+        refusals = "; ".join(
+            space.block_refusal(family, Span(stuck, stuck + 1))
+            or f"block {family.name!r} is not allowed on part {name!r}"
+            for family in space.blocks
+            if not family.keeps
+        )
+        yield f"blocks: none can stand for part {name!r} (add Keep()): {refusals}"
+    used = {name for fits in space.fitting.values() for name in fits}
+    for family in space.blocks:
+        if family.name not in used and set(family.parts) <= set(space.guide.names):
+            reasons = (space.block_refusal(family, span) for span in space.spans())
+            reason = next(filter(None, reasons), "keep or max_span leaves it no span")
+            yield f"block {family.name!r} can stand for no span; first reason: {reason}"
+    tested: set[tuple[object, ...]] = set()
+    wrong: dict[str, list[str]] = {}
+    for span, share in space.fitting:
+        inlet = space.boundary(span.start, share)
+        for choice in space.choices(span, share):
+            outlet = space.boundary(span.stop, choice.width_share)
+            family = space.families[choice.block]
+            where = span if family.of_part else None
+            case = (where, choice.block, choice.hyperparameters, inlet, outlet)
+            if family.keeps or case in tested:
+                continue
+            tested.add(case)
+            mistake = _build_mistake(space, choice, share)
+            if mistake:
+                found = f"block {choice} for parts {span}: {mistake}"
+                wrong.setdefault(choice.block, []).append(found)
+    # One slip in a custom block shows in all its choices.
+    for first, *others in wrong.values():
+        yield f"{first} (and {len(others)} more of its choices)" if others else first
+
+
+def _build_mistake(space: SearchSpace, choice: BlockChoice, inlet_share: float) -> str | None:
+    inlet = space.boundary(choice.span.start, inlet_share)
+    outlet = space.boundary(choice.span.stop, choice.width_share)
+    try:
+        with torch.random.fork_rng(devices=[]):
+            module = space.build(choice, inlet_share).eval()
+        inputs = example_input(module, inlet, batch=2)
+        with torch.no_grad():
+            found = module(inputs)
+            behind_last = _follows_last(module, inputs, found)
+        fits = isinstance(found, Tensor) and tuple(found.shape[1:]) == outlet.shape
+        ahead = (
+            fits
+            and _predicts_tokens(space)
+            and _token_wise(inlet, outlet)
+            and reads_ahead(module, inlet, space.task.outputs.width)
+        )
+    except Exception as error:  # a custom block may raise anything; all of it is the user's
+        return f"cannot be built and run: {type(error).__name__}: {error}"
+    if not fits:
+        shape = tuple(found.shape[1:]) if isinstance(found, Tensor) else type(found)
+        return f"gives {shape}, its outlet is {outlet}"
+    if behind_last:
+        return (
+            "something follows its layer `last`, so a stitch cannot be folded into it; make "
+            "`last` the end (a skip may be added to it), or give it another name"
+        )
+    if ahead:
+        return (
+            "reads later tokens: its output at a token changes with those behind it, which the "
+            "network is to predict; use causal=True, or a block that is causal by nature"
+        )
+    return None
+
+
+def _goal_mistakes(space: SearchSpace) -> Iterator[str]:
+    known = {space.metric, *COSTS, *MEASURED}
+    names = [goal.name for goal in space.goals]
+    for name in names:
+        if name not in known:
+            yield f"objectives: unknown {name!r}; known: {', '.join(sorted(known))}"
+    if len(set(names)) != len(names):
+        yield "objectives: one is named twice"
+    if not set(names) - {*COSTS, *MEASURED}:
+        yield f"objectives: one of them must be a quality, such as {space.metric!r}"
+    for text in space.constraints:
+        try:
+            limit = parse_constraint(text)
+        except ValueError as error:
+            yield f"constraints: {error}"
+            continue
+        if limit.name not in known:
+            yield (
+                f"constraints: unknown {limit.name!r} in {text!r}; known: "
+                f"{', '.join(sorted(known))}"
+            )
+
+
+def _token_wise(inlet: Boundary, outlet: Boundary) -> bool:
+    """Whether both sides are tokens, as many on each: only then is one side's later the other's."""
+    kinds = inlet.kind in ("ids", "tokens") and outlet.kind == "tokens"
+    return kinds and inlet.shape[0] == outlet.shape[0]
+
+
+def _follows_last(module: nn.Module, inputs: Tensor, found: Tensor) -> bool:
+    """Whether a block's output is not that of `last` plus what does not depend on it."""
+    last = last_map(module)
+    if last is None or not isinstance(found, Tensor):
+        return False
+    hook = last.register_forward_hook(lambda _module, _inputs, output: output + 1)
+    try:
+        shift = module(inputs) - found
+    finally:
+        hook.remove()
+    return not torch.allclose(shift, torch.ones_like(shift), atol=1e-3)

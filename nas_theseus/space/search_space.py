@@ -1,0 +1,387 @@
+"""What is searched: guide, task, blocks, objectives, constraints; read from one Python file."""
+
+from __future__ import annotations
+
+import copy
+import hashlib
+import inspect
+import math
+import re
+import sys
+import types
+from collections.abc import Collection, Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
+from functools import cached_property
+from numbers import Real
+from pathlib import Path
+
+import torch
+from pydantic import ValidationError
+from torch import Tensor, nn
+
+from nas_theseus.blocks import BlockFamily
+from nas_theseus.errors import PairingError, SpaceError, TheseusError
+from nas_theseus.guide.chain import Guide, example_input
+from nas_theseus.tasks import Task
+from nas_theseus.values.architecture import Architecture, BlockChoice, Boundary, Span
+from nas_theseus.values.goals import Constraint, Direction, Objective
+from nas_theseus.values.settings import Recipe, mistakes_of, parse_constraint
+
+# Counted before anything runs, and additive over blocks.
+COSTS = ("macs", "params")
+# Measured on the finished network where a space asks for them.
+MEASURED = ("latency_ms", "peak_memory_bytes")
+
+
+def maximize(name: str, reference: float | None = None) -> Objective:
+    """An objective that grows, such as ``maximize("val_accuracy")``."""
+    return Objective(name, "maximize", log=False, reference=reference)
+
+
+def minimize(name: str, log: bool | None = None, reference: float | None = None) -> Objective:
+    """An objective that shrinks, such as ``minimize("macs")``; costs are on a log scale."""
+    costs = (*COSTS, *MEASURED)
+    return Objective(name, "minimize", name in costs if log is None else log, reference)
+
+
+@dataclass(frozen=True, eq=False)
+class SearchSpace:
+    """All architectures that one search may propose, and how they are judged.
+
+    Attributes:
+        guide: the network that candidates are converted from, cut into parts.
+        task: data, loss and metric.
+        blocks: what may stand for a span of guide parts, preferred first.
+        max_span: how many guide parts one block may stand for.
+        widths: free boundary widths, as shares of the guide's: what a block's outlet may have
+            where no kept part follows. The default is the guide's own.
+        guide_training: recipe that trains the guide once before the search (its task-training
+            settings are used); None takes the guide with the weights that it has.
+        guide_task: what the guide is trained on, such as more data than candidates are given;
+            None for `task`.
+        recipe: how every candidate is converted and trained.
+        objectives: default: the task's validation metric, and MACs down. Also `params`, and what
+            is measured on each finished network where trials run: `latency_ms` (median of one
+            input's forward, on the trial's threads) and `peak_memory_bytes`.
+        constraints: hard limits, such as ``"macs <= 2e6"``.
+        keep: guide parts that are always kept.
+    """
+
+    guide: Guide
+    task: Task
+    blocks: Sequence[BlockFamily]
+    max_span: int = 1
+    widths: Sequence[float] = (1.0,)
+    guide_training: Recipe | None = None
+    guide_task: Task | None = None
+    recipe: Recipe = field(default_factory=Recipe)
+    objectives: Sequence[Objective] = ()
+    constraints: Sequence[str] = ()
+    keep: Sequence[str] = ()
+
+    def __post_init__(self) -> None:
+        """Refuse what is of another kind; `mistakes` has what can be wrong beyond that.
+
+        Raises:
+            SpaceError: every such setting, together.
+        """
+        if mistakes := [*_wrong_values(self), *_wrong_sequences(self)]:
+            raise SpaceError("SearchSpace", mistakes)
+
+    @property
+    def learnt_from(self) -> Task:
+        """What the guide is trained on."""
+        return self.guide_task or self.task
+
+    @property
+    def metric(self) -> str:
+        """The validation metric that the task names."""
+        return f"val_{self.task.metric}"
+
+    @cached_property
+    def goals(self) -> tuple[Objective, ...]:
+        """The objectives, with the defaults filled in."""
+        direction: Direction = self.task.direction
+        return tuple(self.objectives) or (Objective(self.metric, direction), minimize("macs"))
+
+    @cached_property
+    def limits(self) -> tuple[Constraint, ...]:
+        """The constraints, parsed."""
+        return tuple(parse_constraint(text) for text in self.constraints)
+
+    @cached_property
+    def measured(self) -> tuple[str, ...]:
+        """The measured costs that objectives or constraints name."""
+        named = {goal.name for goal in self.goals} | {limit.name for limit in self.limits}
+        return tuple(name for name in MEASURED if name in named)
+
+    @cached_property
+    def families(self) -> dict[str, BlockFamily]:
+        return {family.name: family for family in self.blocks}
+
+    def spans(self) -> Iterator[Span]:
+        """Every span a block could stand for, by start, shortest first."""
+        for start in range(len(self.guide)):
+            for stop in range(start + 1, min(start + self.max_span, len(self.guide)) + 1):
+                yield Span(start, stop)
+
+    def boundary(self, index: int, share: float = 1.0) -> Boundary:
+        """The guide's boundary `index` (0 is the input), its width times `share`."""
+        return self.guide.boundaries[index].scaled(share)
+
+    def boundaries(self, architecture: Architecture) -> tuple[Boundary, ...]:
+        """What passes between an architecture's blocks: its input, then every block's outlet."""
+        outlets = (self.boundary(c.span.stop, c.width_share) for c in architecture.choices)
+        return (self.guide.boundaries[0], *outlets)
+
+    def shares(self, index: int) -> tuple[float, ...]:
+        """Width shares that a block's outlet may have at boundary `index`.
+
+        The guide's own where a part follows that is always kept, and at the end; also where one
+        may be kept or transformed.
+        """
+        if index in (0, len(self.guide)) or self.guide.names[index] in self.keep:
+            return (1.0,)
+        name = self.guide.names[index]
+        kept = any(f.of_part and (not f.parts or name in f.parts) for f in self.blocks)
+        shares = (*self.widths, 1.0) if kept else self.widths
+        # Shares that round to the same width are one.
+        widths = [self.boundary(index, share).width for share in shares]
+        return tuple(share for i, share in enumerate(shares) if widths[i] not in widths[:i])
+
+    @cached_property
+    def fitting(self) -> dict[tuple[Span, float], dict[str, tuple[float, ...]]]:
+        """Which blocks can stand for a span behind an inlet of a width share.
+
+        For each span and each share that can be reached: names of the blocks, in declared order,
+        and the width shares that each one's outlet may have. Spans that no block can stand for
+        are left out.
+        """
+        found: dict[tuple[Span, float], dict[str, tuple[float, ...]]] = {}
+        reached = {0: {1.0: None}}
+        for span in self.spans():
+            for share in reached.get(span.start, {}):
+                fits = {
+                    family.name: outlets
+                    for family in self.blocks
+                    if (outlets := self._outlet_shares(family, span, share))
+                }
+                if fits:
+                    found[span, share] = fits
+                for outlets in fits.values():
+                    reached.setdefault(span.stop, {}).update(dict.fromkeys(outlets))
+        return found
+
+    def _outlet_shares(self, family: BlockFamily, span: Span, share: float) -> tuple[float, ...]:
+        names = self.guide.names[span.start : span.stop]
+        allowed = not family.parts or set(names) <= set(family.parts)
+        if not allowed or (set(names) & set(self.keep) and not family.keeps):
+            return ()
+        outlets = (1.0,) if family.of_part else self.shares(span.stop)
+        return tuple(o for o in outlets if self.block_refusal(family, span, share, o) is None)
+
+    def block_refusal(
+        self, family: BlockFamily, span: Span, inlet_share: float = 1.0, outlet_share: float = 1.0
+    ) -> str | None:
+        """Why a block cannot stand for a span between two widths; None when it can."""
+        if not family.of_part:
+            inlet = self.boundary(span.start, inlet_share)
+            return family.refusal(inlet, self.boundary(span.stop, outlet_share))
+        if len(span) > 1 or (inlet_share, outlet_share) != (1.0, 1.0):
+            return (
+                f"block {family.name!r} is made of a guide's part: it stands for one part, between "
+                "the guide's own widths"
+            )
+        if family.keeps:
+            return None
+        try:
+            with torch.random.fork_rng(devices=[]):
+                # Not every part has every form: one may have nothing that can be widened.
+                for variant in family.variants():
+                    self.build(BlockChoice(span, family.name, variant))
+        except PairingError as error:
+            return f"part {self.guide.names[span.start]!r}: {error}"
+        return None
+
+    def build(
+        self,
+        choice: BlockChoice,
+        inlet_share: float = 1.0,
+        *,
+        part: nn.Module | None = None,
+        features: Tensor | None = None,
+    ) -> nn.Module:
+        """A new block for one choice, from torch's global generator.
+
+        Args:
+            part: copy of the guide's part that a block may be made of; made here by default.
+            features: what the guide feeds that part, which says what of it matters; without, only
+                shapes and parameters that no activation decides are as they will be.
+
+        Raises:
+            PairingError: the block cannot stand for its span, or keeps the guide's part.
+        """
+        family = self.families[choice.block]
+        inlet = self.boundary(choice.span.start, inlet_share)
+        if family.keeps or not family.of_part:
+            outlet = self.boundary(choice.span.stop, choice.width_share)
+            return family.build(inlet, outlet, choice.kwargs)
+        if part is None:
+            part = copy.deepcopy(self.guide.parts[choice.span.start]).to("cpu")
+        features = example_input(part, inlet, batch=2) if features is None else features.cpu()
+        return family.transform(part, features, choice.kwargs)
+
+    def choices(self, span: Span, inlet_share: float = 1.0) -> Iterator[BlockChoice]:
+        """Every block, hyperparameter combination and outlet width for one span."""
+        for name, shares in self.fitting.get((span, inlet_share), {}).items():
+            for share in shares:
+                for variant in self.families[name].variants():
+                    yield BlockChoice(span, name, variant, share)
+
+    def count(self) -> int:
+        """How many different architectures the space holds, before constraints."""
+        ways = {(0, 1.0): 1}
+        for (span, share), fits in self.fitting.items():
+            here = ways.get((span.start, share), 0)
+            for name, outlets in fits.items():
+                variants = sum(1 for _ in self.families[name].variants())
+                for outlet in outlets:
+                    state = (span.stop, outlet)
+                    ways[state] = ways.get(state, 0) + here * variants
+        return ways.get((len(self.guide), 1.0), 0)
+
+    def guide_architecture(self) -> Architecture | None:
+        """Every part kept: the guide itself; None when it is not of this space."""
+        keep = next((family.name for family in self.blocks if family.keeps), None)
+        if keep is None:
+            return None
+        guide = Architecture(
+            tuple(BlockChoice(Span(i, i + 1), keep) for i in range(len(self.guide)))
+        )
+        return guide if self.refusal(guide) is None else None
+
+    def refusal(self, architecture: Architecture) -> str | None:
+        """Why an architecture is not of this space; None when it is."""
+        if architecture.stop != len(self.guide):
+            return f"covers {architecture.stop} parts, the guide has {len(self.guide)}"
+        share = 1.0
+        for choice in architecture.choices:
+            if choice not in set(self.choices(choice.span, share)):
+                behind = "" if share == 1 else f" behind an inlet of {share:g} the guide's width"
+                return f"block {choice} cannot stand for parts {choice.span}{behind} in this space"
+            share = choice.width_share
+        return None
+
+
+def _wrong_values(space: SearchSpace) -> Iterator[str]:
+    kinds: dict[str, tuple[type | types.UnionType, str]] = {
+        "guide": (Guide, "cut(model, at=[…], inlet=…) or Guide([(name, module), …], inlet)"),
+        "max_span": (int, "a whole number, such as 2"),
+        "guide_training": (Recipe | None, "Recipe(…) or None"),
+        "recipe": (Recipe, "Recipe(…)"),
+    }
+    for name, (kind, wanted) in kinds.items():
+        if not isinstance(value := getattr(space, name), kind):
+            yield f"{name}: must be {wanted}, not {_shown(value)}"
+    for name in ("task", "guide_task"):
+        value = getattr(space, name)
+        # Looked up without being read: a property may load data.
+        if value is not None and inspect.getattr_static(value, "inlet", None) is None:
+            wanted = "a task, such as digits() of nas_theseus.tasks"
+            yield f"{name}: must be {wanted}, not {_shown(value)}"
+
+
+def _wrong_sequences(space: SearchSpace) -> Iterator[str]:
+    kinds: dict[str, tuple[type, str]] = {
+        "blocks": (BlockFamily, "Keep() or block(MyBlock)"),
+        "widths": (Real, "0.5"),
+        "objectives": (Objective, "minimize('macs') or maximize('val_accuracy')"),
+        "constraints": (str, "'macs <= 2e6'"),
+        "keep": (str, "'head'"),
+    }
+    for name, (kind, example) in kinds.items():
+        values = getattr(space, name)
+        if isinstance(values, str) or not isinstance(values, Collection):
+            yield f"{name}: must be a list, its members such as {example}, not {_shown(values)}"
+            continue
+        for value in values:
+            if not isinstance(value, kind):
+                yield f"{name}: members are such as {example}, not {_shown(value)}"
+            elif isinstance(value, Real) and not 0 < float(value) < math.inf:
+                yield f"{name}: shares of the guide's widths, above 0 and finite, not {value}"
+
+
+def _shown(value: object) -> str:
+    if isinstance(value, type | types.FunctionType):
+        return f"{value.__name__} itself, which is not called"
+    return f"{repr(value).splitlines()[0]:.60} ({type(value).__name__})"
+
+
+def load_space(source: str | Path, text: str | None = None) -> SearchSpace:
+    """Run a search-space file and call its ``space()``. The file's code is run: read it first.
+
+    Args:
+        source: path of the file; its folder is importable while it runs.
+        text: its content, when it was read before (a kept copy); otherwise the file is read.
+
+    Raises:
+        SpaceError: no file, no ``space()``, an error in it, or not a `SearchSpace`.
+    """
+    path = Path(source)
+    if text is None:
+        if not path.is_file():
+            raise SpaceError(
+                str(path), ["no such file; give a Python file with a function space()"]
+            )
+        text = path.read_text(encoding="utf-8")
+    # Named by content, so that classes of two versions of a file never mix in one process.
+    name = f"theseus_space_{hashlib.sha256(text.encode()).hexdigest()[:12]}"
+    module = types.ModuleType(name)
+    module.__file__ = str(path)
+    # What runs; the file itself may be changed, or be on another machine, when it is asked for.
+    module.__dict__["__source__"] = text
+    folder = str(path.resolve().parent)
+    sys.path.insert(0, folder)
+    sys.modules[name] = module
+    try:
+        exec(compile(text, str(path), "exec"), module.__dict__)  # the user's file, run knowingly
+        if not callable(getattr(module, "space", None)):
+            raise SpaceError(str(path), ["has no function space() that returns a SearchSpace"])
+        with torch.random.fork_rng(devices=[]):
+            # An untrained guide must have the same weights in every process.
+            torch.manual_seed(0)
+            found = module.space()
+    except SpaceError as error:
+        raise SpaceError(str(path), error.mistakes) from error
+    except TheseusError as error:
+        raise SpaceError(str(path), [str(error)]) from error
+    except ValidationError as error:  # a Recipe with settings that cannot be
+        where = _where(error, str(path))
+        raise SpaceError(str(path), [f"{where}{said}" for said in mistakes_of(error)]) from error
+    except Exception as error:  # whatever the user's code raises is told as theirs, with the line
+        said = f"{type(error).__name__}: {error}{_keywords(error, vars(module))}"
+        raise SpaceError(str(path), [_where(error, str(path)) + said]) from error
+    finally:
+        sys.path.remove(folder)
+    if not isinstance(found, SearchSpace):
+        raise SpaceError(
+            str(path), [f"space() must return a SearchSpace, not {type(found).__name__}"]
+        )
+    return found
+
+
+def _where(error: Exception, path: str) -> str:
+    line = getattr(error, "lineno", None)
+    trace = error.__traceback__
+    while trace is not None:
+        if trace.tb_frame.f_code.co_filename == path:
+            line = trace.tb_lineno
+        trace = trace.tb_next
+    return "" if line is None else f"line {line}: "
+
+
+def _keywords(error: Exception, names: Mapping[str, object]) -> str:
+    """What a call takes that was given a keyword it does not know, when the file names it."""
+    call = re.match(r"(\w+)(\.__init__)?\(\) got an unexpected keyword argument", str(error))
+    called = names.get(call[1]) if call else None
+    return f"; known: {', '.join(inspect.signature(called).parameters)}" if callable(called) else ""

@@ -1,0 +1,273 @@
+"""Deeper networks and larger kernels that compute what the network computed before."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from nas_theseus.errors import TransformError
+from nas_theseus.guide.tracing import evaluating
+from nas_theseus.transforms import layers
+from nas_theseus.transforms.channels import uniform
+from nas_theseus.transforms.closing_activation import activation_before, is_activation, refuse_range
+from nas_theseus.transforms.lineage import Lineage
+from nas_theseus.transforms.methods import deepening
+from nas_theseus.transforms.sites import removing
+from nas_theseus.transforms.students import example, make_student, replace
+from nas_theseus.transforms.zero import zero_initialise
+from nas_theseus.values.architecture import Boundary
+
+
+class Residual(nn.Module):
+    """x ↦ σ(x + F(x)), with σ only where the network has one behind its additions."""
+
+    def __init__(self, block: nn.Module, activation: nn.Module | None = None) -> None:
+        super().__init__()
+        self.block, self.activation = block, activation
+
+    def forward(self, x: Tensor) -> Tensor:
+        out: Tensor = x + self.block(x)
+        return out if self.activation is None else self.activation(out)
+
+
+class Behind(nn.Sequential):
+    """A submodule with new layers behind it, called with all that the submodule is called with."""
+
+    def __init__(self, before: nn.Module, new: nn.Module) -> None:
+        super().__init__(before, new)
+
+    def forward(self, *args: Any, **kwargs: Any) -> Any:
+        before, new = self
+        return new(before(*args, **kwargs))
+
+
+def deepen(
+    model: nn.Module,
+    after: str,
+    block: nn.Module | None = None,
+    method: str = "r2deeper",
+    *,
+    inlet: Boundary | Sequence[int],
+    activation: nn.Module | None = None,
+    sample: Tensor | None = None,
+    scale: float | None = None,
+    noise: float = 0.0,
+    seed: int = 0,
+    in_place: bool = False,
+    lineage: Lineage | None = None,
+) -> nn.Module:
+    """Put new layers behind a submodule, which becomes `Behind`, a sequence of it and the new.
+
+    - ``r2deeper``: x ↦ x + F(x), F ≡ 0 by two layers that cancel (R2R, section 4.4, eqs. 24–27).
+    - ``zero``: x ↦ x + F(x) with a last layer of zeros (*ours*, as a comparison).
+    - ``net2deeper``: an identity layer and an idempotent σ (Chen et al. 2015; R2R, section 5.1). A
+      batch norm in it takes statistics and affine parameters from `sample`: exact in eval mode, and
+      in train mode as far as a batch has the sample's statistics.
+    - ``random-pad``: x ↦ x + F(x) with F as drawn: the control that preserves nothing.
+
+    Args:
+        model: any module; for activations and ``net2deeper`` one that torch.fx traces.
+        after: the submodule behind which the layers come.
+        block: F, from any tensor to one of equal shape; the identity layer for ``net2deeper``, an
+            ``nn.Sequential`` of layers, batch norms and idempotent activations. Without: two 3×3
+            convolutions around batch norm and ReLU on maps, layer norm and a two-layer MLP on
+            tokens, two linear layers on vectors; one layer and the activation before it for
+            ``net2deeper``. A given block is not copied.
+        method: see above.
+        inlet: shape of one input of the model without the batch, or a task's inlet.
+        activation: σ behind the addition, as in post-activation networks: idempotent, and exact
+            where x is in its range, so behind another σ (*ours*).
+        sample: inputs of the model for the statistics of a batch norm in an identity layer.
+        scale: weights of the block are drawn anew, uniform with `scale` times the standard
+            deviation of the last kernel before it (section 6); None is 1 without `block`, and
+            leaves a given block's weights as they are.
+        noise: as for `widen`, on the new layers' weights.
+        seed: of the draws.
+        in_place: change `model` itself instead of a copy.
+        lineage: as for `widen`; parameters of `after` get new names.
+
+    Raises:
+        TransformError: before the model is touched: no such submodule or method, or it gives no
+            single tensor, or runs more than once; a block that changes the shape or cannot be zero
+            (`zero_initialise`); an activation that is not idempotent or may be fed values that it
+            changes; an identity layer that is grouped, strided or of even kernel.
+    """
+    chosen = deepening(method)
+    inputs = example(model, inlet)
+    features, deviation = _features(model, after, inputs)
+    generator = torch.Generator().manual_seed(seed)
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(seed)
+        new = block or _default_block(model, after, features, inputs, method)
+    new = new.to(device=features.device, dtype=features.dtype if block is None else None)
+    new.train(model.get_submodule(after).training)
+    _refuse_shape(new, features)
+    if activation is not None:
+        refuse_range(model, after, inputs, [activation])
+    if (scale is not None or block is None) and method != "net2deeper":
+        _draw(new, (1.0 if scale is None else scale) * deviation, generator)
+    if method == "net2deeper":
+        refuse_range(model, after, inputs, [m for m in new.modules() if is_activation(m)])
+        make_identity(new, None if sample is None else _features(model, after, sample)[0])
+    elif method != "random-pad":
+        zero_initialise(new, features, cancel=method == "r2deeper")
+    if noise:
+        _add_noise(new, noise * deviation, generator)
+    behind = new if method == "net2deeper" else Residual(new, activation)
+
+    def change(network: nn.Module) -> None:
+        replace(network, after, Behind(network.get_submodule(after), behind))
+
+    preserved = chosen.preserved_eval == "exactly" and not noise
+    what = f"deepening behind {after!r} by {method}"
+    student = make_student(model, change, inputs, what, preserved=preserved, in_place=in_place)
+    if lineage is not None:
+        lineage.moved(after, f"{after}.0")
+    return student
+
+
+def make_identity(layers_: nn.Module, features: Tensor | None) -> None:
+    """Let a sequence of layers give what it is fed, in place.
+
+    A batch norm, fed with mean μ and variance ν, gets the statistics μ and ν and the affine
+    parameters √(ν + ε) and μ, which invert it.
+
+    Args:
+        layers_: linear layers and convolutions of odd kernel, batch norms, idempotent activations.
+        features: what they are fed; None where there is no batch norm.
+
+    Raises:
+        TransformError: another kind of layer, or a batch norm without `features`.
+    """
+    steps = list(layers_) if isinstance(layers_, nn.Sequential) else [layers_]
+    for step in steps:
+        found = layers.linear_map(step)
+        if found is not None:
+            _refuse_no_identity(step)
+        elif layers.is_batch_norm(step) and features is None:
+            raise TransformError(
+                "a batch norm in an identity layer inverts the statistics of what it is fed: give "
+                "`sample`, inputs of the model"
+            )
+        elif not (layers.is_batch_norm(step) or is_activation(step)):
+            raise TransformError(
+                f"an identity layer is made of convolutions, linear layers, batch norms and "
+                f"activations, not {type(step).__name__}"
+            )
+    with torch.no_grad():
+        for step in steps:
+            if layers.linear_map(step) is not None:
+                weight, bias = step.get_parameter("weight"), step._parameters.get("bias")
+                nn.init.eye_(weight) if weight.ndim == 2 else nn.init.dirac_(weight)
+                if bias is not None:
+                    bias.zero_()
+            elif layers.is_batch_norm(step) and features is not None:
+                rows = features.movedim(1, 0).flatten(1)
+                mean, variance = rows.mean(1), rows.var(1, correction=0)
+                step.get_buffer("running_mean").copy_(mean)
+                step.get_buffer("running_var").copy_(variance)
+                step.get_parameter("weight").copy_((variance + step.eps).sqrt())  # type: ignore[operator]
+                step.get_parameter("bias").copy_(mean)
+
+
+def _features(model: nn.Module, after: str, inputs: Tensor) -> tuple[Tensor, float]:
+    """What a submodule gives, and the standard deviation of the last kernel up to there."""
+    modules = dict(model.named_modules())
+    if after not in modules or not after:
+        raise TransformError(
+            f"{type(model).__name__} has no submodule {after!r}; it has "
+            + ", ".join([name for name in modules if name][:40])
+        )
+    given: list[object] = []
+    deviations: list[float] = []
+
+    def remember(module: nn.Module) -> None:
+        if not given:
+            weight = module.get_parameter("weight").detach().double()
+            deviations.append(float(weight.std(correction=0)))
+
+    hooks = [
+        module.register_forward_pre_hook(lambda module, _: remember(module))
+        for module in modules.values()
+        if layers.linear_map(module) is not None
+    ]
+    hooks.append(modules[after].register_forward_hook(lambda *call: given.append(call[2])))
+    with removing(hooks), evaluating(model):
+        model(inputs)
+    if len(given) != 1 or not isinstance(given[0], Tensor) or given[0].ndim < 2:
+        raise TransformError(
+            f"{after!r} must run once and give one tensor for layers to come behind it; it runs "
+            f"{len(given)} times" + (f" and gives {type(given[0]).__name__}" if given else "")
+        )
+    # Behind an embedding or nothing at all, torch's own draws stand in for a kernel's.
+    return given[0], deviations[-1] if deviations else float(given[0].shape[1]) ** -0.5
+
+
+def _default_block(
+    model: nn.Module, after: str, features: Tensor, inputs: Tensor, method: str
+) -> nn.Module:
+    width = features.shape[1] if features.ndim == 4 else features.shape[-1]
+    if method == "net2deeper":
+        layer: nn.Module = nn.Linear(width, width)
+        if features.ndim == 4:
+            layer = nn.Conv2d(width, width, 3, padding=1)
+        return nn.Sequential(layer, *activation_before(model, after, inputs))
+    hidden = width + width % 2
+    if features.ndim == 4:
+        return nn.Sequential(
+            nn.Conv2d(width, hidden, 3, padding=1, bias=False),
+            nn.BatchNorm2d(hidden),
+            nn.ReLU(),
+            nn.Conv2d(hidden, width, 3, padding=1),
+        )
+    if features.ndim == 3:
+        return nn.Sequential(
+            nn.LayerNorm(width), nn.Linear(width, 2 * width), nn.GELU(), nn.Linear(2 * width, width)
+        )
+    return nn.Sequential(nn.Linear(width, hidden), nn.ReLU(), nn.Linear(hidden, width))
+
+
+def _draw(block: nn.Module, deviation: float, generator: torch.Generator) -> None:
+    with torch.no_grad():
+        for module in block.modules():
+            if layers.linear_map(module) is not None:
+                weight = module.get_parameter("weight")
+                weight.copy_(uniform(weight.shape, deviation, generator))
+
+
+def _add_noise(block: nn.Module, deviation: float, generator: torch.Generator) -> None:
+    with torch.no_grad():
+        for module in block.modules():
+            if layers.linear_map(module) is not None:
+                weight = module.get_parameter("weight")
+                weight.add_(uniform(weight.shape, deviation, generator).to(weight))
+
+
+def _refuse_shape(block: nn.Module, features: Tensor) -> None:
+    try:
+        with evaluating(block):
+            given = block(features)
+    except Exception as error:  # the user's block may raise anything
+        raise TransformError(
+            f"the block cannot be fed what is before it, shape {tuple(features.shape)}: "
+            f"{type(error).__name__}: {str(error).strip().partition(chr(10))[0]}"
+        ) from error
+    if not isinstance(given, Tensor) or given.shape != features.shape:
+        shape = tuple(given.shape) if isinstance(given, Tensor) else type(given).__name__
+        raise TransformError(
+            f"the block must keep the shape {tuple(features.shape)} to be put in, it gives {shape}"
+        )
+
+
+def _refuse_no_identity(layer: nn.Module) -> None:
+    """Only a layer as wide behind as before, with a middle place in its kernel, is an identity."""
+    kernel = getattr(layer, "kernel_size", (1,))
+    weight = layer.get_parameter("weight")
+    transposed = "Transpose" in type(layer).__name__
+    if weight.shape[0] != weight.shape[1] or any(k % 2 == 0 for k in kernel) or transposed:
+        raise TransformError(
+            f"{layer} cannot be an identity: it needs one group, equal widths and odd kernels"
+        )

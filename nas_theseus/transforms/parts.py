@@ -1,0 +1,195 @@
+"""Blocks for search spaces: wider, deeper and narrower forms of a guide's own part.
+
+    blocks=[Keep(), Wider(width=choice(2, 1.5)), Deeper(layers=choice(1, 2)), Narrower(width=0.5)]
+
+A form has the part's boundaries; what is hidden between them grows or shrinks. Wider and deeper
+forms compute what the part computes, so they are never aligned; a narrower one starts from the
+channels that matter most, and is then aligned as other blocks are.
+"""
+
+from __future__ import annotations
+
+import copy
+from collections.abc import Sequence
+from dataclasses import replace
+
+import torch
+from torch import Tensor, nn
+
+from nas_theseus.blocks.family import BlockFamily, Choice, block
+from nas_theseus.errors import TransformError
+from nas_theseus.transforms.closing_activation import closing_activation
+from nas_theseus.transforms.deepening import deepen
+from nas_theseus.transforms.larger_kernel import enlarge_kernel
+from nas_theseus.transforms.layers import linear_map
+from nas_theseus.transforms.lineage import Lineage
+from nas_theseus.transforms.self_attention import is_attention
+from nas_theseus.transforms.students import example
+from nas_theseus.transforms.volume import Role, Volume
+from nas_theseus.transforms.widening import find_volume, narrow, widen
+from nas_theseus.values.architecture import Boundary, Hyperparameter
+
+
+def Wider(width: Hyperparameter | Choice = 2.0, kernel: Hyperparameter | Choice = 0) -> BlockFamily:
+    """The guide's part with `width` times the hidden channels, and kernels larger by `kernel`."""
+    return replace(block(grown, "wider", width=width, kernel=kernel), of_part=True, preserves=True)
+
+
+def Deeper(
+    layers: Hyperparameter | Choice = 1,
+    width: Hyperparameter | Choice = 1.0,
+    kernel: Hyperparameter | Choice = 0,
+) -> BlockFamily:
+    """The guide's part, wider or not, with so many residual blocks behind it."""
+    return replace(
+        block(grown, "deeper", layers=layers, width=width, kernel=kernel),
+        of_part=True,
+        preserves=True,
+    )
+
+
+def Narrower(width: Hyperparameter | Choice = 0.5) -> BlockFamily:
+    """The guide's part with `width` times the hidden channels, those that matter most."""
+    return replace(block(shrunk, "narrower", width=width), of_part=True)
+
+
+def grown(
+    part: nn.Module,
+    features: Tensor,
+    *,
+    width: float = 1.0,
+    layers: int = 0,
+    kernel: int = 0,
+) -> nn.Module:
+    """A larger form of a part that computes the same; `part` is used up.
+
+    Every volume that stays within the part is widened by `r2wider`, attention by heads; the number
+    of new channels is rounded to what pairs and groups allow, one pair at least. Residual blocks
+    behind the part begin as zero (`deepen`), with the part's last activation behind the addition
+    where that is exact. Draws come from torch's global generator.
+
+    Args:
+        features: what the part is fed, shape (N, *inlet).
+        width: of hidden volumes, as a multiple of the part's; at least 1.
+        layers: residual blocks behind the part.
+        kernel: by how much convolutions' kernels grow, but 1×1 ones; even.
+
+    Raises:
+        TransformError: nothing would grow, a share below 1, or nothing in the part can be widened
+            or have a larger kernel.
+    """
+    if width < 1 or layers < 0 or (width == 1 and not layers and not kernel):
+        raise TransformError(
+            f"width={width}, layers={layers}, kernel={kernel} does not grow it: give a width above "
+            "1, layers, or a larger kernel; a narrower form is Narrower"
+        )
+    inlet = Boundary(tuple(features.shape[1:]), integer=not features.is_floating_point())
+    model = nn.Sequential(part)
+    if width > 1:
+        widen_all(model, inlet, width, seed=_seed(), in_place=True)
+    if kernel:
+        convolutions = _spatial_convolutions(model)
+        if not convolutions:
+            raise TransformError("it has no convolution with a kernel larger than 1")
+        for name, conv in convolutions.items():
+            sizes = [size + kernel if size > 1 else size for size in conv.kernel_size]
+            enlarge_kernel(model, name, sizes, inlet=inlet, in_place=True)
+    for _ in range(layers):
+        activation = closing_activation(model, "0", features[:2])
+        deepen(model, "0", activation=activation, inlet=inlet, seed=_seed(), in_place=True)
+    return model
+
+
+def widen_all(
+    model: nn.Module,
+    inlet: Boundary | Sequence[int],
+    width: float,
+    method: str = "r2wider",
+    *,
+    scale: float = 1.0,
+    noise: float = 0.0,
+    seed: int = 0,
+    in_place: bool = False,
+    lineage: Lineage | None = None,
+) -> nn.Module:
+    """Widen every hidden volume of a network, one after the other; its input and output stay.
+
+    Args:
+        model, inlet, method, scale, noise, in_place, lineage: as for `widen`.
+        width: of each volume, as a multiple above 1; new channels are rounded to pairs of what
+            groups can share out, one pair at least, whatever the method.
+        seed: of the first volume's draws; counts on.
+
+    Raises:
+        TransformError: as `widen`, or there is no hidden volume.
+    """
+    student = model if in_place else copy.deepcopy(model)
+    for number, volume in enumerate(_hidden_volumes(student, example(model, inlet))):
+        pair = 2 * volume.groups
+        channels = volume.width + pair * max(1, round(volume.width * (width - 1) / pair))
+        widen(
+            student, volume.layer, channels, method, inlet=inlet, scale=scale, noise=noise,
+            seed=seed + number, in_place=True, lineage=lineage,
+        )  # fmt: skip
+    return student
+
+
+def shrunk(part: nn.Module, features: Tensor, *, width: float) -> nn.Module:
+    """A narrower form of a part, from its most important channels; `part` is used up.
+
+    Args:
+        features: what the part is fed, shape (N, *inlet): a sample, for the importance of channels.
+        width: of hidden volumes, as a share of the part's; each keeps one channel a group at least.
+
+    Raises:
+        TransformError: a share of 1 or more, or nothing in the part can be narrowed.
+    """
+    if not 0 < width < 1:
+        raise TransformError(f"width={width} does not shrink it: give a share between 0 and 1")
+    model = nn.Sequential(part)
+    changed = False
+    for volume in _hidden_volumes(model, features[:2]):
+        kept = volume.groups * max(1, round(volume.width * width / volume.groups))
+        if kept < volume.width:
+            narrow(model, volume.layer, kept, sample=features, in_place=True)
+            changed = True
+    if not changed:
+        raise TransformError("its hidden volumes have no channel that can go")
+    return model
+
+
+def _hidden_volumes(model: nn.Module, features: Tensor) -> list[Volume]:
+    """The volumes that stay between a part's boundaries, each once; heads of attention are one.
+
+    Raises:
+        TransformError: there is none.
+    """
+    found: list[Volume] = []
+    refusals: dict[str, str] = {}
+    written: set[str] = set()
+    for name, module in model.named_modules():
+        if name in written or not (is_attention(module) or linear_map(module) is not None):
+            continue
+        try:
+            volume = find_volume(model, name, features)
+        except TransformError as error:
+            refusals[name] = str(error)
+            continue
+        written |= {use.module for use in volume.uses if use.role is Role.WRITES}
+        found.append(volume)
+    if not found:
+        first = next(iter(refusals.values()), "it has no convolution, linear layer or attention")
+        raise TransformError(f"no hidden channels lie between its boundaries: {first}")
+    return found
+
+
+def _spatial_convolutions(model: nn.Module) -> dict[str, nn.Conv1d | nn.Conv2d | nn.Conv3d]:
+    return {
+        name: module
+        for name, module in model.named_modules()
+        if isinstance(module, nn.Conv1d | nn.Conv2d | nn.Conv3d) and max(module.kernel_size) > 1
+    }
+
+
+def _seed() -> int:
+    return int(torch.randint(2**31, ()))

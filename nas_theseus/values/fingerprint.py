@@ -1,0 +1,94 @@
+"""What a network computes apart from its weights, as a hash: structure, settings, source text."""
+
+from __future__ import annotations
+
+import ast
+import inspect
+import sys
+from functools import cache, partial
+from types import BuiltinFunctionType, FunctionType
+from typing import Any
+
+import torch
+from torch import nn
+
+from nas_theseus.values.ids import short_hash
+
+
+def fingerprint(module: nn.Module, *makers: object) -> str:
+    """Sixteen hexadecimal digits that change when the code or the settings of a network do.
+
+    Taken in are: every submodule's name, class and plain attributes (stride, rate, a custom
+    ``self.k``), the code of traced parts, and the source text of every class outside torch. Not
+    seen: functions that these call, and values that only a closure holds. Weights are left out,
+    so a module on the meta device will do.
+
+    Args:
+        makers: what made it (a class, function or partial); their text counts too.
+    """
+    parts = [[name, *_description(part)] for name, part in module.named_modules()]
+    # Without the module's name: a space file's changes with any line of it.
+    texts = {
+        (kind.__qualname__, source_text(kind))
+        for part in module.modules()
+        for kind in type(part).__mro__
+        if kind.__module__.split(".")[0] not in ("torch", "builtins")
+    }
+    return short_hash([parts, sorted(texts), [_maker(maker) for maker in makers]], 16)
+
+
+def _description(module: nn.Module) -> list[Any]:
+    settings = {
+        name: _plain(value)
+        for name, value in vars(module).items()
+        if name != "training" and not name.startswith("_") and _plain(value) is not None
+    }
+    code = module.code if isinstance(module, torch.fx.GraphModule) else ""
+    return [type(module).__qualname__, settings, code]
+
+
+def _plain(value: object) -> str | None:
+    """A setting as text that is the same in every process; None for what is no setting."""
+    if isinstance(value, tuple | list):
+        inner = [_plain(item) for item in value]
+        return None if None in inner else repr(inner)
+    if isinstance(value, FunctionType | BuiltinFunctionType):
+        return value.__qualname__
+    return repr(value) if isinstance(value, bool | int | float | str | None) else None
+
+
+def _maker(maker: object) -> list[Any]:
+    if isinstance(maker, partial):
+        given = [_plain(value) for value in maker.args]
+        named = {name: _plain(value) for name, value in sorted(maker.keywords.items())}
+        return [*_maker(maker.func), given, named]
+    return [getattr(maker, "__qualname__", type(maker).__qualname__), source_text(maker)]
+
+
+@cache
+def source_text(made: Any) -> str:
+    """Source text of a class or function; of the innermost named scope around a lambda.
+
+    For code of a space file it is the text that ran. Empty where there is none.
+    """
+    owner = made if hasattr(made, "__qualname__") else type(made)
+    module = sys.modules.get(owner.__module__)
+    text: str | None = getattr(module, "__source__", None)
+    if text is None:
+        try:
+            text = inspect.getsource(module)  # type: ignore[arg-type] # None raises TypeError
+        except (OSError, TypeError):
+            return ""
+    scope: ast.AST = _parsed(text)
+    for name in owner.__qualname__.replace("<locals>.", "").split("."):
+        found = (node for node in ast.walk(scope) if getattr(node, "name", None) == name)
+        inner = next((n for n in found if isinstance(n, ast.ClassDef | ast.FunctionDef)), None)
+        if inner is None:
+            break
+        scope = inner
+    return ast.get_source_segment(text, scope) or text
+
+
+@cache
+def _parsed(text: str) -> ast.Module:
+    return ast.parse(text)

@@ -1,0 +1,235 @@
+"""What came of a candidate, or of a block: measured, stopped on its way, or failed."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass, field
+from typing import Any, TypeAlias
+
+from nas_theseus.values.architecture import Architecture
+
+
+@dataclass(frozen=True)
+class Cost:
+    """What one architecture costs to run on one input at batch 1."""
+
+    macs: int
+    params: int
+    latency_ms: float | None = None
+    peak_memory_bytes: int | None = None
+
+    def known(self) -> dict[str, float]:
+        """The costs that were counted or measured, by name."""
+        return {name: value for name, value in asdict(self).items() if value is not None}
+
+
+@dataclass(frozen=True)
+class CurvePoint:
+    """One value of a metric at one step, as MLflow keeps it."""
+
+    metric: str
+    step: int
+    value: float
+
+
+@dataclass(frozen=True)
+class Evaluation:
+    """Measured quality and cost of one architecture: the truth of results.
+
+    Attributes:
+        metrics: final metrics by name, ``val_<metric>`` as the task names it.
+        train_macs_spent: multiply-adds spent on converting and training this candidate.
+        seconds: wall time of the trial's own work.
+        curve: metrics by step (similarity per part, losses).
+    """
+
+    architecture: Architecture
+    recipe: str
+    seed: int
+    metrics: Mapping[str, float]
+    cost: Cost
+    train_macs_spent: int
+    seconds: float
+    curve: tuple[CurvePoint, ...] = ()
+    notes: tuple[str, ...] = ()
+
+    @property
+    def name(self) -> str:
+        return f"{self.architecture.id}-{self.recipe}-{self.seed}"
+
+    @property
+    def similarities(self) -> dict[int, dict[int, float]]:
+        """Similarity to the guide by position and stage; positions in order, aligned ones only."""
+        found: dict[int, dict[int, float]] = {}
+        for point in self.curve:
+            kind, _, position = point.metric.partition("/")
+            if kind == "similarity":
+                found.setdefault(int(position), {})[point.step] = point.value
+        return dict(sorted(found.items()))
+
+    def value(self, name: str) -> float:
+        """A metric or cost by name.
+
+        Raises:
+            KeyError: neither a metric nor a known cost.
+        """
+        return self.values()[name]
+
+    def values(self) -> dict[str, float]:
+        """All metrics and known costs by name."""
+        return {**self.metrics, **self.cost.known()}
+
+    def to_json(self) -> dict[str, Any]:
+        return {
+            "architecture": self.architecture.to_json(),
+            "recipe": self.recipe,
+            "seed": self.seed,
+            "metrics": dict(self.metrics),
+            "cost": asdict(self.cost),
+            "train_macs_spent": self.train_macs_spent,
+            "seconds": self.seconds,
+            "curve": [[point.metric, point.step, point.value] for point in self.curve],
+            "notes": list(self.notes),
+        }
+
+    @classmethod
+    def from_json(cls, data: Mapping[str, Any]) -> Evaluation:
+        return cls(
+            architecture=Architecture.from_json(data["architecture"]),
+            recipe=data["recipe"],
+            seed=data["seed"],
+            metrics=dict(data["metrics"]),
+            cost=Cost(**data["cost"]),
+            train_macs_spent=data["train_macs_spent"],
+            seconds=data["seconds"],
+            curve=tuple(CurvePoint(*point) for point in data["curve"]),
+            notes=tuple(data["notes"]),
+        )
+
+
+@dataclass(frozen=True)
+class Failure:
+    """A candidate that could not be evaluated; recorded and told to the study like a result."""
+
+    architecture: Architecture
+    recipe: str
+    seed: int
+    stage: str
+    message: str
+    curve: tuple[CurvePoint, ...] = ()
+
+    @property
+    def name(self) -> str:
+        return f"{self.architecture.id}-{self.recipe}-{self.seed}"
+
+    def to_json(self) -> dict[str, Any]:
+        return {
+            "architecture": self.architecture.to_json(),
+            "recipe": self.recipe,
+            "seed": self.seed,
+            "stage": self.stage,
+            "message": self.message,
+            "curve": [[point.metric, point.step, point.value] for point in self.curve],
+        }
+
+    @classmethod
+    def from_json(cls, data: Mapping[str, Any]) -> Failure:
+        return cls(
+            architecture=Architecture.from_json(data["architecture"]),
+            recipe=data["recipe"],
+            seed=data["seed"],
+            stage=data["stage"],
+            message=data["message"],
+            curve=tuple(CurvePoint(*point) for point in data.get("curve", [])),
+        )
+
+
+@dataclass(frozen=True)
+class Reached:
+    """Where a running candidate is compared with others: a rung, and what it is there."""
+
+    rung: str
+    evaluation: Evaluation
+
+
+@dataclass(frozen=True)
+class Stopped:
+    """A candidate that went no further than a rung; its end is predicted, so it is on no front.
+
+    Attributes:
+        rung: the rung's name.
+        evaluation: what it was there: metrics, MACs and seconds up to then.
+        predicted: the searched metric at its end.
+        macs_saved: multiply-adds that the rest of its training would have taken.
+    """
+
+    rung: str
+    evaluation: Evaluation
+    predicted: Mapping[str, float]
+    macs_saved: int = 0
+
+    @property
+    def architecture(self) -> Architecture:
+        return self.evaluation.architecture
+
+    @property
+    def recipe(self) -> str:
+        return self.evaluation.recipe
+
+    @property
+    def seed(self) -> int:
+        return self.evaluation.seed
+
+    @property
+    def name(self) -> str:
+        return self.evaluation.name
+
+    def values(self) -> dict[str, float]:
+        """All metrics and known costs by name, the searched metric as it is predicted."""
+        return {**self.evaluation.values(), **self.predicted}
+
+    def to_json(self) -> dict[str, Any]:
+        return {
+            **self.evaluation.to_json(),
+            "stopped_at": self.rung,
+            "predicted": dict(self.predicted),
+            "macs_saved": self.macs_saved,
+        }
+
+    @classmethod
+    def from_json(cls, data: Mapping[str, Any]) -> Stopped:
+        return cls(
+            data["stopped_at"], Evaluation.from_json(data), dict(data["predicted"]),
+            data["macs_saved"],
+        )  # fmt: skip
+
+
+Outcome: TypeAlias = Evaluation | Stopped | Failure
+
+
+@dataclass(frozen=True)
+class BlockOutcome:
+    """What came of converting one block for a search.
+
+    Attributes:
+        block: id of its key in the library.
+        name: for people.
+        macs, seconds: spent on it; not known, and 0, of a block that failed.
+        failure: why it could not be converted; None when it was.
+    """
+
+    block: str
+    name: str
+    macs: int = 0
+    seconds: float = 0.0
+    failure: str | None = None
+
+
+@dataclass(frozen=True)
+class FrontMember:
+    """One evaluation on the front with what is known of it outside the search."""
+
+    evaluation: Evaluation
+    rank: int = 0
+    test: Mapping[str, float] = field(default_factory=dict)
+    run_id: str | None = None

@@ -1,0 +1,183 @@
+"""Tracking when MLflow is absent, silent, busy or gone for a while: told quickly, nothing lost."""
+
+from __future__ import annotations
+
+import os
+import socket
+import sqlite3
+import subprocess
+import sys
+import time
+import urllib.request
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+from mlflow.entities import Run
+from mlflow.tracking import MlflowClient
+
+from nas_theseus.errors import ServiceError, StorageError
+from nas_theseus.services.mlflow import Tracker, connection, without_credentials
+from nas_theseus.services.mlflow import tracker as tracker_module
+from nas_theseus.values.architecture import Architecture, BlockChoice, Span
+from nas_theseus.values.outcomes import Cost, Evaluation
+
+PARAMETERS: dict[str, str | int | float | bool | None] = {"trials": 4}
+
+
+def architecture(width: int) -> Architecture:
+    return Architecture((BlockChoice(Span(0, 3), "depthwise", (("expand", width),)),))
+
+
+def evaluation(width: int) -> Evaluation:
+    cost = Cost(macs=1_000_000 * width, params=1000 * width)
+    return Evaluation(architecture(width), "full", 3, {"val_accuracy": 0.8}, cost, 12345, 2.5)
+
+
+def runs(uri: str) -> dict[str, Run]:
+    client = MlflowClient(uri)
+    page = client.search_runs([client.get_experiment_by_name("nas-theseus").experiment_id])
+    found = {str(run.info.run_name): run for run in page}
+    assert len(found) == len(page), "runs are doubled"
+    return found
+
+
+def wait_for(condition: Callable[[], bool], limit_s: float = 30) -> None:
+    end = time.monotonic() + limit_s
+    while not condition():
+        assert time.monotonic() < end, "waited in vain"
+        time.sleep(0.02)
+
+
+def test_busy_database_loses_nothing(new: Callable[..., Tracker], uri: str, tmp_path: Path) -> None:
+    """The store cannot be written for a while: the search goes on, the next start delivers."""
+    tracker = new()
+    tracker.start(PARAMETERS)
+    wait_for(lambda: tracker.pending == 0)
+    database = sqlite3.connect(tmp_path / "mlflow.db", isolation_level=None)
+    database.execute("BEGIN EXCLUSIVE")
+    begun = time.monotonic()
+    for width in range(1, 6):
+        tracker.evaluation(evaluation(width))
+    assert time.monotonic() - begun < 1.0
+    left = tracker.finish(timeout_s=0.2)
+    assert left == 6  # five evaluations and the search's end
+    assert time.monotonic() - begun < 5.0
+    assert len(list((tmp_path / "first" / "outbox").glob("*.json"))) == 6
+    database.execute("ROLLBACK")
+    database.close()
+
+    again = new()
+    again.start(PARAMETERS)
+    assert again.finish() == 0
+    found = runs(uri)
+    assert len(found) == 6
+    assert {run.info.status for run in found.values()} == {"FINISHED"}
+    client = MlflowClient(uri)
+    for name, run in found.items():
+        told = client.get_metric_history(run.info.run_id, "macs")
+        assert len(told) == (name != "first")
+
+
+def free_port() -> int:
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        return int(probe.getsockname()[1])
+
+
+@pytest.mark.parametrize("scheme", ["http", "postgresql"])
+def test_absent_server_is_told_quickly(new: Callable[..., Tracker], scheme: str) -> None:
+    address = f"{scheme}://anna:s3cret@127.0.0.1:{free_port()}/base"
+    tracker = new(tracking_uri=address)
+    begun = time.monotonic()
+    with pytest.raises(ServiceError) as told:
+        tracker.start(PARAMETERS)
+    assert time.monotonic() - begun < 10
+    assert without_credentials(address) in str(told.value)
+    assert "MLFLOW_TRACKING_URI" in str(told.value)
+    assert "s3cret" not in str(told.value)
+    assert "anna" not in str(told.value)
+    assert tracker.pending == 0
+
+
+def test_server_that_never_answers_is_told_quickly(
+    new: Callable[..., Tracker], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(connection, "PROBE_TIMEOUT_S", 0.3)
+    with socket.create_server(("127.0.0.1", 0)) as silent:
+        tracker = new(tracking_uri=f"http://127.0.0.1:{silent.getsockname()[1]}")
+        with pytest.raises(ServiceError, match="timed out"):
+            tracker.start(PARAMETERS)
+
+
+def test_deleted_experiment_is_told(new: Callable[..., Tracker], uri: str) -> None:
+    client = MlflowClient(uri)
+    client.delete_experiment(client.create_experiment("nas-theseus"))
+    with pytest.raises(ServiceError, match="experiments restore"):
+        new().start(PARAMETERS)
+
+
+def test_outbox_has_one_writer(
+    new: Callable[..., Tracker], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(tracker_module, "LOCK_TIMEOUT_S", 0.1)
+    tracker = new()
+    tracker.start(PARAMETERS)
+    with pytest.raises(ServiceError, match="another process"):
+        new().start(PARAMETERS)
+    tracker.finish()
+
+
+def test_outbox_that_cannot_be_written(new: Callable[..., Tracker], tmp_path: Path) -> None:
+    (tmp_path / "first").write_text("a file where the folder should be")
+    with pytest.raises(StorageError, match="outbox"):
+        new().evaluation(evaluation(1))
+
+
+@pytest.mark.slow
+def test_server_that_goes_away_and_comes_back(new: Callable[..., Tracker], uri: str) -> None:
+    port = free_port()
+    address = f"http://127.0.0.1:{port}"
+    command = [sys.executable, "-m", "mlflow", "server", "--host", "127.0.0.1", "--port"]
+    command += [str(port), "--workers", "1", "--backend-store-uri", uri]
+
+    def serve() -> subprocess.Popen[bytes]:
+        server = subprocess.Popen(
+            command, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL, start_new_session=True
+        )
+
+        def answers() -> bool:
+            try:
+                with urllib.request.urlopen(f"{address}/health", timeout=1):
+                    return True
+            except OSError:
+                return False
+
+        wait_for(answers, 90)
+        return server
+
+    def stop(server: subprocess.Popen[bytes]) -> None:
+        os.killpg(server.pid, 9)
+        server.wait()
+
+    server = serve()
+    try:
+        tracker = new(tracking_uri=address)
+        tracker.start(PARAMETERS)
+        tracker.evaluation(evaluation(1))
+        wait_for(lambda: tracker.pending == 0, 60)
+        stop(server)
+        begun = time.monotonic()
+        tracker.evaluation(evaluation(2))
+        tracker.front([architecture(2).id], {"hypervolume": 0.5}, step=2)
+        assert time.monotonic() - begun < 1
+        time.sleep(0.5)
+        assert tracker.pending == 2
+        server = serve()
+        assert tracker.finish(timeout_s=60) == 0
+    finally:
+        stop(server)
+    found = runs(uri)
+    assert set(found) == {"first", architecture(1).id, architecture(2).id}
+    assert {run.info.status for run in found.values()} == {"FINISHED"}
+    assert found[architecture(2).id].data.tags["theseus.front"] == "true"

@@ -1,0 +1,159 @@
+"""The journal's file: one write for what belongs together, nothing of it after a kill."""
+
+from __future__ import annotations
+
+import os
+import signal
+import subprocess
+import sys
+from pathlib import Path
+
+import optuna
+import pytest
+from optuna.storages import JournalStorage
+from optuna.storages.journal import JournalFileBackend
+from optuna.trial import TrialState
+
+from nas_theseus.services.optuna.journal import Journal
+
+GENES = {
+    f"gene_{i}": optuna.distributions.CategoricalDistribution(["a", "b", "c"]) for i in range(5)
+}
+
+
+def study(journal: Journal) -> optuna.Study:
+    return optuna.create_study(
+        study_name="one", storage=journal, sampler=optuna.samplers.RandomSampler(seed=0),
+        load_if_exists=True,
+    )  # fmt: skip
+
+
+def test_optuna_reads_what_was_written_together_and_alone(tmp_path: Path) -> None:
+    path = tmp_path / "study.journal"
+    journal = Journal(path)
+    mine = study(journal)
+    for number in range(4):
+        if number % 2:
+            mine.tell(mine.ask(GENES), float(number))
+        else:
+            with journal.together():
+                mine.tell(mine.ask(GENES), float(number))
+    trials = mine.get_trials()
+    theirs = optuna.load_study(
+        study_name="one", storage=JournalStorage(JournalFileBackend(str(path)))
+    )
+    assert theirs.get_trials() == trials
+    assert [trial.value for trial in trials] == [0.0, 1.0, 2.0, 3.0]
+    assert study(Journal(path)).get_trials() == trials
+
+
+def test_entries_that_another_process_added_are_read_and_counted(tmp_path: Path) -> None:
+    path = tmp_path / "study.journal"
+    mine, theirs = study(Journal(path)), study(Journal(path))
+    for number in range(3):
+        theirs.tell(theirs.ask(GENES), 10.0 + number)
+        mine.tell(mine.ask(GENES), float(number))
+    assert mine.get_trials() == theirs.get_trials()
+    assert [trial.value for trial in mine.trials] == [10.0, 0.0, 11.0, 1.0, 12.0, 2.0]
+
+
+STATES: list[tuple[TrialState, ...] | None] = [
+    None,
+    (TrialState.WAITING,),
+    (TrialState.RUNNING, TrialState.WAITING),
+    (TrialState.COMPLETE,),
+    (TrialState.RUNNING, TrialState.FAIL),
+]
+
+
+def test_trials_are_as_optuna_has_them_whenever_they_are_asked_for(tmp_path: Path) -> None:
+    path = tmp_path / "study.journal"
+    journal = Journal(path)
+    mine, theirs = study(journal), JournalStorage(JournalFileBackend(str(path)))
+    number = theirs.get_study_id_from_name("one")
+
+    def compare() -> None:
+        for states in STATES:
+            expected = theirs.get_all_trials(number, states=states)
+            assert journal.get_all_trials(number, deepcopy=False, states=states) == expected
+            assert journal.get_all_trials(number, states=states) == expected
+
+    first, second = mine.ask(GENES), mine.ask(GENES)
+    mine.enqueue_trial({"gene_0": "a"})
+    compare()
+    second.set_user_attr("stage", "convert")
+    compare()
+    mine.tell(second, 1.0)
+    third = mine.ask(GENES)
+    compare()
+    mine.tell(first, state=TrialState.FAIL)
+    compare()
+    mine.tell(third, 0.5)
+    compare()
+    assert [trial.state.name for trial in mine.trials] == ["FAIL", "COMPLETE", "COMPLETE"]
+
+
+def test_trials_of_a_study_that_is_not_there(tmp_path: Path) -> None:
+    with pytest.raises(KeyError):
+        Journal(tmp_path / "study.journal").get_all_trials(0)
+
+
+def test_a_list_of_trials_is_the_callers_own(tmp_path: Path) -> None:
+    mine = study(Journal(tmp_path / "study.journal"))
+    mine.tell(mine.ask(GENES), 1.0)
+    mine.get_trials(deepcopy=False).clear()
+    mine.get_trials()[0].params.clear()
+    assert len(mine.get_trials(deepcopy=False)[0].params) == len(GENES)
+
+
+def test_what_is_written_together_is_one_write(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    journal = Journal(tmp_path / "study.journal")
+    mine = study(journal)
+    flushed: list[int] = []
+    fsync = os.fsync
+
+    def counted(descriptor: int) -> None:
+        flushed.append(descriptor)
+        fsync(descriptor)
+
+    monkeypatch.setattr(os, "fsync", counted)
+    with journal.together():
+        trial = mine.ask(GENES)
+        trial.set_user_attr("said", 1)
+        assert mine.trials[0].params == trial.params
+    assert len(flushed) == 1
+
+
+def test_an_error_inside_keeps_file_and_memory_equal(tmp_path: Path) -> None:
+    path = tmp_path / "study.journal"
+    journal = Journal(path)
+    mine = study(journal)
+    with pytest.raises(KeyError), journal.together():
+        mine.ask(GENES)
+        raise KeyError
+    mine.tell(0, 1.0)
+    assert study(Journal(path)).get_trials() == mine.get_trials()
+
+
+def test_a_kill_inside_leaves_nothing_of_it(tmp_path: Path) -> None:
+    path = tmp_path / "study.journal"
+    mine = study(Journal(path))
+    mine.tell(mine.ask(GENES), 0.0)
+    before = path.read_bytes()
+    script = f"""
+import os, sys, pathlib, optuna
+from nas_theseus.services.optuna.journal import Journal
+journal = Journal(pathlib.Path({str(path)!r}))
+study = optuna.load_study(study_name="one", storage=journal)
+with journal.together():
+    study.ask().suggest_float("x", 0, 1)
+    os.kill(os.getpid(), 9)
+"""
+    environment = {**os.environ, "PYTHONPATH": str(Path(__file__).parents[4])}
+    done = subprocess.run([sys.executable, "-c", script], env=environment, check=False)
+    assert done.returncode == -signal.SIGKILL
+    assert path.read_bytes() == before
+    again = study(Journal(path))
+    assert again.ask(GENES).number == 1

@@ -1,0 +1,46 @@
+"""Architectures: ids, joins, round trips; kinds of boundaries."""
+
+from __future__ import annotations
+
+import pytest
+
+from nas_theseus.values.architecture import Architecture, BlockChoice, Boundary, Span
+
+
+def architecture(width: int = 2) -> Architecture:
+    return Architecture(
+        (
+            BlockChoice(Span(0, 1), "keep"),
+            BlockChoice(Span(1, 3), "depthwise", (("expand", width), ("kernel", 3))),
+        )
+    )
+
+
+def test_an_id_depends_on_the_choices_alone_and_survives_json() -> None:
+    first = architecture()
+    assert Architecture.from_json(first.to_json()) == first
+    assert Architecture.from_json(first.to_json()).id == first.id
+    assert architecture(4).id != first.id
+    assert first.id == "".join(c for c in first.id if c in "0123456789abcdef")
+    assert first.pairing == "0|1-2"
+    assert first.blocks == "keep|depthwise(expand=2, kernel=3)"
+
+
+@pytest.mark.parametrize("spans", [[(0, 1), (2, 3)], [(0, 2), (1, 3)], [(1, 2)], []])
+def test_spans_that_do_not_join_are_refused(spans: list[tuple[int, int]]) -> None:
+    with pytest.raises(ValueError, match=r"must join|at least one"):
+        Architecture(tuple(BlockChoice(Span(a, b), "keep") for a, b in spans))
+
+
+def test_json_that_is_no_architecture_says_what_one_is() -> None:
+    with pytest.raises(ValueError, match="an architecture is a list of"):
+        Architecture.from_json([{"block": "keep"}])
+
+
+def test_boundary_kinds() -> None:
+    assert Boundary((3, 8, 8)).kind == "map" and Boundary((3, 8, 8)).width == 3
+    assert Boundary((5, 7)).kind == "tokens" and Boundary((5, 7)).width == 7
+    assert Boundary((7,)).kind == "vector"
+    assert Boundary((7,), integer=True).kind == "ids"
+    with pytest.raises(ValueError, match="a boundary is"):
+        _ = Boundary((1, 2, 3, 4)).kind
