@@ -35,14 +35,14 @@ from benchmarks.record import RESULTS, commit
 from nas_theseus.candidate.workshop import Converted, MacCounter, Workshop
 from nas_theseus.convert.finetune import EpochLoss
 from nas_theseus.convert.guide_training import prepare_guide
-from nas_theseus.convert.schedules import stages
+from nas_theseus.convert.stage import stages
 from nas_theseus.convert.target import assemble
 from nas_theseus.costs import measure_latency
 from nas_theseus.errors import ConversionError
-from nas_theseus.space.search_space import load_space
+from nas_theseus.space.load import load_space
 from nas_theseus.tasks.score import score
 from nas_theseus.values.outcomes import CurvePoint
-from nas_theseus.values.settings import Recipe
+from nas_theseus.values.recipe import Recipe
 
 ROOT = Path(__file__).resolve().parent.parent
 CELLS = RESULTS / "conversion_cells.jsonl"

@@ -27,7 +27,7 @@ from nas_theseus.search.jobs import ProposalJobs
 from nas_theseus.search.progress import State
 from nas_theseus.services.mlflow import Tracker
 from nas_theseus.services.ray import cluster
-from nas_theseus.space.search_space import load_space
+from nas_theseus.space.load import load_space
 from nas_theseus.values.architecture import Architecture
 from nas_theseus.values.outcomes import Cost, Evaluation, Stopped
 from nas_theseus.values.settings import SearchSettings

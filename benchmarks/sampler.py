@@ -35,7 +35,8 @@ from nas_theseus.estimate.space_graph import additive_space
 from nas_theseus.estimate.thompson import Proposer
 from nas_theseus.services.optuna.study import Study
 from nas_theseus.space.genome import Genome
-from nas_theseus.space.search_space import SearchSpace, load_space
+from nas_theseus.space.load import load_space
+from nas_theseus.space.search_space import SearchSpace
 from nas_theseus.values.architecture import Architecture, BlockChoice
 from nas_theseus.values.ids import derive_seed
 from nas_theseus.values.outcomes import Evaluation

@@ -26,7 +26,7 @@ from benchmarks.sampler import SPACE, World, search
 from nas_theseus.costs.table import CostTable
 from nas_theseus.services.optuna.study import Study
 from nas_theseus.services.optuna.window import MOST, Thinned
-from nas_theseus.space.search_space import load_space
+from nas_theseus.space.load import load_space
 from nas_theseus.values.settings import Sampler
 
 CELLS = RESULTS / "sampler_window_cells.jsonl"

@@ -18,7 +18,7 @@ from nas_theseus.costs.table import CostTable
 from nas_theseus.search.folder import SearchFolder
 from nas_theseus.search.jobs import ProposalJobs
 from nas_theseus.services.mlflow import Tracker
-from nas_theseus.space.search_space import load_space
+from nas_theseus.space.load import load_space
 from nas_theseus.values.architecture import Architecture
 from nas_theseus.values.settings import Sampler, SearchSettings
 

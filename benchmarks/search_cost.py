@@ -62,7 +62,7 @@ from benchmarks.search_cost_regimes import (
 from benchmarks.search_cost_tau import TauCell, run_tau
 from nas_theseus.costs.table import CostTable
 from nas_theseus.values.ids import canonical_json
-from nas_theseus.values.settings import Recipe, changed
+from nas_theseus.values.recipe import Recipe, changed
 
 CELLS = RESULTS / "search_cost_cells.jsonl"
 TAU = RESULTS / "search_cost_tau.jsonl"

@@ -25,7 +25,7 @@ from nas_theseus.errors import ConversionError
 from nas_theseus.space.genome import Genome
 from nas_theseus.tasks.score import score
 from nas_theseus.values.architecture import Architecture, Hyperparameter
-from nas_theseus.values.settings import Recipe
+from nas_theseus.values.recipe import Recipe
 
 # A candidate that diverged is told as one that knows nothing.
 _CHANCE = 0.1

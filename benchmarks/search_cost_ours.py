@@ -18,7 +18,7 @@ from nas_theseus.convert.target import assemble
 from nas_theseus.costs.table import CostTable
 from nas_theseus.estimate.pareto import is_feasible
 from nas_theseus.estimate.thompson import Proposer, Told
-from nas_theseus.guide.chain import load_weights
+from nas_theseus.guide.weights import load_weights
 from nas_theseus.library.block_key import BlockKey, BlockKeys
 from nas_theseus.library.store import Library
 from nas_theseus.search.block_jobs import BlockJobs
@@ -34,7 +34,8 @@ from nas_theseus.tasks.score import score
 from nas_theseus.values.architecture import Architecture
 from nas_theseus.values.ids import derive_seed
 from nas_theseus.values.outcomes import Evaluation, Reached
-from nas_theseus.values.settings import Recipe, Sampler, SearchSettings
+from nas_theseus.values.recipe import Recipe
+from nas_theseus.values.settings import Sampler, SearchSettings
 
 FURTHER_LIMIT = "macs <= 1e6"
 

@@ -15,12 +15,13 @@ from nas_theseus.candidate.workshop import Progress, Workshop
 from nas_theseus.convert.guide_training import prepare_guide
 from nas_theseus.costs.table import CostTable
 from nas_theseus.space.genome import Genome
-from nas_theseus.space.search_space import SearchSpace, load_space
+from nas_theseus.space.load import load_space
+from nas_theseus.space.search_space import SearchSpace
 from nas_theseus.tasks import fashion_mnist
 from nas_theseus.tasks.score import score
 from nas_theseus.values.architecture import Architecture
 from nas_theseus.values.ids import derive_seed
-from nas_theseus.values.settings import Recipe
+from nas_theseus.values.recipe import Recipe
 
 ROOT = Path(__file__).resolve().parent.parent
 SPACE = ROOT / "search_spaces" / "fashion_resnet.py"

@@ -21,7 +21,7 @@ from nas_theseus.candidate.workshop import Workshop
 from nas_theseus.library.block_key import BlockKeys
 from nas_theseus.library.store import Library
 from nas_theseus.values.architecture import Architecture
-from nas_theseus.values.settings import Recipe
+from nas_theseus.values.recipe import Recipe
 
 # What a rung changes in the recipe, which otherwise polishes blocks from the library and trains on.
 UNPOLISHED = {"polish_steps": 0}

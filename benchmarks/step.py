@@ -21,13 +21,14 @@ from benchmarks.record import write_record
 from nas_theseus import SearchSpace, cut
 from nas_theseus.blocks import Basic, BlockFamily, Depthwise, Keep, TokenMLP
 from nas_theseus.convert.activations import GuideActivations
-from nas_theseus.convert.schedules import StageRun, stages
+from nas_theseus.convert.alignment import StageRun
 from nas_theseus.convert.similarity import similarity
+from nas_theseus.convert.stage import stages
 from nas_theseus.convert.target import assemble
 from nas_theseus.guide.networks import ResNet
 from nas_theseus.tasks import digits
 from nas_theseus.values.architecture import Architecture, BlockChoice, Span
-from nas_theseus.values.settings import Recipe, SimilarityName
+from nas_theseus.values.recipe import Recipe, SimilarityName
 
 BLOCKS: dict[str, BlockFamily] = {
     "basic": Basic(width=0.5), "depthwise": Depthwise(expand=2.0), "token_mlp": TokenMLP(hidden=64)

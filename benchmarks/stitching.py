@@ -36,8 +36,10 @@ from nas_theseus.convert.finetune import EpochLoss
 from nas_theseus.convert.guide_training import prepare_guide
 from nas_theseus.convert.target import recalibrate
 from nas_theseus.costs import count_macs
-from nas_theseus.guide.chain import Guide, cut, plain_state
+from nas_theseus.guide.chain import Guide
+from nas_theseus.guide.cut import cut
 from nas_theseus.guide.networks import ResNet
+from nas_theseus.guide.weights import plain_state
 from nas_theseus.stitch.anchors import Anchor
 from nas_theseus.stitch.cells import CONTROLS, Endpoint, StitchRecipe
 from nas_theseus.stitch.matrix import comparison
@@ -48,7 +50,8 @@ from nas_theseus.stitch.training import train_stitches
 from nas_theseus.tasks import ImageTask, Split, fashion_mnist
 from nas_theseus.tasks.score import score
 from nas_theseus.values.ids import derive_seed
-from nas_theseus.values.settings import Recipe, Sampler
+from nas_theseus.values.recipe import Recipe
+from nas_theseus.values.settings import Sampler
 
 ROOT = Path(__file__).resolve().parent.parent
 CELLS = RESULTS / "stitching_cells.jsonl"

@@ -21,7 +21,7 @@ from benchmarks.search_cost_regimes import ended, workshop
 from nas_theseus.convert.guide_training import prepare_guide
 from nas_theseus.estimate.pareto import front_of, hypervolume_of
 from nas_theseus.estimate.thompson import Proposer
-from nas_theseus.guide.chain import cut
+from nas_theseus.guide.cut import cut
 from nas_theseus.guide.networks import ResNet
 from nas_theseus.library.block_key import BlockKeys
 from nas_theseus.library.store import Library
@@ -30,13 +30,15 @@ from nas_theseus.search.folder import SearchFolder
 from nas_theseus.search.jobs import reference_of
 from nas_theseus.services.optuna.study import Study
 from nas_theseus.space.genome import Genome
-from nas_theseus.space.search_space import SearchSpace, load_space
+from nas_theseus.space.load import load_space
+from nas_theseus.space.search_space import SearchSpace
 from nas_theseus.stitch.suggestions import stitch_errors, suggested
 from nas_theseus.tasks import fashion_mnist
 from nas_theseus.tasks.score import score
 from nas_theseus.values.architecture import Architecture
 from nas_theseus.values.outcomes import Evaluation
-from nas_theseus.values.settings import Recipe, Sampler
+from nas_theseus.values.recipe import Recipe
+from nas_theseus.values.settings import Sampler
 
 SPACE = Path(__file__).resolve().parent.parent / "search_spaces" / "fashion_resnet.py"
 SAMPLERS: tuple[Sampler, ...] = ("theseus", "tpe")

@@ -43,7 +43,7 @@ from benchmarks.record import RESULTS, commit
 from benchmarks.transforms_networks import ResNetCifar, function_rows
 from nas_theseus.convert.target import reinitialise
 from nas_theseus.costs import count_macs, count_params
-from nas_theseus.guide.chain import load_weights, plain_state
+from nas_theseus.guide.weights import load_weights, plain_state
 from nas_theseus.storage.whole_files import write_tensors
 from nas_theseus.tasks import Task, fashion_mnist, from_datasets
 from nas_theseus.tasks.score import score

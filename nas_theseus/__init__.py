@@ -8,10 +8,11 @@ from typing import TYPE_CHECKING
 if TYPE_CHECKING:
     from nas_theseus.blocks import block, choice
     from nas_theseus.export.member import load
-    from nas_theseus.guide.chain import Guide, cut, cut_points
+    from nas_theseus.guide.chain import Guide
+    from nas_theseus.guide.cut import cut, cut_points
     from nas_theseus.space.search_space import SearchSpace, maximize, minimize
     from nas_theseus.values.architecture import Architecture, Boundary
-    from nas_theseus.values.settings import Recipe
+    from nas_theseus.values.recipe import Recipe
 
 __version__ = "0.1.0"
 
@@ -34,12 +35,12 @@ _MODULES = {
     "Architecture": "values.architecture",
     "Boundary": "values.architecture",
     "Guide": "guide.chain",
-    "Recipe": "values.settings",
+    "Recipe": "values.recipe",
     "SearchSpace": "space.search_space",
     "block": "blocks",
     "choice": "blocks",
-    "cut": "guide.chain",
-    "cut_points": "guide.chain",
+    "cut": "guide.cut",
+    "cut_points": "guide.cut",
     "load": "export.member",
     "maximize": "space.search_space",
     "minimize": "space.search_space",

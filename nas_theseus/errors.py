@@ -76,6 +76,10 @@ class LibraryError(StorageError):
     """A store of converted blocks that cannot be read or written."""
 
 
+class UnknownNameError(TheseusError, LookupError):
+    """A name that no member of a register has, or that a new member may not take."""
+
+
 class SpaceError(TheseusError, ValueError):
     """Mistakes in a search space or in settings, all of them together."""
 

@@ -13,7 +13,8 @@ from nas_theseus.convert.guide_training import prepare_guide
 from nas_theseus.convert.stitching import make_stitch
 from nas_theseus.convert.target import recalibrate
 from nas_theseus.errors import ConversionError, ShapeError, SpaceError, StorageError
-from nas_theseus.guide.chain import Guide, plain_state
+from nas_theseus.guide.chain import Guide
+from nas_theseus.guide.weights import plain_state
 from nas_theseus.pictures.heatmap import HEATMAP_IMAGE, HEATMAP_PAGE, write_heatmaps
 from nas_theseus.services.mlflow import recording
 from nas_theseus.services.ray import cluster

@@ -11,11 +11,11 @@ import torch
 
 from nas_theseus.candidate.workshop import Converted, Workshop
 from nas_theseus.convert.guide_training import prepare_guide
-from nas_theseus.convert.schedules import Stage, stages
+from nas_theseus.convert.stage import Stage, stages
 from nas_theseus.convert.target import Target, assemble
 from nas_theseus.errors import ConversionError, SpaceError, StorageError
 from nas_theseus.export.member import MEMBER_FILES, read_architecture, write_member
-from nas_theseus.guide.chain import plain_state
+from nas_theseus.guide.weights import plain_state
 from nas_theseus.library.store import Library
 from nas_theseus.pictures.of_conversion import (
     CHAIN_FILE,
@@ -29,13 +29,14 @@ from nas_theseus.pictures.of_conversion import (
 from nas_theseus.search.beginning import refuse_mistakes
 from nas_theseus.search.folder import SearchFolder, searches
 from nas_theseus.services.mlflow import recording
-from nas_theseus.space.search_space import SearchSpace, load_space
+from nas_theseus.space.load import load_space
+from nas_theseus.space.search_space import SearchSpace
 from nas_theseus.storage.whole_files import make_folder, write_json, write_tensors
 from nas_theseus.tasks.score import score
 from nas_theseus.values.architecture import Architecture
 from nas_theseus.values.goals import Objective
 from nas_theseus.values.outcomes import CurvePoint, Evaluation
-from nas_theseus.values.settings import Order, Recipe, Schedule, changed
+from nas_theseus.values.recipe import Order, Recipe, Schedule, changed
 
 REPLACEMENTS_JSON = "replacements.json"
 

@@ -13,7 +13,8 @@ import torch
 from nas_theseus.convert.target import Target, assemble
 from nas_theseus.costs import count_macs
 from nas_theseus.errors import ShapeError, StorageError
-from nas_theseus.guide.chain import Guide, load_weights
+from nas_theseus.guide.chain import Guide
+from nas_theseus.guide.weights import load_weights
 from nas_theseus.pictures.of_search import switching_picture
 from nas_theseus.search.beginning import read_space
 from nas_theseus.search.folder import SearchFolder
@@ -28,7 +29,7 @@ from nas_theseus.storage.whole_files import replacing, write_json
 from nas_theseus.tasks.score import score
 from nas_theseus.values.ids import derive_seed
 from nas_theseus.values.outcomes import CurvePoint, Evaluation
-from nas_theseus.values.settings import Recipe
+from nas_theseus.values.recipe import Recipe
 
 GUIDE = "guide"
 WEIGHTS_FILE, NETWORKS_FILE, PICTURE_FILE = "net.safetensors", "networks.json", "networks.png"

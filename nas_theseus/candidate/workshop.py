@@ -10,10 +10,11 @@ from pathlib import Path
 import torch
 
 from nas_theseus.convert.activations import GuideActivations
+from nas_theseus.convert.alignment import align
 from nas_theseus.convert.finetune import EpochLoss, train
 from nas_theseus.convert.hybrid import Hybrid
-from nas_theseus.convert.schedules import Stage, align, runs_from, stages
 from nas_theseus.convert.similarity import similarity
+from nas_theseus.convert.stage import Stage, runs_from, stages
 from nas_theseus.convert.target import Target, assemble, batch_norms, recalibrate
 from nas_theseus.costs import measured_costs
 from nas_theseus.costs.table import CostTable
@@ -27,7 +28,7 @@ from nas_theseus.tasks.score import score
 from nas_theseus.values.architecture import Architecture
 from nas_theseus.values.ids import canonical_json, derive_seed
 from nas_theseus.values.outcomes import BlockOutcome, CurvePoint, Evaluation, Reached
-from nas_theseus.values.settings import Recipe
+from nas_theseus.values.recipe import Recipe
 
 
 @dataclass(frozen=True)

@@ -127,7 +127,8 @@ def search(
     """
     from nas_theseus.errors import SpaceError
     from nas_theseus.space.consent import remember
-    from nas_theseus.values.settings import SearchSettings, validated
+    from nas_theseus.values.settings import SearchSettings
+    from nas_theseus.values.validation import validated
 
     if no_library and library is not None:
         raise SpaceError("search", ["--library and --no-library: give one of them"])
@@ -270,7 +271,8 @@ def front(
         raise SpaceError("front", ["--at goes without --where, and --refine without --json"])
     from nas_theseus.search.budget import answer, parse_budget
     from nas_theseus.space.consent import runnable
-    from nas_theseus.values.settings import SearchSettings, validated
+    from nas_theseus.values.settings import SearchSettings
+    from nas_theseus.values.validation import validated
 
     budget = parse_budget(" and ".join(at))
     found = answer(
@@ -300,7 +302,7 @@ def _show_front(
 ) -> None:
     from nas_theseus.errors import SpaceError
     from nas_theseus.search.report import front_table
-    from nas_theseus.values.settings import matches
+    from nas_theseus.values.conditions import matches
 
     title += f": {len(rows)} architectures"
     if where:

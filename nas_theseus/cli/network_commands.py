@@ -34,9 +34,10 @@ def parts(
 ) -> None:
     """Where a model can be cut: names for cut(at=[…]), boundary shapes, parameters and MACs."""
     from nas_theseus.costs import cost_of
-    from nas_theseus.guide.chain import Guide, cut, cut_points
+    from nas_theseus.guide.chain import Guide
+    from nas_theseus.guide.cut import cut, cut_points
     from nas_theseus.search.report import plain_table, short_count
-    from nas_theseus.space.search_space import load_space
+    from nas_theseus.space.load import load_space
 
     if model.endswith(".py"):
         guide = load_space(model).guide
@@ -91,7 +92,8 @@ def check(space: SpaceFile) -> None:
     from nas_theseus.costs.table import CostTable
     from nas_theseus.search.beginning import refuse_mistakes
     from nas_theseus.search.report import plain_table, short_count
-    from nas_theseus.space.search_space import COSTS, load_space
+    from nas_theseus.space.load import load_space
+    from nas_theseus.space.search_space import COSTS
 
     found = load_space(space)
     refuse_mistakes(found, space)

@@ -57,7 +57,8 @@ def stitch(
     from nas_theseus.search.report import plain_table
     from nas_theseus.stitch.cells import StitchRecipe
     from nas_theseus.stitch.sources import pairs_of, read_sources
-    from nas_theseus.values.settings import SearchSettings, assigned, validated
+    from nas_theseus.values.settings import SearchSettings
+    from nas_theseus.values.validation import assigned, validated
 
     console = Console()
     pairs = pairs_of(read_sources(networks, task, width, train_epochs), every)
@@ -116,7 +117,8 @@ def switch(
     from nas_theseus.api.switching import SwitchingSettings, switch
     from nas_theseus.search.folder import SearchFolder
     from nas_theseus.search.report import plain_table, short_count
-    from nas_theseus.values.settings import Recipe, assigned
+    from nas_theseus.values.recipe import Recipe
+    from nas_theseus.values.validation import assigned
 
     console = Console()
     recipe = assigned(Recipe(epochs=4, learning_rate=2e-3), settings or [], "training")

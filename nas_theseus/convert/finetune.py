@@ -15,7 +15,7 @@ from nas_theseus.convert.activations import GuideActivations
 from nas_theseus.errors import ConversionError
 from nas_theseus.tasks import Batch, Task
 from nas_theseus.values.ids import derive_seed
-from nas_theseus.values.settings import Recipe
+from nas_theseus.values.recipe import Recipe
 
 
 @dataclass(frozen=True)

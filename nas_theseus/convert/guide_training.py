@@ -13,11 +13,12 @@ from filelock import FileLock
 
 from nas_theseus.convert.finetune import EpochLoss, train
 from nas_theseus.errors import GuideError
-from nas_theseus.guide.chain import Guide, load_weights, plain_state
+from nas_theseus.guide.chain import Guide
+from nas_theseus.guide.weights import load_weights, plain_state
 from nas_theseus.storage.whole_files import write_tensors
 from nas_theseus.tasks import Task
 from nas_theseus.values.ids import derive_seed, short_hash
-from nas_theseus.values.settings import Recipe
+from nas_theseus.values.recipe import Recipe
 
 
 @runtime_checkable

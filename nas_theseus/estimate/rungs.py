@@ -22,7 +22,7 @@ from nas_theseus.estimate.additive import as_learnt, as_measured
 from nas_theseus.estimate.pareto import as_minimised, contributions, ranks
 from nas_theseus.values.goals import Constraint, Objective
 from nas_theseus.values.outcomes import Evaluation
-from nas_theseus.values.settings import Recipe
+from nas_theseus.values.recipe import Recipe
 
 ETA = 2
 # Kendall's τ from which a rung is trusted: three of four pairs in the right order. It is that among

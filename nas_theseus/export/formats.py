@@ -25,7 +25,7 @@ from torch.export import Dim, ExportedProgram
 from nas_theseus.convert.target import assemble
 from nas_theseus.errors import ExportError
 from nas_theseus.export.member import Member
-from nas_theseus.guide.chain import plain_state
+from nas_theseus.guide.weights import plain_state
 from nas_theseus.storage.whole_files import replacing
 from nas_theseus.values.architecture import Architecture, Boundary
 from nas_theseus.values.ids import canonical_json

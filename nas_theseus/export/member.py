@@ -8,8 +8,9 @@ from pathlib import Path
 
 from nas_theseus.convert.target import Target, assemble
 from nas_theseus.errors import StorageError
-from nas_theseus.guide.chain import load_weights, rebuilding
-from nas_theseus.space.search_space import SearchSpace, load_space
+from nas_theseus.guide.weights import load_weights, rebuilding
+from nas_theseus.space.load import load_space
+from nas_theseus.space.search_space import SearchSpace
 from nas_theseus.storage.whole_files import write_bytes, write_json
 from nas_theseus.values.architecture import Architecture
 from nas_theseus.values.outcomes import Evaluation

@@ -9,7 +9,9 @@ import torch
 from torch import Tensor, nn
 
 from nas_theseus.errors import CutError
-from nas_theseus.guide.chain import Guide, load_given_weights, refuse_other_outputs
+from nas_theseus.guide.chain import Guide
+from nas_theseus.guide.cut import refuse_other_outputs
+from nas_theseus.guide.weights import load_given_weights
 from nas_theseus.values.architecture import Boundary
 
 _GPT2_MODULES = (

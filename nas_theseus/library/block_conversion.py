@@ -11,12 +11,12 @@ from torch import Tensor, nn
 
 from nas_theseus.blocks.family import last_map
 from nas_theseus.convert.activations import GuideActivations
-from nas_theseus.convert.schedules import align
+from nas_theseus.convert.alignment import align
 from nas_theseus.convert.similarity import similarity
 from nas_theseus.convert.target import Target, batch_norms
 from nas_theseus.costs import count_macs
 from nas_theseus.errors import ConversionError
-from nas_theseus.guide.chain import plain_state
+from nas_theseus.guide.weights import plain_state
 from nas_theseus.library.block_key import BlockKey
 from nas_theseus.library.record import Facts
 from nas_theseus.library.store import Entry, Library

@@ -19,7 +19,7 @@ from nas_theseus.values.architecture import (
 )
 from nas_theseus.values.fingerprint import fingerprint
 from nas_theseus.values.ids import derive_seed, short_hash
-from nas_theseus.values.settings import Recipe
+from nas_theseus.values.recipe import Recipe
 
 # Raised when blocks come out differently for the same key: older ones are then not found.
 FORMAT = 1

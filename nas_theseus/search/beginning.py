@@ -16,8 +16,9 @@ from nas_theseus.errors import SpaceError
 from nas_theseus.search.folder import SearchFolder
 from nas_theseus.search.front_files import read_beginning
 from nas_theseus.space.consent import runnable
+from nas_theseus.space.load import load_space
 from nas_theseus.space.mistakes import mistakes_in
-from nas_theseus.space.search_space import SearchSpace, load_space
+from nas_theseus.space.search_space import SearchSpace
 from nas_theseus.storage.whole_files import write_bytes, write_json
 from nas_theseus.values.ids import short_hash
 from nas_theseus.values.settings import SearchSettings

@@ -25,9 +25,9 @@ from nas_theseus.search.folder import SearchFolder
 from nas_theseus.search.front_files import read_front, read_outcomes
 from nas_theseus.space.search_space import COSTS, MEASURED, SearchSpace
 from nas_theseus.values.architecture import Architecture, BlockChoice
+from nas_theseus.values.conditions import parse_constraint
 from nas_theseus.values.goals import Constraint
 from nas_theseus.values.outcomes import Evaluation, Failure, FrontMember, Outcome, Stopped
-from nas_theseus.values.settings import parse_constraint
 
 _MAX_LABELS = 30_000
 

@@ -21,7 +21,7 @@ from nas_theseus.costs.table import CostTable
 from nas_theseus.errors import StorageError
 from nas_theseus.estimate.pareto import as_minimised, ranks
 from nas_theseus.export.member import MEMBER_FILES, write_member
-from nas_theseus.guide.chain import load_weights
+from nas_theseus.guide.weights import load_weights
 from nas_theseus.library.block_key import BlockKeys
 from nas_theseus.library.store import Library
 from nas_theseus.pictures import of_conversion, of_search
@@ -43,7 +43,8 @@ from nas_theseus.services.optuna.study import enqueue, reach
 from nas_theseus.services.ray import cluster
 from nas_theseus.services.ray.nodes import check_nodes
 from nas_theseus.space.genome import Genome
-from nas_theseus.space.search_space import SearchSpace, load_space
+from nas_theseus.space.load import load_space
+from nas_theseus.space.search_space import SearchSpace
 from nas_theseus.stitch.suggestions import stitch_errors, suggested
 from nas_theseus.storage.whole_files import write_json
 from nas_theseus.tasks.score import score

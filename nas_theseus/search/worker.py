@@ -14,11 +14,12 @@ from torch import Tensor
 
 from nas_theseus.candidate.workshop import Converted, Workshop
 from nas_theseus.errors import ConversionError, StorageError, TheseusError
-from nas_theseus.guide.chain import plain_state
+from nas_theseus.guide.weights import plain_state
 from nas_theseus.library.block_key import BlockKey
 from nas_theseus.library.store import Library
 from nas_theseus.search.folder import SearchFolder
-from nas_theseus.space.search_space import SearchSpace, load_space
+from nas_theseus.space.load import load_space
+from nas_theseus.space.search_space import SearchSpace
 from nas_theseus.storage.whole_files import write_tensors
 from nas_theseus.values.architecture import Architecture
 from nas_theseus.values.outcomes import (

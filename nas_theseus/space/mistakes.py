@@ -13,7 +13,7 @@ from nas_theseus.blocks.family import last_map
 from nas_theseus.guide.chain import example_input
 from nas_theseus.space.search_space import COSTS, MEASURED, SearchSpace
 from nas_theseus.values.architecture import BlockChoice, Boundary, Span
-from nas_theseus.values.settings import parse_constraint
+from nas_theseus.values.conditions import parse_constraint
 
 
 def mistakes_in(space: SearchSpace) -> list[str]:

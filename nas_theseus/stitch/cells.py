@@ -6,10 +6,11 @@ from collections.abc import Mapping
 from dataclasses import asdict, dataclass
 from typing import Annotated, Any, Literal
 
-from pydantic import BaseModel, ConfigDict, Field
+from pydantic import Field
 
 from nas_theseus.values.ids import short_hash
-from nas_theseus.values.settings import Epochs, Positive, PositiveFloat, Recipe
+from nas_theseus.values.recipe import Recipe
+from nas_theseus.values.validation import Epochs, Positive, PositiveFloat, Settings
 
 Start = Literal["least-squares", "kaiming"]
 
@@ -22,7 +23,7 @@ CONTROLS: dict[str, tuple[bool, bool]] = {
 }
 
 
-class StitchRecipe(BaseModel):
+class StitchRecipe(Settings):
     """How the stitch of a cell is made and judged; prefix and suffix never change.
 
     Attributes:
@@ -34,8 +35,6 @@ class StitchRecipe(BaseModel):
         cka_examples: of the training inputs, those whose features CKA compares.
         epochs: passes over `examples`; 0 leaves the stitch as it starts.
     """
-
-    model_config = ConfigDict(frozen=True, extra="forbid")
 
     start: Start = "least-squares"
     loss: Literal["task", "representation"] = "task"

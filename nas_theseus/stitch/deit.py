@@ -7,7 +7,7 @@ from collections.abc import Mapping
 from pathlib import Path
 
 from nas_theseus.errors import GuideError
-from nas_theseus.guide.chain import cut
+from nas_theseus.guide.cut import cut
 from nas_theseus.stitch.anchors import Anchor
 from nas_theseus.tasks import Task
 

@@ -11,12 +11,13 @@ import torch
 
 from nas_theseus.convert.target import reinitialise
 from nas_theseus.errors import SpaceError
-from nas_theseus.guide.chain import Guide, cut
+from nas_theseus.guide.chain import Guide
+from nas_theseus.guide.cut import cut
 from nas_theseus.guide.networks import SMALL_RESNETS, ready_network
-from nas_theseus.space.search_space import load_space
+from nas_theseus.space.load import load_space
 from nas_theseus.tasks import Task, digits, fashion_mnist, image_folder
 from nas_theseus.values.ids import derive_seed
-from nas_theseus.values.settings import Recipe
+from nas_theseus.values.recipe import Recipe
 
 
 @dataclass(frozen=True)

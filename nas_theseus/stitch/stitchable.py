@@ -19,7 +19,8 @@ from nas_theseus.convert.stitching import Stitch, fit_stitch_batches, make_stitc
 from nas_theseus.convert.target import batch_norms
 from nas_theseus.costs import count_macs, count_params
 from nas_theseus.errors import GuideError
-from nas_theseus.guide.chain import Guide, device_of, load_weights, plain_state
+from nas_theseus.guide.chain import Guide, device_of
+from nas_theseus.guide.weights import load_weights, plain_state
 from nas_theseus.stitch.anchors import Anchor, check_anchors, check_class_order
 from nas_theseus.stitch.measure import refuse_too_few
 from nas_theseus.stitch.windows import sliding_windows

@@ -20,7 +20,7 @@ from nas_theseus.stitch.training import train_stitches
 from nas_theseus.tasks import Task
 from nas_theseus.values.architecture import Boundary
 from nas_theseus.values.ids import derive_seed, short_hash
-from nas_theseus.values.settings import Recipe
+from nas_theseus.values.recipe import Recipe
 
 
 class StitchedNetwork(nn.Sequential):

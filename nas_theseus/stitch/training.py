@@ -16,7 +16,7 @@ from nas_theseus.guide.chain import device_of
 from nas_theseus.stitch.stitchable import StitchableNet
 from nas_theseus.tasks import Task
 from nas_theseus.values.ids import derive_seed
-from nas_theseus.values.settings import Recipe
+from nas_theseus.values.recipe import Recipe
 
 
 class _Drawn(nn.Module):

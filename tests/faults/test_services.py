@@ -21,7 +21,7 @@ from nas_theseus.library.store import BLOCKS, DAMAGED, Library
 from nas_theseus.services.mlflow import Tracker
 from nas_theseus.services.optuna.study import Study, reach
 from nas_theseus.space.genome import Genome
-from nas_theseus.space.search_space import load_space
+from nas_theseus.space.load import load_space
 from nas_theseus.values.architecture import Architecture, BlockChoice, Boundary, Span
 from nas_theseus.values.outcomes import Cost, Evaluation, Outcome
 from tests.faults.counts import Fault

@@ -15,7 +15,7 @@ import nas_theseus
 from nas_theseus.cli.app import main
 from nas_theseus.errors import StorageError
 from nas_theseus.search.folder import SearchFolder
-from nas_theseus.space.search_space import load_space
+from nas_theseus.space.load import load_space
 from tests.integration.commands import SPACE, Desk, blocks_of, results, summary
 
 # Several whole searches one after the other, on what may be a busy machine.

@@ -19,7 +19,7 @@ import nas_theseus
 from nas_theseus import Recipe
 from nas_theseus.api.found import find_network
 from nas_theseus.errors import GuideError, LibraryError, ServiceError, SpaceError, StorageError
-from nas_theseus.guide.chain import read_weights
+from nas_theseus.guide.weights import read_weights
 from nas_theseus.library import store as library_module
 from nas_theseus.library.block_key import BlockKey
 from nas_theseus.library.record import Facts
@@ -31,7 +31,8 @@ from nas_theseus.storage.blobs import Blobs
 from nas_theseus.storage.redaction import scrub, without_credentials
 from nas_theseus.values.architecture import Boundary, Span
 from nas_theseus.values.ids import short_hash
-from nas_theseus.values.settings import SearchSettings, validated
+from nas_theseus.values.settings import SearchSettings
+from nas_theseus.values.validation import validated
 
 FACTS = Facts(similarity=0.9, residual=0.25, steps=3, macs=1000, seconds=0.5, device="cpu")
 END = Boundary((4,))

@@ -20,10 +20,10 @@ from nas_theseus.costs import count_params
 from nas_theseus.errors import ConversionError, ServiceError, SpaceError, StorageError
 from nas_theseus.export.member import read_evaluation
 from nas_theseus.guide.networks import ResNet
-from nas_theseus.space.search_space import load_space
+from nas_theseus.space.load import load_space
 from nas_theseus.storage.whole_files import write_json
 from nas_theseus.values.architecture import Architecture, BlockChoice, Span
-from nas_theseus.values.settings import Recipe
+from nas_theseus.values.recipe import Recipe
 
 SPACE = """
 from torch import nn

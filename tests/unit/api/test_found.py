@@ -17,10 +17,10 @@ from nas_theseus.cli.app import app
 from nas_theseus.convert.target import assemble
 from nas_theseus.errors import GuideError, ServiceError, StorageError, TheseusError
 from nas_theseus.export.member import MEMBER_FILES, read_member, write_member
-from nas_theseus.guide.chain import plain_state
+from nas_theseus.guide.weights import plain_state
 from nas_theseus.search.folder import SearchFolder
 from nas_theseus.services.mlflow import Tracker
-from nas_theseus.space.search_space import load_space
+from nas_theseus.space.load import load_space
 from nas_theseus.storage.whole_files import write_tensors
 from nas_theseus.values.architecture import Architecture, BlockChoice, Span
 from nas_theseus.values.outcomes import Cost, Evaluation

@@ -12,10 +12,11 @@ from nas_theseus.convert.guide_training import prepare_guide
 from nas_theseus.convert.target import assemble
 from nas_theseus.costs.table import CostTable
 from nas_theseus.errors import StorageError
-from nas_theseus.guide.chain import plain_state
+from nas_theseus.guide.weights import plain_state
 from nas_theseus.search.beginning import keep_beginning
 from nas_theseus.search.folder import SearchFolder
-from nas_theseus.space.search_space import SearchSpace, load_space
+from nas_theseus.space.load import load_space
+from nas_theseus.space.search_space import SearchSpace
 from nas_theseus.stitch.stitchable import StitchableNet
 from nas_theseus.storage.whole_files import write_json, write_tensors
 from nas_theseus.values.architecture import Architecture, BlockChoice, Span

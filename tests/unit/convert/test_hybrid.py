@@ -14,14 +14,15 @@ from nas_theseus import Recipe, SearchSpace, cut
 from nas_theseus.blocks import Basic, Identity, Keep, Pointwise, Pool
 from nas_theseus.candidate.workshop import Converted, Workshop
 from nas_theseus.convert.activations import GuideActivations
+from nas_theseus.convert.alignment import Plateau, align
 from nas_theseus.convert.finetune import train
 from nas_theseus.convert.hybrid import Hybrid
-from nas_theseus.convert.schedules import Plateau, align, stages
 from nas_theseus.convert.similarity import similarity
+from nas_theseus.convert.stage import stages
 from nas_theseus.convert.target import assemble
 from nas_theseus.tasks import digits
 from nas_theseus.values.architecture import Architecture, BlockChoice, Span
-from nas_theseus.values.settings import Order, Schedule, SimilarityName
+from nas_theseus.values.recipe import Order, Schedule, SimilarityName
 
 
 def conv(inlet: int, outlet: int, stride: int = 1) -> nn.Module:

@@ -13,7 +13,7 @@ from nas_theseus.blocks.mlp import TokenMixer
 from nas_theseus.blocks.recurrent import MinimalRNNBlock
 from nas_theseus.blocks.sequence import ChannelMLPBlock
 from nas_theseus.convert.inheritance import inherit
-from nas_theseus.guide.chain import plain_state
+from nas_theseus.guide.weights import plain_state
 from nas_theseus.values.architecture import Boundary
 
 TOKENS = Boundary((6, 8))

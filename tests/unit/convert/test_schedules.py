@@ -12,17 +12,11 @@ from nas_theseus import Recipe, SearchSpace, cut
 from nas_theseus.blocks import Basic, Identity, Keep, Pointwise, TokenMLP
 from nas_theseus.blocks.mlp import TokenMixer
 from nas_theseus.convert.activations import GuideActivations
+from nas_theseus.convert.alignment import StageRun, align, fixed_batches
+from nas_theseus.convert.fitting import stitch
 from nas_theseus.convert.kernels import linear_cka
-from nas_theseus.convert.schedules import (
-    Stage,
-    StageRun,
-    align,
-    fixed_batches,
-    runs_from,
-    stages,
-    stitch,
-)
 from nas_theseus.convert.similarity import similarity
+from nas_theseus.convert.stage import Stage, runs_from, stages
 from nas_theseus.convert.target import (
     Target,
     assemble,
@@ -36,7 +30,7 @@ from nas_theseus.guide.networks import vision_transformer
 from nas_theseus.tasks import digits
 from nas_theseus.values.architecture import Architecture, BlockChoice, Span
 from nas_theseus.values.outcomes import CurvePoint
-from nas_theseus.values.settings import Order, Schedule, SimilarityName
+from nas_theseus.values.recipe import Order, Schedule, SimilarityName
 
 
 def conv(inlet: int, outlet: int, stride: int = 1) -> nn.Module:

@@ -19,8 +19,10 @@ from nas_theseus.blocks import (
     SelfAttention,
 )
 from nas_theseus.convert.activations import GuideActivations
-from nas_theseus.convert.schedules import Stage, align, stitch
+from nas_theseus.convert.alignment import align
+from nas_theseus.convert.fitting import stitch
 from nas_theseus.convert.similarity import similarity
+from nas_theseus.convert.stage import Stage
 from nas_theseus.convert.target import assemble
 from nas_theseus.tasks import text_file
 from nas_theseus.values.architecture import Architecture, BlockChoice, Span

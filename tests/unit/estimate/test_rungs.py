@@ -13,9 +13,9 @@ from nas_theseus import Recipe, maximize, minimize
 from nas_theseus.estimate.pareto import ranks
 from nas_theseus.estimate.rungs import RungRecord, examples_left, rungs_of, standing
 from nas_theseus.values.architecture import Architecture, BlockChoice, Span
+from nas_theseus.values.conditions import parse_constraint
 from nas_theseus.values.goals import Objective
 from nas_theseus.values.outcomes import Cost, CurvePoint, Evaluation
-from nas_theseus.values.settings import parse_constraint
 
 RECIPE = Recipe(epochs=8)
 GOALS = (maximize("val_accuracy"), minimize("macs"))

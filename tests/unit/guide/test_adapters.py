@@ -12,7 +12,7 @@ from torch import Tensor, nn
 from nas_theseus.costs import cost_of, count_macs, count_params
 from nas_theseus.errors import CutError, GuideError
 from nas_theseus.guide.adapters import gpt2_guide
-from nas_theseus.guide.chain import load_weights, plain_state
+from nas_theseus.guide.weights import load_weights, plain_state
 from nas_theseus.values.architecture import Boundary
 from nas_theseus.values.outcomes import Cost
 

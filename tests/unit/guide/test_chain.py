@@ -11,7 +11,9 @@ from safetensors.torch import save_file
 from torch import Tensor, nn
 
 from nas_theseus.errors import CutError, GuideError
-from nas_theseus.guide.chain import Guide, cut, cut_points, load_weights, plain_state
+from nas_theseus.guide.chain import Guide
+from nas_theseus.guide.cut import cut, cut_points
+from nas_theseus.guide.weights import load_weights, plain_state
 from nas_theseus.values.architecture import Boundary
 
 

@@ -17,7 +17,8 @@ from torch.utils.flop_counter import FlopCounterMode
 
 from nas_theseus.costs import cost_of, count_macs, count_params
 from nas_theseus.errors import GuideError
-from nas_theseus.guide.chain import cut, cut_points, plain_state
+from nas_theseus.guide.cut import cut, cut_points
+from nas_theseus.guide.weights import plain_state
 from nas_theseus.values.architecture import Boundary
 from nas_theseus.values.outcomes import Cost
 

@@ -7,7 +7,7 @@ import torch
 from torch import Tensor, nn
 
 from nas_theseus.errors import CutError
-from nas_theseus.guide.chain import cut, cut_points
+from nas_theseus.guide.cut import cut, cut_points
 from nas_theseus.guide.tracing import evaluating
 
 

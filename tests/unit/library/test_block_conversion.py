@@ -11,12 +11,12 @@ from torch import Tensor, nn
 from nas_theseus import Recipe, SearchSpace, block, cut
 from nas_theseus.blocks import Basic, Identity, Keep, Pointwise
 from nas_theseus.convert.activations import GuideActivations
-from nas_theseus.convert.schedules import align
+from nas_theseus.convert.alignment import align
 from nas_theseus.convert.similarity import similarity
 from nas_theseus.convert.target import Target, assemble
 from nas_theseus.costs.table import CostTable
 from nas_theseus.errors import ConversionError
-from nas_theseus.guide.chain import plain_state
+from nas_theseus.guide.weights import plain_state
 from nas_theseus.library.block_conversion import convert_block, keep_block, load_into
 from nas_theseus.library.block_key import BlockKeys
 from nas_theseus.library.record import Facts

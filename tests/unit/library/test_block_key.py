@@ -16,10 +16,10 @@ from torch import nn
 from nas_theseus import Recipe
 from nas_theseus.errors import PairingError
 from nas_theseus.library.block_key import BlockKey, BlockKeys
-from nas_theseus.space.search_space import load_space
+from nas_theseus.space.load import load_space
 from nas_theseus.values.architecture import Architecture, BlockChoice, Boundary, Span
 from nas_theseus.values.fingerprint import fingerprint
-from nas_theseus.values.settings import ALIGNMENT, SimilarityOptions
+from nas_theseus.values.recipe import ALIGNMENT, SimilarityOptions
 
 SPACE = '''
 """A space with a block of its own."""

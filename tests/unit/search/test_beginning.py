@@ -15,7 +15,7 @@ from nas_theseus.convert.guide_training import prepare_guide
 from nas_theseus.errors import GuideError, SpaceError, StorageError
 from nas_theseus.search.beginning import check_kept, keep_beginning, read_space
 from nas_theseus.search.folder import SearchFolder
-from nas_theseus.space.search_space import load_space
+from nas_theseus.space.load import load_space
 from nas_theseus.tasks import Task, digits
 from nas_theseus.values.settings import SearchSettings
 

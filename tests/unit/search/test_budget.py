@@ -22,7 +22,8 @@ from nas_theseus.library.store import Library
 from nas_theseus.search.beginning import keep_beginning
 from nas_theseus.search.budget import Answer, Prediction, answer, parse_budget
 from nas_theseus.search.folder import SearchFolder
-from nas_theseus.space.search_space import SearchSpace, load_space
+from nas_theseus.space.load import load_space
+from nas_theseus.space.search_space import SearchSpace
 from nas_theseus.values.architecture import Architecture, BlockChoice
 from nas_theseus.values.goals import Constraint
 from nas_theseus.values.ids import derive_seed

@@ -20,7 +20,8 @@ from nas_theseus.search.progress import State
 from nas_theseus.search.worker import Worker, worker_settings
 from nas_theseus.services.mlflow import Tracker
 from nas_theseus.services.ray.cluster import Job
-from nas_theseus.space.search_space import SearchSpace, load_space
+from nas_theseus.space.load import load_space
+from nas_theseus.space.search_space import SearchSpace
 from nas_theseus.values.architecture import Architecture, BlockChoice, Span
 from nas_theseus.values.outcomes import Evaluation, Failure, Outcome, Reached, Stopped
 from nas_theseus.values.settings import SearchSettings

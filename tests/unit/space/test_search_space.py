@@ -13,8 +13,8 @@ from nas_theseus.blocks import Basic, BlockFamily, Depthwise, Keep, Linear, Toke
 from nas_theseus.blocks.family import Stitched, last_map
 from nas_theseus.costs.table import CostTable
 from nas_theseus.errors import SpaceError
+from nas_theseus.space.load import load_space
 from nas_theseus.space.mistakes import mistakes_in
-from nas_theseus.space.search_space import load_space
 from nas_theseus.tasks import digits
 from nas_theseus.values.architecture import Span
 

@@ -6,7 +6,8 @@ import pytest
 import torch
 from torch import Tensor, nn
 
-from nas_theseus.guide.chain import Guide, cut
+from nas_theseus.guide.chain import Guide
+from nas_theseus.guide.cut import cut
 from nas_theseus.guide.networks import ResNet, vision_transformer
 from nas_theseus.stitch.anchors import Anchor
 from nas_theseus.tasks import ImageTask, from_datasets

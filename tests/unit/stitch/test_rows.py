@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 
 from nas_theseus.errors import SpaceError
-from nas_theseus.guide.chain import plain_state
+from nas_theseus.guide.weights import plain_state
 from nas_theseus.stitch import rows as rows_module
 from nas_theseus.stitch.cells import Endpoint, StitchRecipe
 from nas_theseus.stitch.rows import Pair, RowSettings, RowWorker

@@ -21,7 +21,7 @@ from nas_theseus.stitch.anchors import Anchor
 from nas_theseus.stitch.stitchable import StitchableNet
 from nas_theseus.stitch.training import calibrate, train_stitches
 from nas_theseus.tasks import ImageTask, from_datasets
-from nas_theseus.values.settings import Recipe
+from nas_theseus.values.recipe import Recipe
 from tests.unit.stitch.conftest import _blobs, resnet, vit
 
 INPUTS = torch.randn(5, 1, 8, 8, generator=torch.Generator().manual_seed(0))

@@ -5,13 +5,10 @@ from __future__ import annotations
 import pytest
 
 from nas_theseus.errors import SpaceError
-from nas_theseus.values.settings import (
-    Recipe,
-    SearchSettings,
-    matches,
-    parse_constraint,
-    validated,
-)
+from nas_theseus.values.conditions import matches, parse_constraint
+from nas_theseus.values.recipe import Recipe
+from nas_theseus.values.settings import SearchSettings
+from nas_theseus.values.validation import validated
 
 
 def test_all_mistakes_come_together_with_names_and_what_was_given() -> None:

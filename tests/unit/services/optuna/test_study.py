@@ -27,8 +27,9 @@ from nas_theseus.services.optuna.theseus_sampler import ESTIMATED, RUNGS
 from nas_theseus.space.genome import Genome
 from nas_theseus.tasks import digits
 from nas_theseus.values.architecture import Architecture
+from nas_theseus.values.conditions import parse_constraint
 from nas_theseus.values.outcomes import CurvePoint, Evaluation, Failure, Outcome, Stopped
-from nas_theseus.values.settings import Sampler, parse_constraint
+from nas_theseus.values.settings import Sampler
 
 
 def conv(inlet: int, outlet: int) -> nn.Module:

@@ -8,7 +8,8 @@ import pytest
 
 from nas_theseus.errors import ServiceError, SpaceError
 from nas_theseus.services.ray.resources import of_trial, refuse_too_small, room
-from nas_theseus.values.settings import SearchSettings, validated
+from nas_theseus.values.settings import SearchSettings
+from nas_theseus.values.validation import validated
 
 
 def node(**resources: float) -> dict[str, Any]:

@@ -1,26 +1,24 @@
-"""The schedules of Network of Theseus as values over one stage loop."""
+"""The one loop that runs the stages of every schedule: train, measure, stitch."""
 
 from __future__ import annotations
 
 import copy
-from collections.abc import Callable, Iterable, Iterator, Sequence
-from dataclasses import dataclass, replace
+from collections.abc import Callable, Iterable, Iterator
+from dataclasses import replace
 
 import torch
 from torch import Tensor, nn
 
-from nas_theseus.blocks.family import last_map
 from nas_theseus.convert.activations import GuideActivations
-from nas_theseus.convert.folding import fold_after
+from nas_theseus.convert.fitting import _chain, stitch, unexplained
 from nas_theseus.convert.inheritance import inherit
-from nas_theseus.convert.least_squares import LeastSquares
 from nas_theseus.convert.similarity import Prepared, Similarity, check_features
-from nas_theseus.convert.stitching import rows
+from nas_theseus.convert.stage import Stage, runs_from, stages
 from nas_theseus.convert.target import Target, batch_norms, gathering_statistics
 from nas_theseus.errors import ConversionError, ShapeError
 from nas_theseus.values.ids import derive_seed
 from nas_theseus.values.outcomes import CurvePoint
-from nas_theseus.values.settings import Order, Recipe, Schedule
+from nas_theseus.values.recipe import Recipe
 
 # Of the guide's activations, to tell which of its hidden units matter.
 INHERITED_EXAMPLES = 64
@@ -29,66 +27,6 @@ WIDE = 256
 # Training that leaves the loss above this share of what it began with went wrong; it is tried this
 # often, each time with a quarter of the learning rate.
 WORSE, ATTEMPTS = 1.05, 3
-
-
-@dataclass(frozen=True)
-class Stage:
-    """One stage of alignment over positions of the target.
-
-    Attributes:
-        start: the chain begins here, fed by the guide's activation at this block's inlet.
-        stop: the chain ends before this position.
-        trained: positions whose parameters move.
-        aligned: positions whose outlets are compared with the guide's; the loss is their mean.
-        stitched: the position that is brought into the guide's basis afterwards; None for none.
-        replaced: positions that have been replaced when the stage ends.
-    """
-
-    start: int
-    stop: int
-    trained: tuple[int, ...]
-    aligned: tuple[int, ...]
-    stitched: int | None
-    replaced: tuple[int, ...]
-
-
-def stages(schedule: Schedule, order: Order, replaced: Sequence[int]) -> list[Stage]:
-    """The stages of a schedule.
-
-    Args:
-        schedule: progressive (the replaced prefix stays trainable), sequential (earlier
-            replacements frozen), independent (each alone), joint (all at once), naive (put in one
-            after the other, nothing aligned); scratch and kd have no stage.
-        order: forward (input to output) or reverse.
-        replaced: positions of the target that are not kept and have parameters, ascending.
-
-    Source: Network of Theseus, arXiv:2512.04198, figures 1, 2 and 4. That the whole prefix stays
-    trainable in `progressive` is our reading. In reverse order a stage's chain runs from the
-    newest block to the last one replaced, fed by the guide; a single frozen follower expects the
-    guide's basis, so the newest block is stitched when it alone trains, the chain's exit when all
-    do (ours).
-    """
-    if not replaced or schedule in ("scratch", "kd"):
-        return []
-    everything = tuple(replaced)
-    if schedule == "joint":
-        first, last = everything[0], everything[-1]
-        return [Stage(first, last + 1, everything, everything, last, everything)]
-    newest_first = everything if order == "forward" else everything[::-1]
-    found = []
-    for index, newest in enumerate(newest_first):
-        done = tuple(sorted(newest_first[: index + 1]))
-        alone = (newest,)
-        if schedule == "naive":
-            found.append(Stage(newest, newest + 1, (), (), None, done))
-        elif schedule == "independent":
-            found.append(Stage(newest, newest + 1, alone, alone, newest, done))
-        elif schedule == "progressive":
-            found.append(Stage(done[0], done[-1] + 1, done, done, done[-1], done))
-        else:  # sequential
-            aligned = alone if order == "forward" else done
-            found.append(Stage(done[0], done[-1] + 1, alone, aligned, newest, done))
-    return found
 
 
 def align(
@@ -135,18 +73,6 @@ def align(
             yield from run.points()
         yield from after_stage(number, stage)
         before = stage.replaced
-
-
-def runs_from(stage: Stage, before: Stage | None) -> int:
-    """The first block of a stage's chain that has to run anew for the whole sample.
-
-    Args:
-        before: the aligned stage before, whose frozen blocks have run; None where they have been
-            trained since.
-    """
-    if before is None or before.start != stage.start or before.trained[0] > stage.trained[0]:
-        return stage.start
-    return before.trained[0]
 
 
 class StageRun:
@@ -349,84 +275,6 @@ class Plateau:
         return flat
 
 
-def stitch(
-    target: Target, stage: Stage, inputs: Sequence[Tensor], goals: Sequence[Tensor]
-) -> float | None:
-    """Bring one block's output into the guide's basis, folded into its own last linear map.
-
-    The block's output is its last map's output plus, at most, a skip that is in the guide's basis
-    already; so the map is fitted to what the skip leaves over.
-
-    Args:
-        inputs: of the stage's chain, in batches of shape (N, *boundary).
-        goals: the guide's activations behind the block, in its width, in the same batches.
-
-    Returns:
-        Share of the guide's variance that the block leaves unexplained; None for a block without
-        a last linear map.
-    """
-    position = stage.stitched
-    last = None if position is None else last_map(target.blocks[position])
-    if position is None or last is None:
-        return None
-    caught: list[Tensor] = []
-    count = 0
-    width, device = target.boundaries[position + 1].width, goals[0].device
-    sums = torch.zeros(2, width, dtype=torch.float64, device=device)
-    squares = torch.zeros(2, dtype=torch.float64, device=device)
-    # Copied, as a block may add its skip to it in place.
-    hook = last.register_forward_hook(
-        lambda _module, _inputs, output: caught.append(output.clone())
-    )
-    fit = LeastSquares()
-    try:
-        with torch.no_grad():
-            for batch, goal in zip(inputs, goals, strict=True):
-                caught.clear()
-                for reached, features in _chain(target, stage, batch):
-                    if reached == position:
-                        mapped, guided = rows(caught[-1]), rows(goal)
-                        wanted = guided - (rows(features) - mapped)
-                        fit.add(mapped, wanted)
-                        both = torch.stack([wanted, guided]).double()
-                        count += len(mapped)
-                        sums, squares = sums + both.sum(1), squares + both.square().sum((1, 2))
-                        break
-    finally:
-        hook.remove()
-    linear_map = fit.solve()
-    weight, bias = fold_after(last, linear_map)
-    with torch.no_grad():
-        last.weight.copy_(weight)
-        if last.bias is None:
-            last.bias = nn.Parameter(bias.to(weight.device))
-        else:
-            last.bias.copy_(bias)
-    # The fit's residual is a share of what the skip leaves over; told as a share of the guide's.
-    left_over, guided_spread = squares - (sums**2).sum(1) / count
-    return linear_map.residual * float(left_over / guided_spread)
-
-
-def unexplained(
-    target: Target, stage: Stage, inputs: Sequence[Tensor], goals: Sequence[Tensor]
-) -> float:
-    """Share of the guide's variance that a block without a stitch leaves unexplained.
-
-    Args:
-        inputs, goals: as for `stitch`.
-    """
-    left = spread = torch.zeros((), dtype=torch.float64, device=goals[0].device)
-    mean = torch.cat([rows(goal) for goal in goals]).double().mean(0)
-    with torch.no_grad():
-        for batch, goal in zip(inputs, goals, strict=True):
-            for reached, features in _chain(target, stage, batch):
-                if reached == stage.stitched:
-                    guided = rows(goal).double()
-                    left = left + (guided - rows(features)).square().sum()
-                    spread = spread + (guided - mean).square().sum()
-    return float(left / spread)
-
-
 def fixed_batches(count: int, size: int, generator: torch.Generator) -> list[Tensor]:
     """A random partition into batches that stay the same, so that the guide's side is reused."""
     order = torch.randperm(count, generator=generator)
@@ -441,9 +289,3 @@ def _through(blocks: Iterable[nn.Module], features: Tensor) -> Tensor:
         return features
     with torch.no_grad():
         return torch.cat([chain(chunk) for chunk in torch.split(features, 256)])
-
-
-def _chain(target: Target, stage: Stage, features: Tensor) -> Iterator[tuple[int, Tensor]]:
-    for position in range(stage.start, stage.stop):
-        features = target.blocks[position](features)
-        yield position, features

@@ -1,0 +1,210 @@
+"""Cut a traced network into parts, and list where it can be cut."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+import torch
+from torch import Tensor, nn
+
+from nas_theseus.errors import CutError
+from nas_theseus.guide.chain import Guide, _does_not_run, _inlet, example_input
+from nas_theseus.guide.tracing import Trace, ancestors, evaluating, is_batch_size, trace
+from nas_theseus.guide.weights import load_given_weights
+
+
+def cut(
+    model: nn.Module,
+    at: Sequence[str],
+    inlet: Sequence[int],
+    *,
+    weights: str | Path | None = None,
+) -> Guide:
+    """Split a torch module into a chain of parts, after each named submodule or operation.
+
+    The model is traced with torch.fx in eval mode; submodules that do not trace, or that depend
+    on `training` themselves, run whole. The parts share the model's parameters, nothing is
+    copied, and the chain is held to the model's own output.
+
+    Args:
+        model: any module whose `forward` torch.fx traces and whose first argument is the input;
+            others are given as `Guide([(name, module), …])`.
+        at: names to cut after, as `cut_points` (or ``nas-theseus parts``) lists them, in order.
+        inlet: shape of one input without the batch dimension, such as (3, 224, 224).
+        weights: safetensors file, or a checkpoint that ``torch.load(weights_only=True)`` reads,
+            with the state dict of `model`.
+
+    Raises:
+        CutError: the model does not trace or does not take the inlet, a name is unknown, the names
+            are out of order, or more than one tensor crosses a cut; the message names what else
+            crosses.
+        GuideError: the weights file is missing, damaged or of another network.
+    """
+    if isinstance(at, str):
+        raise CutError(f"at: a list of names to cut after, such as [{at!r}], not {at!r}")
+    boundary = _inlet(inlet)
+    load_given_weights(model, weights)
+    traced = trace(model)
+    cuts = [(name, _node_of(traced, name)) for name in at]
+    previous, inside = traced.inputs, {traced.inputs}
+    parts: list[tuple[str, nn.Module]] = []
+    for name, node in [*cuts, ("head", traced.output)]:
+        before = ancestors(node)
+        if previous not in before:
+            behind = repr(parts[-1][0]) if parts else "the network's input"
+            raise CutError(
+                f"cannot cut after {name!r} here: it does not come behind {behind}; "
+                "give the names in the order in which the network runs them"
+            )
+        if node is not traced.output and (crossing := traced.crossing(before, node)):
+            raise CutError(
+                f"cannot cut after {name!r}: exactly one tensor may cross a cut, but "
+                f"{', '.join(map(repr, crossing))} also cross it; "
+                "'nas-theseus parts' lists where this model can be cut"
+            )
+        parts.append((name, _part(traced, before - inside, previous, node)))
+        inside, previous = before, node
+    _refuse_shared_buffers(parts)
+    guide = Guide(parts, boundary)
+    refuse_other_outputs(guide, model, example_input(model, guide.boundaries[0], batch=2, seed=1))
+    return guide
+
+
+def refuse_other_outputs(guide: Guide, model: nn.Module, inputs: Tensor) -> None:
+    """Hold a chain to what its model computes; both in eval mode.
+
+    Raises:
+        CutError: the outputs differ by more than rounding.
+    """
+    with evaluating(guide, model):
+        expected = model(inputs)
+        expected = getattr(expected, "logits", expected)  # Hugging Face's outputs
+        difference = (guide(inputs) - expected).abs().max()
+    if not difference <= 1e-4 * expected.abs().max():
+        raise CutError(
+            f"the chain of {', '.join(guide.names)} does not compute what {type(model).__name__} "
+            f"computes: outputs differ by up to {float(difference):.2g}. A trace holds neither "
+            "random numbers nor what a forward keeps between calls; give the parts as a chain: "
+            "Guide([(name, module), …], inlet)"
+        )
+
+
+@dataclass(frozen=True)
+class CutPoint:
+    """A place where exactly one tensor crosses: the name to give to `cut`."""
+
+    name: str
+    also: tuple[str, ...] = ()
+
+
+def cut_points(model: nn.Module, inlet: Sequence[int] | None = None) -> list[CutPoint]:
+    """Every place where a model can be cut, in the order in which it runs.
+
+    Args:
+        inlet: shape of one input; with it, places are left out whose tensor is no boundary, such
+            as the windows of a Swin transformer.
+
+    Raises:
+        CutError: torch.fx cannot trace the model, or it does not take the inlet.
+    """
+    traced = trace(model)
+    by_node: dict[torch.fx.Node, list[str]] = {}
+    for name, node in traced.last_of.items():
+        by_node.setdefault(node, []).append(name)
+    if inlet is not None:
+        inputs = example_input(model, boundary := _inlet(inlet), batch=2)
+        try:
+            shapes = traced.shapes(inputs)
+        except Exception as error:  # the user's module may raise anything
+            raise _does_not_run(type(model).__name__, inputs, boundary, error) from error
+        for node in list(by_node):
+            shape = shapes.get(node, ())
+            if shape[:1] != (2,) or not 2 <= len(shape) <= 4:
+                del by_node[node]
+    points = []
+    for node in traced.nodes:
+        if node not in by_node or node in traced.output.all_input_nodes:
+            continue
+        before = ancestors(node)
+        if traced.inputs in before and not traced.crossing(before, node):
+            # Submodules before operations, and the outermost first: "blocks.0", not "add_2".
+            operation = node.name if node.op != "call_module" else None
+            names = sorted(by_node[node], key=lambda name: (name == operation, name.count(".")))
+            points.append(CutPoint(names[0], tuple(names[1:])))
+    return points
+
+
+def _node_of(traced: Trace, name: str) -> torch.fx.Node:
+    if name in traced.last_of:
+        return traced.last_of[name]
+    if whole := traced.whole(name):
+        raise CutError(
+            f"cannot cut after {name!r}: {whole!r} runs whole, because it depends on `training` "
+            f"or does not trace; cut after {whole!r}, or give the parts as a chain: "
+            "Guide([(name, module), …], inlet)"
+        )
+    known = sorted(traced.last_of)
+    raise CutError(
+        f"cannot cut after {name!r}: no submodule or operation has this name; known: "
+        + ", ".join(known[:40])
+        + (", …" if len(known) > 40 else "")
+    )
+
+
+def _part(
+    traced: Trace, nodes: set[torch.fx.Node], previous: torch.fx.Node, last: torch.fx.Node
+) -> torch.fx.GraphModule:
+    """The module that runs `nodes`, fed by the tensor of `previous`, giving that of `last`."""
+    graph = torch.fx.Graph()
+    features = graph.placeholder("features")
+    copies = {previous: features}
+
+    def copy_of(node: torch.fx.Node) -> torch.fx.Node:
+        if node not in copies:  # also what an earlier part reads too: parameters, batch size
+            copies[node] = (
+                graph.call_method("size", (features, 0))
+                if is_batch_size(node)
+                else graph.node_copy(node, copy_of)
+            )
+        return copies[node]
+
+    for node in traced.nodes:
+        if node in nodes and node.op != "output":
+            copy_of(node)
+    result = last.args[0] if last.op == "output" else last
+    if not isinstance(result, torch.fx.Node):
+        raise CutError(f"the network must give one tensor; it gives {result!r}")
+    graph.output(copy_of(result))
+    return torch.fx.GraphModule(traced.module, graph)
+
+
+def _copy_input(name: str, part: nn.Module) -> None:
+    """Let a part that begins with an operation in place leave its input as it is."""
+    if not isinstance(part, torch.fx.GraphModule):
+        raise CutError(
+            f"part {name!r} changes its input in place, so that the boundary before it is lost; "
+            "use inplace=False at its beginning"
+        )
+    features = next(iter(part.graph.nodes))
+    with part.graph.inserting_after(features):
+        copied = part.graph.call_method("clone", (features,))
+    features.replace_all_uses_with(copied, delete_user_cb=lambda user: user is not copied)
+    part.recompile()
+
+
+def _refuse_shared_buffers(parts: Sequence[tuple[str, nn.Module]]) -> None:
+    """A module with state that is updated (batch norm) must not run in two parts."""
+    owner: dict[int, str] = {}
+    for name, part in parts:
+        for buffer in part.buffers():
+            if owner.setdefault(id(buffer), name) != name:
+                raise CutError(
+                    f"parts {owner[id(buffer)]!r} and {name!r} share a module with running "
+                    "statistics; cut so that both uses lie in one part"
+                )
+
+
+def _describe(value: object) -> str:
+    return f"shape {tuple(value.shape)}" if isinstance(value, Tensor) else type(value).__name__

@@ -1,0 +1,161 @@
+"""How a candidate is made from the guide and trained: a validated, hashable recipe."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Annotated, Any, Literal
+
+from pydantic import Field
+
+from nas_theseus.values.ids import short_hash
+from nas_theseus.values.validation import Epochs, Positive, PositiveFloat, Settings, assigned
+
+Schedule = Literal["progressive", "sequential", "independent", "joint", "naive", "scratch", "kd"]
+Order = Literal["forward", "reverse"]
+SimilarityName = Literal["cka", "cka-unbiased", "dmnn", "regression", "cosine"]
+
+# What the conversion of one block depends on: not how blocks are put together, nor task training.
+ALIGNMENT = {
+    "similarity", "similarity_options", "align_examples", "align_steps", "plateau",
+    "align_batch_size", "align_learning_rate", "weight_decay", "gradient_clip",
+}  # fmt: skip
+TRAINING = {"epochs", "batch_size", "learning_rate", "weight_decay", "gradient_clip"}
+
+
+class SimilarityOptions(Settings):
+    """What a similarity compares; None leaves what suits it best (`convert.similarity`).
+
+    Attributes:
+        examples: what an example is on maps and tokens: the whole, or each position.
+        pool: average feature maps down to pool x pool before CKA or D-MNN; 0 for no pooling.
+        project: fixed random projection to this width before CKA or D-MNN; 0 for none.
+        rows: at most so many positions are compared.
+        temperature: of D-MNN's softmax.
+        k: neighbours of D-MNN.
+    """
+
+    examples: Literal["maps", "positions"] | None = None
+    pool: Annotated[int, Field(ge=0)] | None = None
+    project: Annotated[int, Field(ge=0)] | None = None
+    rows: Positive | None = None
+    temperature: PositiveFloat | None = None
+    k: Positive | None = None
+
+    @property
+    def given(self) -> dict[str, object]:
+        """The options that were set, as `convert.similarity` takes them; 0 means none of it."""
+        chosen = self.model_dump(exclude_none=True)
+        return {name: None if value == 0 else value for name, value in chosen.items()}
+
+
+class Recipe(Settings):
+    """How a candidate is made from the guide and trained: conversion, then the task.
+
+    Attributes:
+        schedule: how blocks are aligned. Controls: `naive` (put in without alignment), `scratch`
+            (nothing of the guide) and `kd` (scratch, taught by the guide's logits). Source:
+            Network of Theseus, figures 1 and 2.
+        order: input to output, or output to input.
+        similarity: what alignment maximises; see `convert.similarity`.
+        similarity_options: what it compares.
+        align_examples: training inputs that alignment sees (bounded: a block needs some thousand).
+        align_steps: optimiser steps of one stage, at most.
+        plateau: a stage ends early when its loss, averaged over one pass through its sample, is
+            not this share below that of the pass before; 0 always takes `align_steps`.
+        align_batch_size: `cka` and `dmnn` compare examples with each other and want larger ones
+            (the source used 256).
+        align_learning_rate: peak of a stage's cosine schedule (AdamW); a quarter, then a sixteenth
+            of it where a stage comes out worse than it began.
+        library: new blocks begin as the library's converted ones, each made alone; the schedule
+            then only polishes them. Searches set this themselves (`--no-library`); controls never
+            take blocks from the library.
+        polish_steps: takes the place of `align_steps` where blocks come from the library; 0
+            leaves them as they are.
+        hybrid_epochs: passes over the training split in which the replaced blocks are trained on
+            the task after every stage, the guide's parts around them frozen (Network of Theseus,
+            figure 4); 0 for none (figure 1).
+        settle_epochs: passes over the training split in which the assembled network is trained as
+            a whole, in small batches, before it is first measured: so many small steps tell far
+            better what it will become than the conversion alone; 0 for none. Task training
+            follows with its own schedule.
+        settle_batch_size, settle_learning_rate: of these steps.
+        epochs: passes over the training split in task training, fractions allowed; 0 leaves the
+            conversion as it is.
+        learning_rate: peak of task training's one-cycle schedule (AdamW).
+        distill: weight of the guide's logits in the loss, 0 (labels alone) to 1 (guide alone).
+        temperature: softens both sides of distillation.
+        recalibrate: batch-norm statistics are taken anew from training data after conversion;
+            controls that start from random weights have none to mend.
+    """
+
+    schedule: Schedule = "sequential"
+    order: Order = "forward"
+    similarity: SimilarityName = "regression"
+    similarity_options: SimilarityOptions = SimilarityOptions()
+    align_examples: Positive = 1024
+    align_steps: Annotated[int, Field(ge=0)] = 50
+    plateau: Annotated[float, Field(ge=0, lt=1)] = 0.0
+    align_batch_size: Annotated[int, Field(ge=4)] = 64
+    align_learning_rate: PositiveFloat = 1e-2
+    library: bool = False
+    polish_steps: Annotated[int, Field(ge=0)] = 0
+    recalibrate: bool = True
+    hybrid_epochs: Epochs = 0.0
+    settle_epochs: Epochs = 0.0
+    settle_batch_size: Annotated[int, Field(ge=2)] = 16
+    settle_learning_rate: PositiveFloat = 6e-3
+    epochs: Epochs = 2.0
+    batch_size: Annotated[int, Field(ge=2)] = 128
+    learning_rate: PositiveFloat = 6e-3
+    weight_decay: Annotated[float, Field(ge=0)] = 1e-2
+    distill: Annotated[float, Field(ge=0, le=1)] = 0.5
+    temperature: PositiveFloat = 2.0
+    gradient_clip: PositiveFloat = 1.0
+
+    @property
+    def untouched_by_guide(self) -> bool:
+        """Whether candidates start from random weights in every part."""
+        return self.schedule in ("scratch", "kd")
+
+    @property
+    def takes_blocks(self) -> bool:
+        """Whether new blocks come from the library."""
+        return self.library and not self.is_control
+
+    @property
+    def is_control(self) -> bool:
+        """Whether nothing is aligned with the guide."""
+        return self.schedule in ("naive", "scratch", "kd")
+
+    @property
+    def alignment(self) -> dict[str, Any]:
+        """The settings that the alignment of one block by itself depends on, and no others."""
+        return self.model_dump(include=ALIGNMENT)
+
+    @property
+    def settling(self) -> Recipe:
+        """The recipe of the short training that follows the conversion."""
+        return self.model_copy(update={
+            "epochs": self.settle_epochs, "batch_size": self.settle_batch_size,
+            "learning_rate": self.settle_learning_rate,
+        })  # fmt: skip
+
+    @property
+    def training(self) -> dict[str, Any]:
+        """The settings that task training without a teacher depends on, and no others."""
+        return self.model_dump(include=TRAINING)
+
+    @property
+    def taught(self) -> bool:
+        """Whether the guide's logits teach in task training."""
+        return self.distill > 0 and self.schedule != "scratch"
+
+    @property
+    def id(self) -> str:
+        """Eight hexadecimal digits, the same for the same recipe."""
+        return short_hash(self.model_dump(), 8)
+
+
+def changed(recipe: Recipe, assignments: Sequence[str]) -> Recipe:
+    """A recipe with other settings; see `assigned`."""
+    return assigned(recipe, assignments, "recipe")

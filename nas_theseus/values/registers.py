@@ -1,0 +1,85 @@
+"""Registers: the members of each kind of thing by name, so that adding one means adding one file.
+
+A register belongs to one folder. Each module of that folder is a member: `convert/similarities/
+cka_unbiased.py` is the similarity "cka-unbiased", and its attribute `MEMBER` is what the kind's
+protocol asks for. Names are known without importing any member, so help texts and validation are
+quick. A space file adds members of its own with `Register.add`.
+"""
+
+from __future__ import annotations
+
+import importlib
+import pkgutil
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+from nas_theseus.errors import UnknownNameError
+
+_PACKAGE = Path(__file__).parents[1]
+
+
+class Register:
+    """The members of one kind by name.
+
+    Args:
+        kind: what messages call a member, such as "similarity".
+        folder: the folder of the members, below the package, such as "convert/similarities".
+    """
+
+    def __init__(self, kind: str, folder: str) -> None:
+        self.kind, self.folder = kind, folder
+        modules = pkgutil.iter_modules([str(_PACKAGE / folder)])
+        self._modules = {
+            module.name.replace("_", "-"): f"nas_theseus.{folder.replace('/', '.')}.{module.name}"
+            for module in modules
+            if not module.name.startswith("_")
+        }
+        self._own: dict[str, Any] = {}
+
+    def __iter__(self) -> Iterator[str]:
+        return iter({**self._modules, **self._own})
+
+    def __contains__(self, name: object) -> bool:
+        return name in self._modules or name in self._own
+
+    def __getitem__(self, name: str) -> Any:
+        """A member by name, imported on first use.
+
+        Raises:
+            UnknownNameError: no member has this name; the message lists those that exist.
+        """
+        if name in self._own:
+            return self._own[name]
+        if name not in self._modules:
+            raise UnknownNameError(f"no {self.kind} is called {name!r}; use {self.one_of}")
+        return importlib.import_module(self._modules[name]).MEMBER
+
+    def add(self, name: str, member: Any) -> None:
+        """Add a member from outside the package; one added before under this name is replaced.
+
+        Raises:
+            UnknownNameError: the package itself has a member of this name.
+        """
+        if name in self._modules:
+            raise UnknownNameError(
+                f"{self.kind} {name!r} is part of nas-theseus; give yours another name"
+            )
+        self._own[name] = member
+
+    @property
+    def one_of(self) -> str:
+        """The names as help texts and messages list them: "cka, dmnn or regression"."""
+        *others, last = self
+        return f"{', '.join(others)} or {last}" if others else last
+
+
+SIMILARITIES = Register("similarity", "convert/similarities")
+SCHEDULES = Register("schedule", "convert/schedules")
+COSTS = Register("cost", "costs/measures")
+METRICS = Register("metric", "tasks/metrics")
+SAMPLERS = Register("sampler", "services/optuna/samplers")
+EXECUTORS = Register("executor", "services/executors")
+TRACKERS = Register("tracker", "services/trackers")
+FORMATS = Register("format", "export/formats")
+FAMILIES = Register("family of models", "guide/families")
