@@ -9,7 +9,6 @@ import torch
 from torch import Tensor, nn
 
 from nas_theseus.errors import CutError
-from nas_theseus.guide.cut import _copy_input, _describe
 from nas_theseus.guide.tracing import evaluating
 from nas_theseus.values.architecture import Boundary
 
@@ -38,7 +37,7 @@ class Guide(nn.Module):
             raise CutError(f"a guide's part names must differ, got {', '.join(names)}")
         self.names = tuple(names)
         self.parts = nn.ModuleList(module for _, module in parts)
-        self.boundaries = self._measure_boundaries(_inlet(inlet))
+        self.boundaries = self._measure_boundaries(as_inlet(inlet))
 
     def _measure_boundaries(self, inlet: Boundary) -> tuple[Boundary, ...]:
         features = example_input(self, inlet, batch=2)
@@ -49,13 +48,13 @@ class Guide(nn.Module):
                 try:
                     features = part(given)
                 except Exception as error:  # the user's module may raise anything
-                    raise _does_not_run(f"part {name!r}", before, inlet, error) from error
+                    raise does_not_run(f"part {name!r}", before, inlet, error) from error
                 if given._version:
-                    _copy_input(name, part)
+                    copy_input(name, part)
                 if not isinstance(features, Tensor) or features.shape[:1] != before.shape[:1]:
                     raise CutError(
                         f"part {name!r} must give one tensor with the batch in front; it gave "
-                        f"{_describe(features)} for an input of shape {tuple(before.shape)}"
+                        f"{describe(features)} for an input of shape {tuple(before.shape)}"
                     )
                 if not torch.equal(features, part(before)):
                     raise CutError(
@@ -101,7 +100,8 @@ class Guide(nn.Module):
         return digest.hexdigest()[:16]
 
 
-def _inlet(given: Boundary | Sequence[int]) -> Boundary:
+def as_inlet(given: Boundary | Sequence[int]) -> Boundary:
+    """The shape of one input as a boundary, whichever way it was written."""
     if isinstance(given, Boundary):
         return given
     sizes = tuple(given) if isinstance(given, Sequence) else ()
@@ -113,7 +113,8 @@ def _inlet(given: Boundary | Sequence[int]) -> Boundary:
     return Boundary(sizes)
 
 
-def _does_not_run(what: str, features: Tensor, inlet: Boundary, error: Exception) -> CutError:
+def does_not_run(what: str, features: Tensor, inlet: Boundary, error: Exception) -> CutError:
+    """The error of a network or part that fails on its own inputs, with the likely cause."""
     ids = " For token ids give the task's own, task.inlet." if inlet.kind == "vector" else ""
     said = str(error).strip().partition("\n")[0]
     return CutError(
@@ -152,3 +153,22 @@ def example_input(module: nn.Module, inlet: Boundary, batch: int = 1, seed: int 
 def _state(module: nn.Module) -> Iterator[Tensor]:
     yield from module.parameters()
     yield from module.buffers()
+
+
+def copy_input(name: str, part: nn.Module) -> None:
+    """Let a part that begins with an operation in place leave its input as it is."""
+    if not isinstance(part, torch.fx.GraphModule):
+        raise CutError(
+            f"part {name!r} changes its input in place, so that the boundary before it is lost; "
+            "use inplace=False at its beginning"
+        )
+    features = next(iter(part.graph.nodes))
+    with part.graph.inserting_after(features):
+        copied = part.graph.call_method("clone", (features,))
+    features.replace_all_uses_with(copied, delete_user_cb=lambda user: user is not copied)
+    part.recompile()
+
+
+def describe(value: object) -> str:
+    """What a message calls a value: its shape, or its type."""
+    return f"shape {tuple(value.shape)}" if isinstance(value, Tensor) else type(value).__name__

@@ -10,7 +10,12 @@ import torch
 from torch import Tensor, nn
 
 from nas_theseus.errors import CutError
-from nas_theseus.guide.chain import Guide, _does_not_run, _inlet, example_input
+from nas_theseus.guide.chain import (
+    Guide,
+    as_inlet,
+    does_not_run,
+    example_input,
+)
 from nas_theseus.guide.tracing import Trace, ancestors, evaluating, is_batch_size, trace
 from nas_theseus.guide.weights import load_given_weights
 
@@ -44,7 +49,7 @@ def cut(
     """
     if isinstance(at, str):
         raise CutError(f"at: a list of names to cut after, such as [{at!r}], not {at!r}")
-    boundary = _inlet(inlet)
+    boundary = as_inlet(inlet)
     load_given_weights(model, weights)
     traced = trace(model)
     cuts = [(name, _node_of(traced, name)) for name in at]
@@ -114,11 +119,11 @@ def cut_points(model: nn.Module, inlet: Sequence[int] | None = None) -> list[Cut
     for name, node in traced.last_of.items():
         by_node.setdefault(node, []).append(name)
     if inlet is not None:
-        inputs = example_input(model, boundary := _inlet(inlet), batch=2)
+        inputs = example_input(model, boundary := as_inlet(inlet), batch=2)
         try:
             shapes = traced.shapes(inputs)
         except Exception as error:  # the user's module may raise anything
-            raise _does_not_run(type(model).__name__, inputs, boundary, error) from error
+            raise does_not_run(type(model).__name__, inputs, boundary, error) from error
         for node in list(by_node):
             shape = shapes.get(node, ())
             if shape[:1] != (2,) or not 2 <= len(shape) <= 4:
@@ -180,20 +185,6 @@ def _part(
     return torch.fx.GraphModule(traced.module, graph)
 
 
-def _copy_input(name: str, part: nn.Module) -> None:
-    """Let a part that begins with an operation in place leave its input as it is."""
-    if not isinstance(part, torch.fx.GraphModule):
-        raise CutError(
-            f"part {name!r} changes its input in place, so that the boundary before it is lost; "
-            "use inplace=False at its beginning"
-        )
-    features = next(iter(part.graph.nodes))
-    with part.graph.inserting_after(features):
-        copied = part.graph.call_method("clone", (features,))
-    features.replace_all_uses_with(copied, delete_user_cb=lambda user: user is not copied)
-    part.recompile()
-
-
 def _refuse_shared_buffers(parts: Sequence[tuple[str, nn.Module]]) -> None:
     """A module with state that is updated (batch norm) must not run in two parts."""
     owner: dict[int, str] = {}
@@ -204,7 +195,3 @@ def _refuse_shared_buffers(parts: Sequence[tuple[str, nn.Module]]) -> None:
                     f"parts {owner[id(buffer)]!r} and {name!r} share a module with running "
                     "statistics; cut so that both uses lie in one part"
                 )
-
-
-def _describe(value: object) -> str:
-    return f"shape {tuple(value.shape)}" if isinstance(value, Tensor) else type(value).__name__
