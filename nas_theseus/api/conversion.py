@@ -34,6 +34,7 @@ from nas_theseus.space.search_space import SearchSpace
 from nas_theseus.storage.whole_files import make_folder, write_json, write_tensors
 from nas_theseus.tasks.score import score
 from nas_theseus.values.architecture import Architecture
+from nas_theseus.values.events import Progress
 from nas_theseus.values.goals import Objective
 from nas_theseus.values.outcomes import CurvePoint, Evaluation
 from nas_theseus.values.recipe import Order, Recipe, Schedule, changed
@@ -117,7 +118,7 @@ def convert_one(
         raise ConversionError("torch sees no GPU on this machine; leave --gpu out")
     text = space_file.read_text(encoding="utf-8") if space_file.is_file() else None
     space = load_space(space_file, text)
-    refuse_mistakes(space, space_file)
+    refuse_mistakes(space, str(space_file))
     recipe = changed(space.recipe, changes)
     space = replace(space, recipe=recipe)  # the workshop's sample is as large as this one says
     chosen = find_architecture(architecture, storage)
@@ -250,15 +251,15 @@ def _convert(
     library: Library | None,
     score_hybrids: bool,
 ) -> Converted:
-    steps = workshop.run(architecture, seed, recipe, library=library, score_hybrids=score_hybrids)
-    while True:
-        try:
-            progress = next(steps)
-        except StopIteration as end:
-            converted: Converted = end.value
-            return converted
-        for point in progress.points:
-            say(f"{progress.stage}: {point.metric} at {point.step} = {point.value:.4f}")
+    for event in workshop.convert(
+        architecture, seed, recipe, library=library, score_hybrids=score_hybrids
+    ):
+        if isinstance(event, Progress):
+            for point in event.points:
+                say(f"{event.step}: {point.metric} at {point.step} = {point.value:.4f}")
+        elif isinstance(event, Converted):
+            return event
+    raise ConversionError(f"the conversion of architecture {architecture.id} has no end")
 
 
 def find_architecture(text: str, storage: Path) -> Architecture:
