@@ -13,7 +13,11 @@ from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
-from benchmarks.search_cost_regimes import Regime, described, ended, prepared, workshop
+from nas_theseus.search.jobs import Job, ProposalJobs, reference_of
+from nas_theseus.search.progress import State
+
+from benchmarks.search_cost_regimes import Regime, described, prepared, workshop
+from nas_theseus.candidate.workshop import result_of
 from nas_theseus.convert.target import assemble
 from nas_theseus.costs.table import CostTable
 from nas_theseus.estimate.pareto import is_feasible
@@ -23,8 +27,6 @@ from nas_theseus.library.block_key import BlockKey, BlockKeys
 from nas_theseus.library.store import Library
 from nas_theseus.search.block_jobs import BlockJobs
 from nas_theseus.search.folder import SearchFolder
-from nas_theseus.search.jobs import Job, ProposalJobs, reference_of
-from nas_theseus.search.progress import State
 from nas_theseus.search.worker import Worker, WorkerSettings, worker_settings
 from nas_theseus.services.mlflow import Tracker
 from nas_theseus.services.ray import cluster
@@ -109,8 +111,8 @@ class NotedJobs:
     def reached(self, reached: Reached) -> bool:
         return self.jobs.reached(reached)
 
-    def ended(self, job: Job, failure: str | None) -> None:
-        self.jobs.ended(job, failure)
+    def result_of(self, job: Job, failure: str | None) -> None:
+        self.jobs.result_of(job, failure)
         if isinstance(job, BlockKey):
             return
         times = [json.loads(path.read_text()) for path in self.seconds.glob("*.json")]
@@ -217,7 +219,7 @@ def further_budget(
     if architecture is None:
         return {"limit": FURTHER_LIMIT, "macs_spent": 0}
     made = [shop.keep_block(key, library)[1] for key in blocks.lacking(architecture)]
-    found = ended(shop.run(architecture, seed, library=library))
+    found = result_of(shop.convert(architecture, seed, library=library))
     spent = found.evaluation.train_macs_spent + sum(one.macs for one in made if one)
     return {
         **described(architecture, found.evaluation.cost.macs),

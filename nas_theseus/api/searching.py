@@ -35,7 +35,7 @@ from nas_theseus.search.forecast import forecast
 from nas_theseus.search.front_files import front_rows, read_front, read_outcomes
 from nas_theseus.search.opening import Measured, open_ledger, plan_of
 from nas_theseus.search.status import Reporter, Status
-from nas_theseus.search.trackers import TrackerContext, Trackers
+from nas_theseus.search.trackers import Trackers, make_trackers
 from nas_theseus.search.worker import MakeWorker, worker_settings
 from nas_theseus.services.optuna.study import Problem, StudySettings, enqueue, open_study, reach
 from nas_theseus.space.genome import Genome
@@ -47,6 +47,7 @@ from nas_theseus.values.architecture import Architecture
 from nas_theseus.values.outcomes import Evaluation, FrontMember
 from nas_theseus.values.registers import EXECUTORS, SAMPLERS, TRACKERS
 from nas_theseus.values.settings import SearchSettings
+from nas_theseus.values.tracking import TrackerContext
 from nas_theseus.values.validation import validated
 
 if TYPE_CHECKING:
@@ -271,8 +272,9 @@ class Launch:
             self.folder.outbox,
             self.folder.runs_file,
         )
-        members = {name: TRACKERS[name](context) for name in self.settings.trackers}
-        return Trackers(members, self.reporter.say)
+        return make_trackers(
+            self.settings.trackers, (), context, self.folder.read_outcome, self.reporter.say
+        )
 
     def search(
         self, executor: Executor, library: Library | None, trackers: Trackers

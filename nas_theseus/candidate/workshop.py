@@ -13,6 +13,7 @@ from nas_theseus.candidate.steps import Event, steps_of
 from nas_theseus.convert.activations import GuideActivations
 from nas_theseus.convert.target import Target, assemble
 from nas_theseus.costs.table import CostTable
+from nas_theseus.errors import ConversionError
 from nas_theseus.library.block_conversion import keep_block
 from nas_theseus.library.block_key import BlockKey, BlockKeys
 from nas_theseus.library.store import Entry, Library
@@ -138,3 +139,15 @@ class Workshop:
             activations=self.activations,
         )
         return Candidate(self, order, target.to(self.device))
+
+
+def result_of(events: Iterator[Event | Converted]) -> Converted:
+    """The end of a conversion whose other events nobody needs.
+
+    Raises:
+        ConversionError: the events have no end; and as `Workshop.convert`.
+    """
+    for event in events:
+        if isinstance(event, Converted):
+            return event
+    raise ConversionError("the conversion ended without a result")

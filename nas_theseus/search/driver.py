@@ -14,11 +14,12 @@ from nas_theseus.search.folder import SearchFolder
 from nas_theseus.search.ledger import Ledger
 from nas_theseus.search.proposals import Proposals
 from nas_theseus.search.status import Reporter, Status
-from nas_theseus.search.trackers import FrontNow, Trackers
+from nas_theseus.search.trackers import Trackers
 from nas_theseus.values.architecture import Architecture
 from nas_theseus.values.events import Reached
 from nas_theseus.values.outcomes import Failure, Outcome, Stopped
 from nas_theseus.values.recipe import Recipe
+from nas_theseus.values.tracking import FrontNow
 
 Job: TypeAlias = BlockKey | Architecture
 

@@ -16,11 +16,11 @@ from nas_theseus.pictures import of_conversion, of_search
 from nas_theseus.search.folder import SearchFolder
 from nas_theseus.search.front_files import write_front
 from nas_theseus.search.ledger import Ledger
-from nas_theseus.search.trackers import Files, Results
 from nas_theseus.space.search_space import SearchSpace
 from nas_theseus.storage.whole_files import write_json
 from nas_theseus.tasks.score import score
 from nas_theseus.values.outcomes import Evaluation, FrontMember
+from nas_theseus.values.tracking import ResultFiles, Results
 
 _PICTURES = ("front.html", "front.png", "front.json")
 
@@ -75,7 +75,7 @@ class Finish:
             found = dict(zip(names, ranks(points), strict=True))
         write_front(self.folder, tuple(members), self.guide_values, metrics)
         written = tuple(name for name in _PICTURES if (front / name).exists())
-        files = [Files(front, written)]
+        files = [ResultFiles(front, written)]
         for member in members:
             files += self._files(member.evaluation)
         tests = {member.evaluation.architecture.id: member.test for member in members}
@@ -95,14 +95,14 @@ class Finish:
             evaluation, {test_name: _tested(folder / "test.json", test_name, measure)}
         )
 
-    def _files(self, evaluation: Evaluation) -> list[Files]:
+    def _files(self, evaluation: Evaluation) -> list[ResultFiles]:
         """A member's network and pictures."""
         name = evaluation.architecture.id
         folder = self.folder.front / name
         drawn = _draw(self.space, evaluation, folder)
         return [
-            Files(folder, MEMBER_FILES, artifact_path="network", architecture=name),
-            *([Files(folder, drawn, architecture=name)] if drawn else []),
+            ResultFiles(folder, MEMBER_FILES, place="network", architecture=name),
+            *([ResultFiles(folder, drawn, architecture=name)] if drawn else []),
         ]
 
 

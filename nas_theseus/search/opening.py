@@ -70,16 +70,16 @@ def open_ledger(
     rungs = RungRecord(rungs_of(plan.recipe, space.metric), space.goals, space.limits)
     front = IncrementalFront(space.goals, space.limits)
     ledger = Ledger(plan.trials, space.goals, measured.reference, front, rungs)
-    recorded = trackers.recorded()
+    earlier = []
     for outcome in folder.outcomes():
         if (outcome.recipe, outcome.seed) != (plan.recipe.id, plan.seed):
             continue
         ledger.add(outcome)
         if blocks is not None:
             blocks.look_up(outcome.architecture)
-        # Saved by a worker whose driver died before it could record it.
-        if outcome.name not in recorded:
-            trackers.outcome(outcome)
+        earlier.append(outcome)
+    # A worker may have saved what its driver died before it could record.
+    trackers.resume(earlier)
     return ledger
 
 

@@ -12,7 +12,7 @@ from torch import nn
 
 from nas_theseus import Recipe, SearchSpace, cut
 from nas_theseus.blocks import Basic, Identity, Keep, Pointwise, Pool
-from nas_theseus.candidate.workshop import Converted, Workshop
+from nas_theseus.candidate.workshop import Converted, Workshop, result_of
 from nas_theseus.convert.activations import GuideActivations
 from nas_theseus.convert.alignment import Plateau, align
 from nas_theseus.convert.finetune import train
@@ -66,13 +66,7 @@ def activations(space: SearchSpace = SPACE) -> GuideActivations:
 
 
 def finish(workshop: Workshop, chosen: Architecture, recipe: Recipe, **options: bool) -> Converted:
-    steps = workshop.run(chosen, 0, recipe, **options)
-    while True:
-        try:
-            next(steps)
-        except StopIteration as end:
-            found: Converted = end.value
-            return found
+    return result_of(workshop.convert(chosen, 0, recipe, **options))
 
 
 def test_a_hybrid_with_nothing_replaced_is_the_guide_and_with_everything_the_target() -> None:
