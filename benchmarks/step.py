@@ -21,7 +21,7 @@ from benchmarks.record import write_record
 from nas_theseus import SearchSpace, cut
 from nas_theseus.blocks import Basic, BlockFamily, Depthwise, Keep, TokenMLP
 from nas_theseus.convert.activations import GuideActivations
-from nas_theseus.convert.alignment import StageRun
+from nas_theseus.convert.alignment import Alignment, StageRun
 from nas_theseus.convert.similarity import similarity
 from nas_theseus.convert.stage import stages
 from nas_theseus.convert.target import assemble
@@ -56,10 +56,10 @@ def measured(
     kept[choice.span.start] = choice
     target = assemble(space, Architecture(tuple(kept)), 0)
     (stage,) = stages("independent", "forward", target.replaced)
-    run = StageRun(
-        0, stage, target, activations, activations.at(stage.start), similarity(loss), recipe,
-        torch.Generator().manual_seed(0),
-    )  # fmt: skip
+    generator = torch.Generator().manual_seed(0)
+    macs = [0] * len(target.blocks)  # nobody counts here
+    alignment = Alignment(target, activations, similarity(loss), recipe, generator, macs)
+    run = StageRun(alignment, 0, stage, activations.at(stage.start))
     block = target.blocks[choice.span.start]
     inputs = torch.split(activations.at(stage.start), batch)
     goals = torch.split(activations.at(stage.stop), batch)
