@@ -28,12 +28,12 @@ from nas_theseus.convert.target import assemble
 from nas_theseus.guide.networks import ResNet
 from nas_theseus.tasks import digits
 from nas_theseus.values.architecture import Architecture, BlockChoice, Span
-from nas_theseus.values.recipe import Recipe, SimilarityName
+from nas_theseus.values.recipe import Recipe
 
 BLOCKS: dict[str, BlockFamily] = {
     "basic": Basic(width=0.5), "depthwise": Depthwise(expand=2.0), "token_mlp": TokenMLP(hidden=64)
 }  # fmt: skip
-LOSSES: tuple[SimilarityName, ...] = ("regression", "cka")
+LOSSES: tuple[str, ...] = ("regression", "cka")
 
 
 def space() -> SearchSpace:
@@ -45,7 +45,7 @@ def space() -> SearchSpace:
 
 
 def measured(
-    space: SearchSpace, choice: BlockChoice, loss: SimilarityName, batch: int, rounds: int
+    space: SearchSpace, choice: BlockChoice, loss: str, batch: int, rounds: int
 ) -> dict[str, float]:
     """Milliseconds of both steps, and their ratio."""
     steps = 4
