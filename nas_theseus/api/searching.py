@@ -307,7 +307,7 @@ class Launch:
         return Library(self.folder.library if location is True else str(location))
 
     def make_trackers(self, begun: Beginning) -> Trackers:
-        """The trackers that were asked for."""
+        """The trackers that were asked for, and the callbacks of the space file."""
         context = TrackerContext(
             self.settings.name,
             begun.identity,
@@ -316,7 +316,11 @@ class Launch:
             self.folder.runs_file,
         )
         return make_trackers(
-            self.settings.trackers, (), context, self.folder.read_outcome, self.reporter.say
+            self.settings.trackers,
+            self.space.callbacks,
+            context,
+            self.folder.read_outcome,
+            self.reporter.say,
         )
 
     def search(
