@@ -107,9 +107,7 @@ def test_stages(schedule: str, order: Order, expected: list[Stage]) -> None:
 
 @pytest.mark.parametrize("schedule", ["progressive", "sequential", "independent", "joint"])
 @pytest.mark.parametrize("order", ["forward", "reverse"])
-def test_alignment_helps_and_leaves_guide_and_kept_parts_alone(
-    schedule: str, order: Order
-) -> None:
+def test_alignment_helps_and_leaves_guide_and_kept_parts_alone(schedule: str, order: Order) -> None:
     before = SPACE.guide.content_hash()
     short = Recipe(schedule=schedule, order=order, align_steps=1, align_batch_size=64)
     long = short.model_copy(update={"align_steps": 40})
