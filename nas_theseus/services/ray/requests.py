@@ -6,7 +6,7 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 from nas_theseus.errors import ServiceError
-from nas_theseus.values.settings import SearchSettings
+from nas_theseus.values.resources import Resources
 
 UNITS = ("CPU", "GPU")
 # Ray's resource that says which accelerators a node has; every node has 1 of its own types.
@@ -17,11 +17,11 @@ LABEL_SHARE = 0.001
 Node = Mapping[str, Any]
 
 
-def of_trial(settings: SearchSettings) -> dict[str, float]:
+def request_of(resources: Resources) -> dict[str, float]:
     """What one trial asks for, by Ray's names."""
-    asked = {"CPU": settings.cpus_per_trial, "GPU": settings.gpus_per_trial}
-    if settings.accelerator_type is not None:
-        asked[LABEL + settings.accelerator_type] = LABEL_SHARE
+    asked = {"CPU": resources.cpus, "GPU": resources.gpus}
+    if resources.accelerator_type is not None:
+        asked[LABEL + resources.accelerator_type] = LABEL_SHARE
     return {name: wanted for name, wanted in asked.items() if wanted}
 
 

@@ -14,7 +14,7 @@ if TYPE_CHECKING:
     from nas_theseus.library.record import Record
     from nas_theseus.library.store import Library
 
-app = typer.Typer(
+group = typer.Typer(
     no_args_is_help=True,
     help="The store of converted blocks in STORAGE/library, which searches fill and use.",
 )
@@ -25,14 +25,14 @@ StorageOption = Annotated[
 DEFAULT_STORAGE = Path("theseus")
 
 
-@app.command("ls")
+@group.command("ls")
 def list_blocks(storage: StorageOption = DEFAULT_STORAGE) -> None:
     """Every block: the guide parts it stands for, its error, MACs to make it, size and age."""
     records = list(_library(storage).entries())
     Console().print(_table(records, f"library in {storage}: {len(records)} blocks"))
 
 
-@app.command()
+@group.command()
 def verify(storage: StorageOption = DEFAULT_STORAGE) -> None:
     """Read every block; damaged ones are set aside, to be made again, and the exit code is 1."""
     found = _library(storage).verify()
@@ -51,7 +51,7 @@ def verify(storage: StorageOption = DEFAULT_STORAGE) -> None:
         raise typer.Exit(1)
 
 
-@app.command()
+@group.command()
 def prune(
     older_than: Annotated[
         float | None, typer.Option(help="Remove blocks made more than so many days ago.", min=0)
@@ -59,7 +59,7 @@ def prune(
     guide: Annotated[
         str | None, typer.Option(help="Remove blocks of this guide: beginning of its hash in ls.")
     ] = None,
-    dry_run: Annotated[bool, typer.Option("--dry-run", help="Only tell.")] = False,
+    dry_run: Annotated[bool, typer.Option("--dry-run", help="Show what would be removed.")] = False,
     storage: StorageOption = DEFAULT_STORAGE,
 ) -> None:
     """Remove blocks by age, guide or both, and files that killed writers left a day ago."""
@@ -88,7 +88,8 @@ def _library(storage: Path) -> Library:
 def _table(records: list[Record], title: str) -> Table:
     from datetime import UTC, datetime
 
-    from nas_theseus.search.report import plain_table, short_count
+    from nas_theseus.cli.tables import plain_table
+    from nas_theseus.search.figures import short_count
 
     now = datetime.now(UTC)
     columns = ["block", "parts", "guide", "error", "MACs", "bytes", "days"]

@@ -5,9 +5,9 @@ from __future__ import annotations
 from typing import Any
 
 import pytest
+from nas_theseus.services.ray.resources import of_trial, refuse_too_small, room
 
 from nas_theseus.errors import ServiceError, SpaceError
-from nas_theseus.services.ray.resources import of_trial, refuse_too_small, room
 from nas_theseus.values.settings import SearchSettings
 from nas_theseus.values.validation import validated
 
