@@ -75,36 +75,6 @@ def run(recipe: Recipe, seed: int = 0) -> tuple[Target, dict[str, list[float]]]:
     return target, curves
 
 
-ONE, BOTH, THREE = (1,), (1, 3), (3,)
-
-
-@pytest.mark.parametrize(
-    ("schedule", "order", "expected"),
-    [
-        ("progressive", "forward",
-         [Stage(1, 2, ONE, ONE, 1, ONE), Stage(1, 4, BOTH, BOTH, 3, BOTH)]),
-        ("progressive", "reverse",
-         [Stage(3, 4, THREE, THREE, 3, THREE), Stage(1, 4, BOTH, BOTH, 3, BOTH)]),
-        ("sequential", "forward",
-         [Stage(1, 2, ONE, ONE, 1, ONE), Stage(1, 4, THREE, THREE, 3, BOTH)]),
-        ("sequential", "reverse",
-         [Stage(3, 4, THREE, THREE, 3, THREE), Stage(1, 4, ONE, BOTH, 1, BOTH)]),
-        ("independent", "forward",
-         [Stage(1, 2, ONE, ONE, 1, ONE), Stage(3, 4, THREE, THREE, 3, BOTH)]),
-        ("independent", "reverse",
-         [Stage(3, 4, THREE, THREE, 3, THREE), Stage(1, 2, ONE, ONE, 1, BOTH)]),
-        ("joint", "forward", [Stage(1, 4, BOTH, BOTH, 3, BOTH)]),
-        ("naive", "forward", [Stage(1, 2, (), (), None, ONE), Stage(3, 4, (), (), None, BOTH)]),
-        ("naive", "reverse", [Stage(3, 4, (), (), None, THREE), Stage(1, 2, (), (), None, BOTH)]),
-        ("scratch", "forward", []),
-        ("kd", "forward", []),
-    ],
-)  # fmt: skip
-def test_stages(schedule: str, order: Order, expected: list[Stage]) -> None:
-    assert stages(schedule, order, (1, 3)) == expected
-    assert stages(schedule, order, ()) == []
-
-
 @pytest.mark.parametrize("schedule", ["progressive", "sequential", "independent", "joint"])
 @pytest.mark.parametrize("order", ["forward", "reverse"])
 def test_alignment_helps_and_leaves_guide_and_kept_parts_alone(schedule: str, order: Order) -> None:
