@@ -165,7 +165,7 @@ def test_a_stitch_brings_the_block_into_the_guide_s_basis_without_a_new_layer() 
     target = assemble(SPACE, ARCHITECTURE, 0)
     target.freeze_all_but(())
     cache = guide()
-    stage = Stage(1, 2, ONE, ONE, 1, ONE)
+    stage = Stage(1, 2, (1,), (1,), 1, (1,))
     goal = cache.at(2)
 
     def unexplained() -> float:
@@ -216,7 +216,7 @@ class Skipping(nn.Module):
 
 def test_a_skip_added_in_place_does_not_change_the_stitch() -> None:
     cache = guide()
-    stage = Stage(1, 2, ONE, ONE, 1, ONE)
+    stage = Stage(1, 2, (1,), (1,), 1, (1,))
     residuals, outputs = [], []
     for in_place in (False, True):
         target = assemble(SPACE, ARCHITECTURE, 0)
