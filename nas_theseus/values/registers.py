@@ -100,8 +100,10 @@ class Register:
     @property
     def one_of(self) -> str:
         """The names as help texts and messages list them: "cka, dmnn or regression"."""
-        *others, last = self
-        return f"{', '.join(others)} or {last}" if others else last
+        names = list(self)
+        if len(names) < 2:
+            return "".join(names)
+        return f"{', '.join(names[:-1])} or {names[-1]}"
 
 
 SIMILARITIES = Register("similarity", "convert/similarities")
