@@ -8,7 +8,7 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 
 from nas_theseus.errors import StorageError
-from nas_theseus.storage.whole_files import make_folder, write_json
+from nas_theseus.storage.whole_files import make_folder, write_bytes, write_json
 from nas_theseus.values.ids import SEARCH_NAME
 from nas_theseus.values.outcomes import BlockOutcome, Evaluation, Failure, Outcome, Stopped
 
@@ -119,6 +119,18 @@ class SearchFolder:
             self.guides, self.evaluations, self.blocks, self.weights, self.outbox, self.log,
         ):  # fmt: skip
             make_folder(folder, "--storage")
+
+    def write_space(self, text: str) -> None:
+        """Save the copy of the space file."""
+        write_bytes(self.space_file, text.encode())
+
+    def run_ids(self) -> dict[str, str]:
+        """MLflow's run ids by architecture, as far as they are known."""
+        try:
+            found: dict[str, str] = json.loads(self.runs_file.read_text())
+            return found
+        except (OSError, ValueError):
+            return {}
 
     def weights_of(self, outcome_name: str) -> Path:
         return self.weights / f"{outcome_name}.safetensors"

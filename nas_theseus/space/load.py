@@ -18,6 +18,21 @@ from nas_theseus.space.search_space import SearchSpace
 from nas_theseus.values.validation import mistakes_of
 
 
+def read_space_text(space_file: Path) -> str:
+    """The text of a space file.
+
+    Raises:
+        SpaceError: it cannot be read.
+    """
+    try:
+        return space_file.read_text(encoding="utf-8")
+    except (OSError, UnicodeDecodeError) as error:
+        reason = getattr(error, "strerror", None) or str(error)
+        raise SpaceError(
+            str(space_file), [f"{reason}; give a Python file with a function space()"]
+        ) from error
+
+
 def load_space(source: str | Path, text: str | None = None) -> SearchSpace:
     """Run a search-space file and call its ``space()``. The file's code is run: read it first.
 
