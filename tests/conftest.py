@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
+
+from nas_theseus.values import registers
 
 TOY_SPACE = '''"""Digits, and an untrained guide of four parts."""
 
@@ -36,6 +39,19 @@ def space():
         recipe=Recipe(epochs=1, align_steps=5),
     )
 '''
+
+
+@pytest.fixture(autouse=True)
+def registers_as_they_were() -> Iterator[None]:
+    """Members that a test adds are gone after it."""
+    kinds = [kind for kind in vars(registers).values() if isinstance(kind, registers.Register)]
+    before = [
+        {name: dict(held) if isinstance(held, dict) else held for name, held in vars(kind).items()}
+        for kind in kinds
+    ]
+    yield
+    for kind, attributes in zip(kinds, before, strict=True):
+        vars(kind).update(attributes)
 
 
 @pytest.fixture

@@ -112,7 +112,7 @@ class _Taken:
         if isinstance(value, list | tuple):
             return [self.value(held) for held in value]
         if isinstance(value, set | frozenset):
-            return sorted((self.value(held) for held in value), key=canonical_json)
+            return ["set", *sorted((self.value(held) for held in value), key=canonical_json)]
         if isinstance(value, partial):
             return ["partial", *map(self.value, (value.func, value.args, value.keywords))]
         if isinstance(value, MethodType):
