@@ -37,7 +37,7 @@ from nas_theseus.values.architecture import Architecture
 from nas_theseus.values.events import Progress
 from nas_theseus.values.goals import Objective
 from nas_theseus.values.outcomes import CurvePoint, Evaluation
-from nas_theseus.values.recipe import Order, Recipe, Schedule, changed
+from nas_theseus.values.recipe import Order, Recipe, changed
 
 REPLACEMENTS_JSON = "replacements.json"
 
@@ -76,7 +76,8 @@ class Replacing:
 
     @property
     def label(self) -> str:
-        return f"{self.recipe.schedule}-{self.recipe.order}"
+        # Without the fingerprint of a user's own schedule: MLflow takes no "@" in a metric's name.
+        return f"{self.recipe.schedule.partition('@')[0]}-{self.recipe.order}"
 
     def points(self, evaluation: Evaluation, guide: float) -> list[tuple[int, float]]:
         """Replaced blocks and quality, from the guide's to the target's."""
@@ -183,7 +184,7 @@ def ways_to_replace(target: Target, recipe: Recipe) -> list[Replacing]:
     """
     bare = target.preserving.count(False) - len(target.replaced)
     other: Order = "reverse" if recipe.order == "forward" else "forward"
-    schedules: tuple[Schedule, ...] = (recipe.schedule, "naive")
+    schedules: tuple[str, ...] = (recipe.schedule, "naive")
     found: dict[tuple[Stage, ...], Replacing] = {}
     for schedule in schedules:
         for order in (recipe.order, other):

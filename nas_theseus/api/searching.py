@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass, replace
 from functools import cached_property
@@ -27,7 +27,7 @@ from nas_theseus.library.store import Library
 from nas_theseus.pictures.of_search import front_figure
 from nas_theseus.search.beginning import Beginning, begin, inherit, refuse_changes, refuse_mistakes
 from nas_theseus.search.block_jobs import BlockJobs
-from nas_theseus.search.driver import Driver, Listeners
+from nas_theseus.search.driver import Driver, Listeners, Plan
 from nas_theseus.search.executor import Executor
 from nas_theseus.search.finish import Finish
 from nas_theseus.search.folder import SearchFolder
@@ -204,6 +204,49 @@ def refuse_unknown_names(settings: SearchSettings) -> None:
         raise SpaceError("search", mistakes)
 
 
+def open_driver(
+    measured: Measured,
+    plan: Plan,
+    folder: SearchFolder,
+    study: StudySettings,
+    listeners: tuple[Trackers, Reporter],
+    library: Library | None = None,
+    warm_starts: Callable[[], Iterable[Architecture]] = tuple,
+) -> Driver:
+    """A driver over what a search has on disk, with its study open.
+
+    Args:
+        measured: of a space whose guide is prepared.
+        listeners: who is given outcomes beside the study.
+        library: None for a search that uses none.
+        warm_starts: what a new study proposes first.
+
+    Raises:
+        StorageError, LibraryError, ServiceError: folder, library or study cannot be used.
+    """
+    space = measured.space
+    trackers, reporter = listeners
+    blocks = None if library is None else BlockJobs(BlockKeys(space), library, folder)
+    ledger = open_ledger(measured, plan, folder, trackers, blocks)
+    proposer = Proposer(
+        space,
+        measured.costs,
+        measured.reference,
+        blocks.errors if blocks else dict,
+        known=lambda architecture: ledger.outcome_of(architecture) is not None,
+    )
+    problem = Problem(
+        Genome(space),
+        space.goals,
+        space.limits,
+        measured.costs.of,
+        rungs_of(plan.recipe, space.metric),
+        proposer,
+    )
+    proposals = open_study(study, problem, ledger.outcome_of, warm_starts)
+    return Driver(plan, ledger, folder, Listeners(proposals, trackers, reporter), blocks)
+
+
 @dataclass(frozen=True)
 class Launch:
     """One launch of a search, whose folder it has to itself.
@@ -265,7 +308,7 @@ class Launch:
         return Library(self.folder.library if location is True else str(location))
 
     def make_trackers(self, begun: Beginning) -> Trackers:
-        """The trackers that were asked for."""
+        """The trackers that were asked for, and the callbacks of the space file."""
         context = TrackerContext(
             self.settings.name,
             begun.identity,
@@ -274,7 +317,11 @@ class Launch:
             self.folder.runs_file,
         )
         return make_trackers(
-            self.settings.trackers, (), context, self.folder.read_outcome, self.reporter.say
+            self.settings.trackers,
+            self.space.callbacks,
+            context,
+            self.folder.read_outcome,
+            self.reporter.say,
         )
 
     def search(
@@ -338,39 +385,21 @@ class Launch:
         self, slots: int, measured: Measured, library: Library | None, trackers: Trackers
     ) -> Driver:
         """The driver, with everything that is on disk taken in."""
-        space, settings = self.space, self.settings
-        blocks = None
-        if library is not None:
-            blocks = BlockJobs(BlockKeys(space), library, self.folder)
-        plan = plan_of(space, settings, slots)
-        ledger = open_ledger(measured, plan, self.folder, trackers, blocks)
-        proposer = Proposer(
-            space,
-            measured.costs,
-            measured.reference,
-            blocks.errors if blocks else dict,
-            known=lambda architecture: ledger.outcome_of(architecture) is not None,
+        settings = self.settings
+        study = StudySettings(
+            settings.name,
+            settings.study_url or self.folder.journal,
+            settings.sampler,
+            settings.seed,
         )
-        study = open_study(
-            StudySettings(
-                settings.name,
-                settings.study_url or self.folder.journal,
-                settings.sampler,
-                settings.seed,
-            ),
-            Problem(
-                Genome(space),
-                space.goals,
-                space.limits,
-                measured.costs.of,
-                rungs_of(space.recipe, space.metric),
-                proposer,
-            ),
-            ledger.outcome_of,
+        driver = open_driver(
+            measured,
+            plan_of(self.space, settings, slots),
+            self.folder,
+            study,
+            (trackers, self.reporter),
+            library,
             lambda: self._warm_starts(measured),
-        )
-        driver = Driver(
-            plan, ledger, self.folder, Listeners(study, trackers, self.reporter), blocks
         )
         driver.record_front()
         return driver

@@ -5,6 +5,7 @@ from __future__ import annotations
 import copy
 from collections.abc import Callable, Collection, Iterable, Iterator, Sequence
 from dataclasses import dataclass, replace
+from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -12,7 +13,7 @@ from torch import Tensor, nn
 from nas_theseus.convert.activations import GuideActivations
 from nas_theseus.convert.fitting import chain_outputs, stitch, unexplained
 from nas_theseus.convert.inheritance import inherit
-from nas_theseus.convert.similarity import Prepared, Similarity, check_features
+from nas_theseus.convert.similarity import Similarity, check_features
 from nas_theseus.convert.stage import Stage, runs_from, stages
 from nas_theseus.convert.target import Target, batch_norms, gathering_statistics
 from nas_theseus.errors import ConversionError, ShapeError
@@ -124,11 +125,17 @@ class StageRun:
         goal = self._guide.at(self._target.outlet_boundary(position), width)
         return [goal[batch] for batch in self._batches]
 
-    def _prepare(self, position: int, goal: Tensor) -> Prepared:
+    def _prepare(self, position: int, goal: Tensor) -> Any:
+        measure, label = self._similarity, self._target.label(position)
+        if len(goal) < measure.minimum_examples:
+            raise ConversionError(
+                f"block {label}: similarity {measure.name!r} needs {measure.minimum_examples} "
+                f"examples, a batch has {len(goal)}: raise align_batch_size or align_examples"
+            )
         try:
-            return self._similarity.prepare(goal)
+            return measure.prepare(goal)
         except ShapeError as error:
-            raise ConversionError(f"block {self._target.label(position)}: {error}") from error
+            raise ConversionError(f"block {label}: {error}") from error
 
     def begin_with(self, positions: Iterable[int]) -> Progress:
         """Start new blocks from the least-squares solution of their last map.

@@ -128,7 +128,7 @@ class CallbackTracker:
             called(content)
 
 
-@dataclass
+@dataclass(eq=False)
 class _Record:
     """A call of a tracker that may have to be repeated; an outcome on disk stands as its name."""
 
@@ -167,6 +167,7 @@ class _Member:
             if not self._delivers(first):
                 if first.tries >= TRIES:
                     self._aside.append(self._waiting.popleft())
+                self._shrink(record)
                 self._drop_old_fronts()
                 return
             self._waiting.popleft()
@@ -211,7 +212,6 @@ class _Member:
             getattr(self.tracker, record.method)(content)
         except Exception as error:  # whatever it is, the search goes on
             self._report(error)
-            self._shrink(record)
             return False
         return True
 
@@ -226,14 +226,14 @@ class _Member:
             _log.warning("%s: cannot read an outcome back: %s", self.label, error)
 
     def _drop_old_fronts(self) -> None:
-        for records in (self._aside, self._waiting):
-            fronts = [record for record in records if record.method == "front"]
-            for record in fronts[: max(0, len(fronts) - MOST_FRONTS)]:
-                records.remove(record)
+        records = [*self._aside, *self._waiting]
+        fronts = [record for record in records if record.method == "front"]
+        for record in fronts[: max(0, len(fronts) - MOST_FRONTS)]:
+            (self._aside if record in self._aside else self._waiting).remove(record)
 
     def _report(self, error: Exception) -> None:
         reason = f"{type(error).__name__}: {error}"
-        _log.warning("%s failed: %s", self.label, reason, exc_info=error)
+        _log.warning("%s failed: %s", self.label, reason, exc_info=not self._reported)
         if not self._reported:
             self._reported = True
             line = " ".join(reason.split())

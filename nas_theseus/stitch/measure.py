@@ -13,15 +13,16 @@ from torch import Tensor, nn
 
 from nas_theseus.convert.activations import GuideActivations
 from nas_theseus.convert.finetune import train
-from nas_theseus.convert.similarity import similarity
+from nas_theseus.convert.similarity import agreement, similarity
 from nas_theseus.convert.stitching import Stitch, fit_stitch, make_stitch
 from nas_theseus.errors import ConversionError
 from nas_theseus.guide.chain import Guide
 from nas_theseus.stitch.cells import Cell, Endpoint, StitchRecipe
 from nas_theseus.tasks import Split, Task
+from nas_theseus.tasks.metric import Meter
 from nas_theseus.tasks.score import score
 from nas_theseus.tasks.task import Splits, SplitTask
-from nas_theseus.tasks.tensors import ImageExamples
+from nas_theseus.tasks.tensors import TensorExamples
 from nas_theseus.values.architecture import Boundary
 from nas_theseus.values.goals import Direction
 from nas_theseus.values.ids import derive_seed
@@ -100,7 +101,7 @@ class _SuffixTask(SplitTask):
 
     def load(self) -> Splits:
         train, validation = (
-            ImageExamples(e.inputs, e.targets, None) for e in (self.training, self.validation)
+            TensorExamples(e.inputs, e.targets, None) for e in (self.training, self.validation)
         )
         return Splits(train, validation, test=validation)  # a stitch is never tested
 
@@ -109,11 +110,11 @@ class _SuffixTask(SplitTask):
             return self.base.loss(outputs, targets)
         return F.mse_loss(outputs, targets) / targets.var().clamp_min(1e-12)
 
-    def total(self, outputs: Tensor, targets: Tensor) -> tuple[float, int]:
-        return self.base.total(outputs, targets)
+    def meter(self) -> Meter:
+        return self.base.meter()
 
-    def finish(self, total: float, count: int) -> float:
-        return self.base.finish(total, count)
+    def distillation(self, outputs: Tensor, teacher: Tensor, temperature: float) -> Tensor:
+        return self.base.distillation(outputs, teacher, temperature)
 
 
 def fewest_examples(stitch: Stitch) -> int:
@@ -196,7 +197,7 @@ def measure(
     few = slice(recipe.cka_examples)
     return Cell(
         source, target, score(network, taught, "validation"), start_quality,
-        float(similarity("cka").score(given[few], expected[few])), residual,
+        float(agreement(similarity("cka"), given[few], expected[few])), residual,
         time.perf_counter() - started,
     )  # fmt: skip
 

@@ -20,7 +20,8 @@ from nas_theseus.services.mlflow import MlflowTracker
 from nas_theseus.services.mlflow import tracker as tracker_module
 from nas_theseus.values.architecture import Architecture, BlockChoice, Span
 from nas_theseus.values.outcomes import Cost, CurvePoint, Evaluation, Failure, Stopped
-from nas_theseus.values.tracking import FrontNow, Parameter, ResultFiles, Results
+from nas_theseus.values.registers import TRACKERS
+from nas_theseus.values.tracking import FrontNow, Parameter, ResultFiles, Results, TrackerContext
 
 PARAMETERS: dict[str, Parameter] = {
     "trials": 4,
@@ -492,7 +493,7 @@ def test_wrong_arguments(new: Callable[..., MlflowTracker], tmp_path: Path) -> N
     with pytest.raises(ValueError, match="quotes"):
         MlflowTracker("it's", tmp_path, tmp_path / "runs.json")
     with pytest.raises(ValueError, match="FINISHED, FAILED, KILLED"):
-        new().end("DONE")
+        new().end("DONE")  # type: ignore[arg-type]
 
 
 @pytest.mark.slow
@@ -519,3 +520,24 @@ def test_first_use_is_quiet(tmp_path: Path) -> None:
     )
     assert (done.returncode, done.stdout, done.stderr) == (0, "", "")
     assert (tmp_path / "mlflow.db").is_file()
+
+
+def test_a_resumed_search_sends_what_has_no_run(new: Callable[..., MlflowTracker]) -> None:
+    tracker = new()
+    tracker.begin(PARAMETERS)
+    assert not tracker.has(evaluation(1))
+    tracker.outcome(evaluation(1))
+    tracker.end("KILLED")
+    again = new()
+    again.begin(PARAMETERS)
+    assert again.has(evaluation(1)) and not again.has(evaluation(2))
+
+
+def test_the_register_makes_it_for_a_search(uri: str, tmp_path: Path) -> None:
+    context = TrackerContext("one", "me-1", tmp_path, tmp_path / "outbox", tmp_path / "runs.json")
+    tracker = TRACKERS["mlflow"](context)
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("MLFLOW_TRACKING_URI", uri)
+        tracker.begin(PARAMETERS)
+        assert tracker.end("FINISHED") == 0
+    assert runs(uri)["one"].data.tags["theseus.identity"] == "me-1"
