@@ -39,7 +39,8 @@ from nas_theseus.search.report import LiveReport
 from nas_theseus.search.status import Reporter, Status
 from nas_theseus.search.trackers import Trackers, make_trackers
 from nas_theseus.search.worker import MakeWorker, worker_settings
-from nas_theseus.services.optuna.study import Problem, StudySettings, enqueue, open_study, reach
+from nas_theseus.services.optuna.storage import reach
+from nas_theseus.services.optuna.study import Problem, StudySettings, enqueue, open_study
 from nas_theseus.space.genome import Genome
 from nas_theseus.space.load import load_space, read_space_text
 from nas_theseus.space.search_space import SearchSpace
