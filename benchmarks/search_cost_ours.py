@@ -29,6 +29,7 @@ from nas_theseus.search.worker import Worker, WorkerSettings, worker_settings
 from nas_theseus.services.mlflow import Tracker
 from nas_theseus.services.ray import cluster
 from nas_theseus.space.search_space import SearchSpace
+from nas_theseus.space.sources import Sources
 from nas_theseus.storage.whole_files import write_json
 from nas_theseus.tasks.score import score
 from nas_theseus.values.architecture import Architecture
@@ -169,7 +170,7 @@ def search(
     )
     noted = NotedJobs(jobs, space, costs, seconds)
     made = worker_settings(
-        space, storage.space_file, space_text(regime, recipe), storage, library,
+        space, Sources(str(storage.space_file), space_text(regime, recipe)), storage, library,
         seed=seed, device="cpu", cpus=1,
     )  # fmt: skip
     cluster.connect(settings, storage.log)
@@ -232,7 +233,7 @@ def space_text(regime: Regime, recipe: Recipe) -> str:
     """A space file for the workers."""
     return (
         "from benchmarks.search_cost_regimes import Regime, space_of\n"
-        "from nas_theseus.values.settings import Recipe\n\n\n"
+        "from nas_theseus.values.recipe import Recipe\n\n\n"
         "def space():\n"
         f"    return space_of(Regime(**{asdict(regime)}), Recipe(**{recipe.model_dump()}))\n"
     )

@@ -14,7 +14,7 @@ from nas_theseus.convert.guide_training import prepare_guide
 from nas_theseus.convert.stage import Stage, stages
 from nas_theseus.convert.target import Target, assemble
 from nas_theseus.errors import ConversionError, SpaceError, StorageError
-from nas_theseus.export.member import MEMBER_FILES, read_architecture, write_member
+from nas_theseus.export.member import member_files, read_architecture, write_member
 from nas_theseus.guide.weights import plain_state
 from nas_theseus.library.store import Library
 from nas_theseus.pictures.of_conversion import (
@@ -31,6 +31,7 @@ from nas_theseus.search.folder import SearchFolder, searches
 from nas_theseus.services.mlflow import recording
 from nas_theseus.space.load import load_space
 from nas_theseus.space.search_space import SearchSpace
+from nas_theseus.space.sources import gather
 from nas_theseus.storage.whole_files import make_folder, write_json, write_tensors
 from nas_theseus.tasks.score import score
 from nas_theseus.values.architecture import Architecture
@@ -115,8 +116,8 @@ def convert_one(
     """
     if device == "cuda" and not torch.cuda.is_available():
         raise ConversionError("torch sees no GPU on this machine; leave --gpu out")
-    text = space_file.read_text(encoding="utf-8") if space_file.is_file() else None
-    space = load_space(space_file, text)
+    sources = gather(space_file)
+    space = load_space(sources, portable=True)
     refuse_mistakes(space, space_file)
     recipe = changed(space.recipe, changes)
     space = replace(space, recipe=recipe)  # the workshop's sample is as large as this one says
@@ -150,10 +151,10 @@ def convert_one(
         evaluation = converted.evaluation
         weights = out / "weights.safetensors"
         write_tensors(weights, plain_state(converted.network))
-        write_member(out, evaluation, weights, text or "")
+        write_member(out, evaluation, weights, sources)
         write_picture(similarity_picture(evaluation), out / SIMILARITY_FILE)
         write_picture(chain_picture(space, chosen), out / CHAIN_FILE)
-        files: dict[str, str | None] = dict.fromkeys(MEMBER_FILES, "network")
+        files: dict[str, str | None] = dict.fromkeys(member_files(out), "network")
         files |= {SIMILARITY_FILE: None, CHAIN_FILE: None}
         # Those of an earlier conversion into this folder would look like this one's.
         for name in (REPLACEMENTS_FILE, REPLACEMENTS_JSON):

@@ -20,6 +20,7 @@ from nas_theseus.cli.network_commands import DEFAULT_STORAGE, SpaceFile, Storage
 
 if TYPE_CHECKING:
     from nas_theseus.search.budget import Answer
+    from nas_theseus.space.sources import Sources
     from nas_theseus.values.architecture import Architecture
     from nas_theseus.values.settings import SearchSettings
 
@@ -127,6 +128,7 @@ def search(
     """
     from nas_theseus.errors import SpaceError
     from nas_theseus.space.consent import remember
+    from nas_theseus.space.sources import gather
     from nas_theseus.values.settings import SearchSettings
     from nas_theseus.values.validation import validated
 
@@ -150,8 +152,9 @@ def search(
         given["library"] = False
     if kept and not kept.get("rungs", False):
         given["rungs"] = False
-    remember(space)
-    _search(space, validated(SearchSettings, given, "search"))
+    sources = gather(space)
+    remember(sources)
+    _search(sources, validated(SearchSettings, given, "search"))
 
 
 def _kept_settings(storage: Path, name: str) -> dict[str, Any]:
@@ -164,7 +167,7 @@ def _kept_settings(storage: Path, name: str) -> dict[str, Any]:
         return {}
 
 
-def _search(space: Path, settings: SearchSettings, first: Sequence[Architecture] = ()) -> None:
+def _search(space: Sources, settings: SearchSettings, first: Sequence[Architecture] = ()) -> None:
     console = Console()
     console.print(f"search {settings.name} in {settings.storage}", highlight=False)
     from nas_theseus.search.front_files import front_rows
@@ -271,6 +274,7 @@ def front(
         raise SpaceError("front", ["--at goes without --where, and --refine without --json"])
     from nas_theseus.search.budget import answer, parse_budget
     from nas_theseus.space.consent import runnable
+    from nas_theseus.space.sources import read_sources
     from nas_theseus.values.settings import SearchSettings
     from nas_theseus.values.validation import validated
 
@@ -291,7 +295,7 @@ def front(
         "cpus_per_trial": cpus_per_trial, "gpus_per_trial": gpus_per_trial,
         "accelerator_type": accelerator_type,
     }  # fmt: skip
-    space = runnable(kept.space_file, trust_code=trust_code)
+    space = runnable(read_sources(kept.folder), kept.folder, trust_code=trust_code)
     best = found.predicted[0].architecture
     _search(space, validated(SearchSettings, given, "front"), [best])
     _show_front(front_rows(read_front(kept, budget)), f"evaluated of {title}")

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import difflib
 import json
 import uuid
 from collections.abc import Mapping
@@ -19,24 +18,10 @@ from nas_theseus.space.consent import runnable
 from nas_theseus.space.load import load_space
 from nas_theseus.space.mistakes import mistakes_in
 from nas_theseus.space.search_space import SearchSpace
-from nas_theseus.storage.whole_files import write_bytes, write_json
+from nas_theseus.space.sources import Sources, difference, read_sources, write_sources
+from nas_theseus.storage.whole_files import write_json
 from nas_theseus.values.ids import short_hash
 from nas_theseus.values.settings import SearchSettings
-
-
-def read_space_text(space_file: Path) -> str:
-    """The space file's text.
-
-    Raises:
-        SpaceError: it cannot be read.
-    """
-    try:
-        return space_file.read_text(encoding="utf-8")
-    except (OSError, UnicodeDecodeError) as error:
-        reason = getattr(error, "strerror", None) or str(error)
-        raise SpaceError(
-            str(space_file), [f"{reason}; give a Python file with a function space()"]
-        ) from error
 
 
 def refuse_mistakes(space: SearchSpace, space_file: Path) -> None:
@@ -53,23 +38,22 @@ def refuse_mistakes(space: SearchSpace, space_file: Path) -> None:
         raise SpaceError(str(space_file), mistakes)
 
 
-def check_kept(storage: SearchFolder, settings: SearchSettings, text: str) -> None:
+def check_kept(storage: SearchFolder, settings: SearchSettings, sources: Sources) -> None:
     """Refuse to go on under an existing name with another space, seed or sampler.
 
     Raises:
         SpaceError: what changed, with the difference shown.
+        StorageError: the saved sources are damaged.
     """
     if storage.space_file.exists():
-        kept = storage.space_file.read_text(encoding="utf-8")
-        if kept != text:
-            lines = difflib.unified_diff(
-                kept.splitlines(), text.splitlines(), "kept space.py", "given", lineterm="", n=1
-            )
+        changed = difference(read_sources(storage.folder), sources)
+        if changed is not None:
             raise SpaceError(
                 f"search {settings.name!r}",
                 [
-                    "the space file changed since this search began; take another --name, or "
-                    f"restore it from {storage.space_file}:\n" + "\n".join(list(lines)[:40])
+                    "the space file, or a module that it imports from its folder, changed since "
+                    f"this search began; use another --name, or restore the files from "
+                    f"{storage.folder}: {changed}"
                 ],
             )
     if storage.settings_file.exists():
@@ -86,7 +70,7 @@ def check_kept(storage: SearchFolder, settings: SearchSettings, text: str) -> No
 
 
 def keep_beginning(
-    storage: SearchFolder, settings: SearchSettings, text: str, space: SearchSpace
+    storage: SearchFolder, settings: SearchSettings, sources: Sources, space: SearchSpace
 ) -> str:
     """Keep what the search began with, or hold it to what it began with.
 
@@ -103,7 +87,7 @@ def keep_beginning(
         "rungs": settings.rungs,
     }
     if not storage.settings_file.exists():
-        write_bytes(storage.space_file, text.encode())
+        write_sources(storage.folder, sources)
         begun = {
             "identity": uuid.uuid4().hex[:12],
             "seed": settings.seed,
@@ -133,8 +117,8 @@ def read_space(storage: SearchFolder, *, trust_code: bool) -> SearchSpace:
         GuideError: the trained guide is gone or damaged.
     """
     begun = read_beginning(storage)
-    space_file = runnable(storage.space_file, trust_code=trust_code)
-    space = load_space(space_file, storage.space_file.read_text(encoding="utf-8"))
+    kept = read_sources(storage.folder)
+    space = load_space(runnable(kept, storage.folder, trust_code=trust_code))
     recipe = space.recipe.model_copy(update={"library": begun["library"]})
     space = replace(space, recipe=recipe)
     _hold(storage.name, begun, _identity(space))

@@ -20,7 +20,7 @@ from nas_theseus.costs import measured_costs
 from nas_theseus.costs.table import CostTable
 from nas_theseus.errors import StorageError
 from nas_theseus.estimate.pareto import as_minimised, ranks
-from nas_theseus.export.member import MEMBER_FILES, write_member
+from nas_theseus.export.member import member_files, write_member
 from nas_theseus.guide.weights import load_weights
 from nas_theseus.library.block_key import BlockKeys
 from nas_theseus.library.store import Library
@@ -28,7 +28,6 @@ from nas_theseus.pictures import of_conversion, of_search
 from nas_theseus.search.beginning import (
     check_kept,
     keep_beginning,
-    read_space_text,
     refuse_mistakes,
 )
 from nas_theseus.search.block_jobs import BlockJobs
@@ -45,6 +44,7 @@ from nas_theseus.services.ray.nodes import check_nodes
 from nas_theseus.space.genome import Genome
 from nas_theseus.space.load import load_space
 from nas_theseus.space.search_space import SearchSpace
+from nas_theseus.space.sources import Sources, gather
 from nas_theseus.stitch.suggestions import stitch_errors, suggested
 from nas_theseus.storage.whole_files import write_json
 from nas_theseus.tasks.score import score
@@ -66,7 +66,7 @@ class SearchResult:
 
 
 def run_search(
-    space_file: Path,
+    source: Path | Sources,
     settings: SearchSettings,
     reporter: Reporter,
     first: Sequence[Architecture] = (),
@@ -74,17 +74,18 @@ def run_search(
     """Run a search, or continue the one of this name, until its trials are done.
 
     Args:
+        source: the space file, or its sources.
         first: architectures to propose next, of a search that has begun. With any, the search ends
             when they and what was open before are done, instead of after `settings.trials`.
 
     Raises:
         TheseusError: anything a user can mend, before any training where it can be seen there.
     """
-    text = read_space_text(space_file)
+    sources = source if isinstance(source, Sources) else gather(source)
     storage = SearchFolder(settings.storage, settings.name)
-    check_kept(storage, settings, text)
-    space = load_space(space_file, text)
-    refuse_mistakes(space, space_file)
+    check_kept(storage, settings, sources)
+    space = load_space(sources, portable=True)
+    refuse_mistakes(space, Path(sources.path))
     # Controls align nothing, so they are the same with a library and without.
     with_library = settings.library is not False and not space.recipe.is_control
     recipe = space.recipe.model_copy(update={"library": with_library})
@@ -99,13 +100,12 @@ def run_search(
             "process; wait for it, or give this one another --name"
         ) from error
     with lock:
-        return _run(space, space_file, text, storage, settings, reporter, first)
+        return _run(space, sources, storage, settings, reporter, first)
 
 
 def _run(
     space: SearchSpace,
-    space_file: Path,
-    text: str,
+    sources: Sources,
     storage: SearchFolder,
     settings: SearchSettings,
     reporter: Reporter,
@@ -113,7 +113,7 @@ def _run(
 ) -> SearchResult:
     cluster.check_device(settings)
     # Reads the data: what cannot be had is told before anything else starts.
-    identity = keep_beginning(storage, settings, text, space)
+    identity = keep_beginning(storage, settings, sources, space)
     if settings.study_url is not None:
         reach(settings.study_url)
     if first:
@@ -123,10 +123,11 @@ def _run(
         settings = settings.model_copy(update={"trials": len(ended | opened)})
     library = _open_library(space, storage, settings)
     tracker = Tracker(settings.name, storage.outbox, storage.runs_file, identity=identity)
-    tracker.start(_parameters(space, space_file, settings))
+    tracker.start(_parameters(space, sources, settings))
     try:
         # Joined before the guide is trained: what the cluster lacks is told at once.
-        cluster.connect(settings, storage.log, space_file.resolve().parent)
+        folder = sources.folder if sources.folder.is_dir() else None
+        cluster.connect(settings, storage.log, folder)
         try:
             if settings.address is not None:
                 check_nodes(storage.log)
@@ -152,7 +153,7 @@ def _run(
             reporter.say(forecast(space, storage, jobs.remaining, parallel, device))
             make = MakeWorker(
                 worker_settings(
-                    space, space_file, text, storage, library,
+                    space, sources, storage, library,
                     seed=settings.seed, device=settings.device, cpus=settings.cpus_per_trial,
                 )
             )  # fmt: skip
@@ -161,7 +162,7 @@ def _run(
         finally:
             cluster.disconnect()
         jobs.refuse_if_all_failed()
-        front = _finish(space, text, storage, jobs, tracker, guide_values, guide)
+        front = _finish(space, sources, storage, jobs, tracker, guide_values, guide)
     except BaseException:
         with suppress(StorageError):  # a full disk is what is being told already
             tracker.finish("KILLED")
@@ -214,7 +215,7 @@ def _suggestions(
 
 def _finish(
     space: SearchSpace,
-    text: str,
+    sources: Sources,
     storage: SearchFolder,
     jobs: ProposalJobs,
     tracker: Tracker,
@@ -229,7 +230,7 @@ def _finish(
     members = []
     for evaluation in jobs.front.members:
         folder = storage.front / evaluation.architecture.id
-        write_member(folder, evaluation, storage.weights_of(evaluation.name), text)
+        write_member(folder, evaluation, storage.weights_of(evaluation.name), sources)
 
         def measure(evaluation: Evaluation = evaluation) -> float:
             target = assemble(space, evaluation.architecture, 0)
@@ -255,7 +256,7 @@ def _finish(
     tracker.artifacts(storage.front, files, None, None)
     for member in members:
         name = member.evaluation.architecture.id
-        tracker.artifacts(storage.front / name, MEMBER_FILES, "network", name)
+        tracker.artifacts(storage.front / name, member_files(storage.front / name), "network", name)
         drawn = _draw(space, member.evaluation, storage.front / name)
         tracker.artifacts(storage.front / name, drawn, None, name)
     return members
@@ -284,11 +285,11 @@ def _tested(path: Path, name: str, measure: Callable[[], float]) -> float:
 
 
 def _parameters(
-    space: SearchSpace, space_file: Path, settings: SearchSettings
+    space: SearchSpace, sources: Sources, settings: SearchSettings
 ) -> dict[str, str | int | float | bool | None]:
     recipe = {f"recipe.{name}": value for name, value in space.recipe.model_dump().items()}
     return {
-        "space": space_file.name,
+        "space": Path(sources.path).name,
         "task": space.task.name,
         "parts": len(space.guide),
         "architectures": str(space.count()),

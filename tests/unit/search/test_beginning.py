@@ -16,8 +16,11 @@ from nas_theseus.errors import GuideError, SpaceError, StorageError
 from nas_theseus.search.beginning import check_kept, keep_beginning, read_space
 from nas_theseus.search.folder import SearchFolder
 from nas_theseus.space.load import load_space
+from nas_theseus.space.sources import Sources
 from nas_theseus.tasks import Task, digits
 from nas_theseus.values.settings import SearchSettings
+
+NOTHING = Sources("mine.py", "")
 
 
 def space(task: Task, guide_task: Task | None) -> SearchSpace:
@@ -34,10 +37,10 @@ def test_other_data_for_candidates_are_refused(guide_task: Task | None, tmp_path
     storage = SearchFolder(tmp_path, "kept")
     storage.create()
     settings = SearchSettings(name="kept")
-    begun = keep_beginning(storage, settings, "", space(digits(), guide_task))
-    assert keep_beginning(storage, settings, "", space(digits(), guide_task)) == begun
+    begun = keep_beginning(storage, settings, NOTHING, space(digits(), guide_task))
+    assert keep_beginning(storage, settings, NOTHING, space(digits(), guide_task)) == begun
     with pytest.raises(SpaceError, match="training data changed since"):
-        keep_beginning(storage, settings, "", space(digits(seed=1), guide_task))
+        keep_beginning(storage, settings, NOTHING, space(digits(seed=1), guide_task))
 
 
 def test_a_search_goes_on_with_a_library_or_without_as_it_began(tmp_path: Path) -> None:
@@ -46,19 +49,19 @@ def test_a_search_goes_on_with_a_library_or_without_as_it_began(tmp_path: Path) 
     settings = SearchSettings(name="kept")
     without = space(digits(), None)
     with_library = replace(without, recipe=Recipe(library=True))
-    keep_beginning(storage, settings, "", with_library)
+    keep_beginning(storage, settings, NOTHING, with_library)
     with pytest.raises(SpaceError, match="began with the library of converted blocks"):
-        keep_beginning(storage, settings, "", without)
+        keep_beginning(storage, settings, NOTHING, without)
 
 
 def test_a_search_goes_on_with_the_suggestions_that_it_began_with(tmp_path: Path) -> None:
     storage = SearchFolder(tmp_path, "kept")
     storage.create()
     four = SearchSettings(name="kept", suggestions=4)
-    keep_beginning(storage, four, "", space(digits(), None))
-    check_kept(storage, four, "")
+    keep_beginning(storage, four, NOTHING, space(digits(), None))
+    check_kept(storage, four, NOTHING)
     with pytest.raises(SpaceError, match="began with --suggestions 4, not 0"):
-        check_kept(storage, SearchSettings(name="kept"), "")
+        check_kept(storage, SearchSettings(name="kept"), NOTHING)
 
 
 @pytest.mark.parametrize(("begun", "how"), [(True, "with"), (False, "without")])
@@ -68,11 +71,11 @@ def test_a_search_goes_on_with_rungs_or_without_as_it_began(
     storage = SearchFolder(tmp_path, "kept")
     storage.create()
     here, settings = space(digits(), None), SearchSettings(name="kept", rungs=begun)
-    identity = keep_beginning(storage, settings, "", here)
-    assert keep_beginning(storage, settings, "", here) == identity
+    identity = keep_beginning(storage, settings, NOTHING, here)
+    assert keep_beginning(storage, settings, NOTHING, here) == identity
     other = settings.model_copy(update={"rungs": not begun})
     with pytest.raises(SpaceError, match=f"began {how} rungs"):
-        keep_beginning(storage, other, "", here)
+        keep_beginning(storage, other, NOTHING, here)
 
 
 TEXT = """
@@ -98,7 +101,7 @@ def test_a_space_is_read_as_the_search_began_with_the_guide_that_it_trained(
     storage.create()
     (tmp_path / "mine.py").write_text(TEXT)
     trained = load_space(tmp_path / "mine.py")
-    keep_beginning(storage, SearchSettings(name="kept"), TEXT, trained)
+    keep_beginning(storage, SearchSettings(name="kept"), Sources("mine.py", TEXT), trained)
     with pytest.raises(StorageError, match="read the code, then add --trust-code"):
         read_space(storage, trust_code=False)
     with pytest.raises(GuideError, match="the trained guide is not in"):

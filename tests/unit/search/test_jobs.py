@@ -22,6 +22,7 @@ from nas_theseus.services.mlflow import Tracker
 from nas_theseus.services.ray.cluster import Job
 from nas_theseus.space.load import load_space
 from nas_theseus.space.search_space import SearchSpace
+from nas_theseus.space.sources import Sources
 from nas_theseus.values.architecture import Architecture, BlockChoice, Span
 from nas_theseus.values.outcomes import Evaluation, Failure, Outcome, Reached, Stopped
 from nas_theseus.values.settings import SearchSettings
@@ -84,8 +85,8 @@ class Bench:
     handed: list[Job] = field(default_factory=list)
 
     def __post_init__(self) -> None:
-        (self.root / "space.py").write_text(self.text)
-        found = load_space(self.root / "space.py", self.text)
+        self.sources = Sources(str(self.root / "space.py"), self.text)
+        found = load_space(self.sources)
         recipe = found.recipe.model_copy(update={"library": True})
         self.space: SearchSpace = replace(found, recipe=recipe)
         self.storage = SearchFolder(self.root, self.name)
@@ -106,7 +107,7 @@ class Bench:
         )  # fmt: skip
         self.worker = Worker(
             worker_settings(
-                self.space, self.root / "space.py", self.text, self.storage, self.library,
+                self.space, self.sources, self.storage, self.library,
                 seed=0, device="cpu", cpus=1,
             )
         )  # fmt: skip
