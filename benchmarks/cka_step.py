@@ -23,8 +23,8 @@ from sklearn.datasets import load_digits  # type: ignore[import-untyped]
 from torch import Tensor, nn
 
 from benchmarks.record import write_record
-from nas_theseus.convert.kernels import linear_cka
-from nas_theseus.convert.similarity import Prepared, Similarity, similarity
+from nas_theseus.convert.similarities.cka import linear_cka
+from nas_theseus.convert.similarity import Similarity, agreement, similarity
 
 DEFAULT = "cka (default: pool 8)"
 STRAIGHTFORWARD = "raw Gram, guide's too"
@@ -103,7 +103,7 @@ def step_shares(batch: int, width: int, size: int, repeats: int) -> dict[str, di
     }
 
 
-def align(form: Similarity, features: Tensor, prepared: Prepared) -> None:
+def align(form: Similarity, features: Tensor, prepared: Any) -> None:
     """Forward and backward of one form."""
     form.loss(features, prepared).backward()  # type: ignore[no-untyped-call]
 
@@ -171,7 +171,7 @@ def faithfulness(batch: int, width: int, size: int, steps: int, seed: int) -> di
             if step % max(1, steps // 5) == 0:
                 with torch.no_grad():
                     features = block(test_in)
-                    seen.append({other: float(FORMS[other].score(features, test_goal))
+                    seen.append({other: float(agreement(FORMS[other], features, test_goal))
                                  for other in FORMS})  # fmt: skip
             optimizer.zero_grad()
             form.loss(block(train_in), prepared).backward()  # type: ignore[no-untyped-call]

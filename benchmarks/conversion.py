@@ -16,6 +16,7 @@ trains on the task for what is left. Not charged: similarities, least squares an
 from __future__ import annotations
 
 import argparse
+import copy
 import itertools
 import os
 import time
@@ -32,16 +33,18 @@ from benchmarks import cells as cells_file
 from benchmarks import conversion_report as report
 from benchmarks.conversion_pairs import PAIRS, Pair
 from benchmarks.record import RESULTS, commit
-from nas_theseus.candidate.workshop import Converted, MacCounter, Workshop
+from nas_theseus.candidate.candidate import Candidate, Order
+from nas_theseus.candidate.workshop import Workshop, result_of
+from nas_theseus.convert.alignment import Alignment, align
 from nas_theseus.convert.finetune import EpochLoss
 from nas_theseus.convert.guide_training import prepare_guide
+from nas_theseus.convert.similarity import similarity
 from nas_theseus.convert.stage import stages
 from nas_theseus.convert.target import assemble
 from nas_theseus.costs import measure_latency
 from nas_theseus.errors import ConversionError
 from nas_theseus.space.load import load_space
 from nas_theseus.tasks.score import score
-from nas_theseus.values.outcomes import CurvePoint
 from nas_theseus.values.recipe import Recipe
 
 ROOT = Path(__file__).resolve().parent.parent
@@ -131,6 +134,21 @@ def workshop(name: str, trained: bool) -> tuple[Workshop, dict[str, float]]:
     return Workshop(space, torch.device("cpu")), quality
 
 
+def alignment_macs(candidate: Candidate, steps: int) -> int:
+    """Multiply-adds that an alignment with so many steps a stage takes, from runs of 0 and 1."""
+    workshop, recipe = candidate.workshop, candidate.recipe
+    macs = [cost.macs for cost in workshop.costs.of_blocks(candidate.order.architecture)]
+    measure = similarity(recipe.similarity, **recipe.similarity_options.given)
+    spent = []
+    for few in (0, 1):
+        target = copy.deepcopy(candidate.target)
+        short = recipe.model_copy(update={"align_steps": few, "hybrid_epochs": 0.0})
+        generator = torch.Generator().manual_seed(0)
+        run = Alignment(target, workshop.activations, measure, short, generator, macs)
+        spent.append(sum(event.macs for event in align(run)))
+    return spent[0] + steps * (spent[1] - spent[0])
+
+
 def budgeted(shop: Workshop, pair: Pair, cell: Cell) -> tuple[Recipe, int, int]:
     """The cell's recipe with the epochs that its budget leaves; the budget; the guide's MACs.
 
@@ -155,23 +173,20 @@ def budgeted(shop: Workshop, pair: Pair, cell: Cell) -> tuple[Recipe, int, int]:
     run = stages(recipe.schedule, recipe.order, target.replaced)
     aligned = [number for number, stage in enumerate(run) if stage.aligned]
 
-    def alignment(steps: int) -> int:
-        points = [CurvePoint("align_steps", number, steps) for number in aligned]
-        counter = MacCounter(shop.costs, architecture)
-        counter.alignment(recipe, target, shop.activations.count, points)
-        return counter.spent
+    order = Order(architecture, recipe, cell.seed, 0)
+    candidate = Candidate(shop, order, target)
 
     if aligned:
-        given = cell.second * budget - alignment(0)
-        steps = max(0, int(given / (alignment(1) - alignment(0))))
+        given = cell.second * budget - alignment_macs(candidate, 0)
+        steps = max(0, int(given / (alignment_macs(candidate, 1) - alignment_macs(candidate, 0))))
         recipe = recipe.model_copy(update={"align_steps": steps})
-    spent = MacCounter(shop.costs, architecture, alignment(recipe.align_steps))
+    spent = alignment_macs(candidate, recipe.align_steps) if aligned else 0
     if (
         recipe.recalibrate
         and not recipe.untouched_by_guide
         and any(isinstance(module, nn.modules.batchnorm._BatchNorm) for module in target.modules())
     ):
-        spent.forward(min(recipe.align_examples, task.size("train")))
+        spent += candidate.forward_macs(min(recipe.align_examples, task.size("train")))
     # Logits of every token are too many to keep: a guide that teaches text runs at every step.
     streamed = task.inlet.kind == "ids"
     guide_work = shop.activations.count * guide if aligned else 0
@@ -184,8 +199,8 @@ def budgeted(shop: Workshop, pair: Pair, cell: Cell) -> tuple[Recipe, int, int]:
         seen = batches * recipe.batch_size
         for stage in run:
             taught = seen if recipe.taught and streamed else 0
-            spent.hybrid(EpochLoss(0, 0.0, seen, taught), stage.replaced)
-    left = budget - spent.spent - guide_work
+            spent += candidate.hybrid_macs(EpochLoss(0, 0.0, seen, taught), stage.replaced)
+    left = budget - spent - guide_work
     if left <= 0:
         raise ConversionError(f"{cell}: the budget of {budget:,} MACs does not pay for alignment")
     return recipe.model_copy(update={"epochs": left / epoch}), budget, guide_work
@@ -198,13 +213,7 @@ def run_cell(cell: Cell) -> dict[str, Any]:
     pair, task = PAIRS[cell.pair], shop.space.task
     recipe, budget, guide_work = budgeted(shop, pair, cell)
     prepared = time.perf_counter()
-    steps = shop.run(pair.architecture, cell.seed, recipe)
-    while True:
-        try:
-            next(steps)
-        except StopIteration as end:
-            found: Converted = end.value
-            break
+    found = result_of(shop.convert(pair.architecture, cell.seed, recipe))
     evaluation = found.evaluation
     latency = measure_latency(found.network, task.inlet, device="cpu", threads=1)
     curve = [point for point in evaluation.curve if point.metric != "align_steps"]

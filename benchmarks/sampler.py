@@ -33,18 +33,17 @@ from nas_theseus.costs.table import CostTable
 from nas_theseus.estimate.pareto import front_of, hypervolume_of
 from nas_theseus.estimate.space_graph import additive_space
 from nas_theseus.estimate.thompson import Proposer
-from nas_theseus.services.optuna.study import Study
+from nas_theseus.services.optuna.study import Problem, Study, StudySettings, open_study
 from nas_theseus.space.genome import Genome
 from nas_theseus.space.load import load_space
 from nas_theseus.space.search_space import SearchSpace
 from nas_theseus.values.architecture import Architecture, BlockChoice
 from nas_theseus.values.ids import derive_seed
 from nas_theseus.values.outcomes import Evaluation
-from nas_theseus.values.settings import Sampler
 
 SPACE = Path(__file__).resolve().parents[1] / "search_spaces" / "fashion_resnet.py"
 GUIDE, NOISE, WORST_LOSS = 0.92, 0.006, 0.4
-SAMPLERS: dict[str, Sampler] = {
+SAMPLERS: dict[str, str] = {
     "theseus, block errors": "theseus", "theseus": "theseus", "tpe": "tpe", "gp": "gp",
     "nsga2": "nsga2", "random": "random",
 }  # fmt: skip
@@ -125,11 +124,13 @@ def search(
         proposer = Proposer(space, costs, world.reference, lambda: world.errors)
     seconds = 0.0
     with tempfile.TemporaryDirectory() as folder:
-        study = Study(
-            "benchmark", Path(folder) / "journal", Genome(space), space.goals, space.limits,
-            costs.of, lambda architecture: results.get(architecture.id), sampler=SAMPLERS[name],
-            seed=world.seed, proposer=proposer, warm_starts=lambda: [guide] if guide else [],
-        )  # fmt: skip
+        sampler = SAMPLERS[name]
+        study = open_study(
+            StudySettings("benchmark", Path(folder) / "journal", sampler, world.seed),
+            Problem(Genome(space), space.goals, space.limits, costs.of, proposer=proposer),
+            lambda architecture: results.get(architecture.id),
+            lambda: [guide] if guide else [],
+        )
         see(study)
         for _ in range(proposals):
             began = time.perf_counter()
@@ -138,7 +139,7 @@ def search(
             if proposal is None:
                 break
             result = results[proposal.architecture.id] = world.told(proposal.architecture)
-            study.tell(proposal, result)
+            study.report(proposal, result)
     return list(results.values()), seconds / max(1, len(results))
 
 

@@ -13,14 +13,15 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
+from benchmarks.bare_search import bare_driver
 from benchmarks.sampler import GUIDE, SPACE, World
 from nas_theseus.costs.table import CostTable
 from nas_theseus.search.folder import SearchFolder
-from nas_theseus.search.jobs import ProposalJobs
-from nas_theseus.services.mlflow import Tracker
+from nas_theseus.search.trackers import Tracker
+from nas_theseus.services.mlflow import MlflowTracker
 from nas_theseus.space.load import load_space
 from nas_theseus.values.architecture import Architecture
-from nas_theseus.values.settings import Sampler, SearchSettings
+from nas_theseus.values.settings import SearchSettings
 
 PARTS = ("ask", "tell", "front", "queue", "deliver")
 
@@ -56,76 +57,72 @@ class Clock:
         return told
 
 
-class Silent:
-    """Shows nothing."""
+class TimedTrackers:
+    """A tracker whose calls are timed."""
 
-    def say(self, message: str) -> None:
-        """Nothing."""
+    def __init__(self, tracker: Tracker, clock: Clock) -> None:
+        self._tracker = tracker
+        self.begin, self.has, self.results = tracker.begin, tracker.has, tracker.results
+        self.outcome = clock.timed("queue", tracker.outcome)
+        self.front = clock.timed("queue", tracker.front)
+        self.end = tracker.end
 
-    def show(self, state: object) -> None:
-        """Nothing."""
 
-
-class Driver:
+class LongSearch:
     """One search of a made-up world in a folder; trials end as soon as they are proposed."""
 
-    def __init__(self, folder: Path, trials: int, sampler: Sampler, record: bool) -> None:
+    def __init__(self, folder: Path, trials: int, sampler: str, record: bool) -> None:
         self.clock = Clock()
         space = load_space(SPACE)
-        costs = CostTable(space)
-        self._world, self._recipe = World(space, costs, 0), space.recipe.id
-        self._storage = SearchFolder(folder, "scale")
-        self._storage.create()
+        self._world, self._recipe = World(space, CostTable(space), 0), space.recipe.id
+        storage = SearchFolder(folder, "scale")
+        storage.create()
         uri = f"sqlite:///{folder / 'mlflow.db'}"
-        self.tracker: Tracker = Tracker(
-            "scale", self._storage.outbox, self._storage.runs_file, tracking_uri=uri
-        )
+        self.tracker: MlflowTracker | None = None
+        trackers: dict[str, Tracker] = {}
         if record:
-            self.tracker.start({})
-        else:
-            self.tracker._put = lambda kind, **content: None  # type: ignore[method-assign]
-        settings = SearchSettings(
-            name="scale", trials=trials, parallel=1, sampler=sampler, storage=folder
-        )
-        guide = {"val_accuracy": GUIDE, **costs.of_parts().known()}
-        self.jobs: ProposalJobs = ProposalJobs(
-            space, costs, self._storage, self.tracker, settings, Silent(), guide
-        )
-        self._time_parts()
-
-    def _time_parts(self) -> None:
-        study, clock = self.jobs._study, self.clock
-        study.propose = clock.timed("ask", study.propose)  # type: ignore[method-assign]
-        study.tell = clock.timed("tell", study.tell)  # type: ignore[method-assign]
-        self.tracker._put = clock.timed("queue", self.tracker._put)  # type: ignore[method-assign]
+            self.tracker = MlflowTracker(
+                "scale", storage.outbox, storage.runs_file, tracking_uri=uri
+            )
+            self.tracker.begin({})
+            trackers = {"mlflow": TimedTrackers(self.tracker, self.clock)}
+        settings = SearchSettings(name="scale", trials=trials, sampler=sampler, storage=folder)
+        self.driver = bare_driver(space, GUIDE, settings, trackers)
+        study = self.driver.listeners.proposals
+        study.propose = self.clock.timed("ask", study.propose)  # type: ignore[method-assign]
+        study.report = self.clock.timed("tell", study.report)  # type: ignore[method-assign]
 
     def run(self, trials: int, apart: bool = False) -> None:
         """So many trials, as fast as they are proposed; `apart` each when MLflow has the last."""
         for _ in range(trials):
-            job = self.jobs.next()
+            job = self.driver.next()
             if not isinstance(job, Architecture):
-                raise RuntimeError(self.jobs.state.ended_because)
+                raise RuntimeError(self.driver.ended_because)
             told = replace(self._world.told(job), recipe=self._recipe)
-            self._storage.write_outcome(told)
+            self.driver.folder.write_outcome(told)
             with self.clock.part("front"):
-                self.jobs.ended(job, None)
+                self.driver.ended(job, None)
             if apart:
                 with self.clock.part("deliver"):
                     self.drain()
 
     def drain(self) -> None:
         """Wait until MLflow has all records."""
+        if self.tracker is None:
+            return
         with self.tracker._changed:
-            self.tracker._changed.wait_for(lambda: not self.tracker._waiting)
+            self.tracker._changed.wait_for(
+                lambda: self.tracker is None or not self.tracker._waiting
+            )
 
 
 def measure_driver(
-    lengths: list[int], measured: int, samplers: Sequence[Sampler]
+    lengths: list[int], measured: int, samplers: Sequence[str]
 ) -> Iterator[dict[str, Any]]:
     """One cell for each length and sampler; the search itself first, then those on its copies."""
     with tempfile.TemporaryDirectory() as name:
         folder = Path(name)
-        whole = Driver(folder / "nsga2", max(lengths), "nsga2", record=True)
+        whole = LongSearch(folder / "nsga2", max(lengths), "nsga2", record=True)
         done = 0
         for length in sorted(lengths):
             whole.run(length - 2 * measured - done)
@@ -145,13 +142,14 @@ def measure_driver(
             }
             copy = folder / str(length) / "searches"
             shutil.copytree(folder / "nsga2" / "searches", copy, ignore=_of_the_writer)
-        whole.tracker.finish()
+        if whole.tracker is not None:
+            whole.tracker.end("FINISHED")
         for length in sorted(lengths):
             for sampler in samplers:
                 if sampler != "nsga2":
                     one = folder / f"{sampler}-{length}"
                     shutil.copytree(folder / str(length), one)
-                    driver = Driver(one, length + measured + 1, sampler, record=False)
+                    driver = LongSearch(one, length + measured + 1, sampler, record=False)
                     driver.run(1)  # what depends on the space alone is kept from then on
                     driver.clock.take(1)
                     with _processor(None) as used:
@@ -169,7 +167,7 @@ def _resident_mb() -> float:
 
 
 def _cell(
-    sampler: Sampler, length: int, measured: int, driver: Driver, used: Mapping[str, float]
+    sampler: str, length: int, measured: int, driver: LongSearch, used: Mapping[str, float]
 ) -> dict[str, Any]:
     return {
         "kind": "driver", "sampler": sampler, "trials": length, "measured": measured,
@@ -180,7 +178,7 @@ def _cell(
 
 
 @contextmanager
-def _processor(tracker: Tracker | None) -> Iterator[dict[str, float]]:
+def _processor(tracker: MlflowTracker | None) -> Iterator[dict[str, float]]:
     """Processor seconds of this thread and of the one that writes to MLflow."""
     used: dict[str, float] = {}
 

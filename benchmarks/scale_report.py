@@ -12,11 +12,10 @@ from matplotlib.figure import Figure
 
 from benchmarks.record import figure_table, write_record
 from nas_theseus.storage.whole_files import write_bytes
-from nas_theseus.values.settings import Sampler
 
 DOCS = Path(__file__).resolve().parent.parent / "docs"
 Row = Mapping[str, Any]
-SAMPLERS: tuple[Sampler, ...] = ("nsga2", "tpe", "theseus")
+SAMPLERS: tuple[str, ...] = ("nsga2", "tpe", "theseus")
 LENGTHS = (100, 1_000, 10_000)
 NOT_RUN = "the cells it needs have not been run"
 GOALS_MS = {"nsga2": 30, "tpe": 100}

@@ -9,15 +9,15 @@ import os
 import sys
 import tempfile
 import time
-from collections.abc import Generator
+from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from nas_theseus.services.ray import cluster
+from nas_theseus.services.ray.executor import RayExecutor
 from nas_theseus.values.architecture import Architecture, BlockChoice, Span
-from nas_theseus.values.outcomes import Reached
-from nas_theseus.values.settings import SearchSettings
+from nas_theseus.values.events import Ended
+from nas_theseus.values.settings import ExecutorSettings
 
 RAMP_UP_S = 600.0
 
@@ -35,13 +35,14 @@ class Wait:
     seconds: float
     slots: int
 
-    def run(self, job: Architecture) -> Generator[str, None, None]:
+    def __call__(self, job: Architecture) -> Iterator[str | Ended]:
         self._ramp_up()
         began = time.time()
         time.sleep(self.seconds)
         torch = int("torch" in sys.modules)
         (self.folder / "trials" / job.id).write_text(f"{os.getpid()} {began} {time.time()} {torch}")
         yield "waited"
+        yield Ended()
 
     def _ramp_up(self) -> None:
         workers, limit = self.folder / "workers", time.time() + RAMP_UP_S
@@ -57,12 +58,12 @@ class Wait:
 
 @dataclass(frozen=True)
 class MakeWait:
-    """Makes `Wait.run` in the worker's process."""
+    """Makes `Wait` in the worker's process."""
 
     worker: Wait
 
-    def __call__(self) -> cluster.WorkerRun[Architecture]:
-        return self.worker.run
+    def __call__(self) -> Wait:
+        return self.worker
 
 
 class Queue:
@@ -79,10 +80,6 @@ class Queue:
     def reported(self, job: Architecture, stage: str) -> None:
         """Nothing."""
 
-    def reached(self, reached: Reached) -> bool:
-        """Trials that wait have no rungs."""
-        return True
-
     def ended(self, job: Architecture, failure: str | None) -> None:
         if failure is not None:
             raise RuntimeError(failure)
@@ -94,14 +91,14 @@ def measure_slots(slots: int, seconds: float, rounds: int) -> dict[str, Any]:
         folder = Path(name)
         for kind in ("trials", "workers"):
             (folder / kind).mkdir()
-        settings = SearchSettings(name="scale", parallel=slots, storage=folder)
         # As many CPUs as slots: a node that Ray believes, not this machine's cores.
-        cluster.connect(settings, folder / "log")
+        executor = RayExecutor(ExecutorSettings(parallel=slots), folder / "log")
+        executor.open()
         try:
             make = MakeWait(Wait(folder, seconds, slots))
-            cluster.run_jobs(Queue(slots * (rounds + 2)), make, settings, folder / "log")
+            executor.run(Queue(slots * (rounds + 2)), make)
         finally:
-            cluster.disconnect()
+            executor.close()
         told = [path.read_text().split() for path in (folder / "trials").iterdir()]
     return {
         "kind": "slots", "slots": slots, "seconds": seconds, "trials": len(told),

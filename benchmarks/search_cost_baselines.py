@@ -19,8 +19,8 @@ from ray import tune
 from ray.tune.search import ConcurrencyLimiter
 from ray.tune.search.optuna import OptunaSearch
 
-from benchmarks.search_cost_regimes import Regime, described, ended, prepared, workshop
-from nas_theseus.candidate.workshop import Workshop
+from benchmarks.search_cost_regimes import Regime, described, prepared, workshop
+from nas_theseus.candidate.workshop import Workshop, result_of
 from nas_theseus.errors import ConversionError
 from nas_theseus.space.genome import Genome
 from nas_theseus.tasks.score import score
@@ -61,7 +61,7 @@ class Candidate(tune.Trainable):
         facts = {**described(architecture, macs), "log_macs": math.log10(macs)}
         began = time.process_time()
         try:
-            found = ended(self._shop.run(architecture, self._seed))
+            found = result_of(self._shop.convert(architecture, self._seed))
         except ConversionError as error:
             spent = time.process_time() - began
             return {**facts, "validation": _CHANCE, "test": None, "own_macs": 0,
@@ -149,7 +149,7 @@ def tuned_on(
         began = time.process_time()
         macs = shop.costs.of(architecture).macs
         try:
-            found = ended(shop.run(architecture, seed, recipe))
+            found = result_of(shop.convert(architecture, seed, recipe))
             validation = found.evaluation.metrics[shop.space.metric]
         except ConversionError:
             validation = _CHANCE

@@ -8,12 +8,14 @@ from __future__ import annotations
 
 import json
 import time
-from collections.abc import Generator
+from collections.abc import Iterator
 from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
-from benchmarks.search_cost_regimes import Regime, described, ended, prepared, workshop
+from benchmarks.bare_search import bare_driver
+from benchmarks.search_cost_regimes import Regime, described, prepared, workshop
+from nas_theseus.candidate.workshop import result_of
 from nas_theseus.convert.target import assemble
 from nas_theseus.costs.table import CostTable
 from nas_theseus.estimate.pareto import is_feasible
@@ -22,21 +24,22 @@ from nas_theseus.guide.weights import load_weights
 from nas_theseus.library.block_key import BlockKey, BlockKeys
 from nas_theseus.library.store import Library
 from nas_theseus.search.block_jobs import BlockJobs
+from nas_theseus.search.driver import Driver, Job
 from nas_theseus.search.folder import SearchFolder
-from nas_theseus.search.jobs import Job, ProposalJobs, reference_of
-from nas_theseus.search.progress import State
+from nas_theseus.search.opening import reference_of
 from nas_theseus.search.worker import Worker, WorkerSettings, worker_settings
-from nas_theseus.services.mlflow import Tracker
-from nas_theseus.services.ray import cluster
+from nas_theseus.services.ray.executor import RayExecutor
 from nas_theseus.space.search_space import SearchSpace
 from nas_theseus.space.sources import Sources
 from nas_theseus.storage.whole_files import write_json
 from nas_theseus.tasks.score import score
 from nas_theseus.values.architecture import Architecture
+from nas_theseus.values.events import Ended, Reached
 from nas_theseus.values.ids import derive_seed
-from nas_theseus.values.outcomes import Evaluation, Reached
+from nas_theseus.values.outcomes import Evaluation
 from nas_theseus.values.recipe import Recipe
-from nas_theseus.values.settings import Sampler, SearchSettings
+from nas_theseus.values.resources import Resources
+from nas_theseus.values.settings import ExecutorSettings, SearchSettings
 
 FURTHER_LIMIT = "macs <= 1e6"
 
@@ -48,21 +51,14 @@ class TimedWorker(Worker):
         super().__init__(settings)
         self._folder = folder
 
-    def __call__(self, job: BlockKey | Architecture) -> Generator[str | Reached, None, str | None]:
-        steps = super().__call__(job)
-        spent = 0.0
-        while True:
-            began = time.process_time()
-            try:
-                step = next(steps)
-            except StopIteration as end:
-                spent += time.process_time() - began
-                write_json(self._folder / f"{job.id}.json", {"core_seconds": spent})
-                failure: str | None = end.value
-                return failure
+    def __call__(self, job: BlockKey | Architecture) -> Iterator[str | Reached | Ended]:
+        # Each job is run by one thread alone, and the consumer's time is another process's.
+        spent, began = 0.0, time.process_time()
+        for event in super().__call__(job):
             spent += time.process_time() - began
             write_json(self._folder / f"{job.id}.json", {"core_seconds": spent})
-            yield step
+            yield event
+            began = time.process_time()
 
 
 @dataclass(frozen=True)
@@ -76,16 +72,6 @@ class MakeTimedWorker:
         return TimedWorker(self.settings, self.folder)
 
 
-class Quiet:
-    """A reporter that tells nothing."""
-
-    def say(self, message: str) -> None:
-        """Nothing."""
-
-    def show(self, state: State) -> None:
-        """Nothing."""
-
-
 @dataclass
 class NotedJobs:
     """The search's jobs; the end of every architecture is noted with what all took by then.
@@ -95,34 +81,32 @@ class NotedJobs:
         rows: one an architecture that ended.
     """
 
-    jobs: ProposalJobs
+    driver: Driver
     space: SearchSpace
     costs: CostTable
     seconds: Path
     rows: list[dict[str, Any]] = field(default_factory=list)
 
     def next(self) -> Job | None:
-        return self.jobs.next()
+        return self.driver.next()
 
     def reported(self, job: Job, stage: str) -> None:
-        self.jobs.reported(job, stage)
-
-    def reached(self, reached: Reached) -> bool:
-        return self.jobs.reached(reached)
+        self.driver.reported(job, stage)
 
     def ended(self, job: Job, failure: str | None) -> None:
-        self.jobs.ended(job, failure)
+        self.driver.ended(job, failure)
         if isinstance(job, BlockKey):
             return
         times = [json.loads(path.read_text()) for path in self.seconds.glob("*.json")]
-        evaluation = self.jobs.evaluations.get(job.id)
-        state = self.jobs.state
+        outcome = self.driver.ledger.outcome_of(job)
+        evaluation = outcome if isinstance(outcome, Evaluation) else None
+        status = self.driver.status()
         self.rows.append(
             {
                 **described(job, self.costs.of(job).macs),
                 "validation": evaluation and evaluation.metrics[self.space.metric],
-                "train_macs": state.train_macs_spent,
-                "block_macs": state.blocks.macs if state.blocks else 0,
+                "train_macs": status.train_macs_spent,
+                "block_macs": status.blocks.macs if status.blocks else 0,
                 "core_seconds": sum(time["core_seconds"] for time in times),
             }
         )
@@ -146,7 +130,7 @@ class Searched:
 
 def search(
     regime: Regime, recipe: Recipe, seed: int, trials: int, folder: Path, guide_quality: float, *,
-    name: str = "search", sampler: Sampler = "theseus",
+    name: str = "search", sampler: str = "theseus",
 ) -> Searched:  # fmt: skip
     """One search; its library, if the recipe takes blocks from one, is the folder's."""
     space = prepared(regime, recipe)
@@ -155,37 +139,33 @@ def search(
     seconds = storage.folder / "seconds"
     seconds.mkdir(exist_ok=True)
     library = Library(storage.library) if recipe.takes_blocks else None
-    costs = CostTable(space)
-    values = {space.metric: guide_quality}
-    values |= costs.of_parts().known()
     settings = SearchSettings(
-        name=name, trials=trials, parallel=1, storage=storage.root, seed=seed, sampler=sampler,
-        library=library is not None, rungs=True,
-    )  # fmt: skip
-    # Never started: records stay in its outbox and go with the folder.
-    tracker = Tracker(name, storage.outbox, storage.runs_file)
-    blocks = None if library is None else BlockJobs(BlockKeys(space), library, storage)
-    jobs = ProposalJobs(
-        space, costs, storage, tracker, settings, Quiet(), values, blocks=blocks, slots=1
+        name=name,
+        trials=trials,
+        storage=storage.root,
+        seed=seed,
+        sampler=sampler,
+        library=library is not None,
     )
-    noted = NotedJobs(jobs, space, costs, seconds)
-    made = worker_settings(
-        space, Sources(str(storage.space_file), space_text(regime, recipe)), storage, library,
-        seed=seed, device="cpu", cpus=1,
-    )  # fmt: skip
-    cluster.connect(settings, storage.log)
+    driver = bare_driver(space, guide_quality, settings, {}, library)
+    noted = NotedJobs(driver, space, CostTable(space), seconds)
+    sources = Sources(str(storage.space_file), space_text(regime, recipe))
+    made = worker_settings(space, sources, storage, library, seed, Resources())
+    executor = RayExecutor(ExecutorSettings(parallel=1), storage.log)
+    executor.open()
     try:
-        cluster.run_jobs(noted, MakeTimedWorker(made, seconds), settings, storage.log)
+        executor.run(noted, MakeTimedWorker(made, seconds), driver.goes_on)
     finally:
-        cluster.disconnect()
-    jobs.refuse_if_all_failed()
+        executor.close()
+    driver.refuse_if_all_failed()
+    evaluations = {one.architecture.id: one for one in driver.ledger.evaluations}
     for row in noted.rows:
-        evaluation = jobs.evaluations.get(row["architecture"])
+        evaluation = evaluations.get(row["architecture"])
         row["test"] = None if evaluation is None else _test(space, storage, evaluation)
-    counts = jobs.state.blocks
+    counts = driver.status().blocks
     return Searched(
         noted.rows,
-        list(jobs.evaluations.values()),
+        list(evaluations.values()),
         {} if counts is None else counts.metrics(),
         frozenset(outcome.block for outcome in storage.block_outcomes()),
     )
@@ -210,7 +190,7 @@ def further_budget(
     blocks = BlockJobs(BlockKeys(asked), library, storage)
     told = []
     for one in evaluations:
-        blocks.lacking(one.architecture)  # those that are there tell their errors
+        blocks.look_up(one.architecture)  # those that are there have errors
         told.append(Told(one.architecture, one.values(), is_feasible(one, asked.limits)))
     reference = reference_of(asked.goals, values)
     proposer = Proposer(asked, shop.costs, reference, blocks.errors)
@@ -218,7 +198,7 @@ def further_budget(
     if architecture is None:
         return {"limit": FURTHER_LIMIT, "macs_spent": 0}
     made = [shop.keep_block(key, library)[1] for key in blocks.lacking(architecture)]
-    found = ended(shop.run(architecture, seed, library=library))
+    found = result_of(shop.convert(architecture, seed, library=library))
     spent = found.evaluation.train_macs_spent + sum(one.macs for one in made if one)
     return {
         **described(architecture, found.evaluation.cost.macs),
@@ -233,7 +213,7 @@ def space_text(regime: Regime, recipe: Recipe) -> str:
     """A space file for the workers."""
     return (
         "from benchmarks.search_cost_regimes import Regime, space_of\n"
-        "from nas_theseus.values.recipe import Recipe\n\n\n"
+        "from nas_theseus import Recipe\n\n\n"
         "def space():\n"
         f"    return space_of(Regime(**{asdict(regime)}), Recipe(**{recipe.model_dump()}))\n"
     )

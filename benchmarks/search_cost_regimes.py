@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Generator
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, TypeVar
@@ -11,7 +10,7 @@ from typing import Any, TypeVar
 import numpy as np
 import torch
 
-from nas_theseus.candidate.workshop import Progress, Workshop
+from nas_theseus.candidate.workshop import Workshop
 from nas_theseus.convert.guide_training import prepare_guide
 from nas_theseus.costs.table import CostTable
 from nas_theseus.space.genome import Genome
@@ -94,16 +93,6 @@ def guide_work(space: SearchSpace, costs: CostTable) -> dict[str, int]:
         "activation_macs": aligned * guide,
         "logit_macs": images * guide if recipe.taught else 0,
     }
-
-
-def ended(steps: Generator[Progress, None, Found]) -> Found:
-    """What a candidate returns when all its steps are done."""
-    while True:
-        try:
-            next(steps)
-        except StopIteration as end:
-            found: Found = end.value
-            return found
 
 
 def spread_over(space: SearchSpace, count: int, seed: int) -> list[Architecture]:

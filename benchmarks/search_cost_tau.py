@@ -12,12 +12,11 @@ from benchmarks.search_cost_regimes import (
     ROOT,
     Regime,
     described,
-    ended,
     prepared,
     spread_over,
     workshop,
 )
-from nas_theseus.candidate.workshop import Workshop
+from nas_theseus.candidate.workshop import Workshop, result_of
 from nas_theseus.library.block_key import BlockKeys
 from nas_theseus.library.store import Library
 from nas_theseus.values.architecture import Architecture
@@ -78,8 +77,8 @@ def run_tau(cell: TauCell) -> dict[str, Any]:
 
     def trained(changes: dict[str, Any], seed: int) -> dict[str, float]:
         began = time.process_time()
-        run = shop.run(architecture, seed, recipe.model_copy(update=changes), library=library)
-        evaluation = ended(run).evaluation
+        run = shop.convert(architecture, seed, recipe.model_copy(update=changes), library=library)
+        evaluation = result_of(run).evaluation
         return {
             "validation": evaluation.metrics[shop.space.metric],
             "macs": evaluation.train_macs_spent,

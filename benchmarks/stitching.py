@@ -24,7 +24,7 @@ from functools import lru_cache, partial
 from itertools import chain, groupby
 from pathlib import Path
 from statistics import fmean, median
-from typing import Any, cast
+from typing import Any
 
 import torch
 
@@ -51,7 +51,6 @@ from nas_theseus.tasks import ImageTask, Split, fashion_mnist
 from nas_theseus.tasks.score import score
 from nas_theseus.values.ids import derive_seed
 from nas_theseus.values.recipe import Recipe
-from nas_theseus.values.settings import Sampler
 
 ROOT = Path(__file__).resolve().parent.parent
 CELLS = RESULTS / "stitching_cells.jsonl"
@@ -258,7 +257,7 @@ KINDS: dict[str, Callable[[Cell], dict[str, Any]]] = {
     "net": run_net,
     "stitchable": run_stitchable,
     "matrix": run_matrix,
-    "suggestions": lambda cell: run_suggestions(cast(Sampler, cell.name), cell.seed, STORAGE),
+    "suggestions": lambda cell: run_suggestions(cell.name, cell.seed, STORAGE),
 }
 
 

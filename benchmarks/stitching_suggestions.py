@@ -17,7 +17,8 @@ from typing import Any
 
 import torch
 
-from benchmarks.search_cost_regimes import ended, workshop
+from benchmarks.search_cost_regimes import workshop
+from nas_theseus.candidate.workshop import result_of
 from nas_theseus.convert.guide_training import prepare_guide
 from nas_theseus.estimate.pareto import front_of, hypervolume_of
 from nas_theseus.estimate.thompson import Proposer
@@ -27,8 +28,8 @@ from nas_theseus.library.block_key import BlockKeys
 from nas_theseus.library.store import Library
 from nas_theseus.search.block_jobs import BlockJobs
 from nas_theseus.search.folder import SearchFolder
-from nas_theseus.search.jobs import reference_of
-from nas_theseus.services.optuna.study import Study
+from nas_theseus.search.opening import reference_of
+from nas_theseus.services.optuna.study import Problem, StudySettings, open_study
 from nas_theseus.space.genome import Genome
 from nas_theseus.space.load import load_space
 from nas_theseus.space.search_space import SearchSpace
@@ -38,10 +39,9 @@ from nas_theseus.tasks.score import score
 from nas_theseus.values.architecture import Architecture
 from nas_theseus.values.outcomes import Evaluation
 from nas_theseus.values.recipe import Recipe
-from nas_theseus.values.settings import Sampler
 
 SPACE = Path(__file__).resolve().parent.parent / "search_spaces" / "fashion_resnet.py"
-SAMPLERS: tuple[Sampler, ...] = ("theseus", "tpe")
+SAMPLERS: tuple[str, ...] = ("theseus", "tpe")
 SUGGESTIONS, TRIALS, WIDTH = 6, 12, 8
 TRAIN_IMAGES, VALIDATION_IMAGES = 4_000, 2_000
 
@@ -64,7 +64,7 @@ def small_space() -> SearchSpace:
     )
 
 
-def run_suggestions(sampler: Sampler, seed: int, storage: Path) -> dict[str, Any]:
+def run_suggestions(sampler: str, seed: int, storage: Path) -> dict[str, Any]:
     """Hypervolume after each trial, with and without suggestions, the guide first in both."""
     space = small_space()
     prepare_guide(
@@ -84,20 +84,21 @@ def run_suggestions(sampler: Sampler, seed: int, storage: Path) -> dict[str, Any
         with tempfile.TemporaryDirectory() as folder:
             blocks = BlockJobs(BlockKeys(space), library, SearchFolder(Path(folder), "benchmark"))
             told: dict[str, Evaluation] = {}
-            study = Study(
-                "benchmark", Path(folder) / "journal", Genome(space), space.goals, space.limits,
-                shop.costs.of, partial(_known, told), sampler=sampler, seed=seed,
-                proposer=Proposer(space, shop.costs, reference, blocks.errors),
-                warm_starts=partial(list, begin),
-            )  # fmt: skip
+            proposer = Proposer(space, shop.costs, reference, blocks.errors)
+            study = open_study(
+                StudySettings("benchmark", Path(folder) / "journal", sampler, seed),
+                Problem(Genome(space), space.goals, space.limits, shop.costs.of, proposer=proposer),
+                partial(_known, told),
+                partial(list, begin),
+            )
             volumes: list[float] = []
             while len(told) < TRIALS and (proposal := study.propose()) is not None:
                 one: Architecture = proposal.architecture
                 if one.id not in known:
-                    known[one.id] = ended(shop.run(one, seed, library=library)).evaluation
-                blocks.lacking(one)  # its blocks are there now, and tell their errors
+                    known[one.id] = result_of(shop.convert(one, seed, library=library)).evaluation
+                blocks.look_up(one)  # its blocks are there now, with their errors
                 told[one.id] = known[one.id]
-                study.tell(proposal, told[one.id])
+                study.report(proposal, told[one.id])
                 front = front_of(list(told.values()), space.goals)
                 volumes.append(hypervolume_of(front, space.goals, reference))
             found[name] = volumes

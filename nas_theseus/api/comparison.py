@@ -5,9 +5,11 @@ from __future__ import annotations
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Annotated
 
 import torch
 from filelock import FileLock, Timeout
+from pydantic import Field
 
 from nas_theseus.convert.guide_training import prepare_guide
 from nas_theseus.convert.stitching import make_stitch
@@ -16,9 +18,8 @@ from nas_theseus.errors import ConversionError, ShapeError, SpaceError, StorageE
 from nas_theseus.guide.chain import Guide
 from nas_theseus.guide.weights import plain_state
 from nas_theseus.pictures.heatmap import HEATMAP_IMAGE, HEATMAP_PAGE, write_heatmaps
+from nas_theseus.search.executor import Executor
 from nas_theseus.services.mlflow import recording
-from nas_theseus.services.ray import cluster
-from nas_theseus.services.ray.nodes import check_nodes
 from nas_theseus.stitch.cells import Endpoint, StitchRecipe
 from nas_theseus.stitch.matrix import Comparison, comparison
 from nas_theseus.stitch.measure import refuse_too_few
@@ -28,10 +29,30 @@ from nas_theseus.storage.whole_files import make_folder, write_json
 from nas_theseus.tasks import Task
 from nas_theseus.tasks.score import score
 from nas_theseus.values.ids import short_hash
-from nas_theseus.values.outcomes import CurvePoint, Reached
-from nas_theseus.values.settings import SearchSettings
+from nas_theseus.values.outcomes import CurvePoint
+from nas_theseus.values.registers import EXECUTORS
+from nas_theseus.values.settings import ExecutorSettings
+from nas_theseus.values.validation import Settings
 
 MATRIX_FILE = "matrix.json"
+
+
+class ComparisonSettings(Settings):
+    """What one launch of a comparison may use.
+
+    Attributes:
+        storage: folder for guides and cells.
+        seed: of networks and stitches.
+        execution: where rows are measured.
+    """
+
+    storage: Path = Path("theseus")
+    seed: Annotated[int, Field(ge=0)] = 0
+    execution: ExecutorSettings = ExecutorSettings()
+
+    @property
+    def device(self) -> torch.device:
+        return torch.device(self.execution.resources.device)
 
 
 @dataclass(frozen=True, eq=False)
@@ -64,10 +85,6 @@ class RowJobs:
     def reported(self, job: Endpoint, stage: str) -> None:
         """Cells tell of themselves as files."""
 
-    def reached(self, reached: Reached) -> bool:
-        """Rows have no rungs."""
-        return True
-
     def ended(self, job: Endpoint, failure: str | None) -> None:
         if failure is not None:
             self.failures.append(failure)
@@ -77,7 +94,7 @@ class RowJobs:
 def compare(
     pairs: Sequence[tuple[Source, Source]],
     recipe: StitchRecipe,
-    settings: SearchSettings,
+    settings: ComparisonSettings,
     say: Callable[[str], None],
 ) -> list[tuple[Comparison, Path]]:
     """Measure the cells of every pair that are not kept yet, through Ray; write matrices.
@@ -87,7 +104,7 @@ def compare(
 
     Args:
         pairs: sender and receiver each.
-        settings: storage, seed, and what the rows may use; the others are not read.
+        settings: storage, seed, and what the rows may use.
 
     Returns:
         Each pair's matrices and its folder, which holds them as JSON and heatmaps.
@@ -99,7 +116,9 @@ def compare(
         ServiceError: Ray or MLflow cannot be used.
         StorageError: the storage cannot be written, or this comparison already runs.
     """
-    cluster.check_device(settings)
+    log = settings.storage / "stitching" / "log"
+    executor: Executor = EXECUTORS[settings.execution.executor](settings.execution, log)
+    executor.check()
     make_folder(settings.storage / "stitching", "--storage")
     networks = {
         source.label: _prepare(source, recipe, settings, say)
@@ -116,17 +135,17 @@ def compare(
             "it, or give this one another --storage"
         ) from error
     with lock:
-        _measure(kept, networks, recipe, settings, say)
+        _measure(kept, networks, recipe, settings, executor, say)
     return [_write(pair, networks, recipe, settings) for pair in kept]
 
 
 def _prepare(
-    source: Source, recipe: StitchRecipe, settings: SearchSettings, say: Callable[[str], None]
+    source: Source, recipe: StitchRecipe, settings: ComparisonSettings, say: Callable[[str], None]
 ) -> Prepared:
     guide, task, training = source.build()
     random = source.random_twin(guide)
     prepare_guide(
-        guide, task, training, settings.storage / "guides", torch.device(settings.device),
+        guide, task, training, settings.storage / "guides", settings.device,
         lambda epoch: say(f"{source.label}: epoch {epoch.epoch + 1}, loss {epoch.loss:.4f}"),
     )  # fmt: skip
     # Random weights, but norms that have seen the data: else a deep one gives next to nothing.
@@ -151,7 +170,7 @@ def _refuse_other_tasks(networks: Sequence[Prepared]) -> None:
 
 
 def _pair(
-    sender: Prepared, receiver: Prepared, recipe: StitchRecipe, settings: SearchSettings
+    sender: Prepared, receiver: Prepared, recipe: StitchRecipe, settings: ComparisonSettings
 ) -> Pair:
     depends_on = [
         sender.trained.content_hash(), sender.random.content_hash(),
@@ -182,7 +201,8 @@ def _measure(
     pairs: Sequence[Pair],
     networks: dict[str, Prepared],
     recipe: StitchRecipe,
-    settings: SearchSettings,
+    settings: ComparisonSettings,
+    executor: Executor,
     say: Callable[[str], None],
 ) -> None:
     """Run the rows that lack cells."""
@@ -202,19 +222,22 @@ def _measure(
         for label, found in networks.items()
         for trained in (True, False)
     }
+    resources = settings.execution.resources
     row_settings = RowSettings(
-        {label: found.source for label, found in networks.items()}, states, tuple(pairs), recipe,
-        settings.seed, settings.device, max(1, int(settings.cpus_per_trial)),
-    )  # fmt: skip
+        {label: found.source for label, found in networks.items()},
+        states,
+        tuple(pairs),
+        recipe,
+        settings.seed,
+        resources.device,
+        resources.threads,
+    )
     jobs = RowJobs(sorted(set(missing)), say)
-    log = settings.storage / "stitching" / "log"
-    cluster.connect(settings, log)
+    executor.open()
     try:
-        if settings.address is not None:
-            check_nodes(log)
-        cluster.run_jobs(jobs, MakeRowWorker(row_settings), settings, log)
+        executor.run(jobs, MakeRowWorker(row_settings))
     finally:
-        cluster.disconnect()
+        executor.close()
     if jobs.failures:
         raise ConversionError(
             f"{len(jobs.failures)} rows failed, the first: {jobs.failures[0]}. What was measured "
@@ -223,7 +246,7 @@ def _measure(
 
 
 def _write(
-    pair: Pair, networks: dict[str, Prepared], recipe: StitchRecipe, settings: SearchSettings
+    pair: Pair, networks: dict[str, Prepared], recipe: StitchRecipe, settings: ComparisonSettings
 ) -> tuple[Comparison, Path]:
     """One pair's matrices as JSON, heatmaps and an MLflow run."""
     sender, receiver = networks[pair.sender], networks[pair.receiver]

@@ -35,9 +35,10 @@ from nas_theseus.space.sources import gather
 from nas_theseus.storage.whole_files import make_folder, write_json, write_tensors
 from nas_theseus.tasks.score import score
 from nas_theseus.values.architecture import Architecture
+from nas_theseus.values.events import Progress
 from nas_theseus.values.goals import Objective
 from nas_theseus.values.outcomes import CurvePoint, Evaluation
-from nas_theseus.values.recipe import Order, Recipe, Schedule, changed
+from nas_theseus.values.recipe import Order, Recipe, changed
 
 REPLACEMENTS_JSON = "replacements.json"
 
@@ -76,7 +77,8 @@ class Replacing:
 
     @property
     def label(self) -> str:
-        return f"{self.recipe.schedule}-{self.recipe.order}"
+        # Without the fingerprint of a user's own schedule: MLflow takes no "@" in a metric's name.
+        return f"{self.recipe.schedule.partition('@')[0]}-{self.recipe.order}"
 
     def points(self, evaluation: Evaluation, guide: float) -> list[tuple[int, float]]:
         """Replaced blocks and quality, from the guide's to the target's."""
@@ -118,7 +120,7 @@ def convert_one(
         raise ConversionError("torch sees no GPU on this machine; leave --gpu out")
     sources = gather(space_file)
     space = load_space(sources, portable=True)
-    refuse_mistakes(space, space_file)
+    refuse_mistakes(space, str(space_file))
     recipe = changed(space.recipe, changes)
     space = replace(space, recipe=recipe)  # the workshop's sample is as large as this one says
     chosen = find_architecture(architecture, storage)
@@ -183,7 +185,7 @@ def ways_to_replace(target: Target, recipe: Recipe) -> list[Replacing]:
     """
     bare = target.preserving.count(False) - len(target.replaced)
     other: Order = "reverse" if recipe.order == "forward" else "forward"
-    schedules: tuple[Schedule, ...] = (recipe.schedule, "naive")
+    schedules: tuple[str, ...] = (recipe.schedule, "naive")
     found: dict[tuple[Stage, ...], Replacing] = {}
     for schedule in schedules:
         for order in (recipe.order, other):
@@ -251,15 +253,15 @@ def _convert(
     library: Library | None,
     score_hybrids: bool,
 ) -> Converted:
-    steps = workshop.run(architecture, seed, recipe, library=library, score_hybrids=score_hybrids)
-    while True:
-        try:
-            progress = next(steps)
-        except StopIteration as end:
-            converted: Converted = end.value
-            return converted
-        for point in progress.points:
-            say(f"{progress.stage}: {point.metric} at {point.step} = {point.value:.4f}")
+    for event in workshop.convert(
+        architecture, seed, recipe, library=library, score_hybrids=score_hybrids
+    ):
+        if isinstance(event, Progress):
+            for point in event.points:
+                say(f"{event.step}: {point.metric} at {point.step} = {point.value:.4f}")
+        elif isinstance(event, Converted):
+            return event
+    raise ConversionError(f"the conversion of architecture {architecture.id} has no end")
 
 
 def find_architecture(text: str, storage: Path) -> Architecture:

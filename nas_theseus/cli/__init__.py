@@ -1,1 +1,1 @@
-"""What the commands of `nas_theseus.cli.app` do, and what a person sees of it."""
+"""The command line: one file a command."""

@@ -3,25 +3,29 @@
 from __future__ import annotations
 
 import copy
-from collections.abc import Callable, Iterable, Iterator
-from dataclasses import replace
+from collections.abc import Callable, Collection, Iterable, Iterator, Sequence
+from dataclasses import dataclass, replace
+from typing import Any
 
 import torch
 from torch import Tensor, nn
 
 from nas_theseus.convert.activations import GuideActivations
-from nas_theseus.convert.fitting import _chain, stitch, unexplained
+from nas_theseus.convert.fitting import chain_outputs, stitch, unexplained
 from nas_theseus.convert.inheritance import inherit
-from nas_theseus.convert.similarity import Prepared, Similarity, check_features
+from nas_theseus.convert.similarity import Similarity, check_features
 from nas_theseus.convert.stage import Stage, runs_from, stages
 from nas_theseus.convert.target import Target, batch_norms, gathering_statistics
 from nas_theseus.errors import ConversionError, ShapeError
+from nas_theseus.values.events import Progress
 from nas_theseus.values.ids import derive_seed
 from nas_theseus.values.outcomes import CurvePoint
 from nas_theseus.values.recipe import Recipe
 
 # Of the guide's activations, to tell which of its hidden units matter.
 INHERITED_EXAMPLES = 64
+# The name of this step in events.
+ALIGN = "align"
 # Inputs of a unit up to which alignment takes the whole learning rate.
 WIDE = 256
 # Training that leaves the loss above this share of what it began with went wrong; it is tried this
@@ -29,35 +33,51 @@ WIDE = 256
 WORSE, ATTEMPTS = 1.05, 3
 
 
+@dataclass(frozen=True)
+class Alignment:
+    """What all stages of one alignment share.
+
+    Attributes:
+        target: assembled from new blocks and copies of kept parts, on the guide's device.
+        guide: the guide's activations for a bounded sample.
+        similarity: what is maximised.
+        generator: fixes the batches; on the CPU.
+        macs: multiply-adds of each block's forward for one example.
+    """
+
+    target: Target
+    guide: GuideActivations
+    similarity: Similarity
+    recipe: Recipe
+    generator: torch.Generator
+    macs: Sequence[int]
+
+
 def align(
-    target: Target,
-    guide: GuideActivations,
-    similarity: Similarity,
-    recipe: Recipe,
-    generator: torch.Generator,
-    after_stage: Callable[[int, Stage], Iterable[CurvePoint]] = lambda _number, _stage: (),
-) -> Iterator[CurvePoint]:
+    alignment: Alignment,
+    after_stage: Callable[[int, Stage], Iterable[Progress]] = lambda _number, _stage: (),
+) -> Iterator[Progress]:
     """Run a schedule's stages on a target, in place; yields similarity per part and stage.
 
     Args:
-        target: assembled from new blocks and copies of kept parts, on the guide's device.
-        guide: the guide's activations for a bounded sample.
-        generator: fixes the batches; on the CPU.
-        after_stage: called when a stage has ended; its points are yielded too.
+        after_stage: called when a stage has ended; its events are yielded too.
 
     Yields:
-        ``similarity/<position>`` at step = stage, for every aligned position,
-        ``stitch_residual/<position>``, and ``align_steps``, the stage's optimiser steps.
+        The multiply-adds that a stage ran, with the points ``similarity/<position>`` at
+        step = stage for every aligned position, ``stitch_residual/<position>``, and
+        ``align_steps``, the stage's optimiser steps. Not counted: the guide's activations, the
+        least squares of stitches, and similarities.
 
     Raises:
         ConversionError: an alignment loss is not finite, or features cannot be compared.
     """
+    target, guide, recipe = alignment.target, alignment.guide, alignment.recipe
     before: tuple[int, ...] = ()
     ran: Stage | None = None
     inputs = torch.empty(0)
     for number, stage in enumerate(stages(recipe.schedule, recipe.order, target.replaced)):
         # Dropout and the like draw from torch's global generator, whatever ran here before.
-        torch.manual_seed(derive_seed("stage", generator.initial_seed(), number))
+        torch.manual_seed(derive_seed("stage", alignment.generator.initial_seed(), number))
         if stage.aligned:
             # What is frozen in front of the first trained block runs once for all steps.
             first, begin = stage.trained[0], runs_from(stage, ran)
@@ -65,37 +85,36 @@ def align(
                 width = target.boundaries[begin].width
                 inputs = guide.at(target.inlet_boundary(begin), width)
             inputs = _through(target.blocks[begin:first], inputs)
+            yield Progress(ALIGN, macs=guide.count * sum(alignment.macs[begin:first]))
             ran = None if recipe.hybrid_epochs else stage
-            chain = replace(stage, start=first)
-            run = StageRun(number, chain, target, guide, inputs, similarity, recipe, generator)
-            if similarity.aligned_basis:
-                run.begin_with(sorted(set(stage.trained) - set(before)))
-            yield from run.points()
+            run = StageRun(alignment, number, replace(stage, start=first), inputs)
+            if alignment.similarity.aligned_basis:
+                yield run.begin_with(sorted(set(stage.trained) - set(before)))
+            yield run.train_and_measure()
         yield from after_stage(number, stage)
         before = stage.replaced
 
 
 class StageRun:
-    """One stage: train the alignment of its chain, measure it, stitch."""
+    """One stage: train the alignment of its chain, measure it, stitch.
 
-    def __init__(
-        self,
-        number: int,
-        stage: Stage,
-        target: Target,
-        guide: GuideActivations,
-        inputs: Tensor,
-        similarity: Similarity,
-        recipe: Recipe,
-        generator: torch.Generator,
-    ) -> None:
-        self._number, self._stage, self._target, self._guide = number, stage, target, guide
-        self._similarity, self._recipe = similarity, recipe
-        self._batches = fixed_batches(guide.count, recipe.align_batch_size, generator)
+    Args:
+        number: of the stage.
+        stage: whose chain begins at its first trained block.
+        inputs: what that block is fed, shape (N, *inlet).
+    """
+
+    def __init__(self, alignment: Alignment, number: int, stage: Stage, inputs: Tensor) -> None:
+        self._number, self._stage, self._target = number, stage, alignment.target
+        self._guide, self._macs = alignment.guide, alignment.macs
+        self._similarity, self._recipe = alignment.similarity, alignment.recipe
+        size = self._recipe.align_batch_size
+        self._batches = fixed_batches(self._guide.count, size, alignment.generator)
         # Copied once, so that a step copies nothing.
         self._inputs = [inputs[batch] for batch in self._batches]
         # Basis-free similarities see all of the guide's features, the others its basis here.
-        self._goals = {p: self._goal(p, similarity.aligned_basis) for p in stage.aligned}
+        in_target = self._similarity.aligned_basis
+        self._goals = {p: self._goal(p, in_target) for p in stage.aligned}
         self._prepared = {
             p: [self._prepare(p, goal) for goal in goals] for p, goals in self._goals.items()
         }
@@ -106,13 +125,19 @@ class StageRun:
         goal = self._guide.at(self._target.outlet_boundary(position), width)
         return [goal[batch] for batch in self._batches]
 
-    def _prepare(self, position: int, goal: Tensor) -> Prepared:
+    def _prepare(self, position: int, goal: Tensor) -> Any:
+        measure, label = self._similarity, self._target.label(position)
+        if len(goal) < measure.minimum_examples:
+            raise ConversionError(
+                f"block {label}: similarity {measure.name!r} needs {measure.minimum_examples} "
+                f"examples, a batch has {len(goal)}: raise align_batch_size or align_examples"
+            )
         try:
-            return self._similarity.prepare(goal)
+            return measure.prepare(goal)
         except ShapeError as error:
-            raise ConversionError(f"block {self._target.label(position)}: {error}") from error
+            raise ConversionError(f"block {label}: {error}") from error
 
-    def begin_with(self, positions: Iterable[int]) -> None:
+    def begin_with(self, positions: Iterable[int]) -> Progress:
         """Start new blocks from the least-squares solution of their last map.
 
         Ours: random hidden layers and a fitted last map explain half of most boundaries before
@@ -121,11 +146,18 @@ class StageRun:
         Blocks over tokens take over what the guide does at each token (`inheritance`).
         """
         self._target.freeze_all_but(())
+        macs = 0
         for position in positions:
             self._inherit(position)
             stage = replace(self._stage, stop=position + 1, stitched=position)
-            self._gather_statistics(stage, position)
+            macs += self._gather_statistics(stage, position)
             stitch(self._target, stage, self._inputs, self._goal(position, in_target=True))
+            macs += self._pass_macs(stage)
+        return Progress(ALIGN, macs=macs)
+
+    def _pass_macs(self, stage: Stage) -> int:
+        """Multiply-adds of the sample's forward through a chain."""
+        return self._guide.count * sum(self._macs[stage.start : stage.stop])
 
     def _inherit(self, position: int) -> None:
         """Between boundaries of the guide's own width, where both speak one basis."""
@@ -135,36 +167,54 @@ class StageRun:
             parts = self._guide.guide.parts[start : self._target.outlet_boundary(position)]
             inherit(self._target.blocks[position], parts, inputs)
 
-    def _gather_statistics(self, stage: Stage, *positions: int) -> None:
-        """Few steps leave batch norms without statistics; a stitch is fitted to what they give."""
+    def _gather_statistics(self, stage: Stage, *positions: int) -> int:
+        """Few steps leave batch norms without statistics; a stitch is fitted to what they give.
+
+        Returns:
+            Multiply-adds that it ran.
+        """
         blocks = nn.ModuleList(self._target.blocks[position] for position in positions)
         if not batch_norms(blocks):
-            return
+            return 0
         with gathering_statistics(blocks), torch.no_grad():
             for inputs in self._inputs:
-                for _ in _chain(self._target, stage, inputs):
+                for _ in chain_outputs(self._target, stage, inputs):
                     pass
+        return self._pass_macs(stage)
 
-    def points(self) -> Iterator[CurvePoint]:
+    def train_and_measure(self) -> Progress:
+        """Train, measure how alike the blocks are now, and stitch."""
         number, stage, target = self._number, self._stage, self._target
         steps = self.train()
+        batch = min(self._recipe.align_batch_size, self._guide.count)
+        macs = steps * batch * self._step_macs()
         target.freeze_all_but(())
-        self._gather_statistics(stage, *stage.trained)
+        macs += self._gather_statistics(stage, *stage.trained)
+        points = []
         with torch.no_grad():
-            for position, features in _chain(target, stage, self._inputs[0]):
+            for position, features in chain_outputs(target, stage, self._inputs[0]):
                 if position in self._goals:
                     goal = self._goals[position][0]
                     check_features(features, goal, part=target.label(position))
                     loss = self._similarity.loss(features, self._prepared[position][0])
-                    yield CurvePoint(f"similarity/{position}", number, 1 - float(loss))
-        yield CurvePoint("align_steps", number, steps)
-        if stage.stitched is None:
-            return
-        goals = self._goal(stage.stitched, in_target=True)
-        residual = stitch(target, stage, self._inputs, goals)
-        if residual is None:
-            residual = unexplained(target, stage, self._inputs, goals)
-        yield CurvePoint(f"stitch_residual/{stage.stitched}", number, residual)
+                    points.append(CurvePoint(f"similarity/{position}", number, 1 - float(loss)))
+        points.append(CurvePoint("align_steps", number, steps))
+        macs += self._pass_macs(stage)
+        if stage.stitched is not None:
+            goals = self._goal(stage.stitched, in_target=True)
+            residual = stitch(target, stage, self._inputs, goals)
+            if residual is None:
+                residual = unexplained(target, stage, self._inputs, goals)
+            points.append(CurvePoint(f"stitch_residual/{stage.stitched}", number, residual))
+        return Progress(ALIGN, tuple(points), macs)
+
+    def _step_macs(self) -> int:
+        """Multiply-adds of one example in one optimiser step of the chain."""
+        stage = self._stage
+        return sum(
+            self._macs[position] * passes(position, stage.trained)
+            for position in range(stage.start, stage.stop)
+        )
 
     def train(self) -> int:
         """Train the stage's blocks; returns the optimiser steps taken.
@@ -228,11 +278,16 @@ class StageRun:
         losses = []
         cuda = inputs.device.type == "cuda"
         with torch.autocast(inputs.device.type, torch.bfloat16, enabled=cuda):
-            for position, features in _chain(self._target, self._stage, inputs):
+            for position, features in chain_outputs(self._target, self._stage, inputs):
                 if position in self._goals:
                     prepared = self._prepared[position][chosen]
                     losses.append(self._similarity.loss(features, prepared))
         return torch.stack(losses).mean()
+
+
+def passes(position: int, trained: Collection[int]) -> int:
+    """Forward, gradient of the input, gradient of the weights: those that a block needs."""
+    return 3 if position in trained else 2 if position > min(trained) else 1
 
 
 def step_share(parameter: Tensor) -> float:

@@ -49,7 +49,7 @@ def stitch(
         with torch.no_grad():
             for batch, goal in zip(inputs, goals, strict=True):
                 caught.clear()
-                for reached, features in _chain(target, stage, batch):
+                for reached, features in chain_outputs(target, stage, batch):
                     if reached == position:
                         mapped, guided = rows(caught[-1]), rows(goal)
                         wanted = guided - (rows(features) - mapped)
@@ -85,7 +85,7 @@ def unexplained(
     mean = torch.cat([rows(goal) for goal in goals]).double().mean(0)
     with torch.no_grad():
         for batch, goal in zip(inputs, goals, strict=True):
-            for reached, features in _chain(target, stage, batch):
+            for reached, features in chain_outputs(target, stage, batch):
                 if reached == stage.stitched:
                     guided = rows(goal).double()
                     left = left + (guided - rows(features)).square().sum()
@@ -93,7 +93,8 @@ def unexplained(
     return float(left / spread)
 
 
-def _chain(target: Target, stage: Stage, features: Tensor) -> Iterator[tuple[int, Tensor]]:
+def chain_outputs(target: Target, stage: Stage, features: Tensor) -> Iterator[tuple[int, Tensor]]:
+    """What each block of a stage's chain gives, with its position."""
     for position in range(stage.start, stage.stop):
         features = target.blocks[position](features)
         yield position, features

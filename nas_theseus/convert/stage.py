@@ -1,11 +1,14 @@
-"""Stages: what one step of a schedule trains, compares and stitches."""
+"""Stages: what one step of a schedule trains, compares and stitches; and what a schedule says."""
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
+from typing import Protocol
 
-from nas_theseus.values.recipe import Order, Schedule
+from nas_theseus.errors import ConversionError
+from nas_theseus.values.recipe import Order
+from nas_theseus.values.registers import SCHEDULES
 
 
 @dataclass(frozen=True)
@@ -15,7 +18,7 @@ class Stage:
     Attributes:
         start: the chain begins here, fed by the guide's activation at this block's inlet.
         stop: the chain ends before this position.
-        trained: positions whose parameters move.
+        trained: positions whose parameters move, ascending.
         aligned: positions whose outlets are compared with the guide's; the loss is their mean.
         stitched: the position that is brought into the guide's basis afterwards; None for none.
         replaced: positions that have been replaced when the stage ends.
@@ -29,43 +32,68 @@ class Stage:
     replaced: tuple[int, ...]
 
 
-def stages(schedule: Schedule, order: Order, replaced: Sequence[int]) -> list[Stage]:
-    """The stages of a schedule.
+class Schedule(Protocol):
+    """In which stages the blocks of a target are aligned with the guide.
+
+    The package's schedules are the files of `schedules/`. A space file brings its own by
+    ``Recipe(schedule=MySchedule())``; one that derives from this class need only have a name and
+    stages.
+
+    Attributes:
+        name: what recipes and messages call it.
+        is_control: whether nothing is aligned with the guide; controls take no blocks from the
+            library.
+        fresh: whether the target begins with random weights in every part, kept ones included.
+        taught: whether the guide's logits may teach in task training.
+    """
+
+    name: str
+    is_control: bool = False
+    fresh: bool = False
+    taught: bool = True
+
+    def stages(self, order: Order, replaced: tuple[int, ...]) -> list[Stage]:
+        """The stages for one target.
+
+        Args:
+            order: forward (input to output) or reverse.
+            replaced: positions of the target that are not kept and have parameters, ascending; at
+                least one.
+        """
+        ...
+
+
+def stages(schedule: str, order: Order, replaced: Sequence[int]) -> list[Stage]:
+    """The stages of a schedule by name, checked; none where nothing is replaced.
 
     Args:
-        schedule: progressive (the replaced prefix stays trainable), sequential (earlier
-            replacements frozen), independent (each alone), joint (all at once), naive (put in one
-            after the other, nothing aligned); scratch and kd have no stage.
+        schedule: a name from the register, as recipes hold it.
         order: forward (input to output) or reverse.
         replaced: positions of the target that are not kept and have parameters, ascending.
 
-    Source: Network of Theseus, arXiv:2512.04198, figures 1, 2 and 4. That the whole prefix stays
-    trainable in `progressive` is our reading. In reverse order a stage's chain runs from the
-    newest block to the last one replaced, fed by the guide; a single frozen follower expects the
-    guide's basis, so the newest block is stitched when it alone trains, the chain's exit when all
-    do (ours).
+    Raises:
+        UnknownNameError: no schedule has this name.
+        ConversionError: a stage cannot be run.
+
+    Source: Network of Theseus, arXiv:2512.04198, figures 1, 2 and 4. In reverse order a stage's
+    chain runs from the newest block to the last one replaced, fed by the guide; a single frozen
+    follower expects the guide's basis, so the newest block is stitched when it alone trains, the
+    chain's exit when all do (ours).
     """
-    if not replaced or schedule in ("scratch", "kd"):
+    if not replaced:
         return []
-    everything = tuple(replaced)
-    if schedule == "joint":
-        first, last = everything[0], everything[-1]
-        return [Stage(first, last + 1, everything, everything, last, everything)]
-    newest_first = everything if order == "forward" else everything[::-1]
-    found = []
-    for index, newest in enumerate(newest_first):
-        done = tuple(sorted(newest_first[: index + 1]))
-        alone = (newest,)
-        if schedule == "naive":
-            found.append(Stage(newest, newest + 1, (), (), None, done))
-        elif schedule == "independent":
-            found.append(Stage(newest, newest + 1, alone, alone, newest, done))
-        elif schedule == "progressive":
-            found.append(Stage(done[0], done[-1] + 1, done, done, done[-1], done))
-        else:  # sequential
-            aligned = alone if order == "forward" else done
-            found.append(Stage(done[0], done[-1] + 1, alone, aligned, newest, done))
+    found: list[Stage] = list(SCHEDULES[schedule].stages(order, tuple(replaced)))
+    for number, stage in enumerate(found):
+        if mistake := _mistake(stage, set(replaced)):
+            raise ConversionError(f"schedule {schedule!r}: stage {number} {mistake}; got {stage}")
     return found
+
+
+def one_by_one(order: Order, replaced: Sequence[int]) -> Iterator[tuple[int, tuple[int, ...]]]:
+    """Each position in the order it is replaced, with all that have been by then, ascending."""
+    newest_first = replaced if order == "forward" else replaced[::-1]
+    for index, newest in enumerate(newest_first):
+        yield newest, tuple(sorted(newest_first[: index + 1]))
 
 
 def runs_from(stage: Stage, before: Stage | None) -> int:
@@ -78,3 +106,22 @@ def runs_from(stage: Stage, before: Stage | None) -> int:
     if before is None or before.start != stage.start or before.trained[0] > stage.trained[0]:
         return stage.start
     return before.trained[0]
+
+
+def _mistake(stage: object, replaced: set[int]) -> str | None:
+    """Why alignment cannot run a stage; None where it can."""
+    if not isinstance(stage, Stage):
+        return "is not a Stage (nas_theseus.convert.stage)"
+    stitched = set() if stage.stitched is None else {stage.stitched}
+    named = {*stage.trained, *stage.aligned, *stitched}
+    if strange := sorted((named | {*stage.replaced}) - replaced):
+        return f"names positions {strange}, but the new blocks are at {sorted(replaced)}"
+    if outside := sorted(p for p in named if not stage.start <= p < stage.stop):
+        return f"names positions {outside} outside its chain from {stage.start} to {stage.stop}"
+    if list(stage.trained) != sorted(stage.trained):
+        return "must name the trained positions in ascending order"
+    if bool(stage.trained) != bool(stage.aligned):
+        return "must name both trained and aligned positions, or neither"
+    if stage.aligned and max(stage.aligned) < stage.trained[0]:
+        return "aligns only positions before those that it trains, so that nothing can learn"
+    return None

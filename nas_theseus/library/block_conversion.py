@@ -11,9 +11,9 @@ from torch import Tensor, nn
 
 from nas_theseus.blocks.family import last_map
 from nas_theseus.convert.activations import GuideActivations
-from nas_theseus.convert.alignment import align
+from nas_theseus.convert.alignment import Alignment, align
 from nas_theseus.convert.similarity import similarity
-from nas_theseus.convert.target import Target, batch_norms
+from nas_theseus.convert.target import Target
 from nas_theseus.costs import count_macs
 from nas_theseus.errors import ConversionError
 from nas_theseus.guide.weights import plain_state
@@ -58,8 +58,10 @@ def convert_block(
         raise ConversionError(f"block {key} has no parameters")
     measure = similarity(recipe.similarity, **recipe.similarity_options.given)
     generator = torch.Generator().manual_seed(key.seed)
-    points = list(align(target, activations, measure, recipe, generator))
-    found = {point.metric.partition("/")[0]: point.value for point in points}
+    each = [0] * (len(target.blocks) - 1) + [count_macs(target.blocks[-1], key.inlet)]
+    alignment = Alignment(target, activations, measure, recipe, generator, each)
+    events = list(align(alignment))
+    found = {p.metric.partition("/")[0]: p.value for event in events for p in event.points}
     block = target.blocks[-1].to("cpu")
     state = plain_state(block)
     finite = all(t.isfinite().all() for t in state.values() if t.is_floating_point())
@@ -67,15 +69,11 @@ def convert_block(
         raise ConversionError(
             f"block {key} is not finite after alignment; lower align_learning_rate"
         )
-    steps, examples = int(found["align_steps"]), activations.count
-    # Forward and twice that backward a step; for batch norms and stitch, at the end and before.
-    passes = 3 * steps * min(recipe.align_batch_size, examples)
-    passes += examples * (1 + bool(batch_norms(block))) * (1 + measure.aligned_basis)
     return state, Facts(
         similarity=found["similarity"],
         residual=found["stitch_residual"],
-        steps=steps,
-        macs=passes * count_macs(block, key.inlet),
+        steps=int(found["align_steps"]),
+        macs=sum(event.macs for event in events),
         seconds=time.perf_counter() - started,
         device=device.type,
     )

@@ -8,7 +8,7 @@ from nas_theseus.library.block_key import BlockKey, BlockKeys
 from nas_theseus.library.record import Facts
 from nas_theseus.library.store import Library
 from nas_theseus.search.folder import SearchFolder
-from nas_theseus.search.progress import BlockCounts
+from nas_theseus.search.status import BlockCounts
 from nas_theseus.values.architecture import Architecture, BlockChoice
 from nas_theseus.values.outcomes import BlockOutcome
 
@@ -52,6 +52,10 @@ class BlockJobs:
         Behind inlets of several widths a choice is several blocks: the mean of those known.
         """
         return {choice: fmean(errors.values()) for choice, errors in self._errors.items()}
+
+    def look_up(self, architecture: Architecture) -> None:
+        """Count the blocks of an architecture that the library has as those of this search."""
+        self.lacking(architecture)
 
     def lacking(self, architecture: Architecture) -> list[BlockKey]:
         """The blocks of an architecture that are not in the library, in order, each once.

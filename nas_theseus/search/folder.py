@@ -28,7 +28,9 @@ class SearchFolder:
         <root>/guides/<key>.safetensors           trained guides, shared by all searches
         <root>/guide_work/                        activations and logits of guides, shared too
         <root>/library/                           converted blocks, shared by all searches
-        <root>/searches/<name>/space.py           the kept copy of the space file
+        <root>/searches/<name>/space.py           copy of the space file
+        <root>/searches/<name>/sources/           copies of the modules that it imports from its
+                                                  folder; sources.json lists them
         <root>/searches/<name>/settings.json      seed and sampler, fixed when the search began
         <root>/searches/<name>/study.journal      Optuna's study: the truth of proposals
         <root>/searches/<name>/evaluations/       one JSON a result: the truth of results
@@ -119,6 +121,14 @@ class SearchFolder:
             self.guides, self.evaluations, self.blocks, self.weights, self.outbox, self.log,
         ):  # fmt: skip
             make_folder(folder, "--storage")
+
+    def run_ids(self) -> dict[str, str]:
+        """MLflow's run ids by architecture, as far as they are known."""
+        try:
+            found: dict[str, str] = json.loads(self.runs_file.read_text())
+            return found
+        except (OSError, ValueError):
+            return {}
 
     def weights_of(self, outcome_name: str) -> Path:
         return self.weights / f"{outcome_name}.safetensors"

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import logging
 import math
-from collections.abc import Generator, Mapping
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, replace
 from functools import cached_property
 
@@ -22,14 +22,9 @@ from nas_theseus.space.search_space import SearchSpace
 from nas_theseus.space.sources import Sources
 from nas_theseus.storage.whole_files import write_tensors
 from nas_theseus.values.architecture import Architecture
-from nas_theseus.values.outcomes import (
-    BlockOutcome,
-    CurvePoint,
-    Evaluation,
-    Failure,
-    Outcome,
-    Reached,
-)
+from nas_theseus.values.events import Ended, Progress, Reached
+from nas_theseus.values.outcomes import BlockOutcome, CurvePoint, Evaluation, Failure
+from nas_theseus.values.resources import Resources
 
 logger = logging.getLogger(__name__)
 
@@ -39,7 +34,7 @@ class WorkerSettings:
     """Everything a worker needs; plain values, so that it travels to any node.
 
     Attributes:
-        sources: of the space; workers read no file of its folder.
+        sources: of the space; a worker reads no file of its folder.
         guide: the prepared guide's state dict.
         library: where converted blocks are kept; None for a search that uses none.
         threads: torch threads; a trial's result may depend on their number.
@@ -73,26 +68,27 @@ class Worker:
         location = self._settings.library
         return None if location is None else Library(location, create=False)
 
-    def __call__(self, job: BlockKey | Architecture) -> Generator[str | Reached, None, str | None]:
-        """Yields the stage it is in, or the rung that it has reached, where it may be left.
+    def __call__(self, job: BlockKey | Architecture) -> Iterator[str | Reached | Ended]:
+        """Yields the step it is in, the rungs where it may be stopped, and its end.
 
-        Returns why the job failed after its outcome was written, or None when it did not fail. A
-        result that an earlier attempt at the same job kept is not made again.
+        The end says why the job failed, after its outcome was saved. A result that an earlier
+        attempt at the same job saved is not made again.
 
         Raises:
             StorageError: the storage or the library cannot be used, such as on a full disk. That
-                says nothing of the job, so nothing is kept of it.
+                says nothing of the job, so nothing is saved of it.
         """
         try:
             if isinstance(job, BlockKey):
-                return (yield from self._block(job))
-            return (yield from self._architecture(job))
+                yield "convert block"
+                yield self._block(job)
+            else:
+                yield from self._architecture(job)
         finally:
             if self._settings.device == "cuda":
                 torch.cuda.empty_cache()  # others share the GPU between this one's trials
 
-    def _block(self, key: BlockKey) -> Generator[str, None, str | None]:
-        yield "convert"
+    def _block(self, key: BlockKey) -> Ended:
         storage, library = self._settings.storage, self._library
         if library is None:
             raise ConversionError(f"block {key} is to be converted, but this search has no library")
@@ -101,54 +97,51 @@ class Worker:
         except StorageError:
             raise
         except Exception as error:  # a custom block's own, too
-            message = _told(error, f"block {key}")
+            message = _reason(error, f"block {key}")
             storage.write_block(BlockOutcome(key.id, str(key), failure=message))
-            return message
+            return Ended(message)
         if made is not None:
             storage.write_block(made)
-        return None
+        return Ended()
 
-    def _architecture(
-        self, architecture: Architecture
-    ) -> Generator[str | Reached, None, str | None]:
+    def _architecture(self, architecture: Architecture) -> Iterator[str | Reached | Ended]:
         storage, seed = self._settings.storage, self._settings.seed
         recipe = self._workshop.space.recipe.id
-        kept = storage.read_outcome(f"{architecture.id}-{recipe}-{seed}")
-        if kept is not None:
-            return kept.message if isinstance(kept, Failure) else None
-        outcome: Outcome
-        stage = "assemble"
+        saved = storage.read_outcome(f"{architecture.id}-{recipe}-{seed}")
+        if saved is not None:
+            yield Ended(saved.message if isinstance(saved, Failure) else None)
+            return
+        step = "assemble"
         curve: list[CurvePoint] = []
-        finished: Converted | None = None
         try:
-            steps = self._workshop.run(architecture, seed, library=self._library)
-            while finished is None:
-                try:
-                    progress = next(steps)
-                except StopIteration as end:
-                    finished = end.value
+            for event in self._workshop.convert(architecture, seed, library=self._library):
+                if isinstance(event, Progress):
+                    step = event.step
+                    curve.extend(event.points)
+                    if event.block is not None:
+                        storage.write_block(event.block)
+                    yield step
+                elif isinstance(event, Reached):
+                    _refuse_not_finite(event.evaluation)
+                    yield event
                 else:
-                    stage = progress.stage
-                    curve.extend(progress.points)
-                    if progress.block is not None:
-                        storage.write_block(progress.block)
-                    if progress.reached is None:
-                        yield stage
-                    else:
-                        _refuse_not_finite(progress.reached.evaluation)
-                        yield progress.reached
-            outcome = finished.evaluation
-            _refuse_not_finite(outcome)
+                    self._save(event)
         except StorageError:
             raise
         except Exception as error:  # a custom block's own; one candidate must not end the search
-            message = _told(error, f"architecture {architecture.id}")
-            outcome = Failure(architecture, recipe, seed, stage, message, finite(curve))
-        if finished is not None and isinstance(outcome, Evaluation):
-            # Weights first: a result that is there always has its weights.
-            write_tensors(storage.weights_of(outcome.name), plain_state(finished.network))
-        storage.write_outcome(outcome)
-        return outcome.message if isinstance(outcome, Failure) else None
+            message = _reason(error, f"architecture {architecture.id}")
+            storage.write_outcome(Failure(architecture, recipe, seed, step, message, finite(curve)))
+            yield Ended(message)
+        else:
+            yield Ended()
+
+    def _save(self, converted: Converted) -> None:
+        """Save a result: its weights first, so that a result that is there always has them."""
+        evaluation = converted.evaluation
+        _refuse_not_finite(evaluation)
+        storage = self._settings.storage
+        write_tensors(storage.weights_of(evaluation.name), plain_state(converted.network))
+        storage.write_outcome(evaluation)
 
 
 def _refuse_not_finite(evaluation: Evaluation) -> None:
@@ -158,8 +151,8 @@ def _refuse_not_finite(evaluation: Evaluation) -> None:
         raise ConversionError(f"{broken[0]} is not finite; lower the learning rates")
 
 
-def _told(error: Exception, what: str) -> str:
-    """An error as a record holds it; one that was not raised on purpose is logged whole."""
+def _reason(error: Exception, what: str) -> str:
+    """An error as an outcome holds it; one that was not raised on purpose is logged whole."""
     if isinstance(error, TheseusError):
         return str(error)
     logger.error("%s failed", what, exc_info=error)
@@ -186,13 +179,21 @@ def worker_settings(
     sources: Sources,
     storage: SearchFolder,
     library: Library | None,
-    *,
     seed: int,
-    device: str,
-    cpus: float,
+    resources: Resources,
 ) -> WorkerSettings:
-    """Settings for the workers of one search, from a space whose guide is prepared."""
-    root = SearchFolder(storage.root.resolve(), storage.name)
-    state = plain_state(space.guide)
-    location = None if library is None else library.location
-    return WorkerSettings(sources, state, root, location, seed, device, max(1, int(cpus)))
+    """Settings for the workers of one search.
+
+    Args:
+        space: its guide is prepared.
+        sources: of the space.
+    """
+    return WorkerSettings(
+        sources,
+        plain_state(space.guide),
+        SearchFolder(storage.root.resolve(), storage.name),
+        None if library is None else library.location,
+        seed,
+        resources.device,
+        resources.threads,
+    )

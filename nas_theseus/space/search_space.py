@@ -17,6 +17,7 @@ from torch import Tensor, nn
 from nas_theseus.blocks import BlockFamily
 from nas_theseus.errors import PairingError, SpaceError
 from nas_theseus.guide.chain import Guide, example_input
+from nas_theseus.space import callbacks
 from nas_theseus.tasks import Task
 from nas_theseus.values.architecture import Architecture, BlockChoice, Boundary, Span
 from nas_theseus.values.conditions import parse_constraint
@@ -61,6 +62,9 @@ class SearchSpace:
             input's forward, on the trial's threads) and `peak_memory_bytes`.
         constraints: hard limits, such as ``"macs <= 2e6"``.
         keep: guide parts that are always kept.
+        callbacks: called with every outcome of a search: functions of one argument, or objects
+            with any of the methods begin, outcome, front, results and end. An error in one is
+            reported and does not stop the search.
     """
 
     guide: Guide
@@ -74,6 +78,7 @@ class SearchSpace:
     objectives: Sequence[Objective] = ()
     constraints: Sequence[str] = ()
     keep: Sequence[str] = ()
+    callbacks: Sequence[object] = ()
 
     def __post_init__(self) -> None:
         """Refuse what is of another kind; `mistakes` has what can be wrong beyond that.
@@ -294,6 +299,7 @@ def _wrong_sequences(space: SearchSpace) -> Iterator[str]:
         "objectives": (Objective, "minimize('macs') or maximize('val_accuracy')"),
         "constraints": (str, "'macs <= 2e6'"),
         "keep": (str, "'head'"),
+        "callbacks": (object, "a function of one outcome"),
     }
     for name, (kind, example) in kinds.items():
         values = getattr(space, name)
@@ -305,6 +311,8 @@ def _wrong_sequences(space: SearchSpace) -> Iterator[str]:
                 yield f"{name}: members are such as {example}, not {_shown(value)}"
             elif isinstance(value, Real) and not 0 < float(value) < math.inf:
                 yield f"{name}: shares of the guide's widths, above 0 and finite, not {value}"
+            elif name == "callbacks" and (reason := callbacks.refusal(value)):
+                yield f"{name}: {reason}"
 
 
 def _shown(value: object) -> str:

@@ -13,7 +13,7 @@ from torch import Tensor, nn
 
 from nas_theseus.convert.activations import GuideActivations
 from nas_theseus.convert.finetune import train
-from nas_theseus.convert.similarity import similarity
+from nas_theseus.convert.similarity import agreement, similarity
 from nas_theseus.convert.stitching import Stitch, fit_stitch, make_stitch
 from nas_theseus.errors import ConversionError
 from nas_theseus.guide.chain import Guide
@@ -196,7 +196,7 @@ def measure(
     few = slice(recipe.cka_examples)
     return Cell(
         source, target, score(network, taught, "validation"), start_quality,
-        float(similarity("cka").score(given[few], expected[few])), residual,
+        float(agreement(similarity("cka"), given[few], expected[few])), residual,
         time.perf_counter() - started,
     )  # fmt: skip
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Generator, Iterator, Mapping
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from functools import cached_property, lru_cache
 from pathlib import Path
@@ -19,6 +19,7 @@ from nas_theseus.stitch.measure import Examples, Side, measure
 from nas_theseus.stitch.sources import Source
 from nas_theseus.storage.whole_files import write_json
 from nas_theseus.tasks import Task
+from nas_theseus.values.events import Ended
 
 
 @dataclass(frozen=True)
@@ -103,13 +104,14 @@ class RowWorker:
         network.load_state_dict(dict(self._settings.states[label, trained]))
         return Side(network.to(self._settings.device), *self._examples)
 
-    def __call__(self, job: Endpoint) -> Generator[str, None, str | None]:
-        """Yields each cell after it was kept; returns why the row failed, or None."""
+    def __call__(self, job: Endpoint) -> Iterator[str | Ended]:
+        """Yields each cell after it was saved, and the end of the row."""
         try:
             yield from self._row(job)
         except TheseusError as error:
-            return str(error)
-        return None
+            yield Ended(str(error))
+        else:
+            yield Ended()
 
     def _row(self, sender: Endpoint) -> Iterator[str]:
         settings = self._settings

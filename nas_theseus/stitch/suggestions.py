@@ -8,7 +8,7 @@ import numpy as np
 import torch
 
 from nas_theseus.convert.activations import GuideActivations
-from nas_theseus.convert.kernels import relative_mse
+from nas_theseus.convert.similarities.regression import relative_mse
 from nas_theseus.convert.stitching import fit_stitch, make_stitch
 from nas_theseus.convert.target import gathering_statistics
 from nas_theseus.costs.table import CostTable

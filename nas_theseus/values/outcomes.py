@@ -145,14 +145,6 @@ class Failure:
 
 
 @dataclass(frozen=True)
-class Reached:
-    """Where a running candidate is compared with others: a rung, and what it is there."""
-
-    rung: str
-    evaluation: Evaluation
-
-
-@dataclass(frozen=True)
 class Stopped:
     """A candidate that went no further than a rung; its end is predicted, so it is on no front.
 
@@ -230,6 +222,5 @@ class FrontMember:
     """One evaluation on the front with what is known of it outside the search."""
 
     evaluation: Evaluation
-    rank: int = 0
     test: Mapping[str, float] = field(default_factory=dict)
     run_id: str | None = None

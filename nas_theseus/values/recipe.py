@@ -2,17 +2,32 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
-from typing import Annotated, Any, Literal
+from typing import Annotated, Any, Literal, Self
 
-from pydantic import Field
+from pydantic import (
+    BeforeValidator,
+    ConfigDict,
+    Field,
+    ValidationInfo,
+    field_validator,
+    model_validator,
+)
 
+from nas_theseus.errors import TheseusError
 from nas_theseus.values.ids import short_hash
+from nas_theseus.values.own_members import (
+    SCHEDULE,
+    SIMILARITY,
+    Kind,
+    recorded_name,
+    with_options,
+)
+from nas_theseus.values.registers import SCHEDULES, SIMILARITIES
 from nas_theseus.values.validation import Epochs, Positive, PositiveFloat, Settings, assigned
 
-Schedule = Literal["progressive", "sequential", "independent", "joint", "naive", "scratch", "kd"]
 Order = Literal["forward", "reverse"]
-SimilarityName = Literal["cka", "cka-unbiased", "dmnn", "regression", "cosine"]
 
 # What the conversion of one block depends on: not how blocks are put together, nor task training.
 ALIGNMENT = {
@@ -22,8 +37,23 @@ ALIGNMENT = {
 TRAINING = {"epochs", "batch_size", "learning_rate", "weight_decay", "gradient_clip"}
 
 
+def _recorded(kind: Kind) -> BeforeValidator:
+    """Turns an object of the user's own into the name that recipes hold, and checks names."""
+
+    def recorded(given: object) -> str:
+        try:
+            return recorded_name(kind, given)
+        except TheseusError as error:
+            raise ValueError(str(error)) from error
+
+    return BeforeValidator(recorded)
+
+
 class SimilarityOptions(Settings):
-    """What a similarity compares; None leaves what suits it best (`convert.similarity`).
+    """What a similarity compares; None leaves what suits it best (`convert.similarities`).
+
+    Which of these options a similarity has, `Recipe` checks; those of a user's own similarity may
+    have other names as well, and are then numbers, texts or booleans.
 
     Attributes:
         examples: what an example is on maps and tokens: the whole, or each position.
@@ -34,6 +64,8 @@ class SimilarityOptions(Settings):
         k: neighbours of D-MNN.
     """
 
+    model_config = ConfigDict(frozen=True, extra="allow")
+
     examples: Literal["maps", "positions"] | None = None
     pool: Annotated[int, Field(ge=0)] | None = None
     project: Annotated[int, Field(ge=0)] | None = None
@@ -41,22 +73,34 @@ class SimilarityOptions(Settings):
     temperature: PositiveFloat | None = None
     k: Positive | None = None
 
+    @model_validator(mode="after")
+    def _can_be_part_of_an_id(self) -> Self:
+        for name, value in (self.model_extra or {}).items():
+            finite = not isinstance(value, float) or math.isfinite(value)
+            if not isinstance(value, bool | int | float | str | None) or not finite:
+                raise ValueError(f"{name} must be a finite number, text or boolean, got {value!r}")
+        return self
+
     @property
     def given(self) -> dict[str, object]:
-        """The options that were set, as `convert.similarity` takes them; 0 means none of it."""
+        """The options that were set, as `convert.similarity` takes them; pool 0 means no pool."""
         chosen = self.model_dump(exclude_none=True)
-        return {name: None if value == 0 else value for name, value in chosen.items()}
+        off = {name for name in ("pool", "project") if chosen.get(name) == 0}
+        return {name: None if name in off else value for name, value in chosen.items()}
 
 
 class Recipe(Settings):
     """How a candidate is made from the guide and trained: conversion, then the task.
 
     Attributes:
-        schedule: how blocks are aligned. Controls: `naive` (put in without alignment), `scratch`
-            (nothing of the guide) and `kd` (scratch, taught by the guide's logits). Source:
-            Network of Theseus, figures 1 and 2.
+        schedule: how blocks are aligned; a name from `convert.schedules`, or an object of the
+            user's own (`convert.stage.Schedule`). Controls: `naive` (put in without alignment),
+            `scratch` (nothing of the guide) and `kd` (scratch, taught by the guide's logits).
+            Source: Network of Theseus, figures 1 and 2.
         order: input to output, or output to input.
-        similarity: what alignment maximises; see `convert.similarity`.
+        similarity: what alignment maximises; a name from `convert.similarities`, or an object of
+            the user's own (`convert.similarity.Similarity`). Objects are held by the name that
+            `recorded_name` gives them.
         similarity_options: what it compares.
         align_examples: training inputs that alignment sees (bounded: a block needs some thousand).
         align_steps: optimiser steps of one stage, at most.
@@ -88,9 +132,10 @@ class Recipe(Settings):
             controls that start from random weights have none to mend.
     """
 
-    schedule: Schedule = "sequential"
+    # Any, so that type checkers allow objects; what the recipe holds is text.
+    schedule: Annotated[Any, _recorded(SCHEDULE)] = "sequential"
     order: Order = "forward"
-    similarity: SimilarityName = "regression"
+    similarity: Annotated[Any, _recorded(SIMILARITY)] = "regression"
     similarity_options: SimilarityOptions = SimilarityOptions()
     align_examples: Positive = 1024
     align_steps: Annotated[int, Field(ge=0)] = 50
@@ -112,10 +157,23 @@ class Recipe(Settings):
     temperature: PositiveFloat = 2.0
     gradient_clip: PositiveFloat = 1.0
 
+    @field_validator("similarity_options")
+    @classmethod
+    def _are_of_the_similarity(
+        cls, options: SimilarityOptions, given: ValidationInfo
+    ) -> SimilarityOptions:
+        name = given.data.get("similarity")
+        if name is not None and options.given:
+            try:
+                with_options(SIMILARITIES, name, options.given)
+            except TheseusError as error:
+                raise ValueError(str(error)) from error
+        return options
+
     @property
     def untouched_by_guide(self) -> bool:
         """Whether candidates start from random weights in every part."""
-        return self.schedule in ("scratch", "kd")
+        return bool(SCHEDULES[self.schedule].fresh)
 
     @property
     def takes_blocks(self) -> bool:
@@ -125,7 +183,7 @@ class Recipe(Settings):
     @property
     def is_control(self) -> bool:
         """Whether nothing is aligned with the guide."""
-        return self.schedule in ("naive", "scratch", "kd")
+        return bool(SCHEDULES[self.schedule].is_control)
 
     @property
     def alignment(self) -> dict[str, Any]:
@@ -148,7 +206,7 @@ class Recipe(Settings):
     @property
     def taught(self) -> bool:
         """Whether the guide's logits teach in task training."""
-        return self.distill > 0 and self.schedule != "scratch"
+        return self.distill > 0 and bool(SCHEDULES[self.schedule].taught)
 
     @property
     def id(self) -> str:

@@ -35,24 +35,30 @@ class Register:
             for module in modules
             if not module.name.startswith("_")
         }
-        self._own: dict[str, Any] = {}
+        self.own: dict[str, Any] = {}
+        self._versions: dict[str, Any] = {}
 
     def __iter__(self) -> Iterator[str]:
-        return iter({**self._modules, **self._own})
+        return iter({**self._modules, **self.own})
 
     def __contains__(self, name: object) -> bool:
-        return name in self._modules or name in self._own
+        return name in self._modules or name in self.own or name in self._versions
 
     def __getitem__(self, name: str) -> Any:
         """A member by name, imported on first use.
 
+        Args:
+            name: also ``<name>@<fingerprint>``, as `add_version` gives it.
+
         Raises:
             UnknownNameError: no member has this name; the message lists those that exist.
         """
-        if name in self._own:
-            return self._own[name]
+        if name in self.own:
+            return self.own[name]
+        if name in self._versions:
+            return self._versions[name]
         if name not in self._modules:
-            raise UnknownNameError(f"no {self.kind} is called {name!r}; use {self.one_of}")
+            raise UnknownNameError(self._unknown(name))
         return importlib.import_module(self._modules[name]).MEMBER
 
     def add(self, name: str, member: Any) -> None:
@@ -65,7 +71,31 @@ class Register:
             raise UnknownNameError(
                 f"{self.kind} {name!r} is part of nas-theseus; give yours another name"
             )
-        self._own[name] = member
+        self.own[name] = member
+
+    def add_version(self, name: str, fingerprint: str, member: Any) -> str:
+        """Keep a user's own member for those who know its fingerprint; returns the name of it.
+
+        Several versions of one member stay available: a process may read a file that was edited.
+        """
+        version = f"{name}@{fingerprint}"
+        self._versions[version] = member
+        return version
+
+    def _unknown(self, name: str) -> str:
+        plain, _, fingerprint = name.partition("@")
+        if not fingerprint:
+            return f"no {self.kind} is called {name!r}; use {self.one_of}"
+        loaded = [version for version in self._versions if version.startswith(f"{plain}@")]
+        if not loaded:
+            return (
+                f"{self.kind} {name!r} is defined in a space file that has not been loaded here; "
+                "load that file first (nas_theseus.space.load.load_space)"
+            )
+        return (
+            f"{self.kind} {name!r} has been edited: {', '.join(loaded)} is loaded here; load the "
+            "space file as it was, or convert again"
+        )
 
     @property
     def one_of(self) -> str:

@@ -1,48 +1,32 @@
-"""Validated settings of a search and of a conversion recipe; all mistakes are reported together."""
+"""Validated settings of one launch of a search."""
 
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Annotated, Literal
+from typing import Annotated
 
-from pydantic import Field, ValidationInfo, field_validator
+from pydantic import Field, field_validator
 
 from nas_theseus.values.ids import SEARCH_NAME
+from nas_theseus.values.resources import Resources
 from nas_theseus.values.validation import Positive, PositiveFloat, Settings
 
-Sampler = Literal["theseus", "tpe", "gp", "nsga2", "nsga3", "random"]
 
-
-class SearchSettings(Settings):
-    """What one launch of a search may use; the space says what is searched.
+class ExecutorSettings(Settings):
+    """Where the jobs of a search run, and how many at once.
 
     Attributes:
-        parallel: trials at once; None, given as "auto", for what the machine or cluster has room
-            for when the search starts.
-        accelerator_type: trials run on GPUs of this type alone, by Ray's name for it.
-        library: where converted blocks are kept: a folder or an fsspec address; True for
-            ``library`` in `storage`, False for none, every candidate converted by itself.
-        rungs: candidates that fall behind are stopped before their end (`rungs.RungRecord`), where
-            the recipe trains for at least two epochs. A search goes on as it began.
-        suggestions: how many architectures a new search begins with whose blocks, stitched into
-            the guide, match its boundaries best (`stitch.suggestions`).
+        executor: a name of `values.registers.EXECUTORS`.
+        address: Ray cluster to join; None starts Ray on this machine.
+        parallel: trials at once; None ("auto"): as many as the machine or cluster has room for.
+        resources: of one trial.
+        max_failures: a job whose worker dies is run again so many times.
     """
 
-    name: str
-    trials: Positive = 20
-    parallel: Positive | None = None
-    time_budget_s: PositiveFloat | None = None
-    storage: Path = Path("theseus")
-    study_url: str | None = None
-    library: bool | Annotated[str, Field(min_length=1)] = True
-    rungs: bool = True
-    suggestions: Annotated[int, Field(ge=0)] = 0
-    sampler: Sampler = "theseus"
-    seed: Annotated[int, Field(ge=0)] = 0
+    executor: str = "ray"
     address: str | None = None
-    cpus_per_trial: PositiveFloat = 1.0
-    gpus_per_trial: Annotated[float, Field(ge=0)] = 0.0
-    accelerator_type: Annotated[str, Field(pattern=r"^[\w.-]+$")] | None = None
+    parallel: Positive | None = None
+    resources: Resources = Resources()
     max_failures: Annotated[int, Field(ge=0)] = 2
 
     @field_validator("parallel", mode="before")
@@ -50,14 +34,40 @@ class SearchSettings(Settings):
     def _auto(cls, parallel: object) -> object:
         return None if parallel == "auto" else parallel
 
-    @field_validator("accelerator_type")
-    @classmethod
-    def _has_gpus(cls, kind: str | None, given: ValidationInfo) -> str | None:
-        if kind is not None and not given.data.get("gpus_per_trial"):
-            raise ValueError(
-                f"{kind!r} is given without GPUs; say how many one trial has (--gpus-per-trial)"
-            )
-        return kind
+
+class SearchSettings(Settings):
+    """What one launch of a search may use; the space says what is searched.
+
+    Attributes:
+        name: of the search, and of its folder.
+        trials: architectures to evaluate in all.
+        time_budget_s: seconds after which no new trial starts.
+        storage: folder of guides, library and searches.
+        study_url: Optuna storage; None for a journal file in the search's folder.
+        library: where converted blocks are stored: a folder or an fsspec address; True for
+            ``library`` in `storage`, False for none, every candidate converted by itself.
+        rungs: candidates that fall behind are stopped early, where the recipe trains for at least
+            two epochs (`estimate.rungs.RungRecord`).
+        suggestions: how many architectures a new search begins with whose blocks, stitched into
+            the guide, match its boundaries best (`stitch.suggestions`).
+        sampler: a name of `values.registers.SAMPLERS`.
+        seed: of proposals and trials.
+        trackers: names of `values.registers.TRACKERS`.
+        execution: where trials run.
+    """
+
+    name: str
+    trials: Positive = 20
+    time_budget_s: PositiveFloat | None = None
+    storage: Path = Path("theseus")
+    study_url: str | None = None
+    library: bool | Annotated[str, Field(min_length=1)] = True
+    rungs: bool = True
+    suggestions: Annotated[int, Field(ge=0)] = 0
+    sampler: str = "theseus"
+    seed: Annotated[int, Field(ge=0)] = 0
+    trackers: tuple[str, ...] = ("mlflow",)
+    execution: ExecutorSettings = ExecutorSettings()
 
     @field_validator("name")
     @classmethod
@@ -68,7 +78,3 @@ class SearchSettings(Settings):
                 "'-', beginning with a letter or digit"
             )
         return name
-
-    @property
-    def device(self) -> Literal["cpu", "cuda"]:
-        return "cuda" if self.gpus_per_trial > 0 else "cpu"

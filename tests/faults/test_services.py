@@ -18,7 +18,7 @@ from nas_theseus.errors import LibraryError, ServiceError
 from nas_theseus.library.block_key import BlockKey
 from nas_theseus.library.record import Facts
 from nas_theseus.library.store import BLOCKS, DAMAGED, Library
-from nas_theseus.services.mlflow import Tracker
+from nas_theseus.services.mlflow import MlflowTracker
 from nas_theseus.services.optuna.study import Study, reach
 from nas_theseus.space.genome import Genome
 from nas_theseus.space.load import load_space
@@ -133,33 +133,33 @@ def check(fault: Fault, uri: str, expected: set[str]) -> None:
 
 
 @pytest.fixture
-def tracker(mlflow_server: MlflowServer, tmp_path: Path) -> Iterator[Tracker]:
-    made = Tracker(
+def tracker(mlflow_server: MlflowServer, tmp_path: Path) -> Iterator[MlflowTracker]:
+    made = MlflowTracker(
         "one", tmp_path / "outbox", tmp_path / "runs.json", tracking_uri=mlflow_server.uri
     )
-    made.start({"trials": 20})
+    made.begin({"trials": 20})
     yield made
-    made.finish(timeout_s=1)
+    made.end(timeout_s=1)
 
 
 def test_records_wait_while_mlflow_s_server_is_down(
-    tracker: Tracker, mlflow_server: MlflowServer, fault: Fault
+    tracker: MlflowTracker, mlflow_server: MlflowServer, fault: Fault
 ) -> None:
     expected = {evaluation(width).architecture.id for width in range(1, 13)}
     for width in range(1, 13):
         if width in (4, 8):
             mlflow_server.stop(kill=width == 8)
             fault.kills, fault.finished = fault.kills + 1, fault.finished + width - 1
-        tracker.evaluation(evaluation(width))
+        tracker.outcome(evaluation(width))
         if width in (6, 10):
             assert tracker.pending > 0
             mlflow_server.start()
-    assert tracker.finish(timeout_s=300) == 0
+    assert tracker.end(timeout_s=300) == 0
     check(fault, mlflow_server.uri, expected)
 
 
 def test_records_wait_while_mlflow_s_database_is_down(
-    tracker: Tracker, mlflow_server: MlflowServer, postgres: Postgres, fault: Fault
+    tracker: MlflowTracker, mlflow_server: MlflowServer, postgres: Postgres, fault: Fault
 ) -> None:
     """The server is there and refuses: nothing is set aside, everything is delivered later."""
     expected = {evaluation(width).architecture.id for width in range(1, 9)}
@@ -167,11 +167,11 @@ def test_records_wait_while_mlflow_s_database_is_down(
         if width == 4:
             postgres.stop(kill=True)
             fault.kills, fault.finished = 1, 3
-        tracker.evaluation(evaluation(width))
+        tracker.outcome(evaluation(width))
     time.sleep(5)
     assert tracker.pending > 0
     postgres.start()
-    assert tracker.finish(timeout_s=300) == 0
+    assert tracker.end(timeout_s=300) == 0
     assert tracker.refused == 0
     check(fault, mlflow_server.uri, expected)
 

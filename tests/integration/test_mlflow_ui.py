@@ -19,9 +19,10 @@ import mlflow
 import pytest
 from mlflow.tracking import MlflowClient
 
-from nas_theseus.services.mlflow import Tracker
+from nas_theseus.services.mlflow import MlflowTracker
 from nas_theseus.values.architecture import Architecture, BlockChoice, Span
 from nas_theseus.values.outcomes import Cost, Evaluation
+from nas_theseus.values.tracking import FrontNow
 
 FRONT = "tags.\"theseus.front\" = 'true'"
 SMALL = f"{FRONT} and metrics.macs < 2000000"
@@ -56,15 +57,15 @@ def store(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> str:
     monkeypatch.delenv("MLFLOW_TRACKING_URI", raising=False)
     monkeypatch.delenv("MLFLOW_EXPERIMENT_NAME", raising=False)
     uri = f"sqlite:///{tmp_path / 'mlflow.db'}"
-    tracker = Tracker("first", tmp_path / "outbox", tmp_path / "runs.json", tracking_uri=uri)
-    tracker.start({"trials": 5, "seed": 7})
+    tracker = MlflowTracker("first", tmp_path / "outbox", tmp_path / "runs.json", tracking_uri=uri)
+    tracker.begin({"trials": 5, "seed": 7})
     try:
         for width in range(1, 6):
-            tracker.evaluation(evaluation(width))
-        members = [evaluation(width).architecture.id for width in (5, 1, 3)]
-        tracker.front(members, {"hypervolume": 0.5, "front_size": 3}, step=5)
+            tracker.outcome(evaluation(width))
+        members = tuple(evaluation(width).architecture.id for width in (5, 1, 3))
+        tracker.front(FrontNow(members, {"hypervolume": 0.5, "front_size": 3}, step=5))
     finally:
-        left = tracker.finish()
+        left = tracker.end()
     assert left == 0
     return uri
 

@@ -1,9 +1,9 @@
-"""The outbox and the one thread that writes it to MLflow.
+"""The tracker of MLflow: an outbox of records, and one thread that writes them to MLflow.
 
-The search only puts records into the outbox (a folder of small files); the writer thread applies
-them in order and deletes each after it was applied. A front that another one follows soon is told
-with it: nobody sees it in between. A kill in between applies a record again, so applying is
-idempotent: runs are found by their tags and metric points carry the record's time, which MLflow's
+The search only puts records into the outbox (a folder of small files). The writer thread applies
+them in order and deletes each one afterwards. A front that another one follows soon is sent with
+it, since nobody sees it in between. A kill in between applies a record again, so applying is
+idempotent: runs are found by their tags, and metric points carry the record's time, which MLflow's
 SQL stores use to drop a point that they have.
 """
 
@@ -11,20 +11,21 @@ from __future__ import annotations
 
 import json
 import logging
-import os
 import threading
 import time
 from collections import deque
-from collections.abc import Collection, Mapping, Sequence
+from collections.abc import Mapping
+from dataclasses import dataclass, field
 from itertools import islice
 from pathlib import Path
-from typing import Any
+from typing import get_args
 from urllib.parse import urlsplit
 
 import mlflow
-from filelock import FileLock, Timeout
+from filelock import FileLock
 
 from nas_theseus.errors import ServiceError, StorageError
+from nas_theseus.search.trackers import outcome_kind
 from nas_theseus.services.mlflow.connection import (
     EXPERIMENT,
     check_version,
@@ -35,28 +36,55 @@ from nas_theseus.services.mlflow.connection import (
     probe,
     quieten,
 )
+from nas_theseus.services.mlflow.outbox import Outbox
 from nas_theseus.services.mlflow.search_runs import Projection, RecordError
 from nas_theseus.storage.redaction import scrub
-from nas_theseus.storage.whole_files import write_bytes
-from nas_theseus.values.outcomes import Evaluation, Failure, Stopped
+from nas_theseus.values.outcomes import Outcome
+from nas_theseus.values.tracking import EndStatus, FrontNow, Parameter, Results
 
 _log = logging.getLogger(__name__)
 
-LOCK_TIMEOUT_S = 5.0
 # A fresh SQLite or SQL database is migrated on first use, which takes seconds; a server is not.
 CONNECT_TIMEOUT_S = {"http": 10.0, "https": 10.0}
 CONNECT_TIMEOUT_OTHER_S = 120.0
 FIRST_RETRY_S, LAST_RETRY_S = 0.5, 30.0
 DOUBTFUL_ATTEMPTS = 8
-# How many fronts are told together, and how many records behind a front the next one is looked for.
+# At most so many fronts are sent together; the next one is looked for so many records behind.
 TOGETHER, SOON = 50, 5
 RUNS_FILE_S = 1.0
 _REFUSALS = {"INVALID_PARAMETER_VALUE", "RESOURCE_DOES_NOT_EXIST", "RESOURCE_ALREADY_EXISTS"}
-_ENDS = ("FINISHED", "FAILED", "KILLED")
 
 
-class Tracker:
-    """Queues what a search did; one thread writes it to MLflow.
+@dataclass
+class _Batch:
+    """The oldest record that waits and, when it is a front, the fronts held in front of it."""
+
+    path: Path
+    earlier: list[Path]
+
+
+@dataclass
+class _Progress:
+    """How the delivery goes.
+
+    Attributes:
+        attempts: of the batch at hand.
+        delay_s: how long to wait before the next attempt.
+        alone: how many of the next records are sent alone, to find the one that is refused.
+        due_s: when the file of run ids is written next, on the monotonic clock.
+    """
+
+    attempts: int = 0
+    delay_s: float = field(default_factory=lambda: FIRST_RETRY_S)
+    alone: int = 0
+    due_s: float = 0.0
+
+    def delivered(self) -> None:
+        self.attempts, self.delay_s, self.alone = 0, FIRST_RETRY_S, max(0, self.alone - 1)
+
+
+class MlflowTracker:
+    """Queues what a search does; one thread writes it to MLflow.
 
     Args:
         search: name of the search: the parent run's name and the tag ``theseus.search``.
@@ -85,15 +113,15 @@ class Tracker:
             raise ValueError(f"a search's name has no quotes and is not empty; given {search!r}")
         self._search = search
         self._identity = identity or search
-        self._outbox = outbox
+        self._outbox = Outbox(outbox)
         self._runs_file = runs_file
         self._experiment = experiment_name(experiment)
         self._given_uri = tracking_uri
         self._uri = ""
         self._changed = threading.Condition()
         self._waiting: deque[Path] = deque()
-        self._held: list[Path] = []  # fronts in front of those that wait, told with the next front
-        self._last = 0
+        self._held: list[Path] = []  # fronts in front of those that wait, sent with the next front
+        self._recorded: set[str] | None = None
         self._stop = self._finishing = self._connected = False
         self._connect_error: Exception | None = None
         self._thread: threading.Thread | None = None
@@ -108,9 +136,9 @@ class Tracker:
     @property
     def refused(self) -> int:
         """Records set aside because MLflow refuses them; each has its reason beside it."""
-        return len(list((self._outbox / "refused").glob("*.json")))
+        return self._outbox.refused
 
-    def start(self, parameters: Mapping[str, str | int | float | bool | None]) -> None:
+    def begin(self, parameters: Mapping[str, Parameter]) -> None:
         """Check that MLflow answers, then open the search's run and deliver what waits.
 
         Raises:
@@ -127,10 +155,10 @@ class Tracker:
         except (OSError, ValueError) as error:
             raise no_answer(self._uri, error) from None
         check_version(self._uri)
-        lock = self._lock_outbox()
+        lock = self._outbox.lock()
         with self._changed:
             self._stop = self._finishing = self._connected = False
-            self._connect_error = None
+            self._connect_error, self._recorded = None, None
             self._read_outbox()
         self._thread = threading.Thread(
             target=self._write, args=(lock,), name=f"mlflow-{self._search}", daemon=True
@@ -151,51 +179,43 @@ class Tracker:
             self._halt()
             raise
 
-    def evaluation(self, evaluation: Evaluation) -> None:
-        """Queue a finished child run.
+    def has(self, outcome: Outcome) -> bool:
+        """Whether the architecture had a run when this was first asked after `begin`."""
+        if self._recorded is None:
+            try:
+                self._recorded = set(json.loads(self._runs_file.read_text()))
+            except (OSError, ValueError):
+                self._recorded = set()
+        return outcome.architecture.id in self._recorded
+
+    def outcome(self, outcome: Outcome) -> None:
+        """Queue a child run: FINISHED, KILLED with its rung, or FAILED with its message.
 
         Raises:
             StorageError: the outbox cannot be written; so for every method that queues.
         """
-        self._put("evaluation", evaluation=evaluation.to_json())
+        kind = outcome_kind(outcome)
+        self._put(kind, **{kind: outcome.to_json()})
 
-    def stopped(self, stopped: Stopped) -> None:
-        """Queue a KILLED child run with the rung as a tag."""
-        self._put("stopped", stopped=stopped.to_json())
-
-    def failure(self, failure: Failure) -> None:
-        """Queue a FAILED child run with the message as a tag."""
-        self._put("failure", failure=failure.to_json())
-
-    def front(self, ids: Collection[str], metrics: Mapping[str, float], step: int) -> None:
+    def front(self, front: FrontNow) -> None:
         """Queue the current front and the search's metrics at this step."""
-        self._put("front", ids=sorted(ids), metrics=dict(metrics), step=step)
+        self._put("front", ids=sorted(front.ids), metrics=dict(front.metrics), step=front.step)
 
-    def ranks(self, ranks: Mapping[str, int], test: Mapping[str, Mapping[str, float]]) -> None:
-        """Queue the front's final ranks and test metrics, by architecture."""
-        tests = {name: dict(values) for name, values in test.items()}
-        self._put("ranks", ranks=dict(ranks), test=tests)
+    def results(self, results: Results) -> None:
+        """Queue ranks, test metrics and uploads; files are read when they are delivered."""
+        if results.ranks:
+            tests = {name: dict(values) for name, values in results.test.items()}
+            self._put("ranks", ranks=dict(results.ranks), test=tests)
+        for files in results.files:
+            self._put(
+                "artifacts",
+                folder=str(files.folder.resolve()),
+                files=list(files.names),
+                artifact_path=files.place,
+                architecture=files.architecture,
+            )
 
-    def artifacts(
-        self,
-        folder: Path,
-        files: Sequence[str],
-        artifact_path: str | None,
-        architecture: str | None,
-    ) -> None:
-        """Queue files for upload to an architecture's run, or to the search's when None.
-
-        Files are read when they are delivered: keep them until then.
-        """
-        self._put(
-            "artifacts",
-            folder=str(folder.resolve()),
-            files=list(files),
-            artifact_path=artifact_path,
-            architecture=architecture,
-        )
-
-    def finish(self, status: str = "FINISHED", timeout_s: float = 60) -> int:
+    def end(self, status: EndStatus = "FINISHED", timeout_s: float = 60) -> int:
         """Queue the end of the search's run, deliver what waits, and stop the thread.
 
         Returns:
@@ -205,8 +225,8 @@ class Tracker:
             ValueError: the status is not one of FINISHED, FAILED, KILLED.
             StorageError: the outbox cannot be written; the thread is stopped all the same.
         """
-        if status not in _ENDS:
-            raise ValueError(f"a run ends {', '.join(_ENDS)}; given {status!r}")
+        if status not in get_args(EndStatus):
+            raise ValueError(f"a run ends {', '.join(get_args(EndStatus))}; given {status!r}")
         if self._thread is None or not self._thread.is_alive():
             return self.pending
         try:
@@ -227,41 +247,13 @@ class Tracker:
             # One call that hangs must not hold the search's end: the thread is a daemon.
             self._thread.join(2.0)
 
-    def _lock_outbox(self) -> FileLock:
-        lock = FileLock(self._outbox / ".lock", timeout=LOCK_TIMEOUT_S, thread_local=False)
-        try:
-            self._outbox.mkdir(parents=True, exist_ok=True)
-            lock.acquire()
-        except Timeout:
-            raise ServiceError(
-                f"the outbox {self._outbox} is being delivered by another process; wait until it "
-                "ends, or end it, then start again."
-            ) from None
-        except OSError as error:
-            raise StorageError(f"cannot use the outbox {self._outbox}: {error}") from error
-        return lock
-
     def _read_outbox(self) -> None:
         self._held.clear()
-        self._waiting = deque(sorted(self._outbox.glob("[0-9]*.json")))
-        names = [*self._waiting, *(self._outbox / "refused").glob("[0-9]*.json")]
-        numbers = [int(path.name.split("-")[0]) for path in names]
-        self._last = max([self._last, *numbers])
+        self._waiting = deque(self._outbox.records())
 
     def _put(self, kind: str, **content: object) -> None:
-        record = {"kind": kind, "time_ms": time.time_ns() // 1_000_000, **content}
-        text = json.dumps(record)
         with self._changed:
-            path = self._outbox / f"{self._last + 1:012d}-{kind}.json"
-            try:
-                write_bytes(path, text.encode())
-            except OSError as error:
-                raise StorageError(
-                    f"cannot keep a tracking record in {self._outbox}: {error}. Free some space "
-                    "or make the folder writable, then go on with the search."
-                ) from error
-            self._last += 1
-            self._waiting.append(path)
+            self._waiting.append(self._outbox.put(kind, **content))
             self._changed.notify_all()
 
     def _connect(self) -> Projection:
@@ -274,7 +266,7 @@ class Tracker:
         try:
             try:
                 projection = self._connect()
-            except Exception as error:  # told to the caller of start
+            except Exception as error:  # raised by begin
                 with self._changed:
                     self._connect_error = error
                     self._changed.notify_all()
@@ -288,61 +280,73 @@ class Tracker:
             lock.release()
 
     def _deliver(self, projection: Projection) -> None:
-        attempts, delay_s, due_s = 0, FIRST_RETRY_S, 0.0
-        alone = 0  # how many of the next records are told alone, to find the one that is refused
-        while True:
-            began_s = time.monotonic()
-            if began_s >= due_s:
-                projection.write_runs_file()
-                # The file grows with the search; writing it must not take more and more time.
-                due_s = began_s + max(RUNS_FILE_S, 20 * (time.monotonic() - began_s))
-            with self._changed:
-                limit_s = max(0.0, due_s - time.monotonic()) if projection.runs_changed else None
-                self._changed.wait_for(lambda: self._stop or self._waiting, limit_s)
-                if self._stop:
-                    return
-                if not self._waiting:
-                    continue
-                if not alone and self._is_followed():
-                    self._held.append(self._waiting.popleft())
-                    continue
-                path = self._waiting[0]
-                earlier = self._held.copy() if _is_front(path) else []
-            refusal: str | None = None
+        progress = _Progress()
+        while (batch := self._next_batch(projection, progress)) is not None:
             try:
                 probe(self._uri)
-                record = self._load(path)
-                attempts += 1
-                projection.apply(record, [self._load(front) for front in earlier])
+                record = self._outbox.load(batch.path)
+                progress.attempts += 1
+                projection.apply(record, [self._outbox.load(front) for front in batch.earlier])
             except Exception as error:  # nothing may reach the search
-                # Runs may have been made or deleted without our knowing: look again.
-                projection.synced = False
-                if earlier:
-                    alone, attempts = len(earlier) + 1, 0
-                    self._hold_no_more()
+                if not self._gives_up(projection, progress, batch, error):
                     continue
-                reason = scrub(f"{type(error).__name__}: {error}", self._uri)
-                code = getattr(error, "error_code", "")
-                certain = isinstance(error, RecordError) or (code in _REFUSALS and attempts > 1)
-                if (certain or attempts >= DOUBTFUL_ATTEMPTS) and projection.takes_writes():
-                    refusal = reason
-                else:
-                    if attempts <= 1:
-                        _log.warning("MLflow did not take %s, will retry: %s", path.name, reason)
-                    self._pause(delay_s)
-                    delay_s = min(delay_s * 2, LAST_RETRY_S)
-                    continue
-            if refusal is not None:
-                self._set_aside(projection, path, refusal)
             else:
-                for told in (*earlier, path):
-                    told.unlink(missing_ok=True)
-            attempts, delay_s, alone = 0, FIRST_RETRY_S, max(0, alone - 1)
+                for sent in (*batch.earlier, batch.path):
+                    sent.unlink(missing_ok=True)
+            progress.delivered()
             with self._changed:
-                if earlier:
+                if batch.earlier:
                     self._held.clear()
                 self._waiting.popleft()
                 self._changed.notify_all()
+
+    def _next_batch(self, projection: Projection, progress: _Progress) -> _Batch | None:
+        """Wait for a record, holding fronts that another one follows; None when stopped.
+
+        The file of run ids is written in between.
+        """
+        while True:
+            began_s = time.monotonic()
+            if began_s >= progress.due_s:
+                projection.write_runs_file()
+                # The file grows with the search; writing it must not take more and more time.
+                progress.due_s = began_s + max(RUNS_FILE_S, 20 * (time.monotonic() - began_s))
+            with self._changed:
+                limit_s = None
+                if projection.runs_changed:
+                    limit_s = max(0.0, progress.due_s - time.monotonic())
+                self._changed.wait_for(lambda: self._stop or self._waiting, limit_s)
+                if self._stop:
+                    return None
+                if not self._waiting:
+                    continue
+                if not progress.alone and self._is_followed():
+                    self._held.append(self._waiting.popleft())
+                    continue
+                path = self._waiting[0]
+                return _Batch(path, self._held.copy() if _is_front(path) else [])
+
+    def _gives_up(
+        self, projection: Projection, progress: _Progress, batch: _Batch, error: Exception
+    ) -> bool:
+        """Whether a record that failed was set aside; otherwise it is to be tried again."""
+        # Runs may have been made or deleted without our knowing: look again.
+        projection.synced = False
+        if batch.earlier:
+            progress.alone, progress.attempts = len(batch.earlier) + 1, 0
+            self._hold_no_more()
+            return False
+        reason = scrub(f"{type(error).__name__}: {error}", self._uri)
+        refused = getattr(error, "error_code", "") in _REFUSALS and progress.attempts > 1
+        certain = isinstance(error, RecordError) or refused
+        if (certain or progress.attempts >= DOUBTFUL_ATTEMPTS) and projection.takes_writes():
+            self._set_aside(projection, batch.path, reason)
+            return True
+        if progress.attempts <= 1:
+            _log.warning("MLflow did not take %s, will retry: %s", batch.path.name, reason)
+        self._pause(progress.delay_s)
+        progress.delay_s = min(progress.delay_s * 2, LAST_RETRY_S)
+        return False
 
     def _is_followed(self) -> bool:
         """Whether the oldest that waits is a front, and another one comes soon."""
@@ -361,22 +365,11 @@ class Tracker:
             finishing = self._finishing
             self._changed.wait_for(lambda: self._stop or self._finishing != finishing, limit_s)
 
-    def _load(self, path: Path) -> dict[str, Any]:
-        try:
-            record = json.loads(path.read_text(encoding="utf-8"))
-        except ValueError as error:
-            raise RecordError(f"the record is damaged: {error}") from error
-        if not isinstance(record, dict):
-            raise RecordError("the record is damaged: not a JSON object")
-        return record
-
     def _set_aside(self, projection: Projection, path: Path, reason: str) -> None:
-        kept = path.parent / "refused" / path.name
-        _log.warning("MLflow refuses %s, set aside in %s: %s", path.name, kept.parent, reason)
+        _log.warning("MLflow refuses %s, set aside in 'refused': %s", path.name, reason)
         try:
-            write_bytes(kept.with_suffix(".reason.txt"), reason.encode())
-            os.replace(path, kept)
-            projection.close_refused(self._load(kept), reason)
+            refused = self._outbox.set_aside(path, reason)
+            projection.close_refused(self._outbox.load(refused), reason)
         except Exception as error:  # the record stays where it is, for the next start
             _log.warning("could not finish setting %s aside: %s", path.name, error)
 

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import warnings
 from collections import Counter, deque
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import contextmanager, nullcontext
@@ -22,23 +21,24 @@ from sqlalchemy.exc import SQLAlchemyError
 from nas_theseus.errors import ServiceError, TheseusError
 from nas_theseus.estimate.rungs import Rung, qualities
 from nas_theseus.estimate.thompson import Proposer
+from nas_theseus.search.proposals import Proposal
 from nas_theseus.services.optuna.journal import Journal
+from nas_theseus.services.optuna.sampler import Sampler
 from nas_theseus.services.optuna.theseus_sampler import (
     COSTS,
     ESTIMATED,
     REASON,
     RUNGS,
-    TheseusSampler,
     distributions,
 )
-from nas_theseus.services.optuna.window import Window, window_of
+from nas_theseus.services.optuna.window import Window
 from nas_theseus.space.genome import Genome
 from nas_theseus.storage.redaction import scrub, without_credentials
 from nas_theseus.values.architecture import Architecture
 from nas_theseus.values.goals import Constraint, Objective
 from nas_theseus.values.ids import derive_seed
 from nas_theseus.values.outcomes import Cost, Failure, Outcome, Stopped
-from nas_theseus.values.settings import Sampler
+from nas_theseus.values.registers import SAMPLERS
 
 # A refused or worst-valued proposal must be comparable, so no infinities.
 WORST = 1e12
@@ -49,77 +49,106 @@ _REPEATED = "theseus:repeated"
 
 
 @dataclass(frozen=True)
-class Proposal:
-    """An architecture that is to be evaluated, under its Optuna trial's number."""
+class StudySettings:
+    """Which study, and who proposes.
 
-    number: int
-    architecture: Architecture
+    Attributes:
+        name: of the search.
+        storage: a journal file's path, or any Optuna storage URL.
+        sampler: a name of `values.registers.SAMPLERS`.
+        seed: of the proposals.
+    """
+
+    name: str
+    storage: Path | str
+    sampler: str
+    seed: int
+
+
+@dataclass(frozen=True)
+class Problem:
+    """What is searched, as far as a study needs it.
+
+    Attributes:
+        cost_of: computable cost of an architecture, asked before it is proposed.
+        rungs: qualities there are kept with the trial, for the sampler to learn from.
+        proposer: what the sampler `theseus` asks; the others need none.
+    """
+
+    genome: Genome
+    objectives: Sequence[Objective]
+    constraints: Sequence[Constraint]
+    cost_of: Callable[[Architecture], Cost]
+    rungs: Sequence[Rung] = ()
+    proposer: Proposer | None = None
+
+
+def open_study(
+    settings: StudySettings,
+    problem: Problem,
+    known: Callable[[Architecture], Outcome | None],
+    warm_starts: Callable[[], Iterable[Architecture]] = tuple,
+) -> Study:
+    """Open the study of a search, or make it, and take up what an earlier driver left open.
+
+    Args:
+        known: the result of an architecture that was evaluated before, or None.
+        warm_starts: gives the architectures that are proposed first; asked in a new study only.
+
+    Raises:
+        ServiceError: the storage cannot be used.
+        UnknownNameError: no sampler has the name.
+    """
+    optuna.logging.set_verbosity(optuna.logging.WARNING)
+    durable, opened = _open(settings.name, settings.storage, problem.objectives)
+    study = Study(settings, problem, known, SAMPLERS[settings.sampler], durable, opened)
+    if not opened.get_trials(deepcopy=False):
+        study.enqueue(warm_starts())
+    study.adopt()
+    return study
 
 
 class Study:
     """Proposals of one search: never the same architecture twice, refused ones told to the sampler.
 
     The sampler is made anew for every proposal, seeded from the search's seed and the number of
-    proposals so far, so that a study that was killed goes on as if it had not been.
+    proposals so far, so that a study that was killed continues as if it had not been. Opened by
+    `open_study`.
 
-    Args:
-        name: the search's.
-        storage: a journal file's path, or any Optuna storage URL.
-        genome: of the search space.
-        objectives, constraints: of the search space.
-        cost_of: computable cost of an architecture, asked before it is proposed.
-        known: the result of an architecture that was evaluated before, or None.
-        proposer: what the sampler `theseus` asks; the others need none.
-        warm_starts: gives the architectures that are proposed first; asked in a new study only.
-        rungs: qualities there are kept with the trial, for the sampler to learn from.
+    Attributes:
+        refused, duplicates: see `search.proposals.Proposals`.
     """
 
     def __init__(
         self,
-        name: str,
-        storage: Path | str,
-        genome: Genome,
-        objectives: Sequence[Objective],
-        constraints: Sequence[Constraint],
-        cost_of: Callable[[Architecture], Cost],
+        settings: StudySettings,
+        problem: Problem,
         known: Callable[[Architecture], Outcome | None],
-        *,
         sampler: Sampler,
-        seed: int,
-        proposer: Proposer | None = None,
-        warm_starts: Callable[[], Iterable[Architecture]] = tuple,
-        rungs: Sequence[Rung] = (),
+        storage: BaseStorage,
+        study: optuna.Study,
     ) -> None:
-        self._genome = genome
-        self._objectives = tuple(objectives)
-        self._constraints = tuple(constraints)
-        self._cost_of = cost_of
-        self._known = known
-        self._sampler: Sampler = sampler
-        self._seed = seed
-        self._proposer = proposer
-        self._rungs = tuple(rungs)
-        self._distributions = distributions(genome)
-        self._window = window_of(sampler)
+        self._settings, self._problem, self._known = settings, problem, known
+        self._sampler, self._storage, self._study = sampler, storage, study
+        self._study_id = storage.get_study_id_from_name(settings.name)
+        self._distributions = distributions(problem.genome)
+        self._window = None if sampler.window is None else sampler.window()
         self._running: dict[str, int] = {}
         self._twins: dict[int, list[int]] = {}
         self._waiting: deque[Proposal] = deque()
-        self.refused = 0
-        self.duplicates = 0
-        optuna.logging.set_verbosity(optuna.logging.WARNING)
-        self._address = storage
-        self._storage, self._study = _open(name, storage, self._objectives)
-        self._study_id = self._storage.get_study_id_from_name(name)
-        if not self._study.get_trials(deepcopy=False):
-            first = list(warm_starts())
-            with self._together():  # a driver killed in between would leave some of them out
-                for architecture in first:
-                    self._study.enqueue_trial(genome.encode(architecture))
         self._asked = 0
         self._repeated: dict[str, Any] | None = None
-        self._adopt()
+        self.refused = 0
+        self.duplicates = 0
 
-    def _adopt(self) -> None:
+    def enqueue(self, architectures: Iterable[Architecture]) -> None:
+        """Have architectures proposed next, in order."""
+        first = list(architectures)
+        with self._together():  # a driver killed in between would leave some of them out
+            for architecture in first:
+                self._study.enqueue_trial(self._problem.genome.encode(architecture))
+
+    def adopt(self) -> None:
         """Take up what an earlier driver left RUNNING: told if its result is there, else rerun."""
         for trial in self._study.get_trials(deepcopy=False):
             if trial.user_attrs.get(_ABANDONED):
@@ -139,7 +168,7 @@ class Study:
                     self._study.enqueue_trial(trial.system_attrs["fixed_params"])
                     self._repeated = None
                 continue
-            architecture = self._genome.decode(trial.params)
+            architecture = self._problem.genome.decode(trial.params)
             outcome = self._known(architecture)
             if outcome is not None:
                 self._tell(trial.number, outcome)
@@ -167,7 +196,7 @@ class Study:
             raise
         except (StorageInternalError, SQLAlchemyError, OSError) as error:
             # Optuna calls whatever stops a commit invalid data, and has the reason as its cause.
-            raise _unusable(self._address, error.__cause__ or error) from None
+            raise _unusable(self._settings.storage, error.__cause__ or error) from None
 
     def _proposed(self) -> Proposal | None:
         for _ in range(FRUITLESS_PROPOSALS):
@@ -178,7 +207,7 @@ class Study:
                 self._study.enqueue_trial(genes)
                 self._repeated = None
             trial = self._ask()
-            architecture = self._genome.decode(trial.params)
+            architecture = self._problem.genome.decode(trial.params)
             self._set(trial.number, _ARCHITECTURE, architecture.id)
             outcome = self._known(architecture)
             twin = outcome is None and self._is_twin(trial.number, architecture)
@@ -200,20 +229,20 @@ class Study:
         neighbourhood is unknown. More and more genes are changed at random, so that after a
         quarter of the tries they are anywhere in the space.
         """
-        random = Random(derive_seed(self._seed, self._asked, "neighbour"))
-        names = list(self._genome.genes)
+        random = Random(derive_seed(self._settings.seed, self._asked, "neighbour"))
+        names = list(self._problem.genome.genes)
         for attempt in range(FRUITLESS_PROPOSALS):
             changed = dict(genes)
             share = min(1.0, 4 * (attempt + 1) / FRUITLESS_PROPOSALS)
             for name in random.sample(names, max(1, round(share * len(names)))):
-                changed[name] = random.choice(self._genome.genes[name])
-            architecture = self._genome.decode(changed)
+                changed[name] = random.choice(self._problem.genome.genes[name])
+            architecture = self._problem.genome.decode(changed)
             if architecture.id not in self._running and self._known(architecture) is None:
                 return changed
         return None
 
-    def tell(self, proposal: Proposal, outcome: Outcome) -> None:
-        """Tell a proposal's result, and that of proposals that turned out to mean the same."""
+    def report(self, proposal: Proposal, outcome: Outcome) -> None:
+        """Give the result of a proposal, and of those that turned out to mean the same."""
         self._running.pop(proposal.architecture.id, None)
         with self._together():
             for number in (proposal.number, *self._twins.pop(proposal.number, [])):
@@ -225,7 +254,8 @@ class Study:
         return Counter(t.state.name for t in self._study.get_trials(deepcopy=False))
 
     def _ask(self) -> optuna.Trial:
-        sampler = make_sampler(self._sampler, derive_seed(self._seed, self._asked), self._proposer)
+        seed = derive_seed(self._settings.seed, self._asked)
+        sampler = self._sampler.make(seed, self._problem.proposer)
         self._study.sampler = FixedGenome(sampler, self._distributions, self._window)
         self._asked += 1
         return self._study.ask(self._distributions)
@@ -240,14 +270,16 @@ class Study:
 
     def _refusal(self, number: int, architecture: Architecture) -> str | None:
         """Refuse what breaks a constraint by its computable cost; told so that samplers learn."""
-        costs = self._cost_of(architecture).known()
-        violations = [limit.violation(costs) for limit in self._constraints]
+        costs = self._problem.cost_of(architecture).known()
+        violations = [limit.violation(costs) for limit in self._problem.constraints]
         if not any(violations):
             return None
-        broken = [str(c) for c, v in zip(self._constraints, violations, strict=True) if v > 0]
+        broken = [
+            str(c) for c, v in zip(self._problem.constraints, violations, strict=True) if v > 0
+        ]
         self._constrain(number, violations)
         self._set(number, REASON, f"refused: breaks {', '.join(broken)}")
-        self._study.tell(number, [self._worst(goal, costs) for goal in self._objectives])
+        self._study.tell(number, [self._worst(goal, costs) for goal in self._problem.objectives])
         self.refused += 1
         return broken[0]
 
@@ -262,19 +294,19 @@ class Study:
             self._study.tell(number, state=TrialState.FAIL)
             return
         values = outcome.values()
-        self._constrain(number, [c.violation(values) for c in self._constraints])
+        self._constrain(number, [c.violation(values) for c in self._problem.constraints])
         if isinstance(outcome, Stopped):
             self._set(number, ESTIMATED, outcome.rung)
         evaluation = outcome.evaluation if isinstance(outcome, Stopped) else outcome
         self._set(number, COSTS, evaluation.cost.known())
-        if reached := qualities(evaluation, self._rungs):
+        if reached := qualities(evaluation, self._problem.rungs):
             self._set(number, RUNGS, reached)
-        self._study.tell(number, [values[goal.name] for goal in self._objectives])
+        self._study.tell(number, [values[goal.name] for goal in self._problem.objectives])
 
     def _constrain(self, number: int, violations: Sequence[float]) -> None:
         """What `optuna.Trial.set_constraint` writes, for a trial known by its number alone."""
         trial_id = self._storage.get_trial_id_from_study_id_trial_number(self._study_id, number)
-        for limit, violation in zip(self._constraints, violations, strict=True):
+        for limit, violation in zip(self._problem.constraints, violations, strict=True):
             self._storage.set_trial_system_attr(trial_id, f"constraints:{limit}", violation)
 
     def _set(self, number: int, key: str, value: object) -> None:
@@ -363,32 +395,6 @@ class FixedGenome(BaseSampler):
     ) -> None:
         """As the sampler does: constraints are kept here."""
         self._sampler.after_trial(study, trial, state, values)
-
-
-def make_sampler(name: Sampler, seed: int, proposer: Proposer | None = None) -> BaseSampler:
-    """Ours or one of Optuna's, seeded; constraints are read from what trials were told.
-
-    Raises:
-        ServiceError: `theseus` without a proposer.
-    """
-    if name == "theseus":
-        if proposer is None:
-            raise ServiceError(
-                "sampler 'theseus' needs the search space: give the study a Proposer, or take "
-                "'tpe', 'gp', 'nsga2', 'nsga3' or 'random'"
-            )
-        return TheseusSampler(proposer, seed)
-    with warnings.catch_warnings():
-        warnings.simplefilter("ignore", optuna.exceptions.ExperimentalWarning)
-        if name == "tpe":
-            return optuna.samplers.TPESampler(seed=seed, multivariate=True, constant_liar=True)
-        if name == "gp":
-            return optuna.samplers.GPSampler(seed=seed)
-        if name == "nsga2":
-            return optuna.samplers.NSGAIISampler(seed=seed, population_size=20)
-        if name == "nsga3":
-            return optuna.samplers.NSGAIIISampler(seed=seed, population_size=20)
-        return optuna.samplers.RandomSampler(seed=seed)
 
 
 def _open(

@@ -8,18 +8,12 @@ from typing import Protocol
 
 import numpy as np
 import optuna
-from optuna.samplers import BaseGASampler, NSGAIIISampler, NSGAIISampler
+from optuna.samplers import BaseGASampler
 from optuna.study import StudyDirection
 from optuna.trial import FrozenTrial, TrialState
 
 from nas_theseus.estimate.pareto import front
 from nas_theseus.services.optuna.theseus_sampler import ESTIMATED, REASON
-from nas_theseus.values.settings import Sampler
-
-# How many trials besides the front: a proposal of TPE takes longer in proportion to what it looks
-# at, one of a Gaussian process (gp, theseus) with its cube.
-MOST: dict[Sampler, int] = {"tpe": 2000, "gp": 200, "theseus": 400}
-_GENETIC: dict[Sampler, type[BaseGASampler]] = {"nsga2": NSGAIISampler, "nsga3": NSGAIIISampler}
 
 
 class Window(Protocol):
@@ -31,13 +25,6 @@ class Window(Protocol):
     def of(self, study: optuna.Study) -> optuna.Study:
         """The study as a sampler is to see it."""
         ...
-
-
-def window_of(sampler: Sampler) -> Window | None:
-    """The window of a sampler; None for one that looks at no other trial."""
-    if sampler in _GENETIC:
-        return Generations(_GENETIC[sampler])
-    return Thinned(MOST[sampler]) if sampler in MOST else None
 
 
 class Generations:

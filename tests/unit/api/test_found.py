@@ -13,18 +13,19 @@ import torch
 from typer.testing import CliRunner, Result
 
 import nas_theseus
-from nas_theseus.cli.app import app
+from nas_theseus.cli.app import make_app
 from nas_theseus.convert.target import assemble
 from nas_theseus.errors import GuideError, ServiceError, StorageError, TheseusError
 from nas_theseus.export.member import member_files, read_member, write_member
 from nas_theseus.guide.weights import plain_state
 from nas_theseus.search.folder import SearchFolder
-from nas_theseus.services.mlflow import Tracker
+from nas_theseus.services.mlflow import MlflowTracker
 from nas_theseus.space.load import load_space
 from nas_theseus.space.sources import gather
 from nas_theseus.storage.whole_files import write_tensors
 from nas_theseus.values.architecture import Architecture, BlockChoice, Span
 from nas_theseus.values.outcomes import Cost, Evaluation
+from nas_theseus.values.tracking import ResultFiles, Results
 
 SPACE = Path(__file__).resolve().parents[3] / "search_spaces" / "digits.py"
 ARCHITECTURE = Architecture(
@@ -58,7 +59,7 @@ def folder(made: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
 
 
 def export(*arguments: str | Path) -> Result:
-    return CliRunner().invoke(app, ["export", *map(str, arguments)])
+    return CliRunner().invoke(make_app(), ["export", *map(str, arguments)])
 
 
 def refusal(*arguments: str | Path) -> TheseusError:
@@ -126,11 +127,12 @@ def test_what_is_no_network_is_refused(folder: Path) -> None:
 
 def test_from_an_mlflow_run(folder: Path, tmp_path: Path) -> None:
     """As a search keeps it: a child run with the artifact, a parent run without."""
-    tracker = Tracker("one", tmp_path / "outbox", tmp_path / "runs.json")
-    tracker.start({"trials": 1})
-    tracker.evaluation(EVALUATION)
-    tracker.artifacts(folder, member_files(folder), "network", ARCHITECTURE.id)
-    assert tracker.finish() == 0
+    tracker = MlflowTracker("one", tmp_path / "outbox", tmp_path / "runs.json")
+    tracker.begin({"trials": 1})
+    tracker.outcome(EVALUATION)
+    files = ResultFiles(folder, member_files(folder), place="network", architecture=ARCHITECTURE.id)
+    tracker.results(Results({}, {}, (files,)))
+    assert tracker.end() == 0
     before = read_member(folder, trust_code=True)
     shutil.rmtree(folder)
     found = mlflow.search_runs(experiment_names=["nas-theseus"], output_format="list")

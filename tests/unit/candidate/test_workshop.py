@@ -11,7 +11,7 @@ from torch import nn
 
 from nas_theseus import Recipe, SearchSpace, cut, maximize, minimize
 from nas_theseus.blocks import Basic, Keep, Linear
-from nas_theseus.candidate.workshop import Converted, Workshop
+from nas_theseus.candidate.workshop import Converted, Workshop, result_of
 from nas_theseus.convert.finetune import train
 from nas_theseus.costs import count_macs, count_params, measure_peak_memory
 from nas_theseus.costs.table import CostTable
@@ -21,6 +21,7 @@ from nas_theseus.space.mistakes import mistakes_in
 from nas_theseus.tasks import digits
 from nas_theseus.tasks.score import score
 from nas_theseus.values.architecture import Architecture, BlockChoice, Span
+from nas_theseus.values.events import Progress, Reached
 from nas_theseus.values.ids import derive_seed
 from nas_theseus.values.outcomes import BlockOutcome
 
@@ -58,15 +59,10 @@ def run(
     made: list[BlockOutcome] | None = None,
 ) -> Converted:
     """Takes note of the blocks that were converted on the way in `made`."""
-    steps = workshop.run(chosen, 0, recipe, library=library)
-    while True:
-        try:
-            progress = next(steps)
-            if made is not None and progress.block is not None:
-                made.append(progress.block)
-        except StopIteration as end:
-            found: Converted = end.value
-            return found
+    events = list(workshop.convert(chosen, 0, recipe, library=library))
+    if made is not None:
+        made += [e.block for e in events if isinstance(e, Progress) and e.block is not None]
+    return result_of(iter(events))
 
 
 def test_a_used_workshop_gives_bit_equal_results() -> None:
@@ -141,16 +137,9 @@ def test_rungs_tell_what_a_candidate_is_there_and_change_nothing() -> None:
     recipe = RECIPE.model_copy(update={"epochs": 4.0})
     space = replace(make_space(recipe), constraints=("latency_ms <= 1e6",))
     workshop = Workshop(space, torch.device("cpu"))
-    steps = workshop.run(architecture("keep", "basic", "keep"), 0)
-    reached = []
-    while True:
-        try:
-            step = next(steps)
-        except StopIteration as end:
-            last = end.value.evaluation
-            break
-        if step.reached is not None:
-            reached.append(step.reached)
+    events = list(workshop.convert(architecture("keep", "basic", "keep"), 0))
+    reached = [event for event in events if isinstance(event, Reached)]
+    last = result_of(iter(events)).evaluation
     assert [one.rung for one in reached] == ["converted", "epoch_1", "epoch_2"]
     spent = [one.evaluation.train_macs_spent for one in reached]
     each = 3 * 64 * (space.task.size("train") // 64) * last.cost.macs

@@ -12,7 +12,7 @@ from torch import nn
 
 from nas_theseus import Recipe, SearchSpace, cut
 from nas_theseus.blocks import Basic, Identity, Keep, Pointwise, Pool
-from nas_theseus.candidate.workshop import Converted, Workshop
+from nas_theseus.candidate.workshop import Converted, Workshop, result_of
 from nas_theseus.convert.activations import GuideActivations
 from nas_theseus.convert.alignment import Plateau, align
 from nas_theseus.convert.finetune import train
@@ -22,7 +22,7 @@ from nas_theseus.convert.stage import stages
 from nas_theseus.convert.target import assemble
 from nas_theseus.tasks import digits
 from nas_theseus.values.architecture import Architecture, BlockChoice, Span
-from nas_theseus.values.recipe import Order, Schedule, SimilarityName
+from nas_theseus.values.recipe import Order
 
 
 def conv(inlet: int, outlet: int, stride: int = 1) -> nn.Module:
@@ -66,13 +66,7 @@ def activations(space: SearchSpace = SPACE) -> GuideActivations:
 
 
 def finish(workshop: Workshop, chosen: Architecture, recipe: Recipe, **options: bool) -> Converted:
-    steps = workshop.run(chosen, 0, recipe, **options)
-    while True:
-        try:
-            next(steps)
-        except StopIteration as end:
-            found: Converted = end.value
-            return found
+    return result_of(workshop.convert(chosen, 0, recipe, **options))
 
 
 def test_a_hybrid_with_nothing_replaced_is_the_guide_and_with_everything_the_target() -> None:
@@ -101,7 +95,7 @@ def test_only_the_replaced_blocks_train() -> None:
 @pytest.mark.parametrize("order", get_args(Order))
 @pytest.mark.parametrize("measure", ["cka", "regression"])
 def test_free_widths_with_every_schedule_and_order(
-    schedule: Schedule, order: Order, measure: SimilarityName
+    schedule: str, order: Order, measure: str
 ) -> None:
     """Blocks made apart fit together: the converted net predicts the guide's last boundary."""
     recipe = Recipe(

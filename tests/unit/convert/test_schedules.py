@@ -14,7 +14,7 @@ from nas_theseus.blocks.mlp import TokenMixer
 from nas_theseus.convert.activations import GuideActivations
 from nas_theseus.convert.alignment import StageRun, align, fixed_batches
 from nas_theseus.convert.fitting import stitch
-from nas_theseus.convert.kernels import linear_cka
+from nas_theseus.convert.similarities.cka import linear_cka
 from nas_theseus.convert.similarity import similarity
 from nas_theseus.convert.stage import Stage, runs_from, stages
 from nas_theseus.convert.target import (
@@ -30,7 +30,7 @@ from nas_theseus.guide.networks import vision_transformer
 from nas_theseus.tasks import digits
 from nas_theseus.values.architecture import Architecture, BlockChoice, Span
 from nas_theseus.values.outcomes import CurvePoint
-from nas_theseus.values.recipe import Order, Schedule, SimilarityName
+from nas_theseus.values.recipe import Order
 
 
 def conv(inlet: int, outlet: int, stride: int = 1) -> nn.Module:
@@ -100,16 +100,14 @@ ONE, BOTH, THREE = (1,), (1, 3), (3,)
         ("kd", "forward", []),
     ],
 )  # fmt: skip
-def test_stages(schedule: Schedule, order: Order, expected: list[Stage]) -> None:
+def test_stages(schedule: str, order: Order, expected: list[Stage]) -> None:
     assert stages(schedule, order, (1, 3)) == expected
     assert stages(schedule, order, ()) == []
 
 
 @pytest.mark.parametrize("schedule", ["progressive", "sequential", "independent", "joint"])
 @pytest.mark.parametrize("order", ["forward", "reverse"])
-def test_alignment_helps_and_leaves_guide_and_kept_parts_alone(
-    schedule: Schedule, order: Order
-) -> None:
+def test_alignment_helps_and_leaves_guide_and_kept_parts_alone(schedule: str, order: Order) -> None:
     before = SPACE.guide.content_hash()
     short = Recipe(schedule=schedule, order=order, align_steps=1, align_batch_size=64)
     long = short.model_copy(update={"align_steps": 40})
@@ -125,7 +123,7 @@ def test_alignment_helps_and_leaves_guide_and_kept_parts_alone(
 
 
 @pytest.mark.parametrize("schedule", ["progressive", "sequential", "independent"])
-def test_earlier_blocks_move_in_progressive_and_rest_in_sequential(schedule: Schedule) -> None:
+def test_earlier_blocks_move_in_progressive_and_rest_in_sequential(schedule: str) -> None:
     target = assemble(SPACE, ARCHITECTURE, 0)
     generator = torch.Generator().manual_seed(0)
     recipe = Recipe(schedule=schedule, align_steps=3, align_batch_size=64)
@@ -168,7 +166,7 @@ def test_what_is_frozen_in_front_runs_once_for_all_steps() -> None:
     ],
 )
 def test_only_what_is_newly_frozen_runs_anew(
-    schedule: Schedule, order: Order, expected: list[int]
+    schedule: str, order: Order, expected: list[int]
 ) -> None:
     run = stages(schedule, order, (1, 2, 3))
     assert [
@@ -216,7 +214,7 @@ def test_a_stitch_brings_the_block_into_the_guide_s_basis_without_a_new_layer() 
 
 @pytest.mark.parametrize("measure", ["cka", "regression"])
 def test_recalibration_on_the_same_sample_leaves_a_stitched_block_as_it_was(
-    measure: SimilarityName,
+    measure: str,
 ) -> None:
     """One step leaves batch norms with a tenth of their statistics."""
     target, generator = assemble(SPACE, ARCHITECTURE, 0), torch.Generator().manual_seed(0)
@@ -261,7 +259,7 @@ def test_a_skip_added_in_place_does_not_change_the_stitch() -> None:
 
 
 @pytest.mark.parametrize("schedule", ["sequential", "progressive", "independent"])
-def test_blocks_that_speak_the_guide_s_basis_start_from_least_squares(schedule: Schedule) -> None:
+def test_blocks_that_speak_the_guide_s_basis_start_from_least_squares(schedule: str) -> None:
     """With no step to take, the stitch behind a stage finds nothing left to explain."""
     recipe = Recipe(schedule=schedule, similarity="regression", align_steps=0, align_batch_size=64)
     _, started = run(recipe)

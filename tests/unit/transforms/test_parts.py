@@ -12,7 +12,7 @@ from torch import Tensor, nn
 
 from nas_theseus import Boundary, Guide, Recipe, SearchSpace, choice, cut, minimize
 from nas_theseus.blocks import Basic, Keep
-from nas_theseus.candidate.workshop import Converted, Workshop
+from nas_theseus.candidate.workshop import Workshop, result_of
 from nas_theseus.convert.activations import GuideActivations
 from nas_theseus.convert.guide_training import prepare_guide
 from nas_theseus.convert.target import assemble
@@ -23,13 +23,14 @@ from nas_theseus.guide.networks import ResNet, vision_transformer
 from nas_theseus.library.block_conversion import convert_block
 from nas_theseus.library.block_key import BlockKeys
 from nas_theseus.library.store import Library
-from nas_theseus.search.jobs import growth_of, reference_of
+from nas_theseus.search.opening import growth_of, reference_of
 from nas_theseus.space.genome import Genome
 from nas_theseus.space.mistakes import mistakes_in
 from nas_theseus.tasks import digits
 from nas_theseus.transforms import Deeper, Narrower, Wider, widen_all
 from nas_theseus.transforms.parts import grown, shrunk
 from nas_theseus.values.architecture import Architecture, BlockChoice, Span
+from nas_theseus.values.events import Progress
 
 RECIPE = Recipe(
     epochs=0.5, align_steps=4, align_examples=128, align_batch_size=64, batch_size=64,
@@ -71,15 +72,8 @@ def workshop(tmp_path_factory: pytest.TempPathFactory) -> Workshop:
 
 
 def run(workshop: Workshop, chosen: Architecture, kept_in: Library | None = None, **changes):
-    steps = workshop.run(
-        chosen, 0, workshop.space.recipe.model_copy(update=changes), library=kept_in
-    )
-    while True:
-        try:
-            next(steps)
-        except StopIteration as end:
-            found: Converted = end.value
-            return found
+    recipe = workshop.space.recipe.model_copy(update=changes)
+    return result_of(workshop.convert(chosen, 0, recipe, library=kept_in))
 
 
 def part(name: str) -> tuple[nn.Module, Tensor]:
@@ -274,11 +268,11 @@ def test_every_schedule_takes_forms_among_other_blocks(workshop, schedule) -> No
 
 def test_half_converted_networks_run_the_guide_where_it_is_to_be_grown(workshop) -> None:
     chosen = chain("deeper", "basic", "wider", "keep")
-    steps = workshop.run(
+    steps = workshop.convert(
         chosen, 0, workshop.space.recipe.model_copy(update={"hybrid_epochs": 0.2}),
         score_hybrids=True,
     )  # fmt: skip
-    points = [p for progress in steps for p in progress.points]
+    points = [p for event in steps if isinstance(event, Progress) for p in event.points]
     assert [p.metric for p in points if p.metric.startswith("hybrid/")] == ["hybrid/val_accuracy"]
 
 

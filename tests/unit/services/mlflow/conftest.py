@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 from mlflow.tracking import MlflowClient
 
-from nas_theseus.services.mlflow import Tracker
+from nas_theseus.services.mlflow import MlflowTracker
 from nas_theseus.services.mlflow import tracker as tracker_module
 
 
@@ -34,12 +34,12 @@ def uri(tmp_path: Path, migrated: Path, monkeypatch: pytest.MonkeyPatch) -> str:
 
 
 @pytest.fixture
-def new(tmp_path: Path, uri: str) -> Iterator[Callable[..., Tracker]]:
-    made: list[Tracker] = []
+def new(tmp_path: Path, uri: str) -> Iterator[Callable[..., MlflowTracker]]:
+    made: list[MlflowTracker] = []
 
-    def make(search: str = "first", tracking_uri: str = uri) -> Tracker:
+    def make(search: str = "first", tracking_uri: str = uri) -> MlflowTracker:
         folder = tmp_path / search
-        tracker = Tracker(
+        tracker = MlflowTracker(
             search, folder / "outbox", folder / "runs.json", tracking_uri=tracking_uri
         )
         made.append(tracker)
@@ -47,4 +47,4 @@ def new(tmp_path: Path, uri: str) -> Iterator[Callable[..., Tracker]]:
 
     yield make
     for tracker in made:
-        tracker.finish("KILLED", timeout_s=0)
+        tracker.end("KILLED", timeout_s=0)

@@ -12,7 +12,7 @@ import mlflow
 import pytest
 
 from nas_theseus.errors import ServiceError
-from nas_theseus.services.mlflow import Tracker
+from nas_theseus.services.mlflow import MlflowTracker
 from nas_theseus.services.mlflow.connection import check_version
 
 
@@ -40,9 +40,11 @@ def serving(version: str | None) -> Iterator[str]:
 
 def test_another_major_version_is_refused_at_once(tmp_path: Path) -> None:
     with serving("1.30.0") as uri:
-        tracker = Tracker("one", tmp_path / "outbox", tmp_path / "runs.json", tracking_uri=uri)
+        tracker = MlflowTracker(
+            "one", tmp_path / "outbox", tmp_path / "runs.json", tracking_uri=uri
+        )
         with pytest.raises(ServiceError, match=r"has version 1\.30\.0.*mlflow==1\.\*") as told:
-            tracker.start({})
+            tracker.begin({})
     assert "s3cret" not in str(told.value)
 
 

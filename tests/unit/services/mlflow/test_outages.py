@@ -17,12 +17,13 @@ from mlflow.entities import Run
 from mlflow.tracking import MlflowClient
 
 from nas_theseus.errors import ServiceError, StorageError
-from nas_theseus.services.mlflow import Tracker, connection, without_credentials
-from nas_theseus.services.mlflow import tracker as tracker_module
+from nas_theseus.services.mlflow import MlflowTracker, connection, without_credentials
+from nas_theseus.services.mlflow import outbox as outbox_module
 from nas_theseus.values.architecture import Architecture, BlockChoice, Span
 from nas_theseus.values.outcomes import Cost, Evaluation
+from nas_theseus.values.tracking import FrontNow, Parameter
 
-PARAMETERS: dict[str, str | int | float | bool | None] = {"trials": 4}
+PARAMETERS: dict[str, Parameter] = {"trials": 4}
 
 
 def architecture(width: int) -> Architecture:
@@ -49,18 +50,20 @@ def wait_for(condition: Callable[[], bool], limit_s: float = 30) -> None:
         time.sleep(0.02)
 
 
-def test_busy_database_loses_nothing(new: Callable[..., Tracker], uri: str, tmp_path: Path) -> None:
+def test_busy_database_loses_nothing(
+    new: Callable[..., MlflowTracker], uri: str, tmp_path: Path
+) -> None:
     """The store cannot be written for a while: the search goes on, the next start delivers."""
     tracker = new()
-    tracker.start(PARAMETERS)
+    tracker.begin(PARAMETERS)
     wait_for(lambda: tracker.pending == 0)
     database = sqlite3.connect(tmp_path / "mlflow.db", isolation_level=None)
     database.execute("BEGIN EXCLUSIVE")
     begun = time.monotonic()
     for width in range(1, 6):
-        tracker.evaluation(evaluation(width))
+        tracker.outcome(evaluation(width))
     assert time.monotonic() - begun < 1.0
-    left = tracker.finish(timeout_s=0.2)
+    left = tracker.end(timeout_s=0.2)
     assert left == 6  # five evaluations and the search's end
     assert time.monotonic() - begun < 5.0
     assert len(list((tmp_path / "first" / "outbox").glob("*.json"))) == 6
@@ -68,8 +71,8 @@ def test_busy_database_loses_nothing(new: Callable[..., Tracker], uri: str, tmp_
     database.close()
 
     again = new()
-    again.start(PARAMETERS)
-    assert again.finish() == 0
+    again.begin(PARAMETERS)
+    assert again.end() == 0
     found = runs(uri)
     assert len(found) == 6
     assert {run.info.status for run in found.values()} == {"FINISHED"}
@@ -86,12 +89,12 @@ def free_port() -> int:
 
 
 @pytest.mark.parametrize("scheme", ["http", "postgresql"])
-def test_absent_server_is_told_quickly(new: Callable[..., Tracker], scheme: str) -> None:
+def test_absent_server_is_told_quickly(new: Callable[..., MlflowTracker], scheme: str) -> None:
     address = f"{scheme}://anna:s3cret@127.0.0.1:{free_port()}/base"
     tracker = new(tracking_uri=address)
     begun = time.monotonic()
     with pytest.raises(ServiceError) as told:
-        tracker.start(PARAMETERS)
+        tracker.begin(PARAMETERS)
     assert time.monotonic() - begun < 10
     assert without_credentials(address) in str(told.value)
     assert "MLFLOW_TRACKING_URI" in str(told.value)
@@ -101,41 +104,41 @@ def test_absent_server_is_told_quickly(new: Callable[..., Tracker], scheme: str)
 
 
 def test_server_that_never_answers_is_told_quickly(
-    new: Callable[..., Tracker], monkeypatch: pytest.MonkeyPatch
+    new: Callable[..., MlflowTracker], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(connection, "PROBE_TIMEOUT_S", 0.3)
     with socket.create_server(("127.0.0.1", 0)) as silent:
         tracker = new(tracking_uri=f"http://127.0.0.1:{silent.getsockname()[1]}")
         with pytest.raises(ServiceError, match="timed out"):
-            tracker.start(PARAMETERS)
+            tracker.begin(PARAMETERS)
 
 
-def test_deleted_experiment_is_told(new: Callable[..., Tracker], uri: str) -> None:
+def test_deleted_experiment_is_told(new: Callable[..., MlflowTracker], uri: str) -> None:
     client = MlflowClient(uri)
     client.delete_experiment(client.create_experiment("nas-theseus"))
     with pytest.raises(ServiceError, match="experiments restore"):
-        new().start(PARAMETERS)
+        new().begin(PARAMETERS)
 
 
 def test_outbox_has_one_writer(
-    new: Callable[..., Tracker], monkeypatch: pytest.MonkeyPatch
+    new: Callable[..., MlflowTracker], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(tracker_module, "LOCK_TIMEOUT_S", 0.1)
+    monkeypatch.setattr(outbox_module, "LOCK_TIMEOUT_S", 0.1)
     tracker = new()
-    tracker.start(PARAMETERS)
+    tracker.begin(PARAMETERS)
     with pytest.raises(ServiceError, match="another process"):
-        new().start(PARAMETERS)
-    tracker.finish()
+        new().begin(PARAMETERS)
+    tracker.end()
 
 
-def test_outbox_that_cannot_be_written(new: Callable[..., Tracker], tmp_path: Path) -> None:
+def test_outbox_that_cannot_be_written(new: Callable[..., MlflowTracker], tmp_path: Path) -> None:
     (tmp_path / "first").write_text("a file where the folder should be")
     with pytest.raises(StorageError, match="outbox"):
-        new().evaluation(evaluation(1))
+        new().outcome(evaluation(1))
 
 
 @pytest.mark.slow
-def test_server_that_goes_away_and_comes_back(new: Callable[..., Tracker], uri: str) -> None:
+def test_server_that_goes_away_and_comes_back(new: Callable[..., MlflowTracker], uri: str) -> None:
     port = free_port()
     address = f"http://127.0.0.1:{port}"
     command = [sys.executable, "-m", "mlflow", "server", "--host", "127.0.0.1", "--port"]
@@ -163,18 +166,18 @@ def test_server_that_goes_away_and_comes_back(new: Callable[..., Tracker], uri: 
     server = serve()
     try:
         tracker = new(tracking_uri=address)
-        tracker.start(PARAMETERS)
-        tracker.evaluation(evaluation(1))
+        tracker.begin(PARAMETERS)
+        tracker.outcome(evaluation(1))
         wait_for(lambda: tracker.pending == 0, 60)
         stop(server)
         begun = time.monotonic()
-        tracker.evaluation(evaluation(2))
-        tracker.front([architecture(2).id], {"hypervolume": 0.5}, step=2)
+        tracker.outcome(evaluation(2))
+        tracker.front(FrontNow((architecture(2).id,), {"hypervolume": 0.5}, step=2))
         assert time.monotonic() - begun < 1
         time.sleep(0.5)
         assert tracker.pending == 2
         server = serve()
-        assert tracker.finish(timeout_s=60) == 0
+        assert tracker.end(timeout_s=60) == 0
     finally:
         stop(server)
     found = runs(uri)

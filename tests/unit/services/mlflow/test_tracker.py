@@ -16,12 +16,14 @@ import pytest
 from mlflow.entities import Metric, Run
 from mlflow.tracking import MlflowClient
 
-from nas_theseus.services.mlflow import Tracker
+from nas_theseus.services.mlflow import MlflowTracker
 from nas_theseus.services.mlflow import tracker as tracker_module
 from nas_theseus.values.architecture import Architecture, BlockChoice, Span
 from nas_theseus.values.outcomes import Cost, CurvePoint, Evaluation, Failure, Stopped
+from nas_theseus.values.registers import TRACKERS
+from nas_theseus.values.tracking import FrontNow, Parameter, ResultFiles, Results, TrackerContext
 
-PARAMETERS: dict[str, str | int | float | bool | None] = {
+PARAMETERS: dict[str, Parameter] = {
     "trials": 4,
     "seed": 7,
     "time_limit": None,
@@ -84,21 +86,24 @@ def wait_for(condition: Callable[[], bool], limit_s: float = 30) -> None:
         time.sleep(0.02)
 
 
-def test_runs_of_a_search(new: Callable[..., Tracker], uri: str, tmp_path: Path) -> None:
+def test_runs_of_a_search(new: Callable[..., MlflowTracker], uri: str, tmp_path: Path) -> None:
     one, two = evaluation(1), evaluation(2, 0.85)
     (tmp_path / "front.html").write_text("<html></html>")
     (tmp_path / "model.json").write_text("{}")
     tracker = new()
-    tracker.start(PARAMETERS)
-    tracker.evaluation(one)
-    tracker.evaluation(two)
-    tracker.failure(failure(3))
-    tracker.front([one.architecture.id], {"hypervolume": 0.5, "front_size": 1}, step=1)
-    tracker.front([two.architecture.id], {"hypervolume": 0.7, "front_size": 1}, step=2)
-    tracker.ranks({two.architecture.id: 1}, {two.architecture.id: {"accuracy": 0.7}})
-    tracker.artifacts(tmp_path, ["front.html"], "plots", None)
-    tracker.artifacts(tmp_path, ["model.json"], None, two.architecture.id)
-    assert tracker.finish() == 0
+    tracker.begin(PARAMETERS)
+    tracker.outcome(one)
+    tracker.outcome(two)
+    tracker.outcome(failure(3))
+    tracker.front(FrontNow((one.architecture.id,), {"hypervolume": 0.5, "front_size": 1}, step=1))
+    tracker.front(FrontNow((two.architecture.id,), {"hypervolume": 0.7, "front_size": 1}, step=2))
+    files = (
+        ResultFiles(tmp_path, ("front.html",), place="plots"),
+        ResultFiles(tmp_path, ("model.json",), architecture=two.architecture.id),
+    )
+    tested = {two.architecture.id: {"accuracy": 0.7}}
+    tracker.results(Results({two.architecture.id: 1}, tested, files))
+    assert tracker.end() == 0
     assert tracker.refused == 0
 
     found = runs(uri)
@@ -154,56 +159,58 @@ def test_runs_of_a_search(new: Callable[..., Tracker], uri: str, tmp_path: Path)
     assert listed == {"parent": parent.info.run_id, **expected}
 
 
-def test_documented_queries(new: Callable[..., Tracker], uri: str) -> None:
+def test_documented_queries(new: Callable[..., MlflowTracker], uri: str) -> None:
     tracker = new()
-    tracker.start(PARAMETERS)
+    tracker.begin(PARAMETERS)
     for width in (1, 2, 3):
-        tracker.evaluation(evaluation(width))
-    tracker.front([architecture(1).id, architecture(3).id], {"hypervolume": 0.5}, step=3)
-    tracker.finish()
+        tracker.outcome(evaluation(width))
+    tracker.front(FrontNow((architecture(1).id, architecture(3).id), {"hypervolume": 0.5}, step=3))
+    tracker.end()
     small = runs(uri, "tags.\"theseus.front\" = 'true' and metrics.macs < 2000000")
     assert set(small) == {architecture(1).id}
     assert len(runs(uri, "tags.\"theseus.kind\" = 'architecture'")) == 3
 
 
 def test_a_record_applied_twice_changes_nothing(
-    new: Callable[..., Tracker], uri: str, tmp_path: Path
+    new: Callable[..., MlflowTracker], uri: str, tmp_path: Path
 ) -> None:
     """A kill between applying a record and deleting it."""
     outbox = tmp_path / "first" / "outbox"
     waiting = new()
-    waiting.evaluation(evaluation(1))
-    waiting.failure(failure(2))
-    waiting.front([architecture(1).id], {"hypervolume": 0.5}, step=1)
-    waiting.ranks({architecture(1).id: 1}, {architecture(1).id: {"accuracy": 0.7}})
+    waiting.outcome(evaluation(1))
+    waiting.outcome(failure(2))
+    waiting.front(FrontNow((architecture(1).id,), {"hypervolume": 0.5}, step=1))
+    waiting.results(Results({architecture(1).id: 1}, {architecture(1).id: {"accuracy": 0.7}}))
     kept = {path.name: path.read_bytes() for path in outbox.glob("*.json")}
     assert len(kept) == 4
 
     tracker = new()
-    tracker.start(PARAMETERS)
-    assert tracker.finish() == 0
+    tracker.begin(PARAMETERS)
+    assert tracker.end() == 0
     before = {name: history(uri, run) for name, run in runs(uri).items()}
     assert list(outbox.glob("*.json")) == []
 
     for name, content in kept.items():
         (outbox / name).write_bytes(content)
     again = new()
-    again.start(PARAMETERS)
-    again.evaluation(evaluation(1))  # the restarted search queues it once more
-    assert again.finish() == 0
+    again.begin(PARAMETERS)
+    again.outcome(evaluation(1))  # the restarted search queues it once more
+    assert again.end() == 0
     assert again.refused == 0
     assert {name: history(uri, run) for name, run in runs(uri).items()} == before
 
 
-def test_kill_while_a_run_is_filled(new: Callable[..., Tracker], uri: str, tmp_path: Path) -> None:
+def test_kill_while_a_run_is_filled(
+    new: Callable[..., MlflowTracker], uri: str, tmp_path: Path
+) -> None:
     """The run exists, RUNNING with half of its content, and the record is still there."""
     done = new()
-    done.evaluation(evaluation(1))
+    done.outcome(evaluation(1))
     outbox = tmp_path / "first" / "outbox"
     [path] = outbox.glob("*.json")
     name, content = path.name, path.read_bytes()
-    done.start(PARAMETERS)
-    done.finish()
+    done.begin(PARAMETERS)
+    done.end()
     run = runs(uri)[architecture(1).id]
     whole = history(uri, run)
     with sqlite3.connect(tmp_path / "mlflow.db") as database:
@@ -218,8 +225,8 @@ def test_kill_while_a_run_is_filled(new: Callable[..., Tracker], uri: str, tmp_p
         )
     (outbox / name).write_bytes(content)
     again = new()
-    again.start(PARAMETERS)
-    again.finish()
+    again.begin(PARAMETERS)
+    again.end()
     found = runs(uri)[architecture(1).id]
     assert found.info.run_id == run.info.run_id
     assert found.info.status == "FINISHED"
@@ -231,12 +238,12 @@ def test_kill_while_a_run_is_filled(new: Callable[..., Tracker], uri: str, tmp_p
 
 @pytest.mark.parametrize("evaluation_of_it", ["the same", "none", "of another recipe"])
 def test_run_created_twice_by_a_lost_answer(
-    new: Callable[..., Tracker], uri: str, evaluation_of_it: str
+    new: Callable[..., MlflowTracker], uri: str, evaluation_of_it: str
 ) -> None:
     tracker = new()
-    tracker.start(PARAMETERS)
-    tracker.evaluation(evaluation(1))
-    tracker.finish()
+    tracker.begin(PARAMETERS)
+    tracker.outcome(evaluation(1))
+    tracker.end()
     run = runs(uri)[architecture(1).id]
     tags = {k: v for k, v in run.data.tags.items() if k.startswith("theseus.")}
     if evaluation_of_it == "none":
@@ -247,29 +254,29 @@ def test_run_created_twice_by_a_lost_answer(
     double = client.create_run(run.info.experiment_id, tags=tags, run_name=run.info.run_name)
     mine = client.create_run(run.info.experiment_id, tags={"theseus.search": "first"})
     again = new()
-    again.start(PARAMETERS)
-    again.finish()
+    again.begin(PARAMETERS)
+    again.end()
     assert runs(uri)[architecture(1).id].info.run_id == run.info.run_id
     assert client.get_run(double.info.run_id).info.lifecycle_stage == "deleted"
     assert client.get_run(mine.info.run_id).info.lifecycle_stage == "active"
 
 
-def test_going_on_reopens_the_search(new: Callable[..., Tracker], uri: str) -> None:
+def test_going_on_reopens_the_search(new: Callable[..., MlflowTracker], uri: str) -> None:
     tracker = new()
-    tracker.start(PARAMETERS)
-    tracker.evaluation(evaluation(1))
-    tracker.front([architecture(1).id], {"hypervolume": 0.5}, step=1)
-    tracker.finish("KILLED")
+    tracker.begin(PARAMETERS)
+    tracker.outcome(evaluation(1))
+    tracker.front(FrontNow((architecture(1).id,), {"hypervolume": 0.5}, step=1))
+    tracker.end("KILLED")
     first = runs(uri)["first"]
     assert first.info.status == "KILLED"
 
     again = new()
-    again.start({**PARAMETERS, "trials": 9})
+    again.begin({**PARAMETERS, "trials": 9})
     wait_for(lambda: again.pending == 0)
     assert runs(uri)["first"].info.status == "RUNNING"
-    again.evaluation(evaluation(2))
-    again.front([architecture(1).id, architecture(2).id], {"hypervolume": 0.7}, step=2)
-    again.finish()
+    again.outcome(evaluation(2))
+    again.front(FrontNow((architecture(1).id, architecture(2).id), {"hypervolume": 0.7}, step=2))
+    again.end()
     found = runs(uri)
     assert found["first"].info.run_id == first.info.run_id
     assert found["first"].info.status == "FINISHED"
@@ -280,14 +287,16 @@ def test_going_on_reopens_the_search(new: Callable[..., Tracker], uri: str) -> N
     assert set(on_front) == {architecture(1).id, architecture(2).id}
 
 
-def test_result_after_failure_and_another_recipe(new: Callable[..., Tracker], uri: str) -> None:
+def test_result_after_failure_and_another_recipe(
+    new: Callable[..., MlflowTracker], uri: str
+) -> None:
     tracker = new()
-    tracker.start(PARAMETERS)
-    tracker.failure(failure(1))
-    tracker.evaluation(evaluation(1))
-    tracker.failure(failure(1))  # stale: the result stands
-    tracker.evaluation(evaluation(1, accuracy=0.95, recipe="longer"))
-    assert (tracker.finish(), tracker.refused) == (0, 0)
+    tracker.begin(PARAMETERS)
+    tracker.outcome(failure(1))
+    tracker.outcome(evaluation(1))
+    tracker.outcome(failure(1))  # stale: the result stands
+    tracker.outcome(evaluation(1, accuracy=0.95, recipe="longer"))
+    assert (tracker.end(), tracker.refused) == (0, 0)
     run = runs(uri)[architecture(1).id]
     assert run.info.status == "FINISHED"
     assert "theseus.failure" not in run.data.tags
@@ -296,17 +305,17 @@ def test_result_after_failure_and_another_recipe(new: Callable[..., Tracker], ur
 
 
 def test_a_stopped_candidate_is_a_killed_run_off_the_front(
-    new: Callable[..., Tracker], uri: str
+    new: Callable[..., MlflowTracker], uri: str
 ) -> None:
     at_rung = evaluation(1, accuracy=0.85)
     stopped = Stopped("epoch_1", at_rung, {"val_accuracy": 0.9}, 77)
     tracker = new()
-    tracker.start(PARAMETERS)
-    tracker.stopped(stopped)
-    tracker.evaluation(evaluation(2))
-    tracker.front([architecture(2).id], {"trials_stopped": 1}, step=2)
-    tracker.stopped(stopped)  # told again after a restart
-    assert (tracker.finish(), tracker.refused) == (0, 0)
+    tracker.begin(PARAMETERS)
+    tracker.outcome(stopped)
+    tracker.outcome(evaluation(2))
+    tracker.front(FrontNow((architecture(2).id,), {"trials_stopped": 1}, step=2))
+    tracker.outcome(stopped)  # told again after a restart
+    assert (tracker.end(), tracker.refused) == (0, 0)
     run = runs(uri)[architecture(1).id]
     assert run.info.status == "KILLED"
     assert run.data.tags["theseus.stopped"] == "epoch_1"
@@ -315,15 +324,15 @@ def test_a_stopped_candidate_is_a_killed_run_off_the_front(
     assert history(uri, run)["predicted_val_accuracy"] == [(0, 0.9)]
 
     later = new()
-    later.start(PARAMETERS)
-    later.evaluation(at_rung)  # its own result is there after all
-    later.stopped(stopped)
-    assert (later.finish(), later.refused) == (0, 0)
+    later.begin(PARAMETERS)
+    later.outcome(at_rung)  # its own result is there after all
+    later.outcome(stopped)
+    assert (later.end(), later.refused) == (0, 0)
     run = runs(uri)[architecture(1).id]
     assert run.info.status == "FINISHED" and "theseus.stopped" not in run.data.tags
 
 
-def test_long_curves_and_texts_fit_mlflow(new: Callable[..., Tracker], uri: str) -> None:
+def test_long_curves_and_texts_fit_mlflow(new: Callable[..., MlflowTracker], uri: str) -> None:
     long = Architecture(
         tuple(BlockChoice(Span(i, i + 1), "b" * 90, (("hidden", i),)) for i in range(80))
     )
@@ -332,9 +341,9 @@ def test_long_curves_and_texts_fit_mlflow(new: Callable[..., Tracker], uri: str)
         long, "full", 1, {"val_accuracy": float("nan")}, Cost(1, 1), 1, 0.1, curve, ("n" * 9000,)
     )
     tracker = new()
-    tracker.start({f"setting_{i}": i for i in range(230)})
-    tracker.evaluation(item)
-    assert (tracker.finish(), tracker.refused) == (0, 0)
+    tracker.begin({f"setting_{i}": i for i in range(230)})
+    tracker.outcome(item)
+    assert (tracker.end(), tracker.refused) == (0, 0)
     found = runs(uri)
     assert len(found["first"].data.params) == 230
     assert len(long.blocks) > 6000 == len(found[long.id].data.params["blocks"])
@@ -342,17 +351,17 @@ def test_long_curves_and_texts_fit_mlflow(new: Callable[..., Tracker], uri: str)
 
 
 def test_refused_record_is_set_aside(
-    new: Callable[..., Tracker], uri: str, tmp_path: Path, caplog: pytest.LogCaptureFixture
+    new: Callable[..., MlflowTracker], uri: str, tmp_path: Path, caplog: pytest.LogCaptureFixture
 ) -> None:
     bad = evaluation(1)
     bad = Evaluation.from_json({**bad.to_json(), "metrics": {"val|accuracy": 0.5}})
     tracker = new()
-    tracker.start(PARAMETERS)
+    tracker.begin(PARAMETERS)
     with caplog.at_level(logging.WARNING):
-        tracker.evaluation(bad)
-        tracker.artifacts(tmp_path, ["absent.html"], None, None)
-        tracker.evaluation(evaluation(2))
-        assert tracker.finish() == 0
+        tracker.outcome(bad)
+        tracker.results(Results({}, {}, (ResultFiles(tmp_path, ("absent.html",)),)))
+        tracker.outcome(evaluation(2))
+        assert tracker.end() == 0
     assert tracker.refused == 2
     reasons = [p.read_text() for p in (tmp_path / "first/outbox/refused").glob("*.reason.txt")]
     assert any("val|accuracy" in reason for reason in reasons)
@@ -364,14 +373,16 @@ def test_refused_record_is_set_aside(
     assert found[architecture(2).id].info.status == "FINISHED"
 
 
-def backlog(tracker: Tracker, count: int) -> None:
+def backlog(tracker: MlflowTracker, count: int) -> None:
     for width in range(1, count + 1):
-        tracker.evaluation(evaluation(width))
-        tracker.front([architecture(width).id], {"hypervolume": width / count}, step=width)
+        tracker.outcome(evaluation(width))
+        tracker.front(
+            FrontNow((architecture(width).id,), {"hypervolume": width / count}, step=width)
+        )
 
 
 def test_fronts_that_wait_are_told_in_one_call(
-    new: Callable[..., Tracker], uri: str, monkeypatch: pytest.MonkeyPatch
+    new: Callable[..., MlflowTracker], uri: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     count = tracker_module.TOGETHER + 10
     backlog(new(), count)
@@ -384,8 +395,8 @@ def test_fronts_that_wait_are_told_in_one_call(
 
     monkeypatch.setattr(MlflowClient, "log_batch", counted)
     tracker = new()
-    tracker.start(PARAMETERS)
-    assert tracker.finish() == 0
+    tracker.begin(PARAMETERS)
+    assert tracker.end() == 0
     assert told == [tracker_module.TOGETHER + 1, 9]
     found = runs(uri)
     assert len(found) == count + 1
@@ -397,14 +408,14 @@ def test_fronts_that_wait_are_told_in_one_call(
 
 @pytest.mark.parametrize("refused", [1, 7, 12])
 def test_of_fronts_told_together_only_the_refused_one_is_set_aside(
-    new: Callable[..., Tracker], uri: str, tmp_path: Path, refused: int
+    new: Callable[..., MlflowTracker], uri: str, tmp_path: Path, refused: int
 ) -> None:
     backlog(new(), 12)
     [strange] = (tmp_path / "first" / "outbox").glob(f"*{2 * refused:03d}-front.json")
     strange.write_text('{"kind": "strange", "time_ms": 1}')
     tracker = new()
-    tracker.start(PARAMETERS)
-    assert (tracker.finish(), tracker.refused, tracker.pending) == (0, 1, 0)
+    tracker.begin(PARAMETERS)
+    assert (tracker.end(), tracker.refused, tracker.pending) == (0, 1, 0)
     found = runs(uri)
     assert {run.info.status for run in found.values()} == {"FINISHED"} and len(found) == 13
     steps = [width for width in range(1, 13) if width != refused]
@@ -414,7 +425,7 @@ def test_of_fronts_told_together_only_the_refused_one_is_set_aside(
 
 
 def test_what_is_stopped_while_fronts_are_held_is_told_by_the_next_start(
-    new: Callable[..., Tracker], uri: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    new: Callable[..., MlflowTracker], uri: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     backlog(new(), 6)
 
@@ -429,58 +440,60 @@ def test_what_is_stopped_while_fronts_are_held_is_told_by_the_next_start(
     with monkeypatch.context() as broken:
         broken.setattr(MlflowClient, "set_terminated", once)
         first = new()
-        first.start(PARAMETERS)
+        first.begin(PARAMETERS)
         wait_for(lambda: len(first._held) == 1)
-        assert first.finish("KILLED", timeout_s=0.2) == first.pending == 13
+        assert first.end("KILLED", timeout_s=0.2) == first.pending == 13
     assert len(list((tmp_path / "first" / "outbox").glob("*.json"))) == 13
     again = new()
-    again.start(PARAMETERS)
-    assert (again.finish(), again.refused) == (0, 0)
+    again.begin(PARAMETERS)
+    assert (again.end(), again.refused) == (0, 0)
     found = runs(uri)
     assert history(uri, found["first"])["hypervolume"] == [(n, n / 6) for n in range(1, 7)]
 
 
 def test_numbers_go_on_after_refused_and_delivered(
-    new: Callable[..., Tracker], tmp_path: Path
+    new: Callable[..., MlflowTracker], tmp_path: Path
 ) -> None:
     refused = tmp_path / "first" / "outbox" / "refused"
     refused.mkdir(parents=True)
     (refused / "000000000041-front.json").write_text("{}")
     tracker = new()
-    tracker.evaluation(evaluation(1))
+    tracker.outcome(evaluation(1))
     assert [p.name for p in refused.parent.glob("*.json")] == ["000000000042-evaluation.json"]
     assert tracker.pending == 1
     assert new().pending == 1
 
 
-def test_run_deleted_by_hand_does_not_stop_the_front(new: Callable[..., Tracker], uri: str) -> None:
+def test_run_deleted_by_hand_does_not_stop_the_front(
+    new: Callable[..., MlflowTracker], uri: str
+) -> None:
     tracker = new()
-    tracker.start(PARAMETERS)
-    tracker.evaluation(evaluation(1))
-    tracker.evaluation(evaluation(2))
+    tracker.begin(PARAMETERS)
+    tracker.outcome(evaluation(1))
+    tracker.outcome(evaluation(2))
     wait_for(lambda: tracker.pending == 0)
     MlflowClient(uri).delete_run(runs(uri)[architecture(1).id].info.run_id)
-    tracker.front([architecture(1).id, architecture(2).id], {"hypervolume": 0.5}, step=1)
-    assert (tracker.finish(), tracker.refused) == (0, 0)
+    tracker.front(FrontNow((architecture(1).id, architecture(2).id), {"hypervolume": 0.5}, step=1))
+    assert (tracker.end(), tracker.refused) == (0, 0)
     assert set(runs(uri, "tags.\"theseus.front\" = 'true'")) == {architecture(2).id}
 
 
 def test_experiment_and_server_from_the_environment(
-    new: Callable[..., Tracker], uri: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    new: Callable[..., MlflowTracker], uri: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setenv("MLFLOW_TRACKING_URI", uri)
     monkeypatch.setenv("MLFLOW_EXPERIMENT_NAME", "mine")
-    tracker = Tracker("named", tmp_path / "outbox", tmp_path / "runs.json")
-    tracker.start(PARAMETERS)
-    assert tracker.finish() == 0
+    tracker = MlflowTracker("named", tmp_path / "outbox", tmp_path / "runs.json")
+    tracker.begin(PARAMETERS)
+    assert tracker.end() == 0
     assert set(runs(uri, experiment="mine")) == {"named"}
 
 
-def test_wrong_arguments(new: Callable[..., Tracker], tmp_path: Path) -> None:
+def test_wrong_arguments(new: Callable[..., MlflowTracker], tmp_path: Path) -> None:
     with pytest.raises(ValueError, match="quotes"):
-        Tracker("it's", tmp_path, tmp_path / "runs.json")
+        MlflowTracker("it's", tmp_path, tmp_path / "runs.json")
     with pytest.raises(ValueError, match="FINISHED, FAILED, KILLED"):
-        new().finish("DONE")
+        new().end("DONE")  # type: ignore[arg-type]
 
 
 @pytest.mark.slow
@@ -488,10 +501,10 @@ def test_first_use_is_quiet(tmp_path: Path) -> None:
     """A fresh database is migrated without a word, in a process of its own."""
     program = (
         "from pathlib import Path\n"
-        "from nas_theseus.services.mlflow import Tracker\n"
-        "tracker = Tracker('quiet', Path('outbox'), Path('runs.json'))\n"
-        "tracker.start({'a': 1})\n"
-        "assert tracker.finish() == 0\n"
+        "from nas_theseus.services.mlflow import MlflowTracker\n"
+        "tracker = MlflowTracker('quiet', Path('outbox'), Path('runs.json'))\n"
+        "tracker.begin({'a': 1})\n"
+        "assert tracker.end() == 0\n"
     )
     skipped = ("MLFLOW_", "PYTHONWARNINGS")
     environment = {k: v for k, v in os.environ.items() if not k.startswith(skipped)}
@@ -507,3 +520,24 @@ def test_first_use_is_quiet(tmp_path: Path) -> None:
     )
     assert (done.returncode, done.stdout, done.stderr) == (0, "", "")
     assert (tmp_path / "mlflow.db").is_file()
+
+
+def test_a_resumed_search_sends_what_has_no_run(new: Callable[..., MlflowTracker]) -> None:
+    tracker = new()
+    tracker.begin(PARAMETERS)
+    assert not tracker.has(evaluation(1))
+    tracker.outcome(evaluation(1))
+    tracker.end("KILLED")
+    again = new()
+    again.begin(PARAMETERS)
+    assert again.has(evaluation(1)) and not again.has(evaluation(2))
+
+
+def test_the_register_makes_it_for_a_search(uri: str, tmp_path: Path) -> None:
+    context = TrackerContext("one", "me-1", tmp_path, tmp_path / "outbox", tmp_path / "runs.json")
+    tracker = TRACKERS["mlflow"](context)
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("MLFLOW_TRACKING_URI", uri)
+        tracker.begin(PARAMETERS)
+        assert tracker.end("FINISHED") == 0
+    assert runs(uri)["one"].data.tags["theseus.identity"] == "me-1"

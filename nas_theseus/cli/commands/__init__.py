@@ -1,0 +1,1 @@
+"""The commands, one file each: reads arguments, calls `nas_theseus.api`, prints."""

@@ -1,0 +1,30 @@
+"""``nas-theseus check``: every mistake of a search space."""
+
+from __future__ import annotations
+
+from rich.console import Console
+
+from nas_theseus.cli.options import SpaceFile
+
+
+def command(space: SpaceFile) -> None:
+    """Every mistake of a search space at once, before any training; its size and cost range."""
+    from nas_theseus.cli.tables import plain_table
+    from nas_theseus.costs.table import CostTable
+    from nas_theseus.search.beginning import refuse_mistakes
+    from nas_theseus.search.figures import short_count
+    from nas_theseus.space.load import load_space
+    from nas_theseus.space.search_space import COSTS
+
+    found = load_space(space)
+    refuse_mistakes(found, str(space))
+    found.task.data_hash()
+    table = CostTable(found)
+    guide = table.of_parts().known()
+    rows = [
+        [name, *(short_count(v) for v in table.range(name)), short_count(guide[name])]
+        for name in COSTS
+    ]
+    console = Console()
+    console.print(f"{space}: no mistakes; {found.count():,} architectures", highlight=False)
+    console.print(plain_table("cost range", ["cost", "cheapest", "dearest", "guide"], rows))

@@ -1,0 +1,100 @@
+"""``nas-theseus search``: run a search, or continue one."""
+
+from __future__ import annotations
+
+from typing import Annotated
+
+import typer
+
+from nas_theseus.cli.options import (
+    DEFAULT_STORAGE,
+    AcceleratorOption,
+    AddressOption,
+    CpusOption,
+    ExecutorOption,
+    GpusOption,
+    LibraryOption,
+    ParallelOption,
+    SpaceFile,
+    StorageOption,
+    StudyOption,
+)
+from nas_theseus.values.registers import SAMPLERS, TRACKERS
+
+
+def command(
+    space: SpaceFile,
+    name: Annotated[
+        str | None,
+        typer.Option(help="Name of the search; an existing one continues. Default: the file's."),
+    ] = None,
+    trials: Annotated[int, typer.Option(help="Architectures to evaluate in all.")] = 20,
+    parallel: ParallelOption = "auto",
+    time_budget: Annotated[
+        float | None, typer.Option(help="Seconds after which no new trial starts.")
+    ] = None,
+    storage: StorageOption = DEFAULT_STORAGE,
+    study: StudyOption = None,
+    sampler: Annotated[
+        str | None, typer.Option(help=f"Who proposes: {SAMPLERS.one_of}. Default: theseus.")
+    ] = None,
+    seed: Annotated[int | None, typer.Option(help="Seed of proposals and trials.")] = None,
+    suggestions: Annotated[
+        int | None,
+        typer.Option(help="Begin with so many architectures whose blocks, stitched in, fit best."),
+    ] = None,
+    library: LibraryOption = None,
+    no_library: Annotated[
+        bool, typer.Option("--no-library", help="Convert every candidate by itself.")
+    ] = False,
+    no_rungs: Annotated[
+        bool, typer.Option("--no-rungs", help="Train every candidate to the end.")
+    ] = False,
+    tracker: Annotated[
+        list[str] | None,
+        typer.Option(
+            help=f"Where results are recorded: {TRACKERS.one_of}; may be repeated. Default: mlflow."
+        ),
+    ] = None,
+    executor: ExecutorOption = "ray",
+    address: AddressOption = None,
+    cpus_per_trial: CpusOption = 1.0,
+    gpus_per_trial: GpusOption = 0.0,
+    accelerator_type: AcceleratorOption = None,
+) -> None:
+    """Run a search, or continue the one of this name: finished trials are kept.
+
+    It begins with an estimate of how long it will take. Stop it at any moment with Ctrl-C or
+    kill; the same command continues it.
+    """
+    from nas_theseus.api.searching import settings_of
+    from nas_theseus.cli.show import show_search
+    from nas_theseus.errors import SpaceError
+    from nas_theseus.space.consent import remember
+    from nas_theseus.space.sources import gather
+
+    if no_library and library is not None:
+        raise SpaceError("search", ["--library and --no-library exclude each other"])
+    options = {
+        "name": name,
+        "trials": trials,
+        "parallel": parallel,
+        "time_budget_s": time_budget,
+        "storage": storage,
+        "study_url": study,
+        "sampler": sampler,
+        "seed": seed,
+        "suggestions": suggestions,
+        "library": False if no_library else library,
+        "rungs": False if no_rungs else None,
+        "trackers": tracker,
+        "executor": executor,
+        "address": address,
+        "cpus_per_trial": cpus_per_trial,
+        "gpus_per_trial": gpus_per_trial,
+        "accelerator_type": accelerator_type,
+    }
+    settings = settings_of(space, options, "search")
+    sources = gather(space)
+    remember(sources)
+    show_search(sources, settings)

@@ -1,0 +1,87 @@
+"""Tables of the terminal, drawn by rich."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+from rich.table import Table
+
+from nas_theseus.search.figures import short_count
+
+MIN_BLOCKS = 10  # columns below which a list of blocks says nothing
+
+
+def front_table(rows: Sequence[Mapping[str, Any]], title: str, width: int) -> Table:
+    """The front, one line a member; block lists are cut to the terminal, `--json` has all.
+
+    Args:
+        rows: as `front.front_rows` gives them.
+        width: columns of the terminal; in a narrow one names are broken at their underscores, and
+            blocks are left out where there is no room for them.
+    """
+    left_out = ("pairing", "blocks", "train_macs_spent", "seconds", "run_id")
+    names = [
+        name
+        for name in (rows[0] if rows else {})
+        if name not in left_out and not name.endswith(("_p10", "_p90"))
+    ]
+    cells = [[figure(name, row.get(name)) for name in names] for row in rows]
+    broken = [name.replace("_", "_\n") for name in names]
+    headings = names if _room(names, cells, width) >= MIN_BLOCKS else broken
+    room = _room(headings, cells, width)
+    table = Table(title=title, title_justify="left")
+    for heading in headings:
+        table.add_column(heading, justify="right", no_wrap=True)
+    if room >= MIN_BLOCKS:
+        table.add_column("blocks", overflow="ellipsis", no_wrap=True, width=room)
+        cells = [[*line, row["blocks"]] for row, line in zip(rows, cells, strict=True)]
+    for line in cells:
+        table.add_row(*line)
+    return table
+
+
+def predicted_table(
+    rows: Sequence[Mapping[str, Any]], metric: str, title: str, width: int
+) -> Table:
+    """Predictions, one line each, as `front_table`; rows as `budget.Answer.rows` gives them."""
+    shown = []
+    for row in rows:
+        quality = f"{row[f'predicted_{metric}']:.4f} ± {row['deviation']:.4f}"
+        costs = {name: row[name] for name in ("macs", "params")}
+        stored, lacking = row["blocks_in_library"], row["blocks_to_convert"]
+        shown.append(
+            {"architecture": row["architecture"], f"predicted_{metric}": quality, **costs}
+            | {"in_library": str(stored), "to_convert": str(lacking), "blocks": row["blocks"]}
+        )
+    return front_table(shown, title, width)
+
+
+def _room(headings: Sequence[str], cells: Sequence[Sequence[str]], width: int) -> int:
+    """Columns of the terminal left for one more column; every column has 3 of border and space."""
+    columns = zip(headings, *cells, strict=True)
+    taken = [max(len(line) for text in column for line in text.split("\n")) for column in columns]
+    return width - 1 - sum(length + 3 for length in taken) - 3
+
+
+def figure(name: str, value: Any) -> str:
+    """A number as people read it: counts in thousands, seconds with unit, shares with digits."""
+    if value is None:
+        return "-"
+    if isinstance(value, str):
+        return value
+    if name in ("macs", "params", "train_macs_spent", "peak_memory_bytes"):
+        return short_count(float(value))
+    if name == "seconds":
+        return f"{value:.1f}"
+    return f"{value:.4f}"
+
+
+def plain_table(title: str, columns: Sequence[str], rows: Sequence[Sequence[str]]) -> Table:
+    """A table whose first column is text and the others are figures."""
+    table = Table(title=title, title_justify="left")
+    for index, name in enumerate(columns):
+        table.add_column(name, justify="left" if index == 0 else "right", overflow="fold")
+    for row in rows:
+        table.add_row(*row)
+    return table

@@ -1,0 +1,82 @@
+"""Jobs one after the other in this process: for debuggers, notebooks and tests."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from nas_theseus.errors import ServiceError, StorageError
+from nas_theseus.search.executor import GoesOn, Job, Jobs, MakeWorker, Worker
+from nas_theseus.values.events import Ended, Reached
+from nas_theseus.values.settings import ExecutorSettings
+
+
+class InlineExecutor:
+    """Runs every job in this process; nothing is started, and errors have their own traceback.
+
+    Args:
+        settings: only the resources of a trial are used.
+        log: not used.
+    """
+
+    slots = 1
+
+    def __init__(self, settings: ExecutorSettings, log: Path) -> None:
+        del log
+        self._settings = settings
+
+    def check(self) -> None:
+        """Refuse settings that need other processes, and a GPU that is not here.
+
+        Raises:
+            ServiceError: see above.
+        """
+        if self._settings.address is not None:
+            raise ServiceError(
+                "--executor inline runs jobs in this process, so it cannot join a cluster; leave "
+                "--address out, or use --executor ray"
+            )
+        if (self._settings.parallel or 1) > 1:
+            raise ServiceError(
+                f"--executor inline runs one job at a time, not {self._settings.parallel}; leave "
+                "--parallel out, or use --executor ray"
+            )
+        if self._settings.resources.gpus > 0 and not torch.cuda.is_available():
+            raise ServiceError("a trial asks for a GPU, but torch sees none on this machine")
+
+    def open(self) -> None:
+        """Nothing to start."""
+
+    def run(self, jobs: Jobs[Any], make_worker: MakeWorker, goes_on: GoesOn | None = None) -> None:
+        """As `search.executor.Executor.run`; torch's threads are put back afterwards."""
+        threads = torch.get_num_threads()
+        try:
+            worker = make_worker()
+            while (job := jobs.next()) is not None:
+                jobs.ended(job, _run(worker, job, jobs, goes_on))
+        finally:
+            torch.set_num_threads(threads)
+
+    def close(self) -> None:
+        """Nothing to end."""
+
+
+def _run(worker: Worker[Any], job: Job, jobs: Jobs[Any], goes_on: GoesOn | None) -> str | None:
+    """One job; returns why it failed."""
+    try:
+        for event in worker(job):
+            if isinstance(event, Ended):
+                return event.failure
+            if isinstance(event, Reached):
+                if goes_on is not None and not goes_on(event):
+                    return None
+            else:
+                jobs.reported(job, event)
+    except StorageError as error:
+        raise StorageError(f"{error}; then the same command continues from here") from error
+    return None
+
+
+MEMBER = InlineExecutor

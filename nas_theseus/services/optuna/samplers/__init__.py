@@ -1,0 +1,1 @@
+"""Samplers of proposals, one file each."""

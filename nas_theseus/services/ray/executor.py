@@ -1,0 +1,167 @@
+"""Ray Tune as an executor: on this machine, or on a cluster that it joins."""
+
+from __future__ import annotations
+
+import gc
+import os
+from contextlib import suppress
+from pathlib import Path
+from typing import Any
+
+import ray
+from ray import tune
+from ray.autoscaler.sdk import request_resources
+
+from nas_theseus.errors import ServiceError, TheseusError
+from nas_theseus.search.executor import GoesOn, Jobs, MakeWorker
+from nas_theseus.services.ray.log import divert_logging
+from nas_theseus.services.ray.nodes import check_nodes
+from nas_theseus.services.ray.requests import refuse_too_small, request_of, room
+from nas_theseus.services.ray.tune import JobSearcher, JobTrial, RungScheduler
+from nas_theseus.values.settings import ExecutorSettings
+
+
+class RayExecutor:
+    """Runs jobs as trials of Ray Tune.
+
+    Args:
+        settings: of one launch.
+        log: folder for Ray's messages and Tune's own files, on a path that all nodes share.
+    """
+
+    def __init__(self, settings: ExecutorSettings, log: Path) -> None:
+        self._settings = settings
+        self._log = log
+        self._trial = request_of(settings.resources)
+
+    @property
+    def slots(self) -> int:
+        """``settings.parallel``, or as many trials as the cluster has room for."""
+        if self._settings.parallel is not None:
+            return self._settings.parallel
+        return max(1, sum(room(node, self._trial) for node in _nodes()))
+
+    def check(self) -> None:
+        """Refuse to start on this machine with cores or GPUs that it does not have.
+
+        Raises:
+            ServiceError: a trial asks for more cores than there are, or for GPUs and torch sees
+                none.
+        """
+        if self._settings.address is not None:
+            return
+        import torch  # takes a second; a worker imports this module for other things
+
+        resources, cores = self._settings.resources, os.cpu_count() or 1
+        if resources.cpus > cores:
+            # Ray would believe it, and start a process for every core that it was promised.
+            raise ServiceError(
+                f"one trial asks for {resources.cpus:g} CPU cores, this machine has {cores}; "
+                "lower --cpus-per-trial, or join a cluster that has them with --address"
+            )
+        if resources.gpus > 0 and not torch.cuda.is_available():
+            raise ServiceError(
+                f"one trial asks for {resources.gpus:g} GPU, but torch sees none on this "
+                "machine; leave --gpus-per-trial out, or join a cluster that has some with "
+                "--address"
+            )
+
+    def open(self) -> None:
+        """Start Ray on this machine, on loopback, or join the cluster at ``settings.address``.
+
+        Ray's own messages go to ``<log>/ray.log`` and Ray's session folder, not to the terminal.
+
+        Raises:
+            ServiceError: the cluster cannot be reached, lacks what one trial asks for, or has
+                nodes that do not see the storage or have other versions.
+        """
+        divert_logging(self._log / "ray.log")
+        address = self._settings.address
+        try:
+            if address is None:
+                self._start()
+            else:
+                environment = {"env_vars": {"RAY_CHDIR_TO_TRIAL_DIR": "0"}}
+                ray.init(address=address, log_to_driver=False, runtime_env=environment)
+        except Exception as error:  # Ray raises many kinds here, OSError to RuntimeError
+            raise _unreachable(address, error) from error
+        try:
+            refuse_too_small(_nodes(), self._trial)
+            if address is not None:
+                check_nodes(self._log)
+        except ServiceError:
+            self.close()
+            raise
+        if address is not None and self._settings.parallel is not None:
+            # An autoscaler starts nodes for them; where there is none, nothing happens.
+            request_resources(bundles=[self._trial] * self._settings.parallel)
+
+    def _start(self) -> None:
+        wanted = self._settings.resources.cpus * (self._settings.parallel or 1)
+        ray.init(
+            address="local",
+            num_cpus=int(max(wanted, os.cpu_count() or 1)),
+            include_dashboard=False,
+            log_to_driver=False,
+            # Ray puts the machine's outward address in place of 127.0.0.1; this one stays.
+            _node_ip_address="127.0.0.2",
+        )
+
+    def run(self, jobs: Jobs[Any], make_worker: MakeWorker, goes_on: GoesOn | None = None) -> None:
+        """As `search.executor.Executor.run`; an interrupt ends the trials and is raised again."""
+        parameters = tune.with_parameters(JobTrial, make_worker=make_worker)
+        tuner = tune.Tuner(
+            tune.with_resources(parameters, self._trial),
+            tune_config=tune.TuneConfig(
+                search_alg=JobSearcher(jobs, self._settings.max_failures),
+                scheduler=None if goes_on is None else RungScheduler(goes_on),
+                num_samples=-1,
+                max_concurrent_trials=self.slots,
+                reuse_actors=True,
+                trial_dirname_creator=lambda trial: str(trial.trial_id),
+            ),
+            run_config=tune.RunConfig(
+                name="tune", storage_path=str(self._log.resolve()), verbose=0
+            ),
+        )
+        try:
+            tuner.fit()
+        except (TheseusError, KeyboardInterrupt):
+            raise
+        except Exception as error:
+            cause: BaseException | None = error
+            while cause is not None:
+                if isinstance(cause, TheseusError):
+                    raise cause from None  # Tune's own has our traceback as its text
+                cause = cause.__cause__ or cause.__context__
+            raise ServiceError(f"Ray Tune stopped: {type(error).__name__}: {error}") from error
+
+    def close(self) -> None:
+        """End what `open` began; nodes that an autoscaler started for it may go."""
+        if ray.is_initialized():
+            with suppress(Exception):  # the cluster may be gone
+                request_resources(bundles=[])
+        # A handle that another thread's garbage collection frees while Ray shuts down ends the
+        # process.
+        gc.collect()
+        collecting = gc.isenabled()
+        gc.disable()
+        try:
+            ray.shutdown()
+        finally:
+            if collecting:
+                gc.enable()
+
+
+def _nodes() -> list[dict[str, Any]]:
+    return [node for node in ray.nodes() if node["Alive"]]  # type: ignore[no-untyped-call]
+
+
+def _unreachable(address: str | None, error: Exception) -> ServiceError:
+    if address is None:
+        what = "started"
+        remedy = "Run the same command again; on a busy machine wait until it is less so"
+    else:
+        what = f"reached at {address}"
+        remedy = "Check the address (ray status), or leave --address out to run on this machine"
+    return ServiceError(f"Ray cannot be {what}: {str(error).rstrip('.')}. {remedy}")

@@ -1,0 +1,64 @@
+"""What one trial asks for, which nodes of a cluster have it, and how many trials fit."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+from nas_theseus.errors import ServiceError
+from nas_theseus.values.resources import Resources
+
+UNITS = ("CPU", "GPU")
+# Ray's resource that says which accelerators a node has; every node has 1 of its own types.
+LABEL = "accelerator_type:"
+# As Ray itself asks for a type: next to nothing of it.
+LABEL_SHARE = 0.001
+# Of a node, as `ray.nodes` gives it.
+Node = Mapping[str, Any]
+
+
+def request_of(resources: Resources) -> dict[str, float]:
+    """What one trial asks for, by Ray's names."""
+    asked = {"CPU": resources.cpus, "GPU": resources.gpus}
+    if resources.accelerator_type is not None:
+        asked[LABEL + resources.accelerator_type] = LABEL_SHARE
+    return {name: wanted for name, wanted in asked.items() if wanted}
+
+
+def room(node: Node, trial: Mapping[str, float]) -> int:
+    """How many trials a node holds at once."""
+    return min(_fit(node["Resources"].get(name, 0.0), name, share) for name, share in trial.items())
+
+
+def _fit(have: float, name: str, share: float) -> int:
+    if name == "GPU" and share < 1:
+        return int(have) * int(1 / share)  # a trial's share is of one GPU, never of two
+    return int(have / share)
+
+
+def refuse_too_small(nodes: Sequence[Node], trial: Mapping[str, float]) -> None:
+    """Refuse at once, with what there is, where no node can hold one trial.
+
+    Raises:
+        ServiceError: none can; in a cluster that scales itself, none that runs now.
+    """
+    if any(room(node, trial) for node in nodes):
+        return
+    asked = " and ".join(f"{wanted:g} {name}" for name, wanted in trial.items() if name in UNITS)
+    kinds = [name.removeprefix(LABEL) for name in trial if name.startswith(LABEL)]
+    asked += "".join(f" of type {kind}" for kind in kinds)
+    has = "; ".join(f"{node['NodeManagerAddress']} {_told(node)}" for node in nodes)
+    other = ", give another --accelerator-type" if kinds else ""
+    raise ServiceError(
+        f"one trial asks for {asked} on one node, and no node of the cluster has that: {has}. "
+        f"Lower --cpus-per-trial or --gpus-per-trial{other}, or add such a node (an autoscaler "
+        "needs min_workers: 1 of its kind)"
+    )
+
+
+def _told(node: Node) -> str:
+    """A node's processors, and the type of its GPUs, for people."""
+    have = node["Resources"]
+    kinds = [name.removeprefix(LABEL) for name in have if name.startswith(LABEL)]
+    told = ", ".join(f"{have.get(unit, 0):g} {unit}" for unit in UNITS)
+    return told + (f" ({', '.join(kinds)})" if kinds else "")

@@ -1,0 +1,166 @@
+"""Jobs as trials of Ray Tune, through Tune's own plug-in points."""
+
+from __future__ import annotations
+
+import json
+from collections import Counter
+from collections.abc import Iterator, Mapping
+from importlib import import_module
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from ray import tune
+from ray.tune.schedulers import FIFOScheduler, TrialScheduler
+from ray.tune.search import Searcher
+
+from nas_theseus.errors import StorageError, TheseusError
+from nas_theseus.values.events import Ended, Reached
+from nas_theseus.values.ids import canonical_json
+from nas_theseus.values.outcomes import Evaluation
+
+# A worker imports this module, and torch only with the work that needs it.
+if TYPE_CHECKING:
+    from ray.tune.execution.tune_controller import TuneController
+    from ray.tune.experiment import Trial
+
+    from nas_theseus.search.executor import GoesOn, Job, Jobs, MakeWorker
+
+
+class JobSearcher(Searcher):
+    """A Tune Searcher that hands out jobs; proposals are made elsewhere.
+
+    It also runs a job again whose worker died: Tune's own retries leave out a trial that dies
+    while its actor is being set up or taken over from another trial.
+    """
+
+    def __init__(self, jobs: Jobs[Any], max_failures: int) -> None:
+        super().__init__()
+        self._jobs = jobs
+        self._max_failures = max_failures
+        self._running: dict[str, Job] = {}
+        self._again: list[Job] = []
+        self._failures: Counter[str] = Counter()
+        self._stopped: TheseusError | None = None
+
+    # Tune's annotation leaves out FINISHED, which its documentation names.
+    def suggest(self, trial_id: str) -> dict[str, Any] | str | None:  # type: ignore[override]
+        job = self._again.pop(0) if self._again else self._jobs.next()
+        if job is None:
+            # While a job runs it may have to be run again, and FINISHED is for good.
+            return None if self._running else str(Searcher.FINISHED)
+        self._running[trial_id] = job
+        return packed(job)
+
+    def on_trial_result(self, trial_id: str, result: dict[str, Any]) -> None:
+        if trial_id in self._running and "stage" in result:
+            self._jobs.reported(self._running[trial_id], result["stage"])
+
+    def on_trial_complete(
+        self, trial_id: str, result: dict[str, Any] | None = None, error: bool = False
+    ) -> None:
+        if self._stopped is not None:
+            # Tune takes what is raised here for the trial's own error, and reports its end again.
+            raise self._stopped
+        try:
+            self._end(self._running.pop(trial_id), result or {}, error)
+        except TheseusError as stopped:
+            self._stopped = stopped
+            raise
+
+    def _end(self, job: Job, result: Mapping[str, Any], error: bool) -> None:
+        if not_saved := result.get("not_saved"):
+            # Reported to nobody: the same job comes first when the search continues.
+            raise StorageError(f"{not_saved}; then the same command continues from here")
+        if error:
+            self._failures[job.id] += 1
+            if self._failures[job.id] <= self._max_failures:
+                self._jobs.reported(job, "again")
+                self._again.append(job)
+                return
+        died = f"its worker died {self._failures[job.id]} times"
+        self._jobs.ended(job, died if error else result.get("failure"))
+
+    def __getstate__(self) -> dict[str, Any]:
+        # Tune pickles its settings for a restore that is never used; what runs here stays here.
+        return {}
+
+    def save(self, checkpoint_path: str) -> None:
+        """Nothing: the study is the truth of proposals, and Tune's restore is never used."""
+        Path(checkpoint_path).touch()
+
+    def restore(self, checkpoint_path: str) -> None:
+        """Nothing; see `save`."""
+
+
+class RungScheduler(FIFOScheduler):
+    """A Tune scheduler that stops a trial at a rung, when the search says so."""
+
+    def __init__(self, goes_on: GoesOn) -> None:
+        super().__init__()  # type: ignore[no-untyped-call]
+        self._goes_on = goes_on
+
+    def on_trial_result(
+        self, tune_controller: TuneController, trial: Trial, result: dict[str, Any]
+    ) -> str:
+        if "rung" not in result:
+            return TrialScheduler.CONTINUE
+        evaluation = Evaluation.from_json(json.loads(result["evaluation"]))
+        goes_on = self._goes_on(Reached(result["rung"], evaluation))
+        return TrialScheduler.CONTINUE if goes_on else TrialScheduler.STOP
+
+    def __getstate__(self) -> dict[str, Any]:
+        # As the Searcher's.
+        return {}
+
+
+class JobTrial(tune.Trainable):
+    """One job as a Tune trial; the process is used again for the next one, of any kind."""
+
+    # `tune.with_parameters` adds arguments to setup.
+    def setup(  # type: ignore[override]
+        self, config: dict[str, Any], make_worker: MakeWorker
+    ) -> None:
+        self._worker = make_worker()
+        self._events = self._begin(config)
+
+    def reset_config(self, new_config: dict[str, Any]) -> bool:
+        self._events = self._begin(new_config)
+        return True
+
+    def _begin(self, config: dict[str, Any]) -> Iterator[str | Reached | Ended]:
+        return iter(self._worker(unpacked(config)))
+
+    def step(self) -> dict[str, Any]:
+        """One event of the job, as Tune wants it."""
+        try:
+            event = next(self._events)
+        except StorageError as error:
+            return {"stage": "failed", "not_saved": str(error), "done": True}
+        if isinstance(event, Ended):
+            stage = "done" if event.failure is None else "failed"
+            return {"stage": stage, "failure": event.failure, "done": True}
+        if isinstance(event, str):
+            return {"stage": event, "done": False}
+        # As text: Tune flattens what is nested.
+        evaluation = canonical_json(event.evaluation.to_json())
+        return {"stage": event.rung, "rung": event.rung, "evaluation": evaluation, "done": False}
+
+    def save_checkpoint(self, checkpoint_dir: str) -> None:
+        """Nothing: an interrupted trial runs again from its start."""
+
+    def load_checkpoint(self, checkpoint: Any) -> None:
+        """Nothing; see `save_checkpoint`."""
+
+
+def packed(job: Job) -> dict[str, Any]:
+    """A job as a trial's configuration: where its class is, and what makes it again."""
+    kind = type(job)
+    return {f"{kind.__module__}:{kind.__qualname__}": job.to_json()}
+
+
+def unpacked(config: Mapping[str, Any]) -> Job:
+    """The inverse of `packed`."""
+    ((place, data),) = config.items()
+    module, _, name = place.partition(":")
+    job: Job = getattr(import_module(module), name).from_json(data)
+    return job

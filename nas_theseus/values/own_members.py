@@ -1,0 +1,170 @@
+"""Similarities and schedules that users bring: checked, registered, and named for recipes.
+
+A recipe holds the name of a similarity or schedule as text. An object of the user's own is
+registered, and the recipe holds ``<name>@<fingerprint>``: its id and the keys of its blocks then
+change with the object's code, and travel as JSON.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import inspect
+import re
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any
+
+from nas_theseus.errors import ConversionError, TheseusError
+from nas_theseus.values.registers import SCHEDULES, SIMILARITIES, Register
+
+_NAME = re.compile(r"[A-Za-z0-9_.-]+")
+
+
+@dataclass(frozen=True)
+class Kind:
+    """What an object must have to be a member of a register.
+
+    Attributes:
+        methods: arguments of each method.
+        facts: other attributes besides `name`.
+    """
+
+    register: Register
+    methods: Mapping[str, tuple[str, ...]]
+    facts: tuple[str, ...]
+
+
+SIMILARITY = Kind(
+    SIMILARITIES,
+    methods={"prepare": ("guide",), "loss": ("features", "prepared")},
+    facts=("aligned_basis", "minimum_examples"),
+)
+SCHEDULE = Kind(
+    SCHEDULES,
+    methods={"stages": ("order", "replaced")},
+    facts=("is_control", "fresh", "taught"),
+)
+
+
+def recorded_name(kind: Kind, given: object) -> str:
+    """The text that a recipe holds for a name or an object; a user's own object is registered.
+
+    Args:
+        given: a name from the register; a name with the fingerprint that a recipe recorded; an
+            object with what the kind asks for, or a class that makes one without arguments.
+
+    Returns:
+        The name of a member of the package; ``<name>@<fingerprint>`` of any other.
+
+    Raises:
+        UnknownNameError: no member has this name, or the object's name is taken.
+        ConversionError: the object lacks something, or has no fingerprint.
+    """
+    register = kind.register
+    name: object
+    if isinstance(given, str):
+        if given not in register.own:
+            register[given]  # raises where there is none
+            return given
+        name, member = given, _made(kind, register.own[given])
+    else:
+        member = _made(kind, given)
+        name = getattr(member, "name", None)
+        if name is None:
+            raise ConversionError(
+                f"a {register.kind} is a name ({register.one_of}) or an object of your own; "
+                f"{member!r} has no attribute 'name': give it one, such as name = \"mine\""
+            )
+    if not isinstance(name, str) or not _NAME.fullmatch(name):
+        raise ConversionError(
+            f"{name!r} cannot be the name of a {register.kind}: use letters, digits, '-', '_' "
+            "and '.'"
+        )
+    _check(kind, name, member)
+    # torch is imported for users' own members alone: commands that need none do not wait for it.
+    from nas_theseus.values.member_fingerprint import member_fingerprint
+
+    mark = member_fingerprint(register.kind, name, member)
+    register.add(name, member)
+    return register.add_version(name, mark, member)
+
+
+def with_options(register: Register, given: object, options: Mapping[str, Any]) -> Any:
+    """A member with some fields of its dataclass changed.
+
+    Args:
+        given: a name, or a member itself.
+        options: by field.
+
+    Raises:
+        UnknownNameError: no member has this name.
+        ConversionError: the member has no such option, or the value is out of range.
+    """
+    member: Any = register[given] if isinstance(given, str) else given
+    if isinstance(member, type):
+        member = member()
+    if not options:
+        return member
+    name = given if isinstance(given, str) else member.name
+    known = [
+        field.name
+        for field in (dataclasses.fields(member) if dataclasses.is_dataclass(member) else ())
+        if field.init and field.name != "name"
+    ]
+    if strange := sorted(set(options) - set(known)):
+        remedy = (
+            f"its options are {', '.join(known)}"
+            if known
+            else "its options are the fields of its dataclass, and it has none"
+        )
+        raise ConversionError(
+            f"{register.kind} {name!r} has no option {', '.join(strange)}; {remedy}"
+        )
+    try:
+        return dataclasses.replace(member, **options)
+    except TheseusError:
+        raise
+    except Exception as error:  # the user's class may raise anything
+        values = ", ".join(f"{option}={value!r}" for option, value in options.items())
+        raise ConversionError(
+            f"{register.kind} {name!r} refuses {values}: {type(error).__name__}: {error}"
+        ) from error
+
+
+def _made(kind: Kind, given: object) -> Any:
+    """The object itself, or what a class makes without arguments."""
+    if not isinstance(given, type):
+        return given
+    try:
+        return given()
+    except Exception as error:  # the user's class may raise anything
+        raise ConversionError(
+            f"{kind.register.kind} {given.__name__}: {given.__name__}() fails "
+            f"({type(error).__name__}: {error}); give an object instead of the class, or every "
+            "field a default"
+        ) from error
+
+
+def _check(kind: Kind, name: str, member: object) -> None:
+    """Refuse an object that lacks methods or attributes; all are reported together."""
+    lacking = []
+    for method, arguments in kind.methods.items():
+        found = getattr(member, method, None)
+        if not callable(found) or not _takes(found, len(arguments)):
+            lacking.append(f"a method {method}({', '.join(arguments)})")
+    lacking += [f"an attribute {fact!r}" for fact in kind.facts if not hasattr(member, fact)]
+    if lacking:
+        raise ConversionError(
+            f"{kind.register.kind} {name!r} ({type(member).__name__}) lacks {', '.join(lacking)}: "
+            f"add what is missing, as in nas_theseus/{kind.register.folder}"
+        )
+
+
+def _takes(method: Any, count: int) -> bool:
+    try:
+        inspect.signature(method).bind(*[None] * count)
+    except TypeError:
+        return False
+    except ValueError:  # built-in functions have no signature
+        return True
+    return True
