@@ -243,7 +243,7 @@ def test_a_worker_that_died_over_a_block_is_no_result(tmp_path: Path) -> None:
     assert list(bench.storage.block_outcomes()) == []
     bench.run()
     assert job not in bench.handed  # not in this run; a restart may try
-    assert Bench(tmp_path, slots=1).jobs.state.failed == 0
+    assert Bench(tmp_path, slots=1).status.progress.failed == 0
 
 
 @pytest.mark.parametrize("what", ["a block", "an architecture"])
