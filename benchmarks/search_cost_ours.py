@@ -30,6 +30,7 @@ from nas_theseus.searches.opening import reference_of
 from nas_theseus.searches.worker import Worker, WorkerSettings, worker_settings
 from nas_theseus.services.ray.executor import RayExecutor
 from nas_theseus.space.search_space import SearchSpace
+from nas_theseus.space.sources import Sources
 from nas_theseus.storage.whole_files import write_json
 from nas_theseus.tasks.score import score
 from nas_theseus.values.architecture import Architecture
@@ -148,8 +149,8 @@ def search(
     )
     driver = bare_driver(space, guide_quality, settings, {}, library)
     noted = NotedJobs(driver, space, CostTable(space), seconds)
-    text = space_text(regime, recipe)
-    made = worker_settings(space, (storage.space_file, text), storage, library, seed, Resources())
+    sources = Sources(str(storage.space_file), space_text(regime, recipe))
+    made = worker_settings(space, sources, storage, library, seed, Resources())
     executor = RayExecutor(ExecutorSettings(parallel=1), storage.log)
     executor.open()
     try:

@@ -16,7 +16,7 @@ from nas_theseus.conversion.guide_training import prepare_guide
 from nas_theseus.conversion.stage import Stage, stages
 from nas_theseus.conversion.target import Target, assemble
 from nas_theseus.errors import ConversionError, SpaceError, StorageError
-from nas_theseus.export.member import MEMBER_FILES, read_architecture, write_member
+from nas_theseus.export.member import member_files, read_architecture, write_member
 from nas_theseus.guide.weights import plain_state
 from nas_theseus.library.store import Library
 from nas_theseus.pictures.of_conversion import (
@@ -33,6 +33,7 @@ from nas_theseus.searches.folder import SearchFolder, searches
 from nas_theseus.services.mlflow import recording
 from nas_theseus.space.load import load_space
 from nas_theseus.space.search_space import SearchSpace
+from nas_theseus.space.sources import Sources, gather
 from nas_theseus.storage.whole_files import make_folder, write_json, write_tensors
 from nas_theseus.tasks.score import score
 from nas_theseus.values.architecture import Architecture
@@ -172,8 +173,8 @@ def convert_one(
     """
     if settings.device == "cuda" and not torch.cuda.is_available():
         raise ConversionError("torch sees no GPU on this machine; leave --gpu out")
-    text = space_file.read_text(encoding="utf-8") if space_file.is_file() else None
-    space = load_space(space_file, text)
+    sources = gather(space_file)
+    space = load_space(sources, portable=True)
     refuse_mistakes(space, str(space_file))
     recipe = changed(space.recipe, changes)
     space = replace(space, recipe=recipe)  # the workshop's sample is as large as this one says
@@ -199,7 +200,7 @@ def convert_one(
         library = Library(settings.storage / "library") if recipe.takes_blocks else None
         task = _Task(workshop, chosen, settings.seed, library)
         converted = task.convert(recipe, say, score_hybrids=settings.replacements)
-        files = _write(space, converted, text or "", settings.out)
+        files = _write(space, converted, sources, settings.out)
         points: list[CurvePoint] = []
         if ways:
             runs = _replacements(task, converted.evaluation, ways, say)
@@ -230,18 +231,20 @@ def _open_workshop(
     return Workshop(space, device, settings.storage / "guide_work")
 
 
-def _write(space: SearchSpace, converted: Converted, text: str, out: Path) -> dict[str, str | None]:
+def _write(
+    space: SearchSpace, converted: Converted, sources: Sources, out: Path
+) -> dict[str, str | None]:
     """Write network and pictures; the files, each with its folder among a run's artifacts."""
     evaluation = converted.evaluation
     weights = out / "weights.safetensors"
     write_tensors(weights, plain_state(converted.network))
-    write_member(out, evaluation, weights, text)
+    write_member(out, evaluation, weights, sources)
     write_picture(similarity_picture(evaluation), out / SIMILARITY_FILE)
     write_picture(chain_picture(space, evaluation.architecture), out / CHAIN_FILE)
     # Those of an earlier conversion into this folder would look like this one's.
     for name in (REPLACEMENTS_FILE, REPLACEMENTS_JSON):
         (out / name).unlink(missing_ok=True)
-    return {**dict.fromkeys(MEMBER_FILES, "network"), SIMILARITY_FILE: None, CHAIN_FILE: None}
+    return {**dict.fromkeys(member_files(out), "network"), SIMILARITY_FILE: None, CHAIN_FILE: None}
 
 
 @dataclass(frozen=True)

@@ -47,9 +47,11 @@ from nas_theseus.searches.trackers import Trackers, make_trackers
 from nas_theseus.searches.worker import MakeWorker, worker_settings
 from nas_theseus.services.optuna.storage import reach
 from nas_theseus.services.optuna.study import Problem, StudySettings, enqueue, open_study
+from nas_theseus.space.consent import remember
 from nas_theseus.space.genome import Genome
-from nas_theseus.space.load import load_space, read_space_text
+from nas_theseus.space.load import load_space
 from nas_theseus.space.search_space import SearchSpace
+from nas_theseus.space.sources import Sources, gather
 from nas_theseus.stitching.suggestions import stitch_errors, suggested
 from nas_theseus.tasks.score import score
 from nas_theseus.values.architecture import Architecture
@@ -151,12 +153,14 @@ def search(
     """
     path = Path(space)
     settings = settings_of(path, {"trials": trials, **options}, "search")
+    sources = gather(path)
+    remember(sources)
     if reporter is not None:
-        return run_search(path, settings, reporter, first)
+        return run_search(sources, settings, reporter, first)
     report = LiveReport(Console())
     status = None
     try:
-        result = run_search(path, settings, report, first)
+        result = run_search(sources, settings, report, first)
         status = result.status
     finally:
         report.close(status)
@@ -197,7 +201,7 @@ def settings_of(space_file: Path, options: Mapping[str, Any], where: str) -> Sea
 
 
 def run_search(
-    space_file: Path,
+    sources: Sources,
     settings: SearchSettings,
     reporter: Reporter,
     first: Sequence[Architecture] = (),
@@ -205,17 +209,17 @@ def run_search(
     """Run a search, or continue the one of this name, until its trials are done.
 
     Args:
+        sources: of the space, as `gather` reads them.
         first: architectures to propose next, of a search that has begun. With any, the search ends
             when they and what was open before are done, instead of after `settings.trials`.
 
     Raises:
         TheseusError: anything a user can mend, before any training where it can be seen there.
     """
-    text = read_space_text(space_file)
     folder = SearchFolder(settings.storage, settings.name)
-    refuse_changes(folder, settings, text)
-    space = load_space(space_file, text)
-    refuse_mistakes(space, str(space_file))
+    refuse_changes(folder, settings, sources)
+    space = load_space(sources, portable=True)
+    refuse_mistakes(space, sources.path)
     refuse_unknown_names(settings)
     # Controls align nothing, so they are the same with a library and without.
     with_library = settings.library is not False and not space.recipe.is_control
@@ -231,7 +235,7 @@ def run_search(
             "process; wait for it, or give this one another --name"
         ) from error
     with lock:
-        launch = Launch(space, space_file, text, folder, settings, reporter)
+        launch = Launch(space, sources, folder, settings, reporter)
         return launch.run(first)
 
 
@@ -304,12 +308,10 @@ class Launch:
 
     Attributes:
         space: with the library of this search in its recipe.
-        text: of the space file.
     """
 
     space: SearchSpace
-    space_file: Path
-    text: str
+    sources: Sources
     folder: SearchFolder
     settings: SearchSettings
     reporter: Reporter
@@ -326,7 +328,7 @@ class Launch:
         )
         executor.check()
         # Reads the data: what is missing is reported before anything else starts.
-        begun = begin(self.folder, self.settings, self.space, self.text)
+        begun = begin(self.folder, self.settings, self.space, self.sources)
         if self.settings.study_url is not None:
             reach(self.settings.study_url)
         trials = self._enqueue(first) if first else self.settings.trials
@@ -396,7 +398,7 @@ class Launch:
         driver.refuse_if_all_failed()
         status = driver.status()
         values = dict(measured.guide_values)
-        finish = Finish(self.space, self.text, self.folder, guide, values, self.reporter.say)
+        finish = Finish(self.space, self.sources, self.folder, guide, values, self.reporter.say)
         trackers.results(finish.write(driver.ledger, status.metrics()))
         return SearchResult(
             self.settings.name, self.folder.folder, (), values, status, driver.ended_because, 0
@@ -473,7 +475,7 @@ class Launch:
         return MakeWorker(
             worker_settings(
                 self.space,
-                (self.space_file, self.text),
+                self.sources,
                 self.folder,
                 library,
                 self.settings.seed,
@@ -486,7 +488,7 @@ class Launch:
         space, settings = self.space, self.settings
         recipe = {f"recipe.{name}": value for name, value in space.recipe.model_dump().items()}
         return {
-            "space": self.space_file.name,
+            "space": Path(self.sources.path).name,
             "task": space.task.name,
             "parts": len(space.guide),
             "architectures": str(space.count()),

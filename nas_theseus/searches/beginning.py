@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import difflib
 import json
 import uuid
 from collections.abc import Mapping
@@ -17,6 +16,7 @@ from nas_theseus.space.consent import runnable
 from nas_theseus.space.load import load_space
 from nas_theseus.space.mistakes import mistakes_in
 from nas_theseus.space.search_space import SearchSpace
+from nas_theseus.space.sources import Sources, difference, read_sources, write_sources
 from nas_theseus.storage.whole_files import write_json
 from nas_theseus.values.goals import Constraint, Objective
 from nas_theseus.values.ids import short_hash
@@ -160,7 +160,7 @@ def inherit(folder: SearchFolder, given: Mapping[str, Any]) -> dict[str, Any]:
 
 
 def begin(
-    folder: SearchFolder, settings: SearchSettings, space: SearchSpace, text: str
+    folder: SearchFolder, settings: SearchSettings, space: SearchSpace, sources: Sources
 ) -> Beginning:
     """Save what a search begins with, or hold this launch to what it began with.
 
@@ -170,7 +170,7 @@ def begin(
     """
     now = Beginning.of(space, settings)
     if not folder.settings_file.exists():
-        folder.write_space(text)
+        write_sources(folder.folder, sources)
         now.write(folder)
         return now
     begun = Beginning.read(folder)
@@ -178,23 +178,20 @@ def begin(
     return begun
 
 
-def refuse_changes(folder: SearchFolder, settings: SearchSettings, text: str) -> None:
-    """Refuse to continue a search with another space file or other settings; reads no data.
+def refuse_changes(folder: SearchFolder, settings: SearchSettings, sources: Sources) -> None:
+    """Refuse to continue a search with other sources or other settings; reads no data.
 
     Raises:
         SpaceError: what changed, with the difference shown.
-        StorageError: the saved settings are damaged.
+        StorageError: the saved sources or settings are damaged.
     """
     mistakes = []
     if folder.space_file.exists():
-        saved = folder.space_file.read_text(encoding="utf-8")
-        if saved != text:
-            lines = difflib.unified_diff(
-                saved.splitlines(), text.splitlines(), "saved space.py", "given", lineterm="", n=1
-            )
+        changed = difference(read_sources(folder.folder), sources)
+        if changed is not None:
             mistakes.append(
-                "the space file changed since this search began; choose another --name, or "
-                f"restore it from {folder.space_file}:\n" + "\n".join(list(lines)[:40])
+                "the space file, or a module that it imports from its folder, changed since this "
+                f"search began; choose another --name, or restore from {folder.folder}: {changed}"
             )
     if folder.settings_file.exists():
         mistakes += Beginning.read(folder).differences(settings)
@@ -228,8 +225,8 @@ def read_space(folder: SearchFolder, *, trust_code: bool) -> SearchSpace:
         GuideError: the trained guide is gone or damaged.
     """
     begun = Beginning.read(folder)
-    space_file = runnable(folder.space_file, trust_code=trust_code)
-    space = load_space(space_file, folder.space_file.read_text(encoding="utf-8"))
+    saved = read_sources(folder.folder)
+    space = load_space(runnable(saved, folder.folder, trust_code=trust_code))
     recipe = space.recipe.model_copy(update={"library": begun.library})
     space = replace(space, recipe=recipe)
     begun.hold(folder.name, {"guide": _guide_of(space), "recipe": space.recipe.id})

@@ -10,13 +10,14 @@ from pathlib import Path
 
 from nas_theseus.conversion.target import assemble
 from nas_theseus.estimate.pareto import as_minimised, ranks
-from nas_theseus.export.member import MEMBER_FILES, write_member
+from nas_theseus.export.member import member_files, write_member
 from nas_theseus.guide.weights import load_weights
 from nas_theseus.pictures import of_conversion, of_search
 from nas_theseus.searches.folder import SearchFolder
 from nas_theseus.searches.front_files import write_front
 from nas_theseus.searches.ledger import Ledger
 from nas_theseus.space.search_space import SearchSpace
+from nas_theseus.space.sources import Sources
 from nas_theseus.storage.whole_files import write_json
 from nas_theseus.tasks.score import score
 from nas_theseus.values.outcomes import Evaluation, FrontMember
@@ -31,14 +32,14 @@ class Finish:
 
     Attributes:
         space: its guide is of the searched structure; weights are loaded here.
-        text: of the space file.
+        sources: of the space, which are saved with each network.
         guide: file of the guide's weights.
         guide_values: quality and costs of the guide.
         say: shows one line about what happens next.
     """
 
     space: SearchSpace
-    text: str
+    sources: Sources
     folder: SearchFolder
     guide: Path
     guide_values: dict[str, float]
@@ -84,7 +85,7 @@ class Finish:
     def _member(self, evaluation: Evaluation, test_name: str) -> FrontMember:
         folder = self.folder.front / evaluation.architecture.id
         weights = self.folder.weights_of(evaluation.name)
-        write_member(folder, evaluation, weights, self.text)
+        write_member(folder, evaluation, weights, self.sources)
 
         def measure() -> float:
             target = assemble(self.space, evaluation.architecture, 0)
@@ -101,7 +102,7 @@ class Finish:
         folder = self.folder.front / name
         drawn = _draw(self.space, evaluation, folder)
         return [
-            ResultFiles(folder, MEMBER_FILES, place="network", architecture=name),
+            ResultFiles(folder, member_files(folder), place="network", architecture=name),
             *([ResultFiles(folder, drawn, architecture=name)] if drawn else []),
         ]
 

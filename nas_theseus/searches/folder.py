@@ -8,7 +8,7 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 
 from nas_theseus.errors import StorageError
-from nas_theseus.storage.whole_files import make_folder, write_bytes, write_json
+from nas_theseus.storage.whole_files import make_folder, write_json
 from nas_theseus.values.ids import SEARCH_NAME
 from nas_theseus.values.outcomes import BlockOutcome, Evaluation, Failure, Outcome, Stopped
 
@@ -28,7 +28,9 @@ class SearchFolder:
         <root>/guides/<key>.safetensors           trained guides, shared by all searches
         <root>/guide_work/                        activations and logits of guides, shared too
         <root>/library/                           converted blocks, shared by all searches
-        <root>/searches/<name>/space.py           the kept copy of the space file
+        <root>/searches/<name>/space.py           copy of the space file
+        <root>/searches/<name>/sources/           copies of the modules that it imports from its
+                                                  folder; sources.json lists them
         <root>/searches/<name>/settings.json      seed and sampler, fixed when the search began
         <root>/searches/<name>/study.journal      Optuna's study: the truth of proposals
         <root>/searches/<name>/evaluations/       one JSON a result: the truth of results
@@ -119,10 +121,6 @@ class SearchFolder:
             self.guides, self.evaluations, self.blocks, self.weights, self.outbox, self.log,
         ):  # fmt: skip
             make_folder(folder, "--storage")
-
-    def write_space(self, text: str) -> None:
-        """Save the copy of the space file."""
-        write_bytes(self.space_file, text.encode())
 
     def run_ids(self) -> dict[str, str]:
         """MLflow's run ids by architecture, as far as they are known."""

@@ -7,7 +7,6 @@ import math
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, replace
 from functools import cached_property
-from pathlib import Path
 
 import torch
 from torch import Tensor
@@ -20,6 +19,7 @@ from nas_theseus.library.store import Library
 from nas_theseus.searches.folder import SearchFolder
 from nas_theseus.space.load import load_space
 from nas_theseus.space.search_space import SearchSpace
+from nas_theseus.space.sources import Sources
 from nas_theseus.storage.whole_files import write_tensors
 from nas_theseus.values.architecture import Architecture
 from nas_theseus.values.events import Ended, Progress, Reached
@@ -34,14 +34,13 @@ class WorkerSettings:
     """Everything a worker needs; plain values, so that it travels to any node.
 
     Attributes:
-        space_path, space_text: where the space file was, and what it says.
+        sources: of the space; a worker reads no file of its folder.
         guide: the prepared guide's state dict.
         library: where converted blocks are kept; None for a search that uses none.
         threads: torch threads; a trial's result may depend on their number.
     """
 
-    space_path: str
-    space_text: str
+    sources: Sources
     guide: Mapping[str, Tensor]
     storage: SearchFolder
     library: str | None
@@ -56,7 +55,7 @@ class Worker:
     def __init__(self, settings: WorkerSettings) -> None:
         torch.set_num_threads(settings.threads)
         self._settings = settings
-        space = load_space(settings.space_path, settings.space_text)
+        space = load_space(settings.sources)
         space.guide.load_state_dict(dict(settings.guide))
         recipe = space.recipe.model_copy(update={"library": settings.library is not None})
         space = replace(space, recipe=recipe)
@@ -177,7 +176,7 @@ class MakeWorker:
 
 def worker_settings(
     space: SearchSpace,
-    source: tuple[Path, str],
+    sources: Sources,
     storage: SearchFolder,
     library: Library | None,
     seed: int,
@@ -187,12 +186,10 @@ def worker_settings(
 
     Args:
         space: its guide is prepared.
-        source: path and text of the space file.
+        sources: of the space.
     """
-    path, text = source
     return WorkerSettings(
-        str(path.resolve()),
-        text,
+        sources,
         plain_state(space.guide),
         SearchFolder(storage.root.resolve(), storage.name),
         None if library is None else library.location,

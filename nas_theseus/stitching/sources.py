@@ -15,6 +15,7 @@ from nas_theseus.guide.chain import Guide
 from nas_theseus.guide.cut import cut
 from nas_theseus.guide.networks import SMALL_RESNETS, ready_network
 from nas_theseus.space.load import load_space
+from nas_theseus.space.sources import Sources, gather
 from nas_theseus.tasks import Task, digits, fashion_mnist, image_folder
 from nas_theseus.values.ids import derive_seed
 from nas_theseus.values.recipe import Recipe
@@ -28,7 +29,7 @@ class Source:
         name: ``SPACE.py`` for its guide, or a ready network (`nas_theseus.guide.networks.READY`).
         seed: of its weights before training, so that a network can be compared with its twin.
         task: of ready networks: ``fashion-mnist``, ``digits`` or a folder of images.
-        space_text: content of the space file.
+        sources: of the space file, if it is one.
         width: of ready networks that have a free one.
         epochs: that ready networks train.
     """
@@ -36,7 +37,7 @@ class Source:
     name: str
     seed: int = 0
     task: str = "fashion-mnist"
-    space_text: str | None = None
+    sources: Sources | None = None
     width: int = 16
     epochs: float = 4.0
 
@@ -51,8 +52,8 @@ class Source:
         Raises:
             SpaceError: the space file cannot be read, or no network or task is called so.
         """
-        if self.space_text is not None:
-            space = load_space(self.name, self.space_text)
+        if self.sources is not None:
+            space = load_space(self.sources)
             guide, task, training = space.guide, space.learnt_from, space.guide_training
             if self.seed and training is not None:  # weights that were given have no other seed
                 reinitialise_seeded(guide, self.seed)
@@ -112,11 +113,19 @@ def read_sources(names: Sequence[str], task: str, width: int, epochs: float) -> 
             if not path.is_file():
                 mistakes.append(f"{name!r}: no such file")
                 continue
-            text: str | None = path.read_text(encoding="utf-8")
+            sources: Sources | None = gather(path)
             name = str(path.resolve())
         else:
-            text = None
-        found.append(Source(name, int(seed or 0), task, text, width, epochs))
+            sources = None
+        found.append(Source(name, int(seed or 0), task, sources, width, epochs))
+    named: dict[str, Source] = {}
+    for source in found:
+        other = named.setdefault(source.label, source)
+        if other.name != source.name:
+            mistakes.append(
+                f"{other.name} and {source.name} are both called {source.label!r} in results; "
+                "rename one of the files"
+            )
     if mistakes:
         raise SpaceError("networks to stitch", mistakes)
     return found

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
@@ -73,6 +74,7 @@ def command(
     from nas_theseus.searches.folder import SearchFolder
     from nas_theseus.searches.front_files import front_rows, read_front
     from nas_theseus.space.consent import runnable
+    from nas_theseus.space.sources import read_sources
 
     folder = SearchFolder(storage, name)
     if at is None:
@@ -93,7 +95,7 @@ def command(
     _show_answer(found, title, as_json)
     if not refine or not found.predicted:
         return
-    space = runnable(folder.space_file, trust_code=trust_code)
+    sources = runnable(read_sources(folder.folder), folder.folder, trust_code=trust_code)
     options = {
         "name": name,
         "storage": storage,
@@ -106,8 +108,8 @@ def command(
         "gpus_per_trial": gpus_per_trial,
         "accelerator_type": accelerator_type,
     }
-    settings = settings_of(space, options, "front")
-    show_search(space, settings, [found.predicted[0].architecture])
+    settings = settings_of(Path(sources.path), options, "front")
+    show_search(sources, settings, [found.predicted[0].architecture])
     rows = front_rows(read_front(folder, budget))
     show_front(rows, f"evaluated of {title}: {len(rows)} architectures")
 

@@ -17,8 +17,11 @@ from nas_theseus.errors import GuideError, SpaceError, StorageError
 from nas_theseus.searches.beginning import Beginning, begin, inherit, read_space, refuse_changes
 from nas_theseus.searches.folder import SearchFolder
 from nas_theseus.space.load import load_space
+from nas_theseus.space.sources import Sources
 from nas_theseus.tasks import Task, digits
 from nas_theseus.values.settings import SearchSettings
+
+NOTHING = Sources("mine.py", "")
 
 
 def space(task: Task, guide_task: Task | None) -> SearchSpace:
@@ -35,10 +38,10 @@ def test_other_data_for_candidates_are_refused(guide_task: Task | None, tmp_path
     storage = SearchFolder(tmp_path, "kept")
     storage.create()
     settings = SearchSettings(name="kept")
-    begun = begin(storage, settings, space(digits(), guide_task), "")
-    assert begin(storage, settings, space(digits(), guide_task), "") == begun
+    begun = begin(storage, settings, space(digits(), guide_task), NOTHING)
+    assert begin(storage, settings, space(digits(), guide_task), NOTHING) == begun
     with pytest.raises(SpaceError, match="training data changed since"):
-        begin(storage, settings, space(digits(seed=1), guide_task), "")
+        begin(storage, settings, space(digits(seed=1), guide_task), NOTHING)
 
 
 def test_another_recipe_or_study_is_refused(tmp_path: Path) -> None:
@@ -46,12 +49,12 @@ def test_another_recipe_or_study_is_refused(tmp_path: Path) -> None:
     storage.create()
     settings = SearchSettings(name="kept")
     first = space(digits(), None)
-    begin(storage, settings, first, "")
+    begin(storage, settings, first, NOTHING)
     with pytest.raises(SpaceError, match="it began with another recipe"):
-        begin(storage, settings, replace(first, recipe=Recipe(epochs=3)), "")
+        begin(storage, settings, replace(first, recipe=Recipe(epochs=3)), NOTHING)
     elsewhere = settings.model_copy(update={"study_url": "sqlite:///other.db"})
     with pytest.raises(SpaceError, match="it began with another --study"):
-        begin(storage, elsewhere, first, "")
+        begin(storage, elsewhere, first, NOTHING)
 
 
 @pytest.mark.parametrize(
@@ -74,30 +77,31 @@ def test_a_search_inherits_what_it_began_with_and_refuses_something_else(
     settings = SearchSettings(name="kept", **{name: begun})
     found = space(digits(), None)
     with_library = replace(found, recipe=Recipe(library=settings.library is not False))
-    begin(storage, settings, with_library, "text")
-    refuse_changes(storage, settings, "text")
+    begin(storage, settings, with_library, Sources("mine.py", "text"))
+    refuse_changes(storage, settings, Sources("mine.py", "text"))
     assert inherit(storage, {"trials": 9, name: None})[name] == begun
     assert inherit(storage, {name: other})[name] == other
     changed = SearchSettings(name="kept", **{name: other})
     with pytest.raises(SpaceError, match=said):
-        refuse_changes(storage, changed, "text")
+        refuse_changes(storage, changed, Sources("mine.py", "text"))
 
 
 def test_the_library_may_be_elsewhere_in_a_later_launch(tmp_path: Path) -> None:
     storage = SearchFolder(tmp_path, "kept")
     storage.create()
     with_library = replace(space(digits(), None), recipe=Recipe(library=True))
-    begin(storage, SearchSettings(name="kept"), with_library, "")
-    refuse_changes(storage, SearchSettings(name="kept", library="elsewhere"), "")
+    begin(storage, SearchSettings(name="kept"), with_library, NOTHING)
+    refuse_changes(storage, SearchSettings(name="kept", library="elsewhere"), NOTHING)
 
 
 def test_every_change_is_reported_together_with_the_difference(tmp_path: Path) -> None:
     storage = SearchFolder(tmp_path, "kept")
     storage.create()
-    begin(storage, SearchSettings(name="kept"), space(digits(), None), "one\ntwo\n")
+    began = Sources("mine.py", "one\ntwo\n")
+    begin(storage, SearchSettings(name="kept"), space(digits(), None), began)
     changed = SearchSettings(name="kept", seed=1, sampler="tpe", library=False)
     with pytest.raises(SpaceError) as refusal:
-        refuse_changes(storage, changed, "one\nthree\n")
+        refuse_changes(storage, changed, Sources("mine.py", "one\nthree\n"))
     message = str(refusal.value)
     for said in ("3 mistakes", "-two", "+three", "--seed 0", "--sampler theseus"):
         assert said in message
@@ -108,7 +112,7 @@ def test_a_beginning_is_read_as_it_was_written_also_from_before_there_were_rungs
 ) -> None:
     storage = SearchFolder(tmp_path, "kept")
     storage.create()
-    begun = begin(storage, SearchSettings(name="kept", seed=3), space(digits(), None), "")
+    begun = begin(storage, SearchSettings(name="kept", seed=3), space(digits(), None), NOTHING)
     assert Beginning.read(storage) == begun
     data = json.loads(storage.settings_file.read_text())
     del data["rungs"], data["suggestions"]
@@ -142,7 +146,7 @@ def test_a_space_is_read_as_the_search_began_with_the_guide_that_it_trained(
     storage.create()
     (tmp_path / "mine.py").write_text(TEXT)
     trained = load_space(tmp_path / "mine.py")
-    begin(storage, SearchSettings(name="kept"), trained, TEXT)
+    begin(storage, SearchSettings(name="kept"), trained, Sources("mine.py", TEXT))
     with pytest.raises(StorageError, match="read the code, then add --trust-code"):
         read_space(storage, trust_code=False)
     with pytest.raises(GuideError, match="the trained guide is not in"):

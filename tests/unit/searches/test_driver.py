@@ -24,6 +24,7 @@ from nas_theseus.searches.worker import Worker, worker_settings
 from nas_theseus.services.optuna.study import StudySettings
 from nas_theseus.space.load import load_space
 from nas_theseus.space.search_space import SearchSpace
+from nas_theseus.space.sources import Sources
 from nas_theseus.values.architecture import Architecture, BlockChoice, Span
 from nas_theseus.values.events import Ended, Reached
 from nas_theseus.values.outcomes import Evaluation, Failure, Outcome, Stopped
@@ -88,8 +89,8 @@ class Bench:
     handed: list[Job] = field(default_factory=list)
 
     def __post_init__(self) -> None:
-        (self.root / "space.py").write_text(self.text)
-        found = load_space(self.root / "space.py", self.text)
+        self.sources = Sources(str(self.root / "space.py"), self.text)
+        found = load_space(self.sources)
         recipe = found.recipe.model_copy(update={"library": True})
         self.space: SearchSpace = replace(found, recipe=recipe)
         self.storage = SearchFolder(self.root, self.name)
@@ -116,7 +117,7 @@ class Bench:
         )
         self.worker = Worker(
             worker_settings(
-                self.space, (self.root / "space.py", self.text), self.storage, self.library, 0,
+                self.space, self.sources, self.storage, self.library, 0,
                 Resources(),
             )
         )  # fmt: skip
