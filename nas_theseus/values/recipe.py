@@ -50,7 +50,7 @@ def _recorded(kind: Kind) -> BeforeValidator:
 
 
 class SimilarityOptions(Settings):
-    """What a similarity compares; None leaves what suits it best (`convert.similarities`).
+    """What a similarity compares; None leaves what suits it best (`conversion.similarities`).
 
     Which of these options a similarity has, `Recipe` checks; those of a user's own similarity may
     have other names as well, and are then numbers, texts or booleans.
@@ -83,7 +83,7 @@ class SimilarityOptions(Settings):
 
     @property
     def given(self) -> dict[str, object]:
-        """The options that were set, as `convert.similarity` takes them; pool 0 means no pool."""
+        """The options that were set, as `conversion.similarity` takes them; pool 0 means no pool."""
         chosen = self.model_dump(exclude_none=True)
         off = {name for name in ("pool", "project") if chosen.get(name) == 0}
         return {name: None if name in off else value for name, value in chosen.items()}
@@ -93,13 +93,13 @@ class Recipe(Settings):
     """How a candidate is made from the guide and trained: conversion, then the task.
 
     Attributes:
-        schedule: how blocks are aligned; a name from `convert.schedules`, or an object of the
-            user's own (`convert.stage.Schedule`). Controls: `naive` (put in without alignment),
+        schedule: how blocks are aligned; a name from `conversion.schedules`, or an object of the
+            user's own (`conversion.stage.Schedule`). Controls: `naive` (put in without alignment),
             `scratch` (nothing of the guide) and `kd` (scratch, taught by the guide's logits).
             Source: Network of Theseus, figures 1 and 2.
         order: input to output, or output to input.
-        similarity: what alignment maximises; a name from `convert.similarities`, or an object of
-            the user's own (`convert.similarity.Similarity`). Objects are held by the name that
+        similarity: what alignment maximises; a name from `conversion.similarities`, or an object of
+            the user's own (`conversion.similarity.Similarity`). Objects are held by the name that
             `recorded_name` gives them.
         similarity_options: what it compares.
         align_examples: training inputs that alignment sees (bounded: a block needs some thousand).

@@ -13,7 +13,7 @@ from nas_theseus.space.search_space import SearchSpace
 from nas_theseus.values.architecture import Architecture, BlockChoice, Span
 
 LAST_TWICE = '''
-from nas_theseus.convert.stage import Schedule, Stage
+from nas_theseus.conversion.stage import Schedule, Stage
 
 
 class LastTwice(Schedule):

@@ -6,8 +6,8 @@ from typing import Any
 
 import pytest
 
-from nas_theseus.convert.similarity import Similarity
-from nas_theseus.convert.stage import Schedule, Stage
+from nas_theseus.conversion.similarity import Similarity
+from nas_theseus.conversion.stage import Schedule, Stage
 from nas_theseus.errors import ConversionError, TheseusError, UnknownNameError
 from nas_theseus.values.own_members import SCHEDULE, SIMILARITY, Kind, recorded_name, with_options
 from nas_theseus.values.recipe import Order
