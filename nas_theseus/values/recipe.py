@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import Annotated, Any, Literal, Self
 
 from pydantic import (
@@ -21,6 +21,7 @@ from nas_theseus.values.own_members import (
     SCHEDULE,
     SIMILARITY,
     Kind,
+    is_version,
     recorded_name,
     with_options,
 )
@@ -37,10 +38,16 @@ ALIGNMENT = {
 TRAINING = {"epochs", "batch_size", "learning_rate", "weight_decay", "gradient_clip"}
 
 
-def _recorded(kind: Kind) -> BeforeValidator:
-    """Turns an object of the user's own into the name that recipes hold, and checks names."""
+# Given to validation for values that a recipe has held before.
+_FROM_RECORD = {"from_record": True}
 
-    def recorded(given: object) -> str:
+
+def _recorded(kind: Kind) -> BeforeValidator:
+    """Turn an object of the user's own into the name that recipes hold, and check names."""
+
+    def recorded(given: object, info: ValidationInfo) -> str:
+        if info.context == _FROM_RECORD and isinstance(given, str) and is_version(given):
+            return given
         try:
             return recorded_name(kind, given)
         except TheseusError as error:
@@ -83,7 +90,7 @@ class SimilarityOptions(Settings):
 
     @property
     def given(self) -> dict[str, object]:
-        """The options that were set, as `conversion.similarity` takes them; pool 0 means no pool."""
+        """The options that were set, as `conversion.similarity` takes them; pool 0 is no pool."""
         chosen = self.model_dump(exclude_none=True)
         off = {name for name in ("pool", "project") if chosen.get(name) == 0}
         return {name: None if name in off else value for name, value in chosen.items()}
@@ -163,12 +170,24 @@ class Recipe(Settings):
         cls, options: SimilarityOptions, given: ValidationInfo
     ) -> SimilarityOptions:
         name = given.data.get("similarity")
-        if name is not None and options.given:
+        if given.context != _FROM_RECORD and name is not None and options.given:
             try:
                 with_options(SIMILARITIES, name, options.given)
             except TheseusError as error:
                 raise ValueError(str(error)) from error
         return options
+
+    @classmethod
+    def from_record(cls, values: Mapping[str, Any]) -> Recipe:
+        """The recipe that a record holds, whether or not its own members are loaded here.
+
+        A library is read, verified and emptied without the space files that filled it. Whatever
+        then asks for the similarity or schedule itself gets an `UnknownNameError` with the remedy.
+
+        Raises:
+            ValueError: the values are no recipe.
+        """
+        return cls.model_validate(values, context=_FROM_RECORD)
 
     @property
     def untouched_by_guide(self) -> bool:

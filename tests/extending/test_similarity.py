@@ -147,25 +147,41 @@ def test_a_registered_name_takes_options_and_is_held_with_its_fingerprint(
     assert plain.alignment != recipe.alignment
 
 
-def test_a_worker_knows_the_key_once_it_has_loaded_the_space_file(
+ELSEWHERE = """
+import json
+from nas_theseus.conversion.similarity import similarity
+from nas_theseus.errors import UnknownNameError
+from nas_theseus.library.block_key import BlockKey
+from nas_theseus.library.store import Library
+from nas_theseus.space.load import load_space
+
+key = BlockKey.from_json(json.load(open("key.json")))
+print(key.id)
+print(Library("library").verify())
+try:
+    similarity(key.recipe.similarity)
+except UnknownNameError as error:
+    print(error)
+load_space("own.py")
+print(similarity(key.recipe.similarity))
+"""
+
+
+def test_a_library_is_read_anywhere_and_used_where_the_space_file_is_loaded(
     tmp_path: Path, toy_space_text: str
 ) -> None:
-    key = key_of(tmp_path, with_similarity(toy_space_text, "similarity=Absolute()"))
+    space = load(tmp_path, with_similarity(toy_space_text, "similarity=Absolute(), library=True"))
+    converted(space, Library(tmp_path / "library"))
+    key = BlockKeys(space).of(DEPTHWISE)
     (tmp_path / "key.json").write_text(json.dumps(key.to_json()), encoding="utf-8")
-    script = (
-        "import json\n"
-        "from nas_theseus.library.block_key import BlockKey\n"
-        "from nas_theseus.space.load import load_space\n"
-        "data = json.load(open('key.json'))\n"
-        "try:\n    BlockKey.from_json(data)\nexcept ValueError as error:\n    print(error)\n"
-        "load_space('own.py')\n"
-        "print(BlockKey.from_json(data).id)\n"
-    )
     done = subprocess.run(
-        [sys.executable, "-c", script], cwd=tmp_path, capture_output=True, text=True, check=True
+        [sys.executable, "-c", ELSEWHERE], cwd=tmp_path, capture_output=True, text=True, check=True
     )
-    assert f"{key.recipe.similarity!r} is defined in a space file that has not been" in done.stdout
-    assert done.stdout.splitlines()[-1] == key.id
+    id_, verified, refused, found = done.stdout.splitlines()
+    assert id_ == key.id
+    assert verified == "Verified(sound=2, set_aside=(), leftovers=0)"
+    assert f"{key.recipe.similarity!r} is defined in a space file that has not been" in refused
+    assert found == "Absolute(power=1.0)"
 
 
 @pytest.mark.parametrize(

@@ -10,7 +10,7 @@ import pytest
 from pydantic import ValidationError
 
 from nas_theseus import Recipe
-from nas_theseus.errors import SpaceError
+from nas_theseus.errors import SpaceError, UnknownNameError
 from nas_theseus.values.recipe import changed
 from nas_theseus.values.registers import SCHEDULES, SIMILARITIES
 
@@ -163,3 +163,15 @@ def test_what_follows_from_the_schedule() -> None:
         "kd": (True, True, True, False),
     }
     assert not Recipe(distill=0).taught
+
+
+def test_a_record_is_read_whether_or_not_its_similarity_is_loaded() -> None:
+    values = {"similarity": "elsewhere@01234567", "similarity_options": {"slope": 2.0}}
+    recipe = Recipe.from_record(values)
+    assert recipe.similarity == "elsewhere@01234567"
+    with pytest.raises(ValidationError, match="'elsewhere@01234567' is defined in a space file"):
+        Recipe(**values)
+    with pytest.raises(UnknownNameError, match="'elsewhere@01234567' is defined in a space file"):
+        SIMILARITIES[recipe.similarity]
+    with pytest.raises(ValidationError, match="no similarity is called 'elsewhere'"):
+        Recipe.from_record({"similarity": "elsewhere"})
