@@ -11,6 +11,7 @@ import pytest
 import torch
 
 from nas_theseus.candidate.workshop import Converted, Workshop
+from nas_theseus.errors import ConversionError
 from nas_theseus.library.block_key import BlockKey, BlockKeys
 from nas_theseus.library.store import Library
 from nas_theseus.space.load import load_space
@@ -151,6 +152,7 @@ ELSEWHERE = """
 import json
 from nas_theseus.conversion.similarity import similarity
 from nas_theseus.errors import UnknownNameError
+from nas_theseus.errors import ConversionError
 from nas_theseus.library.block_key import BlockKey
 from nas_theseus.library.store import Library
 from nas_theseus.space.load import load_space
@@ -202,3 +204,15 @@ def test_a_mistake_in_an_object_is_refused_with_its_line(
     assert text.replace(*change) != text
     with pytest.raises(ValueError, match=f"line [0-9]+: similarity: .*{message}"):
         load(tmp_path, text.replace(*change))
+
+
+def test_batches_of_too_few_examples_are_refused_before_training(
+    tmp_path: Path, toy_space_text: str
+) -> None:
+    text = with_similarity(toy_space_text, "similarity=Absolute(), align_batch_size=8")
+    text = text.replace("minimum_examples: ClassVar[int] = 2", "minimum_examples: ClassVar = 9")
+    with pytest.raises(
+        ConversionError,
+        match="block .*: similarity 'absolute-error' needs 9 examples, a batch has 8: raise",
+    ):
+        converted(load(tmp_path, text))
