@@ -44,7 +44,7 @@ from nas_theseus.services.optuna.study import Problem, StudySettings, enqueue, o
 from nas_theseus.space.genome import Genome
 from nas_theseus.space.load import load_space
 from nas_theseus.space.search_space import SearchSpace
-from nas_theseus.space.sources import Sources
+from nas_theseus.space.sources import Sources, gather
 from nas_theseus.stitch.suggestions import stitch_errors, suggested
 from nas_theseus.tasks.score import score
 from nas_theseus.values.architecture import Architecture
@@ -144,14 +144,14 @@ def search(
     Raises:
         TheseusError: anything a user can mend, before any training where it can be seen there.
     """
-    path = Path(space)
+    path, sources = Path(space), gather(space)
     settings = settings_of(path, {"trials": trials, **options}, "search")
     if reporter is not None:
-        return run_search(path, settings, reporter, first)
+        return run_search(sources, settings, reporter, first)
     report = LiveReport(Console())
     status = None
     try:
-        result = run_search(path, settings, report, first)
+        result = run_search(sources, settings, report, first)
         status = result.status
     finally:
         report.close(status)

@@ -17,6 +17,7 @@ from nas_theseus.search.beginning import begin
 from nas_theseus.search.folder import SearchFolder
 from nas_theseus.space.load import load_space
 from nas_theseus.space.search_space import SearchSpace
+from nas_theseus.space.sources import Sources
 from nas_theseus.stitch.stitchable import StitchableNet
 from nas_theseus.storage.whole_files import write_json, write_tensors
 from nas_theseus.values.architecture import Architecture, BlockChoice, Span
@@ -73,7 +74,7 @@ class Desk:
         self.storage.create()
         (root / "small.py").write_text(TEXT)
         self.space: SearchSpace = load_space(root / "small.py")
-        begin(self.storage, SearchSettings(name="small"), self.space, TEXT)
+        begin(self.storage, SearchSettings(name="small"), self.space, Sources(str(root / "small.py"), TEXT))
         prepare_guide(self.space.guide, self.space.task, None, self.storage.guides, CPU)
 
     def evaluate(self, blocks: list[tuple[str, int, int]], accuracy: float) -> Evaluation:
