@@ -9,10 +9,10 @@ from typing import Any
 import typer
 from rich.console import Console
 
-from nas_theseus.api.searching import SearchResult, run_search
+from nas_theseus.api.search import SearchResult, run_search
 from nas_theseus.cli.options import DEFAULT_STORAGE
 from nas_theseus.cli.tables import front_table
-from nas_theseus.search.report import LiveReport, rungs_line, training_line
+from nas_theseus.searches.report import LiveReport, rungs_line, training_line
 from nas_theseus.space.sources import Sources
 from nas_theseus.values.architecture import Architecture
 from nas_theseus.values.settings import SearchSettings

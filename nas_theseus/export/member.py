@@ -6,7 +6,7 @@ import json
 from dataclasses import dataclass
 from pathlib import Path
 
-from nas_theseus.convert.target import Target, assemble
+from nas_theseus.conversion.target import Target, assemble
 from nas_theseus.errors import StorageError
 from nas_theseus.guide.weights import load_weights, rebuilding
 from nas_theseus.space.load import load_space

@@ -14,8 +14,8 @@ from safetensors.torch import save_file
 import nas_theseus
 from nas_theseus.estimate.pareto import front_of
 from nas_theseus.guide.weights import plain_state
-from nas_theseus.search.folder import SearchFolder
-from nas_theseus.search.front_files import read_front
+from nas_theseus.searches.folder import SearchFolder
+from nas_theseus.searches.front_files import read_front
 from nas_theseus.space.load import load_space
 from nas_theseus.space.sources import Sources
 from nas_theseus.values.goals import Constraint

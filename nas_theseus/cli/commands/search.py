@@ -67,7 +67,7 @@ def command(
     It begins with an estimate of how long it will take. Stop it at any moment with Ctrl-C or
     kill; the same command continues it.
     """
-    from nas_theseus.api.searching import settings_of
+    from nas_theseus.api.search import settings_of
     from nas_theseus.cli.show import show_search
     from nas_theseus.errors import SpaceError
     from nas_theseus.space.consent import remember

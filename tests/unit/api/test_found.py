@@ -14,11 +14,11 @@ from typer.testing import CliRunner, Result
 
 import nas_theseus
 from nas_theseus.cli.app import make_app
-from nas_theseus.convert.target import assemble
+from nas_theseus.conversion.target import assemble
 from nas_theseus.errors import GuideError, ServiceError, StorageError, TheseusError
 from nas_theseus.export.member import member_files, read_member, write_member
 from nas_theseus.guide.weights import plain_state
-from nas_theseus.search.folder import SearchFolder
+from nas_theseus.searches.folder import SearchFolder
 from nas_theseus.services.mlflow import MlflowTracker
 from nas_theseus.space.load import load_space
 from nas_theseus.space.sources import gather
