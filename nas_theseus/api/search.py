@@ -47,6 +47,7 @@ from nas_theseus.searches.trackers import Trackers, make_trackers
 from nas_theseus.searches.worker import MakeWorker, worker_settings
 from nas_theseus.services.optuna.storage import reach
 from nas_theseus.services.optuna.study import Problem, StudySettings, enqueue, open_study
+from nas_theseus.space.consent import remember
 from nas_theseus.space.genome import Genome
 from nas_theseus.space.load import load_space
 from nas_theseus.space.search_space import SearchSpace
@@ -152,6 +153,8 @@ def search(
     """
     path, sources = Path(space), gather(space)
     settings = settings_of(path, {"trials": trials, **options}, "search")
+    sources = gather(path)
+    remember(sources)
     if reporter is not None:
         return run_search(sources, settings, reporter, first)
     report = LiveReport(Console())
