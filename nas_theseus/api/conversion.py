@@ -9,7 +9,8 @@ from pathlib import Path
 
 import torch
 
-from nas_theseus.candidate.workshop import Converted, Workshop
+from nas_theseus.candidate.candidate import Converted
+from nas_theseus.candidate.workshop import Workshop
 from nas_theseus.convert.guide_training import prepare_guide
 from nas_theseus.convert.stage import Stage, stages
 from nas_theseus.convert.target import Target, assemble

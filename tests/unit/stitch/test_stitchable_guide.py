@@ -7,7 +7,8 @@ import torch
 
 from nas_theseus import Recipe, SearchSpace
 from nas_theseus.blocks import Keep
-from nas_theseus.candidate.workshop import Converted, Workshop
+from nas_theseus.candidate.candidate import Converted
+from nas_theseus.candidate.workshop import Workshop
 from nas_theseus.convert.guide_training import guide_key, prepare_guide
 from nas_theseus.costs.table import CostTable
 from nas_theseus.space.mistakes import mistakes_in
