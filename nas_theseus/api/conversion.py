@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import json
 import math
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
+from typing import Any
 
 import torch
 
@@ -50,6 +52,16 @@ class Conversion:
     converted: Converted
     run_id: str
 
+    @property
+    def network(self) -> Target:
+        """The converted network, in eval mode on the CPU."""
+        return self.converted.network
+
+    @property
+    def evaluation(self) -> Evaluation:
+        """Its quality and costs."""
+        return self.converted.evaluation
+
     def table(self) -> tuple[list[str], list[list[str]]]:
         """Columns and rows: one row a block, one column a stage; higher is more alike."""
         evaluation = self.converted.evaluation
@@ -88,26 +100,69 @@ class Replacing:
         ]
 
 
+@dataclass(frozen=True)
+class ConversionSettings:
+    """Where one conversion runs and what it leaves.
+
+    Attributes:
+        out: folder for the network and its pictures; `nas_theseus.load` reads it.
+        storage: folder of guides, library and searches.
+        seed: of the conversion.
+        device: ``cpu`` or ``cuda``.
+        replacements: score the half-converted network after every stage, of this schedule and of
+            `naive`, in both orders; the others are not trained behind their stages.
+    """
+
+    out: Path = Path("converted")
+    storage: Path = Path("theseus")
+    seed: int = 0
+    device: str = "cpu"
+    replacements: bool = False
+
+
+def convert(
+    space: str | Path,
+    architecture: str,
+    *,
+    settings: ConversionSettings | None = None,
+    say: Callable[[str], None] = print,
+    **changes: Any,
+) -> Conversion:
+    """Convert one architecture in this process; the network and pictures go to a folder.
+
+    ::
+
+        made = nas_theseus.convert("space.py", "3f2a…", schedule="naive", epochs=1)
+        made.network
+
+    Args:
+        space: the space file. Its code is run.
+        architecture: id of one that a search evaluated, or a JSON file.
+        settings: Default: into ``converted/``, with the searches in ``theseus/``.
+        say: shows one line.
+        changes: settings of the space's recipe, such as ``schedule="naive"``.
+
+    Raises:
+        TheseusError: as `convert_one`.
+    """
+    assignments = [f"{name}={json.dumps(value)}" for name, value in changes.items()]
+    return convert_one(
+        Path(space), architecture, assignments, settings or ConversionSettings(), say
+    )
+
+
 def convert_one(
     space_file: Path,
     architecture: str,
     changes: Sequence[str],
-    *,
-    seed: int,
-    device: str,
-    out: Path,
-    storage: Path,
+    settings: ConversionSettings,
     say: Callable[[str], None],
-    replacements: bool = False,
 ) -> Conversion:
     """Convert one architecture; write it and its pictures to a folder, and both to MLflow.
 
     Args:
-        architecture: id of one that a search in `storage` evaluated, or a JSON file.
+        architecture: id of one that a search in the storage evaluated, or a JSON file.
         changes: recipe settings other than the space's, such as ``schedule=naive``.
-        out: `load` reads this folder.
-        replacements: score the half-converted network after every stage, of this schedule and of
-            `naive`, in both orders; the others are not trained behind their stages.
 
     Raises:
         SpaceError: settings are wrong, the architecture is not of this space, or there is nothing

@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Any
 
 import torch
 from filelock import FileLock, Timeout
+from rich.console import Console
 
 from nas_theseus.convert.finetune import EpochLoss
 from nas_theseus.convert.guide_training import LearnsItself, prepare_guide
@@ -34,10 +35,12 @@ from nas_theseus.search.folder import SearchFolder
 from nas_theseus.search.forecast import forecast
 from nas_theseus.search.front_files import front_rows, read_front, read_outcomes
 from nas_theseus.search.opening import Measured, open_ledger, plan_of
+from nas_theseus.search.report import LiveReport
 from nas_theseus.search.status import Reporter, Status
 from nas_theseus.search.trackers import Trackers, make_trackers
 from nas_theseus.search.worker import MakeWorker, worker_settings
-from nas_theseus.services.optuna.study import Problem, StudySettings, enqueue, open_study, reach
+from nas_theseus.services.optuna.storage import reach
+from nas_theseus.services.optuna.study import Problem, StudySettings, enqueue, open_study
 from nas_theseus.space.genome import Genome
 from nas_theseus.space.load import load_space, read_space_text
 from nas_theseus.space.search_space import SearchSpace
@@ -109,6 +112,49 @@ class SearchResult:
             )
         # The space file has just been run, so its code is trusted already.
         return load(self.folder / "front" / architecture, trust_code=True)
+
+
+def search(
+    space: str | Path,
+    *,
+    trials: int = 20,
+    reporter: Reporter | None = None,
+    first: Sequence[Architecture] = (),
+    **options: Any,
+) -> SearchResult:
+    """Run a search, or continue the one of this name: finished trials are kept.
+
+    ::
+
+        result = nas_theseus.search("space.py", trials=40, parallel=2)
+        result.frame()
+        network = result.load(result.front[0]["architecture"])
+
+    Args:
+        space: the space file. Its code is run.
+        trials: architectures to evaluate in all.
+        reporter: shows progress. Default: a panel in a terminal or notebook.
+        first: architectures to propose next, of a search that has begun. With any, the search ends
+            when they and what was open before are done, instead of after `trials`.
+        options: those of ``nas-theseus search`` with underscores: ``name``, ``storage``,
+            ``sampler``, ``seed``, ``executor``, ``parallel``, …; what is left out has the default
+            of the command line, or is what the search began with.
+
+    Raises:
+        TheseusError: anything a user can mend, before any training where it can be seen there.
+    """
+    path = Path(space)
+    settings = settings_of(path, {"trials": trials, **options}, "search")
+    if reporter is not None:
+        return run_search(path, settings, reporter, first)
+    report = LiveReport(Console())
+    status = None
+    try:
+        result = run_search(path, settings, report, first)
+        status = result.status
+    finally:
+        report.close(status)
+    return result
 
 
 def settings_of(space_file: Path, options: Mapping[str, Any], where: str) -> SearchSettings:

@@ -8,7 +8,6 @@ from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 
 import torch
-import torch.nn.functional as F
 from torch import Tensor, nn
 
 from nas_theseus.convert.activations import GuideActivations
@@ -31,19 +30,6 @@ class EpochLoss:
     examples: int
     taught: int = 0
     pieces: int = 1
-
-
-def distillation_loss(outputs: Tensor, teacher: Tensor, temperature: float) -> Tensor:
-    """Cross-entropy between softened distributions, times T², less the teacher's entropy.
-
-    Args:
-        outputs, teacher: logits of shape (..., classes).
-
-    Source: Hinton et al. 2015, arXiv:1503.02531, section 2.
-    """
-    student = F.log_softmax(outputs / temperature, dim=-1).flatten(0, -2)
-    target = F.log_softmax(teacher / temperature, dim=-1).flatten(0, -2)
-    return F.kl_div(student, target, reduction="batchmean", log_target=True) * temperature**2
 
 
 def train(
@@ -102,7 +88,7 @@ def train(
                 if piece.index is None
                 else teacher.logits(task)[piece.index]
             )
-            loss = loss + weight * distillation_loss(outputs, taught, recipe.temperature)
+            loss = loss + weight * task.distillation(outputs, taught, recipe.temperature)
         return loss
 
     pieces = 1

@@ -11,7 +11,7 @@ from torch import Tensor, nn
 from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_leaves
 
-from nas_theseus.costs.macs import unfused_attention
+from nas_theseus.costs.multiply_adds import unfused_attention
 from nas_theseus.costs.probe import eval_view
 from nas_theseus.errors import CostError
 from nas_theseus.guide.chain import example_input

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from functools import cached_property
 
-from nas_theseus.costs.macs import count_macs
+from nas_theseus.costs.multiply_adds import count_macs
 from nas_theseus.costs.parameters import count_params
 from nas_theseus.errors import CostError
 from nas_theseus.space.search_space import COSTS, SearchSpace

@@ -19,9 +19,10 @@ from nas_theseus.errors import ConversionError
 from nas_theseus.guide.chain import Guide
 from nas_theseus.stitch.cells import Cell, Endpoint, StitchRecipe
 from nas_theseus.tasks import Split, Task
+from nas_theseus.tasks.metric import Meter
 from nas_theseus.tasks.score import score
 from nas_theseus.tasks.task import Splits, SplitTask
-from nas_theseus.tasks.tensors import ImageExamples
+from nas_theseus.tasks.tensors import TensorExamples
 from nas_theseus.values.architecture import Boundary
 from nas_theseus.values.goals import Direction
 from nas_theseus.values.ids import derive_seed
@@ -100,7 +101,7 @@ class _SuffixTask(SplitTask):
 
     def load(self) -> Splits:
         train, validation = (
-            ImageExamples(e.inputs, e.targets, None) for e in (self.training, self.validation)
+            TensorExamples(e.inputs, e.targets, None) for e in (self.training, self.validation)
         )
         return Splits(train, validation, test=validation)  # a stitch is never tested
 
@@ -109,11 +110,11 @@ class _SuffixTask(SplitTask):
             return self.base.loss(outputs, targets)
         return F.mse_loss(outputs, targets) / targets.var().clamp_min(1e-12)
 
-    def total(self, outputs: Tensor, targets: Tensor) -> tuple[float, int]:
-        return self.base.total(outputs, targets)
+    def meter(self) -> Meter:
+        return self.base.meter()
 
-    def finish(self, total: float, count: int) -> float:
-        return self.base.finish(total, count)
+    def distillation(self, outputs: Tensor, teacher: Tensor, temperature: float) -> Tensor:
+        return self.base.distillation(outputs, teacher, temperature)
 
 
 def fewest_examples(stitch: Stitch) -> int:

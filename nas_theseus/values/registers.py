@@ -25,13 +25,16 @@ class Register:
     Args:
         kind: what messages call a member, such as "similarity".
         folder: the folder of the members, below the package, such as "convert/similarities".
+        hyphens: whether names have hyphens where file names have underscores. Names that stand
+            in conditions such as ``val_mean_iou >= 0.5`` keep their underscores.
     """
 
-    def __init__(self, kind: str, folder: str) -> None:
+    def __init__(self, kind: str, folder: str, hyphens: bool = True) -> None:
         self.kind, self.folder = kind, folder
         modules = pkgutil.iter_modules([str(_PACKAGE / folder)])
+        package = f"nas_theseus.{folder.replace('/', '.')}"
         self._modules = {
-            module.name.replace("_", "-"): f"nas_theseus.{folder.replace('/', '.')}.{module.name}"
+            module.name.replace("_", "-") if hyphens else module.name: f"{package}.{module.name}"
             for module in modules
             if not module.name.startswith("_")
         }
@@ -100,14 +103,16 @@ class Register:
     @property
     def one_of(self) -> str:
         """The names as help texts and messages list them: "cka, dmnn or regression"."""
-        *others, last = self
-        return f"{', '.join(others)} or {last}" if others else last
+        names = list(self)
+        if len(names) < 2:
+            return "".join(names)
+        return f"{', '.join(names[:-1])} or {names[-1]}"
 
 
 SIMILARITIES = Register("similarity", "convert/similarities")
 SCHEDULES = Register("schedule", "convert/schedules")
 COSTS = Register("cost", "costs/measures")
-METRICS = Register("metric", "tasks/metrics")
+METRICS = Register("metric", "tasks/metrics", hyphens=False)
 SAMPLERS = Register("sampler", "services/optuna/samplers")
 EXECUTORS = Register("executor", "services/executors")
 TRACKERS = Register("tracker", "services/trackers")

@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from tests.faults.commands import PATIENCE_S, SPACE, Rayless, Search, settle
+from tests.faults.commands import PATIENCE_S, SPACE, Inline, Search, settle
 from tests.faults.counts import Fault
 
 pytestmark = [pytest.mark.slow, pytest.mark.timeout(7200)]
@@ -78,7 +78,7 @@ def test_a_worker_killed_in_each_stage(
     )  # fmt: skip
     # Without Ray driver and worker are one process, which is started again.
     while (code := search.start().wait(timeout=PATIENCE_S)) == -signal.SIGKILL:
-        assert kind is Rayless
+        assert kind is Inline
     assert code == 0, search.output[-3000:]
     assert {path.name for path in deaths.iterdir()} == STAGES
     for death in deaths.iterdir():

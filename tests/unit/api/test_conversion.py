@@ -14,7 +14,7 @@ from typer.testing import CliRunner, Result
 
 import nas_theseus
 from nas_theseus.api.conversion import ways_to_replace
-from nas_theseus.cli.app import app
+from nas_theseus.cli.app import make_app
 from nas_theseus.convert.target import Target, assemble
 from nas_theseus.costs import count_params
 from nas_theseus.errors import ConversionError, ServiceError, SpaceError, StorageError
@@ -91,7 +91,8 @@ def desk(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
 
 def convert(guides: Path, *arguments: str, chosen: str = "chosen.json") -> Result:
     return CliRunner().invoke(
-        app, ["convert", "small.py", "--architecture", chosen, "--storage", str(guides), *arguments]
+        make_app(),
+        ["convert", "small.py", "--architecture", chosen, "--storage", str(guides), *arguments],
     )
 
 

@@ -13,7 +13,7 @@ import torch
 from typer.testing import CliRunner, Result
 
 import nas_theseus
-from nas_theseus.cli.app import app
+from nas_theseus.cli.app import make_app
 from nas_theseus.convert.target import assemble
 from nas_theseus.errors import GuideError, ServiceError, StorageError, TheseusError
 from nas_theseus.export.member import MEMBER_FILES, read_member, write_member
@@ -58,7 +58,7 @@ def folder(made: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
 
 
 def export(*arguments: str | Path) -> Result:
-    return CliRunner().invoke(app, ["export", *map(str, arguments)])
+    return CliRunner().invoke(make_app(), ["export", *map(str, arguments)])
 
 
 def refusal(*arguments: str | Path) -> TheseusError:

@@ -13,7 +13,7 @@ from nas_theseus.convert.target import assemble
 from nas_theseus.costs.table import CostTable
 from nas_theseus.errors import StorageError
 from nas_theseus.guide.weights import plain_state
-from nas_theseus.search.beginning import keep_beginning
+from nas_theseus.search.beginning import begin
 from nas_theseus.search.folder import SearchFolder
 from nas_theseus.space.load import load_space
 from nas_theseus.space.search_space import SearchSpace
@@ -73,7 +73,7 @@ class Desk:
         self.storage.create()
         (root / "small.py").write_text(TEXT)
         self.space: SearchSpace = load_space(root / "small.py")
-        keep_beginning(self.storage, SearchSettings(name="small"), TEXT, self.space)
+        begin(self.storage, SearchSettings(name="small"), self.space, TEXT)
         prepare_guide(self.space.guide, self.space.task, None, self.storage.guides, CPU)
 
     def evaluate(self, blocks: list[tuple[str, int, int]], accuracy: float) -> Evaluation:

@@ -7,11 +7,10 @@ import math
 import pytest
 import torch
 from torch import nn
-from torch.nn import functional as F
 
 from nas_theseus import Recipe, cut
 from nas_theseus.convert.activations import GuideActivations
-from nas_theseus.convert.finetune import distillation_loss, train
+from nas_theseus.convert.finetune import train
 from nas_theseus.convert.guide_training import guide_key, prepare_guide
 from nas_theseus.errors import ConversionError, GuideError
 from nas_theseus.guide.chain import Guide
@@ -55,14 +54,6 @@ def test_a_fraction_that_rounds_to_no_step_is_no_epoch() -> None:
     recipe = Recipe(epochs=1 + 0.4 / (TASK.size("train") // 64), distill=0, batch_size=64)
     (epoch,) = train(network(), TASK, recipe, seed=1)
     assert epoch.loss > 0 and epoch.examples == TASK.size("train") // 64 * 64
-
-
-def test_distillation_loss_is_zero_for_the_teacher_itself_and_kl_otherwise() -> None:
-    student, teacher = torch.randn(5, 4), torch.randn(5, 4)
-    assert float(distillation_loss(teacher, teacher, 2.0)) == pytest.approx(0, abs=1e-6)
-    p, q = F.softmax(teacher / 2, -1), F.softmax(student / 2, -1)
-    expected = 4 * (p * (p / q).log()).sum(-1).mean()
-    assert float(distillation_loss(student, teacher, 2.0)) == pytest.approx(float(expected), 1e-4)
 
 
 def test_a_student_learns_from_the_guide_alone() -> None:

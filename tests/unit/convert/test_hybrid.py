@@ -15,7 +15,7 @@ from nas_theseus.blocks import Basic, Identity, Keep, Pointwise, Pool
 from nas_theseus.candidate.candidate import Converted
 from nas_theseus.candidate.workshop import Workshop, result_of
 from nas_theseus.convert.activations import GuideActivations
-from nas_theseus.convert.alignment import Plateau, align
+from nas_theseus.convert.alignment import Plateau
 from nas_theseus.convert.finetune import train
 from nas_theseus.convert.hybrid import Hybrid
 from nas_theseus.convert.similarity import similarity
@@ -24,6 +24,7 @@ from nas_theseus.convert.target import assemble
 from nas_theseus.tasks import digits
 from nas_theseus.values.architecture import Architecture, BlockChoice, Span
 from nas_theseus.values.recipe import Order
+from tests.unit.convert.aligned import align_points
 
 
 def conv(inlet: int, outlet: int, stride: int = 1) -> nn.Module:
@@ -106,7 +107,7 @@ def test_free_widths_with_every_schedule_and_order(
     assert SPACE.refusal(chosen) is None
     target, cache = assemble(SPACE, chosen, 0), activations()
     generator = torch.Generator().manual_seed(0)
-    list(align(target, cache, similarity(measure), recipe, generator))
+    align_points(target, cache, similarity(measure), recipe, generator)
     assert [tuple(b.shape) for b in target.boundaries[1:4]] == [(3, 8, 8), (12, 8, 8), (8, 4, 4)]
     goal = cache.at(3)
     with torch.no_grad():

@@ -29,8 +29,8 @@ from nas_theseus.errors import ConversionError
 from nas_theseus.guide.networks import vision_transformer
 from nas_theseus.tasks import digits
 from nas_theseus.values.architecture import Architecture, BlockChoice, Span
-from nas_theseus.values.outcomes import CurvePoint
 from nas_theseus.values.recipe import Order
+from tests.unit.convert.aligned import align_points, uncounted
 
 
 def conv(inlet: int, outlet: int, stride: int = 1) -> nn.Module:
@@ -70,46 +70,14 @@ def run(recipe: Recipe, seed: int = 0) -> tuple[Target, dict[str, list[float]]]:
     generator = torch.Generator().manual_seed(seed)
     curves: dict[str, list[float]] = {}
     measure = similarity(recipe.similarity)
-    for point in align(target, guide(), measure, recipe, generator):
+    for point in align_points(target, guide(), measure, recipe, generator):
         curves.setdefault(point.metric, []).append(point.value)
     return target, curves
 
 
-ONE, BOTH, THREE = (1,), (1, 3), (3,)
-
-
-@pytest.mark.parametrize(
-    ("schedule", "order", "expected"),
-    [
-        ("progressive", "forward",
-         [Stage(1, 2, ONE, ONE, 1, ONE), Stage(1, 4, BOTH, BOTH, 3, BOTH)]),
-        ("progressive", "reverse",
-         [Stage(3, 4, THREE, THREE, 3, THREE), Stage(1, 4, BOTH, BOTH, 3, BOTH)]),
-        ("sequential", "forward",
-         [Stage(1, 2, ONE, ONE, 1, ONE), Stage(1, 4, THREE, THREE, 3, BOTH)]),
-        ("sequential", "reverse",
-         [Stage(3, 4, THREE, THREE, 3, THREE), Stage(1, 4, ONE, BOTH, 1, BOTH)]),
-        ("independent", "forward",
-         [Stage(1, 2, ONE, ONE, 1, ONE), Stage(3, 4, THREE, THREE, 3, BOTH)]),
-        ("independent", "reverse",
-         [Stage(3, 4, THREE, THREE, 3, THREE), Stage(1, 2, ONE, ONE, 1, BOTH)]),
-        ("joint", "forward", [Stage(1, 4, BOTH, BOTH, 3, BOTH)]),
-        ("naive", "forward", [Stage(1, 2, (), (), None, ONE), Stage(3, 4, (), (), None, BOTH)]),
-        ("naive", "reverse", [Stage(3, 4, (), (), None, THREE), Stage(1, 2, (), (), None, BOTH)]),
-        ("scratch", "forward", []),
-        ("kd", "forward", []),
-    ],
-)  # fmt: skip
-def test_stages(schedule: str, order: Order, expected: list[Stage]) -> None:
-    assert stages(schedule, order, (1, 3)) == expected
-    assert stages(schedule, order, ()) == []
-
-
 @pytest.mark.parametrize("schedule", ["progressive", "sequential", "independent", "joint"])
 @pytest.mark.parametrize("order", ["forward", "reverse"])
-def test_alignment_helps_and_leaves_guide_and_kept_parts_alone(
-    schedule: str, order: Order
-) -> None:
+def test_alignment_helps_and_leaves_guide_and_kept_parts_alone(schedule: str, order: Order) -> None:
     before = SPACE.guide.content_hash()
     short = Recipe(schedule=schedule, order=order, align_steps=1, align_batch_size=64)
     long = short.model_copy(update={"align_steps": 40})
@@ -129,14 +97,10 @@ def test_earlier_blocks_move_in_progressive_and_rest_in_sequential(schedule: str
     target = assemble(SPACE, ARCHITECTURE, 0)
     generator = torch.Generator().manual_seed(0)
     recipe = Recipe(schedule=schedule, align_steps=3, align_batch_size=64)
-    states: list[dict[str, torch.Tensor]] = []
-
-    def note(_number: int, _stage: Stage) -> tuple[CurvePoint, ...]:
-        states.append({name: p.detach().clone() for name, p in target.named_parameters()})
-        return ()
-
-    list(align(target, guide(), similarity("cka"), recipe, generator, note))
-    first, second = states
+    first, second = (
+        {name: p.detach().clone() for name, p in target.named_parameters()}
+        for _ in align(uncounted(target, guide(), similarity("cka"), recipe, generator))
+    )
     moved = {name.split(".")[1] for name in first if not torch.equal(first[name], second[name])}
     assert moved == ({"1", "2"} if schedule == "progressive" else {"2"})
 
@@ -147,13 +111,10 @@ def test_what_is_frozen_in_front_runs_once_for_all_steps() -> None:
     by_stage: list[int] = []
     target.blocks[1].register_forward_hook(lambda _m, inputs, _o: seen.append(len(inputs[0])))
 
-    def note(_number: int, _stage: Stage) -> tuple[CurvePoint, ...]:
+    recipe = Recipe(schedule="sequential", align_steps=5, align_batch_size=64)
+    for _ in align(uncounted(target, guide(), similarity("cka"), recipe, generator)):
         by_stage.append(sum(seen))
         seen.clear()
-        return ()
-
-    recipe = Recipe(schedule="sequential", align_steps=5, align_batch_size=64)
-    list(align(target, guide(), similarity("cka"), recipe, generator, note))
     steps_look_measure_statistics_and_stitch = 5 * 64 + 64 + 64 + 192 + 192
     assert by_stage == [steps_look_measure_statistics_and_stitch, 192]
 
@@ -182,7 +143,8 @@ def test_the_loss_of_a_stage_is_the_mean_over_its_aligned_blocks() -> None:
     stage = stages("progressive", "forward", target.replaced)[-1]
     recipe = Recipe(align_batch_size=64)
     generator.manual_seed(0)
-    run = StageRun(1, stage, target, cache, cache.at(1), similarity("cka"), recipe, generator)
+    alignment = uncounted(target, cache, similarity("cka"), recipe, generator)
+    run = StageRun(alignment, 1, stage, cache.at(1))
     found = run._loss(0)
     batch = fixed_batches(cache.count, 64, generator.manual_seed(0))[0]
     first = target.blocks[1](cache.at(1)[batch])
@@ -197,7 +159,7 @@ def test_a_stitch_brings_the_block_into_the_guide_s_basis_without_a_new_layer() 
     target = assemble(SPACE, ARCHITECTURE, 0)
     target.freeze_all_but(())
     cache = guide()
-    stage = Stage(1, 2, ONE, ONE, 1, ONE)
+    stage = Stage(1, 2, (1,), (1,), 1, (1,))
     goal = cache.at(2)
 
     def unexplained() -> float:
@@ -222,7 +184,7 @@ def test_recalibration_on_the_same_sample_leaves_a_stitched_block_as_it_was(
     target, generator = assemble(SPACE, ARCHITECTURE, 0), torch.Generator().manual_seed(0)
     recipe = Recipe(schedule="independent", similarity=measure, align_steps=1, align_batch_size=192)
     cache = guide()
-    list(align(target, cache, similarity(measure), recipe, generator))
+    align_points(target, cache, similarity(measure), recipe, generator)
     with torch.no_grad():
         block = target.blocks[1].eval()
         before = block(cache.at(1))
@@ -248,7 +210,7 @@ class Skipping(nn.Module):
 
 def test_a_skip_added_in_place_does_not_change_the_stitch() -> None:
     cache = guide()
-    stage = Stage(1, 2, ONE, ONE, 1, ONE)
+    stage = Stage(1, 2, (1,), (1,), 1, (1,))
     residuals, outputs = [], []
     for in_place in (False, True):
         target = assemble(SPACE, ARCHITECTURE, 0)
@@ -300,7 +262,7 @@ def test_units_with_many_inputs_take_smaller_steps() -> None:
     activations = GuideActivations(part, torch.randn(64, 1, 32, 32), torch.device("cpu"))
     over_pixels, _, over_units = mixer.positions
     before = [layer.weight.detach().clone() for layer in (over_pixels, over_units)]
-    list(align(target, activations, similarity("cka"), recipe, torch.Generator()))
+    align_points(target, activations, similarity("cka"), recipe, torch.Generator())
     moved = [(layer.weight - was).abs().max().item()
              for layer, was in zip((over_pixels, over_units), before, strict=True)]  # fmt: skip
     # Adam's first step is the learning rate itself.
@@ -328,7 +290,7 @@ def test_a_block_over_tokens_starts_with_the_guide_s_hidden_units(width_share: f
     target = assemble(space, Architecture((ends[0], *layers, ends[1])), 0)
     activations = GuideActivations(space.guide, SAMPLE, torch.device("cpu"))
     recipe = Recipe(align_steps=0, align_batch_size=64)
-    list(align(target, activations, similarity("regression"), recipe, torch.Generator()))
+    align_points(target, activations, similarity("regression"), recipe, torch.Generator())
     for position, taken in ((1, True), (2, width_share == 1)):
         guided = network.encoder.layers[position - 1].mlp[0].weight
         found = target.blocks[position].mlp[1].weight  # type: ignore[index,union-attr]

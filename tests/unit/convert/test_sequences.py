@@ -19,13 +19,13 @@ from nas_theseus.blocks import (
     SelfAttention,
 )
 from nas_theseus.convert.activations import GuideActivations
-from nas_theseus.convert.alignment import align
 from nas_theseus.convert.fitting import stitch
 from nas_theseus.convert.similarity import similarity
 from nas_theseus.convert.stage import Stage
 from nas_theseus.convert.target import assemble
 from nas_theseus.tasks import text_file
 from nas_theseus.values.architecture import Architecture, BlockChoice, Span
+from tests.unit.convert.aligned import align_points
 
 TOKENS = Boundary((16, 8))
 FAMILIES = [
@@ -100,6 +100,8 @@ def test_alignment_of_a_recurrent_block_to_attention_helps(guide_and_task) -> No
     for steps in (0, 30):
         target = assemble(space, Architecture((keeps[0], new, keeps[1])), 0)
         recipe = Recipe(align_steps=steps, align_batch_size=64, similarity="cka")
-        points = align(target, cache, similarity("cka"), recipe, torch.Generator().manual_seed(0))
+        points = align_points(
+            target, cache, similarity("cka"), recipe, torch.Generator().manual_seed(0)
+        )
         scores.append(next(p.value for p in points if p.metric == "similarity/1"))
     assert scores[1] > scores[0]

@@ -129,7 +129,7 @@ def test_keys_are_the_same_in_another_process(tmp_path: Path) -> None:
     key = key_of(tmp_path)
     script = (
         "from nas_theseus.library.block_key import BlockKeys\n"
-        "from nas_theseus.space.search_space import load_space\n"
+        "from nas_theseus.space.load import load_space\n"
         "from nas_theseus.values.architecture import BlockChoice, Span\n"
         "keys = BlockKeys(load_space('small.py'))\n"
         "print(keys.of(BlockChoice(Span(1, 2), 'mine', (('hidden', 4),))).id)\n"

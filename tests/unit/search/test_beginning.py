@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from dataclasses import replace
 from pathlib import Path
 
@@ -13,7 +14,7 @@ from nas_theseus import Recipe, SearchSpace, cut
 from nas_theseus.blocks import Keep
 from nas_theseus.convert.guide_training import prepare_guide
 from nas_theseus.errors import GuideError, SpaceError, StorageError
-from nas_theseus.search.beginning import check_kept, keep_beginning, read_space
+from nas_theseus.search.beginning import Beginning, begin, inherit, read_space, refuse_changes
 from nas_theseus.search.folder import SearchFolder
 from nas_theseus.space.load import load_space
 from nas_theseus.tasks import Task, digits
@@ -34,45 +35,88 @@ def test_other_data_for_candidates_are_refused(guide_task: Task | None, tmp_path
     storage = SearchFolder(tmp_path, "kept")
     storage.create()
     settings = SearchSettings(name="kept")
-    begun = keep_beginning(storage, settings, "", space(digits(), guide_task))
-    assert keep_beginning(storage, settings, "", space(digits(), guide_task)) == begun
+    begun = begin(storage, settings, space(digits(), guide_task), "")
+    assert begin(storage, settings, space(digits(), guide_task), "") == begun
     with pytest.raises(SpaceError, match="training data changed since"):
-        keep_beginning(storage, settings, "", space(digits(seed=1), guide_task))
+        begin(storage, settings, space(digits(seed=1), guide_task), "")
 
 
-def test_a_search_goes_on_with_a_library_or_without_as_it_began(tmp_path: Path) -> None:
+def test_another_recipe_or_study_is_refused(tmp_path: Path) -> None:
     storage = SearchFolder(tmp_path, "kept")
     storage.create()
     settings = SearchSettings(name="kept")
-    without = space(digits(), None)
-    with_library = replace(without, recipe=Recipe(library=True))
-    keep_beginning(storage, settings, "", with_library)
-    with pytest.raises(SpaceError, match="began with the library of converted blocks"):
-        keep_beginning(storage, settings, "", without)
+    first = space(digits(), None)
+    begin(storage, settings, first, "")
+    with pytest.raises(SpaceError, match="it began with another recipe"):
+        begin(storage, settings, replace(first, recipe=Recipe(epochs=3)), "")
+    elsewhere = settings.model_copy(update={"study_url": "sqlite:///other.db"})
+    with pytest.raises(SpaceError, match="it began with another --study"):
+        begin(storage, elsewhere, first, "")
 
 
-def test_a_search_goes_on_with_the_suggestions_that_it_began_with(tmp_path: Path) -> None:
-    storage = SearchFolder(tmp_path, "kept")
-    storage.create()
-    four = SearchSettings(name="kept", suggestions=4)
-    keep_beginning(storage, four, "", space(digits(), None))
-    check_kept(storage, four, "")
-    with pytest.raises(SpaceError, match="began with --suggestions 4, not 0"):
-        check_kept(storage, SearchSettings(name="kept"), "")
-
-
-@pytest.mark.parametrize(("begun", "how"), [(True, "with"), (False, "without")])
-def test_a_search_goes_on_with_rungs_or_without_as_it_began(
-    begun: bool, how: str, tmp_path: Path
+@pytest.mark.parametrize(
+    ("name", "begun", "other", "said"),
+    [
+        ("suggestions", 4, 0, "it began with --suggestions 4, not with --suggestions 0"),
+        ("seed", 3, 0, "it began with --seed 3, not with --seed 0"),
+        ("sampler", "tpe", "gp", "it began with --sampler tpe, not with --sampler gp"),
+        ("rungs", True, False, "it began with rungs"),
+        ("rungs", False, True, "it began without rungs"),
+        ("library", True, False, "it began with library"),
+        ("library", False, "elsewhere", "it began without library"),
+    ],
+)
+def test_a_search_inherits_what_it_began_with_and_refuses_something_else(
+    name: str, begun: object, other: object, said: str, tmp_path: Path
 ) -> None:
     storage = SearchFolder(tmp_path, "kept")
     storage.create()
-    here, settings = space(digits(), None), SearchSettings(name="kept", rungs=begun)
-    identity = keep_beginning(storage, settings, "", here)
-    assert keep_beginning(storage, settings, "", here) == identity
-    other = settings.model_copy(update={"rungs": not begun})
-    with pytest.raises(SpaceError, match=f"began {how} rungs"):
-        keep_beginning(storage, other, "", here)
+    settings = SearchSettings(name="kept", **{name: begun})
+    found = space(digits(), None)
+    with_library = replace(found, recipe=Recipe(library=settings.library is not False))
+    begin(storage, settings, with_library, "text")
+    refuse_changes(storage, settings, "text")
+    assert inherit(storage, {"trials": 9, name: None})[name] == begun
+    assert inherit(storage, {name: other})[name] == other
+    changed = SearchSettings(name="kept", **{name: other})
+    with pytest.raises(SpaceError, match=said):
+        refuse_changes(storage, changed, "text")
+
+
+def test_the_library_may_be_elsewhere_in_a_later_launch(tmp_path: Path) -> None:
+    storage = SearchFolder(tmp_path, "kept")
+    storage.create()
+    with_library = replace(space(digits(), None), recipe=Recipe(library=True))
+    begin(storage, SearchSettings(name="kept"), with_library, "")
+    refuse_changes(storage, SearchSettings(name="kept", library="elsewhere"), "")
+
+
+def test_every_change_is_reported_together_with_the_difference(tmp_path: Path) -> None:
+    storage = SearchFolder(tmp_path, "kept")
+    storage.create()
+    begin(storage, SearchSettings(name="kept"), space(digits(), None), "one\ntwo\n")
+    changed = SearchSettings(name="kept", seed=1, sampler="tpe", library=False)
+    with pytest.raises(SpaceError) as refusal:
+        refuse_changes(storage, changed, "one\nthree\n")
+    message = str(refusal.value)
+    for said in ("3 mistakes", "-two", "+three", "--seed 0", "--sampler theseus"):
+        assert said in message
+
+
+def test_a_beginning_is_read_as_it_was_written_also_from_before_there_were_rungs(
+    tmp_path: Path,
+) -> None:
+    storage = SearchFolder(tmp_path, "kept")
+    storage.create()
+    begun = begin(storage, SearchSettings(name="kept", seed=3), space(digits(), None), "")
+    assert Beginning.read(storage) == begun
+    data = json.loads(storage.settings_file.read_text())
+    del data["rungs"], data["suggestions"]
+    storage.settings_file.write_text(json.dumps(data))
+    assert Beginning.read(storage) == replace(begun, rungs=False, suggestions=0)
+    storage.settings_file.write_text('{"seed": 3}')
+    with pytest.raises(StorageError, match="settings.json is damaged.*another --name"):
+        Beginning.read(storage)
 
 
 TEXT = """
@@ -98,7 +142,7 @@ def test_a_space_is_read_as_the_search_began_with_the_guide_that_it_trained(
     storage.create()
     (tmp_path / "mine.py").write_text(TEXT)
     trained = load_space(tmp_path / "mine.py")
-    keep_beginning(storage, SearchSettings(name="kept"), TEXT, trained)
+    begin(storage, SearchSettings(name="kept"), trained, TEXT)
     with pytest.raises(StorageError, match="read the code, then add --trust-code"):
         read_space(storage, trust_code=False)
     with pytest.raises(GuideError, match="the trained guide is not in"):

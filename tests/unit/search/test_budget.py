@@ -19,7 +19,7 @@ from nas_theseus.estimate.additive import AdditiveEstimate
 from nas_theseus.library.block_key import BlockKey, BlockKeys
 from nas_theseus.library.record import Facts
 from nas_theseus.library.store import Library
-from nas_theseus.search.beginning import keep_beginning
+from nas_theseus.search.beginning import begin
 from nas_theseus.search.budget import Answer, Prediction, answer, parse_budget
 from nas_theseus.search.folder import SearchFolder
 from nas_theseus.space.load import load_space
@@ -63,7 +63,7 @@ class Desk:
         space = load_space(root / "small.py")
         recipe = space.recipe.model_copy(update={"library": library})
         self.space: SearchSpace = replace(space, recipe=recipe)
-        keep_beginning(self.storage, SearchSettings(name="small"), text, self.space)
+        begin(self.storage, SearchSettings(name="small"), self.space, text)
         prepare_guide(
             space.guide, space.task, None, self.storage.guides, torch.device("cpu")
         )  # fmt: skip

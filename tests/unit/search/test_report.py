@@ -1,4 +1,4 @@
-"""Tables in the terminal."""
+"""What a running search says of itself."""
 
 from __future__ import annotations
 
@@ -7,43 +7,45 @@ import io
 import pytest
 from rich.console import Console
 
-from nas_theseus.search.progress import State
-from nas_theseus.search.report import front_table, rungs_line
-
-ROW = {
-    "architecture": "f30eba841193", "pairing": "0|1", "blocks": "keep|linear", "val_accuracy": 0.98,
-    "latency_ms_p10": 0.21, "latency_ms_p90": 0.43, "macs": 378176, "params": 16890,
-    "latency_ms": 0.25, "peak_memory_bytes": 80904, "test_accuracy": 0.97,
-    "train_macs_spent": 0, "seconds": 3.4, "run_id": "a2a5",
-}  # fmt: skip
+from nas_theseus.search import report
+from nas_theseus.search.report import LiveReport, rungs_line, training_line
+from nas_theseus.search.status import BlockCounts, Progress, Status
 
 
-@pytest.mark.parametrize("width", [80, 100, 140])
-def test_every_figure_of_the_front_is_shown_in_a_terminal_of_any_width(width: int) -> None:
-    console = Console(file=io.StringIO(), width=width)
-    console.print(front_table([ROW], "front", width))
-    shown = console.file.getvalue()  # type: ignore[attr-defined]
-    for figure in ("f30eba841193", "0.9800", "378 k", "16.9 k", "0.2500", "80.9 k", "0.9700"):
-        assert figure in shown, shown
-    assert "0.43" not in shown and "a2a5" not in shown
-    assert max(map(len, shown.splitlines())) <= width
-    assert ("keep|linear" in shown) == (width > 80)
-    assert ("latency_ms" in shown) == (width == 140)
-
-
-def test_names_are_whole_where_there_is_room() -> None:
-    console = Console(file=io.StringIO(), width=80)
-    row = {key: ROW[key] for key in ("architecture", "blocks", "val_accuracy", "macs", "params")}
-    console.print(front_table([row], "front", 80))
-    shown = console.file.getvalue()  # type: ignore[attr-defined]
-    assert "val_accuracy" in shown and "keep|linear" in shown
-
-
-def test_a_search_says_what_its_rungs_saved_and_how_far_they_told_the_end() -> None:
+def test_a_search_says_what_its_rungs_saved_and_how_well_they_predicted() -> None:
     taus = {"converted": 0.456, "epoch_1": 1.0}
-    state = State("a", 20, stopped=4, macs_saved=1_234_567, correlations=taus, compared=9)
-    assert rungs_line(state) == (
-        "rungs: 4 stopped, 1.23 M MACs saved; Kendall's tau with the end: converted 0.46, "
+    now = Progress(stopped=4, macs_saved=1_234_567, correlations=taus, compared=9)
+    assert rungs_line(Status("a", 20, now, {})) == (
+        "rungs: 4 stopped, 1.23 M MACs saved; Kendall's tau with final quality: converted 0.46, "
         "epoch_1 1.00 (9 architectures)"
     )
-    assert rungs_line(State("a", 20, compared=3)).endswith("for Kendall's tau (3)")
+    few = Status("a", 20, Progress(compared=3), {})
+    assert rungs_line(few).endswith("too few candidates finished for Kendall's tau (3)")
+
+
+def test_training_counts_candidates_and_blocks() -> None:
+    blocks = BlockCounts(2, 1, 0, 0, 3_000_000, 1.5, 1_000_000, 0.5)
+    status = Status("a", 20, Progress(train_macs=1_000_000), {}, blocks=blocks)
+    assert training_line(status) == (
+        "training: 4 M MACs in all; blocks: 2 converted (3 M MACs, 1.5 s), 1 reused (1 M MACs, "
+        "0.5 s saved), 0 failed"
+    )
+    without = Status("a", 20, Progress(train_macs=5), {})
+    assert training_line(without) == "training: 5 MACs in all; no library used"
+
+
+@pytest.mark.parametrize("terminal", [True, False])
+def test_progress_is_shown_in_a_terminal_and_a_file(
+    terminal: bool, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(report, "LINE_EVERY_S", 0.0)
+    console = Console(file=io.StringIO(), force_terminal=terminal, width=200)
+    shown = LiveReport(console)
+    now = Progress(done=3, front=("abcdef", "123456"), hypervolume=0.25, best={"macs": 5.0})
+    status = Status("a", 20, now, {"abcdef01": "finetune"}, seconds_left=8.0)
+    shown.show(status)
+    shown.close(status)
+    text = console.file.getvalue()  # type: ignore[attr-defined]
+    for said in ("3 of 20 done, 1 running", "front 2, hypervolume 0.2500", "about 8 s left"):
+        assert said in text
+    assert ("running: abcdef finetune" in text) == terminal

@@ -13,6 +13,7 @@ from nas_theseus.stitch import rows as rows_module
 from nas_theseus.stitch.cells import Endpoint, StitchRecipe
 from nas_theseus.stitch.rows import Pair, RowSettings, RowWorker
 from nas_theseus.stitch.sources import Source, pairs_of, read_sources
+from nas_theseus.values.events import Ended
 
 RECIPE = StitchRecipe(examples=64, score_examples=100, epochs=0.25, cka_examples=32)
 
@@ -44,17 +45,18 @@ def test_a_row_holds_every_receiver_and_goes_on_from_what_is_kept(
         return cell
 
     monkeypatch.setattr(rows_module, "measure", counting)
-    steps = RowWorker(settings)(sender)
-    first = next(steps)
+    events = RowWorker(settings)(sender)
+    first = next(events)
     assert made == [first]
-    steps.close()  # killed after one cell
+    events.close()  # killed after one cell
     damaged = settings.pairs[0].cell_file(sender, Endpoint("resnet1111@1", True, 2))
     damaged.write_text("{")
     # Boundaries: stem and four blocks; two receivers, trained and random.
-    rest = list(RowWorker(settings)(sender))
+    *rest, end = RowWorker(settings)(sender)
+    assert end == Ended()
     assert len(rest) == 5 * 2 * 2 - 1 and first not in rest
     assert made == [first, *rest]
-    assert list(RowWorker(settings)(sender)) == []
+    assert list(RowWorker(settings)(sender)) == [Ended()]
     assert damaged.with_suffix(".damaged").exists()
     cell = settings.pairs[0].read(sender, Endpoint("resnet1111@1", True, 2))
     assert cell is not None and 0 <= cell.quality <= 1 and 0 <= cell.cka <= 1
@@ -64,11 +66,9 @@ def test_a_failing_row_says_why(settings: RowSettings, tmp_path: Path) -> None:
     few = RECIPE.model_copy(update={"examples": 2, "epochs": 0.0, "cka_examples": 4})
     pairs = (Pair("resnet1111", "resnet1111@1", tmp_path),)
     worker = RowWorker(replace(settings, recipe=few, pairs=pairs))
-    steps = worker(Endpoint("resnet1111", True, 1))
-    with pytest.raises(StopIteration) as end:
-        while True:
-            next(steps)
-    assert "resnet1111-trained-1 → resnet1111@1-trained-3: least squares" in end.value.value
+    *_, end = worker(Endpoint("resnet1111", True, 1))
+    assert isinstance(end, Ended) and end.failure is not None
+    assert "resnet1111-trained-1 → resnet1111@1-trained-3: least squares" in end.failure
     assert len(list(tmp_path.rglob("*.json"))) == 2  # what came before is kept
 
 

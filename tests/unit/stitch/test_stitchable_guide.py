@@ -7,8 +7,7 @@ import torch
 
 from nas_theseus import Recipe, SearchSpace
 from nas_theseus.blocks import Keep
-from nas_theseus.candidate.candidate import Converted
-from nas_theseus.candidate.workshop import Workshop
+from nas_theseus.candidate.workshop import Workshop, result_of
 from nas_theseus.convert.guide_training import guide_key, prepare_guide
 from nas_theseus.costs.table import CostTable
 from nas_theseus.space.mistakes import mistakes_in
@@ -67,11 +66,8 @@ def test_a_candidate_is_the_trained_network_of_its_net(
     assert isinstance(guide, StitchableGuide)
     prepare_guide(guide, space.task, TRAINING, tmp_path, torch.device("cpu"))  # type: ignore[arg-type]
     net = guide.net(1, "fast-to-slow")
-    steps = Workshop(space, torch.device("cpu")).run(stitched(space, 0.5), 0)
-    with pytest.raises(StopIteration) as end:
-        while True:
-            next(steps)
-    found: Converted = end.value.value
+    events = Workshop(space, torch.device("cpu")).convert(stitched(space, 0.5), 0)
+    found = result_of(events)
     index = round((len(net.configs()) - 1) / 2)
     inputs = space.task.sample(7)
     with torch.no_grad():

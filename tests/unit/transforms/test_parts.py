@@ -8,7 +8,6 @@ from pathlib import Path
 
 import pytest
 import torch
-from nas_theseus.search.jobs import growth_of, reference_of
 from torch import Tensor, nn
 
 from nas_theseus import Boundary, Guide, Recipe, SearchSpace, choice, cut, minimize
@@ -24,6 +23,7 @@ from nas_theseus.guide.networks import ResNet, vision_transformer
 from nas_theseus.library.block_conversion import convert_block
 from nas_theseus.library.block_key import BlockKeys
 from nas_theseus.library.store import Library
+from nas_theseus.search.opening import growth_of, reference_of
 from nas_theseus.space.genome import Genome
 from nas_theseus.space.mistakes import mistakes_in
 from nas_theseus.tasks import digits

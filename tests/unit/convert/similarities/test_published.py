@@ -11,8 +11,10 @@ import torch
 from sklearn.neighbors import NearestNeighbors
 from torch import Tensor
 
-from nas_theseus.convert.kernels import linear_cka, mutual_neighbours, unbiased_linear_cka
-from nas_theseus.convert.similarity import Similarity, similarity
+from nas_theseus.convert.similarities.cka import Cka, linear_cka
+from nas_theseus.convert.similarities.cka_unbiased import UnbiasedCka, unbiased_linear_cka
+from nas_theseus.convert.similarities.dmnn import mutual_neighbours
+from nas_theseus.convert.similarity import agreement, similarity
 from nas_theseus.guide.networks import ResNet
 from nas_theseus.tasks import digits
 
@@ -84,17 +86,20 @@ def test_unbiased_cka_is_the_package_s(n: int, d: int, e: int) -> None:
 def test_cka_of_a_network_s_features_is_the_package_s(real_features: dict[str, Tensor]) -> None:
     """In float32, as training compares them; the package computes in float64."""
     values = []
+    places_alone = Cka(examples="positions", pool=None, rows=None)
     for (one, x), (other, y) in itertools.combinations(real_features.items(), 2):
         flat = x.flatten(1), y.flatten(1)
         expected = ckatorch.cka_base(*flat).item()
-        assert Similarity("cka", "maps").score(x, y).item() == pytest.approx(expected, abs=1e-5)
+        assert agreement(Cka(examples="maps", pool=None), x, y).item() == pytest.approx(
+            expected, abs=1e-5
+        )
         values.append(expected)
         batches = [f[None] for f in flat]
-        unbiased = Similarity("cka-unbiased", "maps").score(x, y).item()
+        unbiased = agreement(UnbiasedCka(examples="maps", pool=None), x, y).item()
         assert unbiased == pytest.approx(ckatorch.cka_batch(*batches).item(), abs=1e-4)
         if x.shape[2:] == y.shape[2:]:
             places = (f.permute(0, 2, 3, 1).flatten(0, 2) for f in (x, y))
-            found = Similarity("cka", "positions", rows=None).score(x, y).item()
+            found = agreement(places_alone, x, y).item()
             assert found == pytest.approx(ckatorch.cka_base(*places).item(), abs=1e-5), (one, other)
     assert len(values) == 15
     assert max(values) - min(values) > 0.2

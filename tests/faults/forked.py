@@ -1,7 +1,4 @@
-"""A search in one process, its jobs one after the other and Ray left out: it starts at once.
-
-Everything else is the search's own: proposals, results, library, records, the front.
-"""
+"""A command line in a child of this process: it starts at once, as everything is imported."""
 
 from __future__ import annotations
 
@@ -9,52 +6,12 @@ import os
 import signal
 import sys
 import time
-from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 import torch
 
 from nas_theseus.cli import app as cli
-from nas_theseus.errors import StorageError
-from nas_theseus.services.ray import cluster
-from nas_theseus.values.settings import SearchSettings
-
-
-def run_jobs(
-    jobs: cluster.Jobs[Any],
-    make_run: Callable[[], cluster.WorkerRun[Any]],
-    settings: SearchSettings,
-    folder: Path,
-) -> None:
-    """As `cluster.run_jobs`, here."""
-    run = make_run()
-    while (job := jobs.next()) is not None:
-        steps = run(job)
-        failure, goes_on = None, True
-        while goes_on:
-            try:
-                step = next(steps)
-            except StopIteration as end:
-                failure, goes_on = end.value, False
-            except StorageError as error:
-                raise StorageError(f"{error}; then the same command goes on from here") from error
-            else:
-                if isinstance(step, str):
-                    jobs.reported(job, step)
-                else:
-                    goes_on = jobs.reached(step)
-        jobs.ended(job, failure)
-
-
-def run(arguments: list[str]) -> None:
-    """The command line, with Ray left out."""
-    cluster.connect = lambda *_: None
-    cluster.disconnect = lambda: None
-    cluster.slots = lambda _: 1
-    cluster.run_jobs = run_jobs
-    sys.argv = ["nas-theseus", *arguments]
-    cli.main()
 
 
 class Forked:
@@ -78,7 +35,8 @@ class Forked:
                     os.dup2(log, stream)
                 sys.stdout, sys.stderr = (os.fdopen(os.dup(log), "w", 1) for _ in range(2))
                 torch.set_num_threads(1)
-                run(arguments)
+                sys.argv = ["nas-theseus", *arguments]
+                cli.main()
                 code = 0
             except SystemExit as end:
                 code = end.code
@@ -104,7 +62,3 @@ class Forked:
 
     def send_signal(self, number: int) -> None:
         os.kill(self.pid, number)
-
-
-if __name__ == "__main__":
-    run(sys.argv[1:])

@@ -3,27 +3,31 @@
 from __future__ import annotations
 
 import resource
-from collections.abc import Iterator
+from collections.abc import Iterable
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 
 import pytest
 
+from nas_theseus.api.searching import open_driver
 from nas_theseus.costs.table import CostTable
 from nas_theseus.errors import LibraryError, StorageError
 from nas_theseus.library.block_key import BlockKey, BlockKeys
 from nas_theseus.library.store import Library
 from nas_theseus.search.block_jobs import BlockJobs
+from nas_theseus.search.driver import Job
 from nas_theseus.search.folder import SearchFolder
-from nas_theseus.search.jobs import ProposalJobs
-from nas_theseus.search.progress import State
+from nas_theseus.search.opening import Measured, plan_of
+from nas_theseus.search.status import Status
+from nas_theseus.search.trackers import Trackers
 from nas_theseus.search.worker import Worker, worker_settings
-from nas_theseus.services.mlflow import Tracker
-from nas_theseus.services.ray.cluster import Job
+from nas_theseus.services.optuna.study import StudySettings
 from nas_theseus.space.load import load_space
 from nas_theseus.space.search_space import SearchSpace
 from nas_theseus.values.architecture import Architecture, BlockChoice, Span
-from nas_theseus.values.outcomes import Evaluation, Failure, Outcome, Reached, Stopped
+from nas_theseus.values.events import Ended, Reached
+from nas_theseus.values.outcomes import Evaluation, Failure, Outcome, Stopped
+from nas_theseus.values.resources import Resources
 from nas_theseus.values.settings import SearchSettings
 
 TEXT = """
@@ -67,7 +71,7 @@ class Silent:
     def say(self, message: str) -> None:
         self.said.append(message)
 
-    def show(self, state: State) -> None:
+    def show(self, status: Status) -> None:
         """Nothing."""
 
 
@@ -97,29 +101,39 @@ class Bench:
             name=self.name, trials=self.trials, storage=self.root, sampler="random",
             rungs=self.rungs,
         )  # fmt: skip
-        tracker = Tracker(self.name, self.storage.outbox, self.storage.runs_file)
         costs = CostTable(self.space)
-        guide = {"val_accuracy": 0.5, **costs.of_parts().known()}
-        self.jobs = ProposalJobs(
-            self.space, costs, self.storage, tracker, settings, self.reporter, guide,
-            blocks=BlockJobs(self.keys, self.library, self.storage), slots=self.slots,
-        )  # fmt: skip
+        measured = Measured(self.space, costs, {"val_accuracy": 0.5, **costs.of_parts().known()})
+        trackers = Trackers({}, {}, self.storage.read_outcome, self.reporter.say)
+        guide = self.space.guide_architecture()
+        self.driver = open_driver(
+            measured,
+            plan_of(self.space, settings, self.slots),
+            self.storage,
+            StudySettings(self.name, self.storage.journal, "random", 0),
+            (trackers, self.reporter),
+            self.library,
+            lambda: [] if guide is None else [guide],
+        )
         self.worker = Worker(
             worker_settings(
-                self.space, self.root / "space.py", self.text, self.storage, self.library,
-                seed=0, device="cpu", cpus=1,
+                self.space, (self.root / "space.py", self.text), self.storage, self.library, 0,
+                Resources(),
             )
         )  # fmt: skip
 
+    @property
+    def status(self) -> Status:
+        return self.driver.status()
+
     def fill(self, running: list[Job]) -> None:
-        while len(running) < self.slots and (job := self.jobs.next()) is not None:
+        while len(running) < self.slots and (job := self.driver.next()) is not None:
             if isinstance(job, Architecture):
                 keys = self.keys.of_blocks(job)
                 assert all(key is None or key in self.library for key in keys)
             assert job not in self.handed
             self.handed.append(job)
             running.append(job)
-            assert len(self.jobs.state.running) <= self.slots
+            assert len(self.status.running) <= self.slots
 
     def run(self) -> None:
         running: list[Job] = []
@@ -130,15 +144,12 @@ class Bench:
             self.fill(running)
 
     def end(self, job: Job) -> None:
-        steps = self.worker(job)
-        while True:
-            try:
-                step = next(steps)
-            except StopIteration as end:
-                self.jobs.ended(job, end.value)
+        for event in self.worker(job):
+            if isinstance(event, Ended):
+                self.driver.ended(job, event.failure)
                 return
-            if isinstance(step, Reached) and not self.jobs.reached(step):
-                self.jobs.ended(job, None)
+            if isinstance(event, Reached) and not self.driver.goes_on(event):
+                self.driver.ended(job, None)
                 return
 
     @property
@@ -152,19 +163,15 @@ class Bench:
 
 def first_block(bench: Bench) -> BlockKey:
     """Jobs until a block is the next one."""
-    while not isinstance(job := bench.jobs.next(), BlockKey):
+    while not isinstance(job := bench.driver.next(), BlockKey):
         assert job is not None
         bench.end(job)
     return job
 
 
-def result(steps: Iterator[str | Reached]) -> str | None:
-    while True:
-        try:
-            next(steps)
-        except StopIteration as end:
-            said: str | None = end.value
-            return said
+def result(events: Iterable[str | Reached | Ended]) -> str | None:
+    (end,) = [event for event in events if isinstance(event, Ended)]
+    return end.failure
 
 
 @pytest.mark.parametrize("slots", [1, 3])
@@ -173,23 +180,24 @@ def test_architectures_come_after_their_blocks_and_a_second_search_converts_none
 ) -> None:
     first = Bench(tmp_path, "first", slots=slots)
     first.run()
-    state, counts = first.jobs.state, first.jobs.state.blocks
+    status, counts = first.status, first.status.blocks
     assert counts is not None
-    assert (state.done, state.failed, state.running) == (6, 0, {})
+    progress = status.progress
+    assert (progress.done, progress.failed, status.running) == (6, 0, {})
     assert counts.converted == len(first.blocks) == len(list(first.library.entries())) > 3
     assert (counts.reused, counts.failed, counts.running) == (0, 0, 0)
     assert counts.macs == sum(r.facts.macs for r in first.library.entries()) > 0
     spent = sum(e.train_macs_spent for e in first.evaluations().values())
-    assert first.jobs.summary()["train_macs_spent"] == spent + counts.macs
-    assert first.jobs.summary()["blocks_converted"] == counts.converted
+    assert first.status.metrics()["train_macs_spent"] == spent + counts.macs
+    assert first.status.metrics()["blocks_converted"] == counts.converted
 
     again = Bench(tmp_path, "first", slots=slots)  # after a restart the same is known
-    assert again.jobs.state.blocks == counts
-    assert again.jobs.next() is None
+    assert again.status.blocks == counts
+    assert again.driver.next() is None
 
     second = Bench(tmp_path, "second", slots=slots)
     second.run()
-    reused = second.jobs.state.blocks
+    reused = second.status.blocks
     assert reused is not None and second.blocks == []
     assert (reused.converted, reused.macs) == (0, 0)
     assert second.evaluations().keys() == first.evaluations().keys()
@@ -205,11 +213,11 @@ def test_a_block_that_cannot_be_converted_fails_its_architectures_and_is_not_tri
 ) -> None:
     bench = Bench(tmp_path, trials=12, text=WILD)
     bench.run()
-    state = bench.jobs.state
-    assert state.blocks is not None
+    state, counts = bench.status.progress, bench.status.blocks
+    assert counts is not None
     wild = {key.id for key in bench.blocks if key.block == "wild"}
     assert state.done + state.failed == 12
-    assert state.blocks.failed == len(wild) > 0 and state.done > 1
+    assert counts.failed == len(wild) > 0 and state.done > 1
     assert len(bench.reporter.said) == len(wild)
     failures = [o for o in bench.storage.outcomes() if isinstance(o, Failure)]
     assert len(failures) == state.failed > 0
@@ -219,7 +227,7 @@ def test_a_block_that_cannot_be_converted_fails_its_architectures_and_is_not_tri
         assert "wild" in failure.architecture.blocks
 
     again = Bench(tmp_path, trials=16, text=WILD)
-    assert again.jobs.state.failed == state.failed
+    assert again.status.progress.failed == state.failed
     again.run()
     assert not wild & {key.id for key in again.blocks}
 
@@ -227,14 +235,14 @@ def test_a_block_that_cannot_be_converted_fails_its_architectures_and_is_not_tri
 def test_a_worker_that_died_over_a_block_is_no_result(tmp_path: Path) -> None:
     bench = Bench(tmp_path, slots=1)
     job = first_block(bench)
-    bench.jobs.ended(job, "its worker died 3 times")
-    assert bench.jobs.state.failed == 1
+    bench.driver.ended(job, "its worker died 3 times")
+    assert bench.status.progress.failed == 1
     assert job.id not in {key.id for key in bench.blocks}
     assert all(isinstance(outcome, Evaluation) for outcome in bench.storage.outcomes())
     assert list(bench.storage.block_outcomes()) == []
     bench.run()
     assert job not in bench.handed  # not in this run; a restart may try
-    assert Bench(tmp_path, slots=1).jobs.state.failed == 0
+    assert Bench(tmp_path, slots=1).status.progress.failed == 0
 
 
 @pytest.mark.parametrize("what", ["a block", "an architecture"])
@@ -243,7 +251,7 @@ def test_a_full_disk_says_nothing_of_a_job_and_nothing_is_kept(what: str, tmp_pa
     job: Job = first_block(bench)
     while what == "an architecture" and isinstance(job, BlockKey):
         bench.end(job)
-        job = bench.jobs.next() or job
+        job = bench.driver.next() or job
     kept = list(bench.storage.outcomes()), list(bench.storage.block_outcomes())
     soft, hard = resource.getrlimit(resource.RLIMIT_FSIZE)
     resource.setrlimit(resource.RLIMIT_FSIZE, (100, hard))  # the kernel refuses to write more
@@ -255,10 +263,10 @@ def test_a_full_disk_says_nothing_of_a_job_and_nothing_is_kept(what: str, tmp_pa
     assert (list(bench.storage.outcomes()), list(bench.storage.block_outcomes())) == kept
 
     again = Bench(tmp_path, slots=1)  # where the search goes on
-    assert again.jobs.next() == job
+    assert again.driver.next() == job
     again.end(job)
     again.run()
-    assert (again.jobs.state.done, again.jobs.state.failed) == (again.trials, 0)
+    assert (again.status.progress.done, again.status.progress.failed) == (again.trials, 0)
 
 
 def test_a_library_that_is_gone_is_told_by_worker_and_driver(tmp_path: Path) -> None:
@@ -268,7 +276,7 @@ def test_a_library_that_is_gone_is_told_by_worker_and_driver(tmp_path: Path) -> 
     with pytest.raises(LibraryError, match="is gone"):
         result(bench.worker(job))
     with pytest.raises(LibraryError, match="is gone"):
-        bench.jobs.ended(job, None)
+        bench.driver.ended(job, None)
     assert list(bench.storage.block_outcomes()) == []
 
 
@@ -309,15 +317,15 @@ def test_a_search_with_rungs_that_is_killed_ends_as_an_undisturbed_one(tmp_path:
     whole.run()
     outcomes = {o.architecture.id: told(o) for o in whole.storage.outcomes()}
     stopped = [o for o in whole.storage.outcomes() if isinstance(o, Stopped)]
-    state = whole.jobs.state
+    state = whole.status.progress
     assert (state.done, state.stopped) == (12 - len(stopped), len(stopped))
     assert 0 < len(stopped) < 10
-    members = {member.architecture.id for member in whole.jobs.front.members}
+    members = {member.architecture.id for member in whole.driver.ledger.members}
     assert not members & {one.architecture.id for one in stopped}
     assert not any(whole.storage.weights_of(one.name).exists() for one in stopped)
     assert state.compared == state.done - 1  # the guide comes to no rung
     assert max(state.correlations.values()) >= 0.5
-    summary = whole.jobs.summary()
+    summary = whole.status.metrics()
     assert summary["trials_stopped"] == len(stopped)
     assert summary["train_macs_saved"] == sum(one.macs_saved for one in stopped) > 0
     assert summary["tau_epoch_1"] == state.correlations["epoch_1"]
@@ -327,13 +335,13 @@ def test_a_search_with_rungs_that_is_killed_ends_as_an_undisturbed_one(tmp_path:
         killed.run()
         if trials < 12:  # killed at a rung, where nothing is kept yet
             going_on = Bench(tmp_path, "killed", trials=12, slots=1, text=LONG)
-            while not isinstance(job := going_on.jobs.next(), Architecture):
+            while not isinstance(job := going_on.driver.next(), Architecture):
                 assert job is not None
                 going_on.end(job)
             step = next(s for s in going_on.worker(job) if isinstance(s, Reached))
             assert step.rung == "converted"
     assert {o.architecture.id: told(o) for o in killed.storage.outcomes()} == outcomes
-    again = killed.jobs.summary()
+    again = killed.status.metrics()
     for name in ("trials_done", "trials_stopped", "train_macs_saved", "tau_epoch_1", "hypervolume"):
         assert again[name] == pytest.approx(summary[name]), name
 
@@ -343,10 +351,10 @@ def test_a_search_that_stops_every_candidate_ends_without_a_front_and_none_witho
 ) -> None:
     bench = Bench(tmp_path, trials=5, slots=1, text=LIMITED)
     bench.run()
-    state = bench.jobs.state
-    assert (state.stopped, state.front_size, state.hypervolume) == (4, 0, 0.0)
+    state = bench.status.progress
+    assert (state.stopped, state.front, state.hypervolume) == (4, (), 0.0)
     assert state.done == 1  # the guide, which breaks the limit as well
-    bench.jobs.refuse_if_all_failed()
+    bench.driver.refuse_if_all_failed()
     stopped = [o for o in bench.storage.outcomes() if isinstance(o, Stopped)]
     assert {one.rung for one in stopped} == {"converted"}
     for one in stopped:
@@ -355,5 +363,5 @@ def test_a_search_that_stops_every_candidate_ends_without_a_front_and_none_witho
 
     without = Bench(tmp_path, "without", trials=3, slots=1, text=LIMITED, rungs=False)
     without.run()
-    assert (without.jobs.state.done, without.jobs.state.stopped) == (3, 0)
-    assert without.jobs.state.compared == 0  # what breaks a limit is no measure of rungs
+    assert (without.status.progress.done, without.status.progress.stopped) == (3, 0)
+    assert without.status.progress.compared == 0  # what breaks a limit is no measure of rungs

@@ -2,14 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Generator
+from collections.abc import Iterator
 
 import pytest
 
 from nas_theseus.errors import StorageError
-from nas_theseus.services.ray.cluster import JobSearcher, JobTrial
+from nas_theseus.services.ray.tune import JobSearcher, JobTrial, packed, unpacked
 from nas_theseus.values.architecture import Architecture, BlockChoice, Span
-from nas_theseus.values.outcomes import Reached
+from nas_theseus.values.events import Ended
 
 JOB = Architecture((BlockChoice(Span(0, 1), "keep"),))
 
@@ -24,21 +24,18 @@ class Jobs:
     def reported(self, job: Architecture, stage: str) -> None:
         """Nothing."""
 
-    def reached(self, reached: Reached) -> bool:
-        return True
-
     def ended(self, job: Architecture, failure: str | None) -> None:
         self.told.append(failure)
 
 
-def work(error: Exception) -> Generator[str, None, str | None]:
+def work(error: Exception) -> Iterator[str | Ended]:
     yield "convert"
     raise error
 
 
 def trial(error: Exception) -> JobTrial:
     made = object.__new__(JobTrial)  # without a Ray actor around it
-    made._steps = work(error)
+    made._events = work(error)
     return made
 
 
@@ -50,7 +47,7 @@ def test_a_full_disk_is_told_by_the_trial_and_ends_the_search() -> None:
     jobs = Jobs()
     searcher = JobSearcher(jobs, max_failures=2)
     searcher.suggest("one")
-    with pytest.raises(StorageError, match="No space left.*the same command goes on"):
+    with pytest.raises(StorageError, match="No space left.*the same command continues"):
         searcher.on_trial_complete("one", last)
     # Tune takes that for an error of the trial's, and tells its end again.
     with pytest.raises(StorageError, match="No space left"):
@@ -66,6 +63,12 @@ def test_other_errors_are_those_of_a_worker_that_dies() -> None:
     jobs = Jobs()
     searcher = JobSearcher(jobs, max_failures=1)
     for attempt in ("one", "two"):
-        assert searcher.suggest(attempt) == {"Architecture": JOB.to_json()}
+        assert searcher.suggest(attempt) == packed(JOB)
         searcher.on_trial_complete(attempt, error=True)
     assert jobs.told == ["its worker died 2 times"]
+
+
+def test_a_job_is_read_as_it_was_written_whatever_its_kind() -> None:
+    (place,) = packed(JOB)
+    assert place == "nas_theseus.values.architecture:Architecture"
+    assert unpacked(packed(JOB)) == JOB
