@@ -8,10 +8,10 @@ from dataclasses import dataclass, field, replace
 
 import torch
 
-from nas_theseus.convert.activations import GuideActivations
-from nas_theseus.convert.finetune import EpochLoss
-from nas_theseus.convert.target import Target
-from nas_theseus.convert.training_macs import training_macs
+from nas_theseus.conversion.activations import GuideActivations
+from nas_theseus.conversion.finetune import EpochLoss
+from nas_theseus.conversion.target import Target
+from nas_theseus.conversion.training_macs import training_macs
 from nas_theseus.costs import measured_costs
 from nas_theseus.costs.table import CostTable
 from nas_theseus.space.search_space import MEASURED, SearchSpace

@@ -9,11 +9,11 @@ from typing import ClassVar, Protocol, TypeAlias
 import torch
 
 from nas_theseus.candidate.candidate import Candidate, Converted
-from nas_theseus.convert.alignment import Alignment, StageResult, align
-from nas_theseus.convert.finetune import train
-from nas_theseus.convert.hybrid import Hybrid
-from nas_theseus.convert.similarity import similarity
-from nas_theseus.convert.target import assemble, recalibrate
+from nas_theseus.conversion.alignment import Alignment, StageResult, align
+from nas_theseus.conversion.finetune import train
+from nas_theseus.conversion.hybrid import Hybrid
+from nas_theseus.conversion.similarity import similarity
+from nas_theseus.conversion.target import assemble, recalibrate
 from nas_theseus.errors import ConversionError
 from nas_theseus.estimate.rungs import rungs_of
 from nas_theseus.library.block_conversion import keep_block, load_into

@@ -94,8 +94,10 @@ def behaviour_mistakes(task: Task, taught: bool) -> list[str]:
 def _data_mistakes(task: Task) -> Iterator[str]:
     hashed = _caught(task.data_hash)
     if not isinstance(hashed, str) or not hashed:
-        known = isinstance(hashed, _Failure) and hashed.known
-        yield hashed.text if known else _not(hashed, "data_hash()", "a text, the data's own")
+        if isinstance(hashed, _Failure) and hashed.known:
+            yield hashed.text
+        else:
+            yield _not(hashed, "data_hash()", "a text, the data's own")
         return  # the data cannot be read: all else would fail for the same reason
     for split in SPLITS:
         size = _caught(lambda split=split: task.size(split))  # type: ignore[misc]
@@ -165,8 +167,8 @@ def _scalar_mistakes(what: str, value: object, outputs: Tensor) -> Iterator[str]
         (gradient,) = torch.autograd.grad(value, outputs, allow_unused=True)
         if gradient is None or not gradient.any():
             yield (
-                f"{what} is {float(value.detach()):g} whatever the outputs are: its gradient is 0; is a "
-                "softmax taken over an axis of size 1?"
+                f"{what} is {float(value.detach()):g} whatever the outputs are: its gradient is 0; "
+                "is a softmax taken over an axis of size 1?"
             )
         elif not torch.isfinite(gradient).all():
             yield f"the gradient of {what} is NaN or infinite for random outputs"

@@ -17,7 +17,7 @@ from sqlalchemy.exc import SQLAlchemyError
 from nas_theseus.errors import ServiceError, TheseusError
 from nas_theseus.estimate.rungs import Rung, qualities
 from nas_theseus.estimate.thompson import Proposer
-from nas_theseus.search.proposals import Proposal
+from nas_theseus.searches.proposals import Proposal
 from nas_theseus.services.optuna.genes import FixedGenome, distributions
 from nas_theseus.services.optuna.marks import (
     ABANDONED,

@@ -10,9 +10,9 @@ from torch import Tensor, nn
 
 from nas_theseus import Recipe, SearchSpace, block, cut
 from nas_theseus.blocks import Basic, Identity, Keep, Pointwise
-from nas_theseus.convert.activations import GuideActivations
-from nas_theseus.convert.similarity import similarity
-from nas_theseus.convert.target import Target, assemble
+from nas_theseus.conversion.activations import GuideActivations
+from nas_theseus.conversion.similarity import similarity
+from nas_theseus.conversion.target import Target, assemble
 from nas_theseus.costs.table import CostTable
 from nas_theseus.errors import ConversionError
 from nas_theseus.guide.weights import plain_state
@@ -22,7 +22,7 @@ from nas_theseus.library.record import Facts
 from nas_theseus.library.store import Library
 from nas_theseus.tasks import digits
 from nas_theseus.values.architecture import Architecture, BlockChoice, Boundary, Span
-from tests.unit.convert.aligned import align_points
+from tests.unit.conversion.aligned import align_points
 
 
 def conv(inlet: int, outlet: int, stride: int = 1) -> nn.Module:
