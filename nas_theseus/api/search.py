@@ -151,7 +151,7 @@ def search(
     Raises:
         TheseusError: anything a user can mend, before any training where it can be seen there.
     """
-    path = Path(space)
+    path, sources = Path(space), gather(space)
     settings = settings_of(path, {"trials": trials, **options}, "search")
     sources = gather(path)
     remember(sources)
