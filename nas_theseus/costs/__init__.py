@@ -32,10 +32,10 @@ def measured_costs(
     device: torch.device,
     threads: int | None = None,
 ) -> dict[str, float]:
-    """Those of latency and peak memory of one input that are named.
+    """Measure the named ones of latency and peak memory, for one input.
 
     Args:
-        threads: torch's for the latency; as many as it has now when None.
+        threads: torch's threads for the latency. Default: unchanged.
 
     Returns:
         ``latency_ms`` with its spread as ``latency_ms_p10`` and ``latency_ms_p90``, and
@@ -55,7 +55,7 @@ def measured_costs(
 
 
 def cost_of(module: nn.Module, inlet: Boundary) -> Cost:
-    """The costs that are counted, not measured: multiply-adds of one input, and parameters.
+    """The counted costs: multiply-adds for one input, and parameters.
 
     Raises:
         CostError: the multiply-adds cannot be counted truthfully.
