@@ -228,13 +228,13 @@ def run_search(
     folder.create()
     lock = FileLock(folder.lock_file)
     try:
-        lock.acquire(timeout=0)
+        held = lock.acquire(timeout=0)
     except Timeout as error:
         raise StorageError(
             f"search {settings.name!r} in {settings.storage} is already running in another "
             "process; wait for it, or give this one another --name"
         ) from error
-    with lock:
+    with held:
         launch = Launch(space, sources, folder, settings, reporter)
         return launch.run(first)
 
