@@ -151,7 +151,7 @@ def search(
     Raises:
         TheseusError: anything a user can mend, before any training where it can be seen there.
     """
-    path = Path(space)
+    path, sources = Path(space), gather(space)
     settings = settings_of(path, {"trials": trials, **options}, "search")
     sources = gather(path)
     remember(sources)
@@ -228,13 +228,13 @@ def run_search(
     folder.create()
     lock = FileLock(folder.lock_file)
     try:
-        lock.acquire(timeout=0)
+        held = lock.acquire(timeout=0)
     except Timeout as error:
         raise StorageError(
             f"search {settings.name!r} in {settings.storage} is already running in another "
             "process; wait for it, or give this one another --name"
         ) from error
-    with lock:
+    with held:
         launch = Launch(space, sources, folder, settings, reporter)
         return launch.run(first)
 

@@ -24,6 +24,7 @@ from nas_theseus.searches.budget import Answer, Prediction, answer, parse_budget
 from nas_theseus.searches.folder import SearchFolder
 from nas_theseus.space.load import load_space
 from nas_theseus.space.search_space import SearchSpace
+from nas_theseus.space.sources import Sources
 from nas_theseus.values.architecture import Architecture, BlockChoice
 from nas_theseus.values.goals import Constraint
 from nas_theseus.values.ids import derive_seed
@@ -63,7 +64,8 @@ class Desk:
         space = load_space(root / "small.py")
         recipe = space.recipe.model_copy(update={"library": library})
         self.space: SearchSpace = replace(space, recipe=recipe)
-        begin(self.storage, SearchSettings(name="small"), self.space, text)
+        sources = Sources(str(root / "small.py"), text)
+        begin(self.storage, SearchSettings(name="small"), self.space, sources)
         prepare_guide(
             space.guide, space.task, None, self.storage.guides, torch.device("cpu")
         )  # fmt: skip
