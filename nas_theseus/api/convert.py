@@ -12,7 +12,8 @@ from typing import Any
 import torch
 
 from nas_theseus.api.found import find_architecture
-from nas_theseus.candidate.workshop import Converted, Workshop
+from nas_theseus.candidate.candidate import Converted
+from nas_theseus.candidate.workshop import Workshop
 from nas_theseus.conversion.guide_training import prepare_guide
 from nas_theseus.conversion.stage import Stage, stages
 from nas_theseus.conversion.target import Target, assemble

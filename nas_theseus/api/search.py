@@ -55,7 +55,7 @@ from nas_theseus.space.sources import Sources, gather
 from nas_theseus.stitching.suggestions import stitch_errors, suggested
 from nas_theseus.tasks.score import score
 from nas_theseus.values.architecture import Architecture
-from nas_theseus.values.outcomes import Evaluation, FrontMember
+from nas_theseus.values.outcomes import Evaluation, Failure, FrontMember
 from nas_theseus.values.registers import EXECUTORS, SAMPLERS, TRACKERS
 from nas_theseus.values.settings import SearchSettings
 from nas_theseus.values.tracking import TrackerContext
@@ -76,6 +76,7 @@ class SearchResult:
         guide: quality and costs of the guide.
         status: counts of trials and blocks, when the search ended.
         ended_because: why no more trials were started.
+        failures: candidates that could not be evaluated, with the reasons.
         undelivered: records that trackers have not taken yet; the next launch delivers them.
     """
 
@@ -86,6 +87,7 @@ class SearchResult:
     status: Status
     ended_because: str
     undelivered: int
+    failures: tuple[Failure, ...] = ()
 
     @property
     def front(self) -> list[dict[str, Any]]:
@@ -228,13 +230,13 @@ def run_search(
     folder.create()
     lock = FileLock(folder.lock_file)
     try:
-        lock.acquire(timeout=0)
+        held = lock.acquire(timeout=0)
     except Timeout as error:
         raise StorageError(
             f"search {settings.name!r} in {settings.storage} is already running in another "
             "process; wait for it, or give this one another --name"
         ) from error
-    with lock:
+    with held:
         launch = Launch(space, sources, folder, settings, reporter)
         return launch.run(first)
 
@@ -390,7 +392,7 @@ class Launch:
             status = driver.status()
             remaining = driver.ledger.left + driver.ledger.open
             slots = executor.slots
-            self.reporter.say(forecast(self.space, self.folder, remaining, slots, self._device))
+            self.reporter.say(forecast(measured, self.folder, remaining, slots, self._device))
             if remaining:
                 executor.run(driver, self.make_worker(library), driver.goes_on)
         finally:
@@ -401,7 +403,14 @@ class Launch:
         finish = Finish(self.space, self.sources, self.folder, guide, values, self.reporter.say)
         trackers.results(finish.write(driver.ledger, status.metrics()))
         return SearchResult(
-            self.settings.name, self.folder.folder, (), values, status, driver.ended_because, 0
+            self.settings.name,
+            self.folder.folder,
+            (),
+            values,
+            status,
+            driver.ended_because,
+            0,
+            tuple(driver.ledger.failures),
         )
 
     def prepare_guide(self) -> Path:

@@ -164,13 +164,13 @@ def compare(
     kept = tuple(_pair(networks[a.label], networks[b.label], recipe, settings) for a, b in pairs)
     lock = FileLock(settings.storage / "stitching" / "driver.lock")
     try:
-        lock.acquire(timeout=0)
+        held = lock.acquire(timeout=0)
     except Timeout as error:
         raise StorageError(
             f"a comparison in {settings.storage} is already running in another process; wait for "
             "it, or give this one another --storage"
         ) from error
-    with lock:
+    with held:
         _measure(kept, networks, recipe, settings, executor, say)
     return [_write(pair, networks, recipe, settings) for pair in kept]
 

@@ -169,6 +169,8 @@ def _build_mistake(space: SearchSpace, choice: BlockChoice, inlet_share: float) 
         inputs = example_input(module, inlet, batch=2)
         with torch.no_grad():
             found = module(inputs)
+            if mode := _mode_not_finite(module, inputs, found):
+                return f"gives NaN or infinite values in {mode} mode; correct its forward()"
             behind_last = _follows_last(module, inputs, found)
         fits = isinstance(found, Tensor) and tuple(found.shape[1:]) == outlet.shape
         ahead = (
@@ -193,6 +195,25 @@ def _build_mistake(space: SearchSpace, choice: BlockChoice, inlet_share: float) 
             "network is to predict; use causal=True, or a block that is causal by nature"
         )
     return None
+
+
+def _mode_not_finite(module: nn.Module, inputs: Tensor, found: object) -> str | None:
+    """The mode in which a block's outputs are not all finite.
+
+    Args:
+        module: in evaluation mode.
+        found: its outputs for the inputs.
+    """
+    if not isinstance(found, Tensor):
+        return None
+    if not found.isfinite().all():
+        return "evaluation"
+    try:
+        with torch.random.fork_rng(devices=[]):  # dropout draws random numbers
+            trained = module.train()(inputs)
+    finally:
+        module.eval()
+    return None if trained.isfinite().all() else "training"
 
 
 def _goal_mistakes(space: SearchSpace) -> Iterator[str]:
