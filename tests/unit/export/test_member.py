@@ -35,7 +35,9 @@ def space():
     from pathlib import Path
     task = image_folder(Path(__file__).parent / "data", size=8)
     return SearchSpace(
-        guide=cut(net, ["0"], (3, 8, 8), weights="guide.pt"), task=task, blocks=[Keep(), block(Doubled)]
+        guide=cut(net, ["0"], (3, 8, 8), weights="guide.pt"),
+        task=task,
+        blocks=[Keep(), block(Doubled)],
     )
 """
 BLOCKS = """
