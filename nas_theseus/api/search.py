@@ -35,7 +35,7 @@ from nas_theseus.searches.beginning import (
 )
 from nas_theseus.searches.block_jobs import BlockJobs
 from nas_theseus.searches.driver import Driver, Listeners, Plan
-from nas_theseus.searches.executor import Executor
+from nas_theseus.searches.execution import Executor
 from nas_theseus.searches.finish import Finish
 from nas_theseus.searches.folder import SearchFolder
 from nas_theseus.searches.forecast import forecast
