@@ -169,9 +169,10 @@ def _build_mistake(space: SearchSpace, choice: BlockChoice, inlet_share: float) 
         inputs = example_input(module, inlet, batch=2)
         with torch.no_grad():
             found = module(inputs)
+            # Before the training mode, in which batch norms change.
+            behind_last = _follows_last(module, inputs, found)
             if mode := _mode_not_finite(module, inputs, found):
                 return f"gives NaN or infinite values in {mode} mode; correct its forward()"
-            behind_last = _follows_last(module, inputs, found)
         fits = isinstance(found, Tensor) and tuple(found.shape[1:]) == outlet.shape
         ahead = (
             fits
