@@ -43,11 +43,18 @@ EVALUATION = Evaluation(ARCHITECTURE, "r", 0, {"val_accuracy": 0.5}, Cost(10, 5)
 
 @pytest.fixture(scope="module")
 def made(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """The folder of a network as a search writes it; its weights need no training here."""
+    """The folder of a network as a search writes it; its weights need no training here.
+
+    Its space file imports the example space from a module beside it.
+    """
     folder = tmp_path_factory.mktemp("made") / "net"
+    own = folder.parent / "mine.py"
+    own.write_text("from own.example import space")
+    (own.parent / "own").mkdir()
+    shutil.copy(SPACE, own.parent / "own" / "example.py")
     network = assemble(load_space(SPACE), ARCHITECTURE, 0)
     write_tensors(folder / "weights.safetensors", plain_state(network))
-    write_member(folder, EVALUATION, folder / "weights.safetensors", gather(SPACE))
+    write_member(folder, EVALUATION, folder / "weights.safetensors", gather(own))
     return folder
 
 

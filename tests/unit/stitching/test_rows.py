@@ -99,6 +99,17 @@ def test_names_that_cannot_be_are_told_together() -> None:
         Source("resnet18", task="nowhere").build()
 
 
+def test_two_files_that_results_would_call_the_same_are_refused(tmp_path: Path) -> None:
+    text = (Path(__file__).parents[3] / "search_spaces" / "digits.py").read_text()
+    for folder in ("a", "b"):
+        (tmp_path / folder).mkdir()
+        (tmp_path / folder / "net.py").write_text(text)
+    first, second = (str(tmp_path / folder / "net.py") for folder in ("a", "b"))
+    with pytest.raises(SpaceError, match="a/net.py and .*b/net.py are both called 'net'.*rename"):
+        read_sources([first, second], "", 4, 1.0)
+    assert len(read_sources([first, first], "", 4, 1.0)) == 2
+
+
 def test_a_space_s_guide_is_a_source(tmp_path: Path) -> None:
     space = Path(__file__).parents[3] / "search_spaces" / "digits.py"
     source, other = read_sources([str(space), f"{space}@3"], "", 4, 1.0)
