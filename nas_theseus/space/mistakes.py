@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 from collections.abc import Iterator
 from itertools import pairwise
 
@@ -209,11 +210,9 @@ def _mode_not_finite(module: nn.Module, inputs: Tensor, found: object) -> str | 
         return None
     if not found.isfinite().all():
         return "evaluation"
-    try:
-        with torch.random.fork_rng(devices=[]):  # dropout draws random numbers
-            trained = module.train()(inputs)
-    finally:
-        module.eval()
+    with torch.random.fork_rng(devices=[]):  # dropout draws random numbers
+        # Of a copy: training mode changes the statistics of norms.
+        trained = copy.deepcopy(module).train()(inputs)
     return None if trained.isfinite().all() else "training"
 
 
