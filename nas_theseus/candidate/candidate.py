@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Collection
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
 
 import torch
@@ -13,13 +13,13 @@ from nas_theseus.convert.activations import GuideActivations
 from nas_theseus.convert.alignment import passes
 from nas_theseus.convert.finetune import EpochLoss
 from nas_theseus.convert.target import Target
-from nas_theseus.costs import measured_costs
+from nas_theseus.costs.taking import MeasuredCosts, measured_costs
 from nas_theseus.library.store import Library
-from nas_theseus.space.search_space import MEASURED, SearchSpace
+from nas_theseus.space.search_space import SearchSpace
 from nas_theseus.tasks.score import score
 from nas_theseus.values.architecture import Architecture
 from nas_theseus.values.events import Progress
-from nas_theseus.values.outcomes import CurvePoint, Evaluation
+from nas_theseus.values.outcomes import Cost, CurvePoint, Evaluation
 from nas_theseus.values.recipe import Recipe
 
 if TYPE_CHECKING:
@@ -64,7 +64,7 @@ class Candidate:
     curve: list[CurvePoint] = field(default_factory=list)
     macs: int = 0
     pieces: int = 1
-    _measured: dict[str, float] | None = None
+    _measured: MeasuredCosts | None = None
     _started: float = field(default_factory=time.perf_counter)
 
     @property
@@ -128,11 +128,8 @@ class Candidate:
         """What the candidate is now; costs are measured once, as training changes none."""
         space, architecture = self.space, self.order.architecture
         if self._measured is None:
-            inlet = space.task.inlet
-            self._measured = measured_costs(space.measured, self.target, inlet, self.device)
-        measured = self._measured
-        spread = {name: value for name, value in measured.items() if name not in MEASURED}
-        memory = measured.get("peak_memory_bytes")
+            self._measured = measured_costs(space, self.target, self.device)
+        counted = self.workshop.costs.of(architecture)
         notes = ["the guide itself: every part kept, nothing trained"] if self.is_guide else []
         if self.pieces > 1:
             notes.append(f"out of memory: batches were computed in {self.pieces} pieces")
@@ -141,12 +138,8 @@ class Candidate:
             architecture=architecture,
             recipe=self.recipe.id,
             seed=self.order.search_seed,
-            metrics={space.metric: quality, **spread},
-            cost=replace(
-                self.workshop.costs.of(architecture),
-                latency_ms=measured.get("latency_ms"),
-                peak_memory_bytes=None if memory is None else int(memory),
-            ),
+            metrics={space.metric: quality, **self._measured.beside},
+            cost=Cost({**counted.known(), **self._measured.costs}),
             train_macs_spent=self.macs,
             seconds=time.perf_counter() - self._started,
             curve=tuple(self.curve),

@@ -25,13 +25,15 @@ class Register:
     Args:
         kind: what messages call a member, such as "similarity".
         folder: the folder of the members, below the package, such as "convert/similarities".
+        separator: what joins the words of a name, where its file has an underscore.
     """
 
-    def __init__(self, kind: str, folder: str) -> None:
+    def __init__(self, kind: str, folder: str, separator: str = "-") -> None:
         self.kind, self.folder = kind, folder
         modules = pkgutil.iter_modules([str(_PACKAGE / folder)])
+        package = f"nas_theseus.{folder.replace('/', '.')}"
         self._modules = {
-            module.name.replace("_", "-"): f"nas_theseus.{folder.replace('/', '.')}.{module.name}"
+            module.name.replace("_", separator): f"{package}.{module.name}"
             for module in modules
             if not module.name.startswith("_")
         }
@@ -106,7 +108,8 @@ class Register:
 
 SIMILARITIES = Register("similarity", "convert/similarities")
 SCHEDULES = Register("schedule", "convert/schedules")
-COSTS = Register("cost", "costs/measures")
+# Constraints and --where take a cost's name for an identifier.
+COSTS = Register("cost", "costs/measures", separator="_")
 METRICS = Register("metric", "tasks/metrics")
 SAMPLERS = Register("sampler", "services/optuna/samplers")
 EXECUTORS = Register("executor", "services/executors")
