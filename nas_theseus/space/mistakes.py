@@ -12,10 +12,11 @@ from torch import Tensor, nn
 from nas_theseus.blocks.causality import reads_ahead
 from nas_theseus.blocks.family import last_map
 from nas_theseus.guide.chain import example_input
-from nas_theseus.space.search_space import COSTS, MEASURED, SearchSpace
+from nas_theseus.space.search_space import SearchSpace
 from nas_theseus.tasks.contract import behaviour_mistakes, declaration_mistakes
 from nas_theseus.values.architecture import BlockChoice, Boundary, Span
 from nas_theseus.values.conditions import parse_constraint
+from nas_theseus.values.registers import COSTS
 
 
 def mistakes_in(space: SearchSpace) -> list[str]:
@@ -217,14 +218,21 @@ def _mode_not_finite(module: nn.Module, inputs: Tensor, found: object) -> str | 
 
 
 def _goal_mistakes(space: SearchSpace) -> Iterator[str]:
-    known = {space.metric, *COSTS, *MEASURED}
+    known = {space.metric, *COSTS}
     names = [goal.name for goal in space.goals]
-    for name in names:
-        if name not in known:
-            yield f"objectives: unknown {name!r}; known: {', '.join(sorted(known))}"
+    for goal in space.goals:
+        if goal.name not in known:
+            yield f"objectives: unknown {goal.name!r}; known: {', '.join(sorted(known))}"
+        elif goal.name in space.measures:
+            wanted = space.measures[goal.name].direction
+            if goal.direction != wanted:
+                yield (
+                    f"objectives: {goal.direction}({goal.name!r}) contradicts the cost's own "
+                    f"direction; use {wanted}({goal.name!r})"
+                )
     if len(set(names)) != len(names):
         yield "objectives: one is named twice"
-    if not set(names) - {*COSTS, *MEASURED}:
+    if not set(names) - set(COSTS):
         yield f"objectives: one of them must be a quality, such as {space.metric!r}"
     for text in space.constraints:
         try:
