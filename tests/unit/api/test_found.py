@@ -38,16 +38,25 @@ ARCHITECTURE = Architecture(
         BlockChoice(Span(5, 6), "keep"),
     )
 )
-EVALUATION = Evaluation(ARCHITECTURE, "r", 0, {"val_accuracy": 0.5}, Cost(10, 5), 0, 0.1)
+EVALUATION = Evaluation(
+    ARCHITECTURE, "r", 0, {"val_accuracy": 0.5}, Cost({"macs": 10, "params": 5}), 0, 0.1
+)
 
 
 @pytest.fixture(scope="module")
 def made(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """The folder of a network as a search writes it; its weights need no training here."""
+    """The folder of a network as a search writes it; its weights need no training here.
+
+    Its space file imports the example space from a module beside it.
+    """
     folder = tmp_path_factory.mktemp("made") / "net"
+    own = folder.parent / "mine.py"
+    own.write_text("from own.example import space")
+    (own.parent / "own").mkdir()
+    shutil.copy(SPACE, own.parent / "own" / "example.py")
     network = assemble(load_space(SPACE), ARCHITECTURE, 0)
     write_tensors(folder / "weights.safetensors", plain_state(network))
-    write_member(folder, EVALUATION, folder / "weights.safetensors", gather(SPACE))
+    write_member(folder, EVALUATION, folder / "weights.safetensors", gather(own))
     return folder
 
 
