@@ -57,7 +57,8 @@ def test_no_two_modules_have_one_name() -> None:
     kinds = [kind for kind in vars(registers).values() if isinstance(kind, Register)]
     named = {COMMANDS, *(PACKAGE / kind.folder for kind in kinds)}
     names = [
-        module.name for module in MODULES
+        module.name
+        for module in MODULES
         if module.name != "__init__.py" and module.parent not in named
     ]
     assert [name for name, count in Counter(names).items() if count > 1] == []
