@@ -35,12 +35,12 @@ from benchmarks.conversion_pairs import PAIRS, Pair
 from benchmarks.record import RESULTS, commit
 from nas_theseus.candidate.candidate import Candidate, Order
 from nas_theseus.candidate.workshop import Workshop, result_of
-from nas_theseus.convert.alignment import Alignment, align
-from nas_theseus.convert.finetune import EpochLoss
-from nas_theseus.convert.guide_training import prepare_guide
-from nas_theseus.convert.similarity import similarity
-from nas_theseus.convert.stage import stages
-from nas_theseus.convert.target import assemble
+from nas_theseus.conversion.alignment import Alignment, align
+from nas_theseus.conversion.finetune import EpochLoss
+from nas_theseus.conversion.guide_training import prepare_guide
+from nas_theseus.conversion.similarity import similarity
+from nas_theseus.conversion.stage import stages
+from nas_theseus.conversion.target import assemble
 from nas_theseus.costs import measure_latency
 from nas_theseus.errors import ConversionError
 from nas_theseus.space.load import load_space

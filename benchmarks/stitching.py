@@ -32,21 +32,21 @@ from benchmarks import cells as cells_file
 from benchmarks import stitching_report as report
 from benchmarks.record import RESULTS, commit
 from benchmarks.stitching_suggestions import SAMPLERS, run_suggestions
-from nas_theseus.convert.finetune import EpochLoss
-from nas_theseus.convert.guide_training import prepare_guide
-from nas_theseus.convert.target import recalibrate
+from nas_theseus.conversion.finetune import EpochLoss
+from nas_theseus.conversion.guide_training import prepare_guide
+from nas_theseus.conversion.target import recalibrate
 from nas_theseus.costs import count_macs
 from nas_theseus.guide.chain import Guide
 from nas_theseus.guide.cut import cut
 from nas_theseus.guide.networks import ResNet
 from nas_theseus.guide.weights import plain_state
-from nas_theseus.stitch.anchors import Anchor
-from nas_theseus.stitch.cells import CONTROLS, Endpoint, StitchRecipe
-from nas_theseus.stitch.matrix import comparison
-from nas_theseus.stitch.rows import Pair, RowSettings, RowWorker
-from nas_theseus.stitch.sources import Source
-from nas_theseus.stitch.stitchable import Direction, StitchableNet
-from nas_theseus.stitch.training import train_stitches
+from nas_theseus.stitching.anchors import Anchor
+from nas_theseus.stitching.cells import CONTROLS, Endpoint, StitchRecipe
+from nas_theseus.stitching.matrix import comparison
+from nas_theseus.stitching.rows import Pair, RowSettings, RowWorker
+from nas_theseus.stitching.sources import Source
+from nas_theseus.stitching.stitchable import Direction, StitchableNet
+from nas_theseus.stitching.training import train_stitches
 from nas_theseus.tasks import ImageTask, Split, fashion_mnist
 from nas_theseus.tasks.score import score
 from nas_theseus.values.ids import derive_seed

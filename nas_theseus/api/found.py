@@ -8,7 +8,7 @@ from tempfile import TemporaryDirectory
 
 from nas_theseus.errors import StorageError
 from nas_theseus.export.member import Member, read_member
-from nas_theseus.search.folder import SearchFolder, searches
+from nas_theseus.searches.folder import SearchFolder, searches
 from nas_theseus.services.mlflow import download_network
 
 

@@ -9,10 +9,10 @@ from typing import TYPE_CHECKING
 
 import torch
 
-from nas_theseus.convert.activations import GuideActivations
-from nas_theseus.convert.alignment import passes
-from nas_theseus.convert.finetune import EpochLoss
-from nas_theseus.convert.target import Target
+from nas_theseus.conversion.activations import GuideActivations
+from nas_theseus.conversion.alignment import passes
+from nas_theseus.conversion.finetune import EpochLoss
+from nas_theseus.conversion.target import Target
 from nas_theseus.costs import measured_costs
 from nas_theseus.library.store import Library
 from nas_theseus.space.search_space import MEASURED, SearchSpace

@@ -9,12 +9,12 @@ from typing import TypeAlias
 import torch
 
 from nas_theseus.candidate.candidate import Candidate
-from nas_theseus.convert import alignment
-from nas_theseus.convert.finetune import train
-from nas_theseus.convert.hybrid import Hybrid
-from nas_theseus.convert.similarity import similarity
-from nas_theseus.convert.stage import Stage
-from nas_theseus.convert.target import recalibrate as recalibrate_statistics
+from nas_theseus.conversion import alignment
+from nas_theseus.conversion.finetune import train
+from nas_theseus.conversion.hybrid import Hybrid
+from nas_theseus.conversion.similarity import similarity
+from nas_theseus.conversion.stage import Stage
+from nas_theseus.conversion.target import recalibrate as recalibrate_statistics
 from nas_theseus.errors import ConversionError
 from nas_theseus.estimate.rungs import rungs_of
 from nas_theseus.library.block_conversion import load_into

@@ -10,8 +10,8 @@ import torch
 
 from nas_theseus.candidate.candidate import Candidate, Order
 from nas_theseus.candidate.steps import Event, steps_of
-from nas_theseus.convert.activations import GuideActivations
-from nas_theseus.convert.target import Target, assemble
+from nas_theseus.conversion.activations import GuideActivations
+from nas_theseus.conversion.target import Target, assemble
 from nas_theseus.costs.table import CostTable
 from nas_theseus.errors import ConversionError
 from nas_theseus.library.block_conversion import keep_block

@@ -7,7 +7,7 @@ from typing import Any
 
 from rich.table import Table
 
-from nas_theseus.search.figures import short_count
+from nas_theseus.searches.figures import short_count
 
 MIN_BLOCKS = 10  # columns below which a list of blocks says nothing
 

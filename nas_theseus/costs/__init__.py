@@ -8,8 +8,8 @@ import torch
 from torch import nn
 
 from nas_theseus.costs.latency import Latency, measure_latency
-from nas_theseus.costs.multiply_adds import count_macs
 from nas_theseus.costs.memory import measure_peak_memory
+from nas_theseus.costs.multiply_adds import count_macs
 from nas_theseus.costs.parameters import count_params
 from nas_theseus.values.architecture import Boundary
 from nas_theseus.values.outcomes import Cost

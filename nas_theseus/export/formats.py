@@ -22,7 +22,7 @@ import torch
 from torch import Tensor
 from torch.export import Dim, ExportedProgram
 
-from nas_theseus.convert.target import assemble
+from nas_theseus.conversion.target import assemble
 from nas_theseus.errors import ExportError
 from nas_theseus.export.member import Member
 from nas_theseus.guide.weights import plain_state

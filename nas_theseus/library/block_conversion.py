@@ -10,10 +10,10 @@ import torch
 from torch import Tensor, nn
 
 from nas_theseus.blocks.family import last_map
-from nas_theseus.convert.activations import GuideActivations
-from nas_theseus.convert.alignment import Alignment, align
-from nas_theseus.convert.similarity import similarity
-from nas_theseus.convert.target import Target
+from nas_theseus.conversion.activations import GuideActivations
+from nas_theseus.conversion.alignment import Alignment, align
+from nas_theseus.conversion.similarity import similarity
+from nas_theseus.conversion.target import Target
 from nas_theseus.costs import count_macs
 from nas_theseus.errors import ConversionError
 from nas_theseus.guide.weights import plain_state

@@ -8,7 +8,7 @@ from typing import Any
 
 import torch
 
-from nas_theseus.convert.activations import sample_size
+from nas_theseus.conversion.activations import sample_size
 from nas_theseus.space.search_space import SearchSpace
 from nas_theseus.values.architecture import (
     Architecture,

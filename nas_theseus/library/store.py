@@ -17,12 +17,12 @@ from filelock import FileLock
 from safetensors import SafetensorError
 from torch import Tensor, nn
 
-from nas_theseus import __version__
 from nas_theseus.errors import LibraryError
 from nas_theseus.library.block_key import FORMAT, BlockKey
 from nas_theseus.library.record import DamagedEntry, Facts, Record, misfit
 from nas_theseus.storage.blobs import Blobs
 from nas_theseus.storage.redaction import without_credentials
+from nas_theseus.values.version import VERSION
 
 logger = logging.getLogger(__name__)
 
@@ -144,7 +144,7 @@ class Library:
         weights = safetensors.torch.save(tensors)
         created = datetime.now(UTC).isoformat(timespec="seconds")
         digest = hashlib.sha256(weights).hexdigest()
-        record = Record(key, facts, digest, len(weights), __version__, created)
+        record = Record(key, facts, digest, len(weights), VERSION, created)
         self._blobs.write(f"{BLOCKS}/{record.weights}", weights)
         self._blobs.write(f"{BLOCKS}/{key.id}.json", record.to_bytes(), exclusive=True)
         return self.record(key) or record

@@ -15,7 +15,7 @@ from nas_theseus.tasks.task import Device, Split, Task
 def score(network: nn.Module, task: Task, split: Split, batch_size: int = 512) -> float:
     """The task's metric on one split, in eval mode; the network's mode is restored.
 
-    Only `nas_theseus.search.run` reads the test split, once, for the front.
+    Only `nas_theseus.searches.run` reads the test split, once, for the front.
 
     Raises:
         DataError: the split has no examples, or the metric is not one number.

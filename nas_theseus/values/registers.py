@@ -24,7 +24,7 @@ class Register:
 
     Args:
         kind: what messages call a member, such as "similarity".
-        folder: the folder of the members, below the package, such as "convert/similarities".
+        folder: the folder of the members, below the package, such as "conversion/similarities".
         hyphens: whether names have hyphens where file names have underscores. Names that stand
             in conditions such as ``val_mean_iou >= 0.5`` keep their underscores.
     """
@@ -103,12 +103,14 @@ class Register:
     @property
     def one_of(self) -> str:
         """The names as help texts and messages list them: "cka, dmnn or regression"."""
-        *others, last = self
-        return f"{', '.join(others)} or {last}" if others else last
+        names = list(self)
+        if len(names) < 2:
+            return "".join(names)
+        return f"{', '.join(names[:-1])} or {names[-1]}"
 
 
-SIMILARITIES = Register("similarity", "convert/similarities")
-SCHEDULES = Register("schedule", "convert/schedules")
+SIMILARITIES = Register("similarity", "conversion/similarities")
+SCHEDULES = Register("schedule", "conversion/schedules")
 COSTS = Register("cost", "costs/measures")
 METRICS = Register("metric", "tasks/metrics", hyphens=False)
 SAMPLERS = Register("sampler", "services/optuna/samplers")

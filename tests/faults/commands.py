@@ -18,8 +18,8 @@ from mlflow.entities import Run
 from optuna.storages import BaseStorage, RDBStorage
 from optuna.trial import TrialState
 
-from nas_theseus.search.folder import SearchFolder
-from nas_theseus.search.front_files import read_front
+from nas_theseus.searches.folder import SearchFolder
+from nas_theseus.searches.front_files import read_front
 from nas_theseus.services.optuna.journal import Journal
 from nas_theseus.values.outcomes import Evaluation
 from tests.faults.counts import Fault

@@ -24,8 +24,8 @@ STAGES = {
 DYING = """
 import os, shutil, signal
 from pathlib import Path
-from nas_theseus.search.folder import SearchFolder
-from nas_theseus.search.worker import Worker
+from nas_theseus.searches.folder import SearchFolder
+from nas_theseus.searches.worker import Worker
 
 if "DEATHS" in os.environ and not hasattr(Worker, "plain"):
     DEATHS = Path(os.environ["DEATHS"])

@@ -12,10 +12,10 @@ from mlflow.tracking import MlflowClient
 from PIL import Image
 from typer.testing import CliRunner
 
-from nas_theseus.api.switching import load_switching
+from nas_theseus.api.switch import load_switching
 from nas_theseus.cli.app import make_app
-from nas_theseus.search.folder import SearchFolder
-from nas_theseus.stitch.cells import CONTROLS
+from nas_theseus.searches.folder import SearchFolder
+from nas_theseus.stitching.cells import CONTROLS
 from nas_theseus.tasks.score import score
 
 SPACE = """

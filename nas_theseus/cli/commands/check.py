@@ -11,8 +11,8 @@ def command(space: SpaceFile) -> None:
     """Every mistake of a search space at once, before any training; its size and cost range."""
     from nas_theseus.cli.tables import plain_table
     from nas_theseus.costs.table import CostTable
-    from nas_theseus.search.beginning import refuse_mistakes
-    from nas_theseus.search.figures import short_count
+    from nas_theseus.searches.beginning import refuse_mistakes
+    from nas_theseus.searches.figures import short_count
     from nas_theseus.space.load import load_space
     from nas_theseus.space.search_space import COSTS
 

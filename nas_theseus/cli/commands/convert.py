@@ -42,18 +42,21 @@ def command(
 
     The network and pictures of the conversion go to --out and to MLflow.
     """
-    from nas_theseus.api.conversion import convert_one
+    from nas_theseus.api.convert import ConversionSettings, convert_one
     from nas_theseus.cli.tables import plain_table
 
     console = Console()
     options = {"schedule": schedule, "order": order, "similarity": similarity}
     changes = [f"{name}={value}" for name, value in options.items() if value is not None]
+    made = ConversionSettings(out, storage, seed, "cuda" if gpu else "cpu", replacements)
     result = convert_one(
-        space, architecture, [*changes, *(settings or [])],
-        seed=seed, device="cuda" if gpu else "cpu", out=out, storage=storage,
-        say=lambda line: console.print(line, highlight=False), replacements=replacements,
-    )  # fmt: skip
-    evaluation = result.converted.evaluation
+        space,
+        architecture,
+        [*changes, *(settings or [])],
+        made,
+        lambda line: console.print(line, highlight=False),
+    )
+    evaluation = result.evaluation
     if evaluation.similarities:
         console.print(plain_table("similarity per block after each stage", *result.table()))
     for name, value in evaluation.values().items():
@@ -61,6 +64,7 @@ def command(
     pictures = ", ".join(sorted(path.name for path in out.glob("*.png")))
     console.print(
         f"pictures in {out}: {pictures}; MLflow run {result.run_id}",
-        highlight=False, soft_wrap=True,
-    )  # fmt: skip
+        highlight=False,
+        soft_wrap=True,
+    )
     console.print(f'nas_theseus.load("{out}", trust_code=True) rebuilds it', highlight=False)

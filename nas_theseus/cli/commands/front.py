@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
@@ -23,7 +24,7 @@ from nas_theseus.cli.options import (
 )
 
 if TYPE_CHECKING:
-    from nas_theseus.search.budget import Answer
+    from nas_theseus.searches.budget import Answer
 
 
 def command(
@@ -66,13 +67,14 @@ def command(
     With --at it answers another budget without any training. --refine adds one trial to the
     search; run again, it evaluates the next best prediction.
     """
-    from nas_theseus.api.searching import settings_of
+    from nas_theseus.api.search import settings_of
     from nas_theseus.cli.show import show_front, show_search
     from nas_theseus.errors import SpaceError
-    from nas_theseus.search.budget import answer, parse_budget
-    from nas_theseus.search.folder import SearchFolder
-    from nas_theseus.search.front_files import front_rows, read_front
+    from nas_theseus.searches.budget import answer, parse_budget
+    from nas_theseus.searches.folder import SearchFolder
+    from nas_theseus.searches.front_files import front_rows, read_front
     from nas_theseus.space.consent import runnable
+    from nas_theseus.space.sources import read_sources
 
     folder = SearchFolder(storage, name)
     if at is None:
@@ -93,7 +95,7 @@ def command(
     _show_answer(found, title, as_json)
     if not refine or not found.predicted:
         return
-    space = runnable(folder.space_file, trust_code=trust_code)
+    sources = runnable(read_sources(folder.folder), folder.folder, trust_code=trust_code)
     options = {
         "name": name,
         "storage": storage,
@@ -106,8 +108,8 @@ def command(
         "gpus_per_trial": gpus_per_trial,
         "accelerator_type": accelerator_type,
     }
-    settings = settings_of(space, options, "front")
-    show_search(space, settings, [found.predicted[0].architecture])
+    settings = settings_of(Path(sources.path), options, "front")
+    show_search(sources, settings, [found.predicted[0].architecture])
     rows = front_rows(read_front(folder, budget))
     show_front(rows, f"evaluated of {title}: {len(rows)} architectures")
 
@@ -133,7 +135,7 @@ def _matching(rows: list[dict[str, Any]], where: str) -> list[dict[str, Any]]:
 def _show_answer(found: Answer, title: str, as_json: bool) -> None:
     from nas_theseus.cli.show import show_front
     from nas_theseus.cli.tables import predicted_table
-    from nas_theseus.search.front_files import front_rows
+    from nas_theseus.searches.front_files import front_rows
 
     evaluated, predicted = front_rows(found.evaluated), found.rows()
     if as_json:

@@ -67,10 +67,11 @@ def command(
     It begins with an estimate of how long it will take. Stop it at any moment with Ctrl-C or
     kill; the same command continues it.
     """
-    from nas_theseus.api.searching import settings_of
+    from nas_theseus.api.search import settings_of
     from nas_theseus.cli.show import show_search
     from nas_theseus.errors import SpaceError
     from nas_theseus.space.consent import remember
+    from nas_theseus.space.sources import gather
 
     if no_library and library is not None:
         raise SpaceError("search", ["--library and --no-library exclude each other"])
@@ -94,5 +95,6 @@ def command(
         "accelerator_type": accelerator_type,
     }
     settings = settings_of(space, options, "search")
-    remember(space)
-    show_search(space, settings)
+    sources = gather(space)
+    remember(sources)
+    show_search(sources, settings)

@@ -50,10 +50,10 @@ def command(
     Only the stitch trains. Each cell is kept as it ends; the same command goes on. Matrices,
     heatmaps and JSON go to --storage/stitching and to MLflow.
     """
-    from nas_theseus.api.comparison import ComparisonSettings, compare
+    from nas_theseus.api.stitch import ComparisonSettings, compare
     from nas_theseus.cli.tables import plain_table
-    from nas_theseus.stitch.cells import StitchRecipe
-    from nas_theseus.stitch.sources import pairs_of, read_sources
+    from nas_theseus.stitching.cells import StitchRecipe
+    from nas_theseus.stitching.sources import pairs_of, read_sources
     from nas_theseus.values.validation import assigned, validated
 
     console = Console()

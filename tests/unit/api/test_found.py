@@ -14,13 +14,14 @@ from typer.testing import CliRunner, Result
 
 import nas_theseus
 from nas_theseus.cli.app import make_app
-from nas_theseus.convert.target import assemble
+from nas_theseus.conversion.target import assemble
 from nas_theseus.errors import GuideError, ServiceError, StorageError, TheseusError
-from nas_theseus.export.member import MEMBER_FILES, read_member, write_member
+from nas_theseus.export.member import member_files, read_member, write_member
 from nas_theseus.guide.weights import plain_state
-from nas_theseus.search.folder import SearchFolder
+from nas_theseus.searches.folder import SearchFolder
 from nas_theseus.services.mlflow import MlflowTracker
 from nas_theseus.space.load import load_space
+from nas_theseus.space.sources import gather
 from nas_theseus.storage.whole_files import write_tensors
 from nas_theseus.values.architecture import Architecture, BlockChoice, Span
 from nas_theseus.values.outcomes import Cost, Evaluation
@@ -44,7 +45,7 @@ def made(tmp_path_factory: pytest.TempPathFactory) -> Path:
     folder = tmp_path_factory.mktemp("made") / "net"
     network = assemble(load_space(SPACE), ARCHITECTURE, 0)
     write_tensors(folder / "weights.safetensors", plain_state(network))
-    write_member(folder, EVALUATION, folder / "weights.safetensors", SPACE.read_text())
+    write_member(folder, EVALUATION, folder / "weights.safetensors", gather(SPACE))
     return folder
 
 
@@ -129,7 +130,7 @@ def test_from_an_mlflow_run(folder: Path, tmp_path: Path) -> None:
     tracker = MlflowTracker("one", tmp_path / "outbox", tmp_path / "runs.json")
     tracker.begin({"trials": 1})
     tracker.outcome(EVALUATION)
-    files = ResultFiles(folder, MEMBER_FILES, place="network", architecture=ARCHITECTURE.id)
+    files = ResultFiles(folder, member_files(folder), place="network", architecture=ARCHITECTURE.id)
     tracker.results(Results({}, {}, (files,)))
     assert tracker.end() == 0
     before = read_member(folder, trust_code=True)

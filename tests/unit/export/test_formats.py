@@ -28,7 +28,7 @@ from nas_theseus.blocks import (
     block,
 )
 from nas_theseus.blocks.simple import LinearBlock
-from nas_theseus.convert.target import assemble
+from nas_theseus.conversion.target import assemble
 from nas_theseus.errors import ExportError, StorageError
 from nas_theseus.export import formats
 from nas_theseus.export.formats import FORMATS, write_format
