@@ -11,12 +11,14 @@ from typing import Any
 
 import torch
 
-from nas_theseus.candidate.workshop import Converted, Workshop
+from nas_theseus.api.found import find_architecture
+from nas_theseus.candidate.candidate import Converted
+from nas_theseus.candidate.workshop import Workshop
 from nas_theseus.conversion.guide_training import prepare_guide
 from nas_theseus.conversion.stage import Stage, stages
 from nas_theseus.conversion.target import Target, assemble
-from nas_theseus.errors import ConversionError, SpaceError, StorageError
-from nas_theseus.export.member import member_files, read_architecture, write_member
+from nas_theseus.errors import ConversionError, SpaceError
+from nas_theseus.export.member import member_files, write_member
 from nas_theseus.guide.weights import plain_state
 from nas_theseus.library.store import Library
 from nas_theseus.pictures.of_conversion import (
@@ -29,7 +31,6 @@ from nas_theseus.pictures.of_conversion import (
     write_picture,
 )
 from nas_theseus.searches.beginning import refuse_mistakes
-from nas_theseus.searches.folder import SearchFolder, searches
 from nas_theseus.services.mlflow import recording
 from nas_theseus.space.load import load_space
 from nas_theseus.space.search_space import SearchSpace
@@ -333,21 +334,3 @@ def _write_replacements(
         for label, points in runs.items()
     }
     write_json(out / REPLACEMENTS_JSON, {"metric": space.metric, "runs": plain})
-
-
-def find_architecture(text: str, storage: Path) -> Architecture:
-    """An architecture from a JSON file, or by its id from the searches of a storage folder.
-
-    Raises:
-        StorageError: neither.
-    """
-    if text.endswith(".json") or Path(text).is_file():
-        return read_architecture(Path(text))
-    for name in searches(storage):
-        for outcome in SearchFolder(storage, name).outcomes():
-            if outcome.architecture.id == text:
-                return outcome.architecture
-    raise StorageError(
-        f"no architecture {text!r} in {storage}: give the id of an evaluated one ('nas-theseus "
-        "front NAME' lists them), or a JSON file"
-    )

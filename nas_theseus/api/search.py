@@ -17,8 +17,8 @@ from rich.console import Console
 from nas_theseus.conversion.finetune import EpochLoss
 from nas_theseus.conversion.guide_training import LearnsItself, prepare_guide
 from nas_theseus.conversion.target import Target
-from nas_theseus.costs import measured_costs
 from nas_theseus.costs.table import CostTable
+from nas_theseus.costs.taking import measured_costs
 from nas_theseus.errors import SpaceError, StorageError
 from nas_theseus.estimate.rungs import rungs_of
 from nas_theseus.estimate.thompson import Proposer
@@ -35,7 +35,7 @@ from nas_theseus.searches.beginning import (
 )
 from nas_theseus.searches.block_jobs import BlockJobs
 from nas_theseus.searches.driver import Driver, Listeners, Plan
-from nas_theseus.searches.executor import Executor
+from nas_theseus.searches.execution import Executor
 from nas_theseus.searches.finish import Finish
 from nas_theseus.searches.folder import SearchFolder
 from nas_theseus.searches.forecast import forecast
@@ -55,7 +55,7 @@ from nas_theseus.space.sources import Sources, gather
 from nas_theseus.stitching.suggestions import stitch_errors, suggested
 from nas_theseus.tasks.score import score
 from nas_theseus.values.architecture import Architecture
-from nas_theseus.values.outcomes import Evaluation, FrontMember
+from nas_theseus.values.outcomes import Evaluation, Failure, FrontMember
 from nas_theseus.values.registers import EXECUTORS, SAMPLERS, TRACKERS
 from nas_theseus.values.settings import SearchSettings
 from nas_theseus.values.tracking import TrackerContext
@@ -76,6 +76,7 @@ class SearchResult:
         guide: quality and costs of the guide.
         status: counts of trials and blocks, when the search ended.
         ended_because: why no more trials were started.
+        failures: candidates that could not be evaluated, with the reasons.
         undelivered: records that trackers have not taken yet; the next launch delivers them.
     """
 
@@ -86,6 +87,7 @@ class SearchResult:
     status: Status
     ended_because: str
     undelivered: int
+    failures: tuple[Failure, ...] = ()
 
     @property
     def front(self) -> list[dict[str, Any]]:
@@ -151,7 +153,7 @@ def search(
     Raises:
         TheseusError: anything a user can mend, before any training where it can be seen there.
     """
-    path = Path(space)
+    path, sources = Path(space), gather(space)
     settings = settings_of(path, {"trials": trials, **options}, "search")
     sources = gather(path)
     remember(sources)
@@ -228,13 +230,13 @@ def run_search(
     folder.create()
     lock = FileLock(folder.lock_file)
     try:
-        lock.acquire(timeout=0)
+        held = lock.acquire(timeout=0)
     except Timeout as error:
         raise StorageError(
             f"search {settings.name!r} in {settings.storage} is already running in another "
             "process; wait for it, or give this one another --name"
         ) from error
-    with lock:
+    with held:
         launch = Launch(space, sources, folder, settings, reporter)
         return launch.run(first)
 
@@ -390,7 +392,7 @@ class Launch:
             status = driver.status()
             remaining = driver.ledger.left + driver.ledger.open
             slots = executor.slots
-            self.reporter.say(forecast(self.space, self.folder, remaining, slots, self._device))
+            self.reporter.say(forecast(measured, self.folder, remaining, slots, self._device))
             if remaining:
                 executor.run(driver, self.make_worker(library), driver.goes_on)
         finally:
@@ -401,7 +403,14 @@ class Launch:
         finish = Finish(self.space, self.sources, self.folder, guide, values, self.reporter.say)
         trackers.results(finish.write(driver.ledger, status.metrics()))
         return SearchResult(
-            self.settings.name, self.folder.folder, (), values, status, driver.ended_because, 0
+            self.settings.name,
+            self.folder.folder,
+            (),
+            values,
+            status,
+            driver.ended_because,
+            0,
+            tuple(driver.ledger.failures),
         )
 
     def prepare_guide(self) -> Path:
@@ -423,13 +432,9 @@ class Launch:
         costs = CostTable(space)
         values = {space.metric: score(space.guide, space.task, "validation")}
         values |= costs.of_parts().known()
-        values |= measured_costs(
-            space.measured,
-            space.guide,
-            space.task.inlet,
-            torch.device(resources.device),
-            threads=resources.threads,
-        )
+        device = torch.device(resources.device)
+        measured = measured_costs(space, space.guide, device, resources.threads)
+        values |= {**measured.costs, **measured.beside}
         figures = ", ".join(f"{name} {value:,.4g}" for name, value in values.items())
         self.reporter.say(f"guide: {figures}")
         return Measured(space, costs, values)

@@ -10,6 +10,7 @@ from typing import Any
 
 import torch
 
+from nas_theseus.conversion.finetune import EpochLoss
 from nas_theseus.conversion.target import Target, assemble
 from nas_theseus.costs import count_macs
 from nas_theseus.errors import ShapeError, StorageError
@@ -184,9 +185,10 @@ def switch_front(
         net.to(device)
         net.fit(settings.fit_examples)
         points = []
-        for epoch in train_stitches(net, task, recipe, settings.seed):
-            say(f"epoch {epoch.epoch + 1}, loss {epoch.loss:.4f}")
-            points.append(CurvePoint("train_loss", epoch.epoch + 1, epoch.loss))
+        for event in train_stitches(net, task, recipe, settings.seed):
+            if isinstance(event, EpochLoss):
+                say(f"epoch {event.epoch + 1}, loss {event.loss:.4f}")
+                points.append(CurvePoint("train_loss", event.epoch + 1, event.loss))
         metric = f"val_{task.metric}"
         rows: list[dict[str, Any]] = []
         for index, config in enumerate(net.configs()):

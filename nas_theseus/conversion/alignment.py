@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import copy
-from collections.abc import Callable, Collection, Iterable, Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass, replace
 from typing import Any
 
@@ -16,16 +16,14 @@ from nas_theseus.conversion.inheritance import inherit
 from nas_theseus.conversion.similarity import Similarity, check_features
 from nas_theseus.conversion.stage import Stage, runs_from, stages
 from nas_theseus.conversion.target import Target, batch_norms, gathering_statistics
+from nas_theseus.conversion.training_macs import training_macs
 from nas_theseus.errors import ConversionError, ShapeError
-from nas_theseus.values.events import Progress
 from nas_theseus.values.ids import derive_seed
 from nas_theseus.values.outcomes import CurvePoint
 from nas_theseus.values.recipe import Recipe
 
 # Of the guide's activations, to tell which of its hidden units matter.
 INHERITED_EXAMPLES = 64
-# The name of this step in events.
-ALIGN = "align"
 # Inputs of a unit up to which alignment takes the whole learning rate.
 WIDE = 256
 # Training that leaves the loss above this share of what it began with went wrong; it is tried this
@@ -42,7 +40,7 @@ class Alignment:
         guide: the guide's activations for a bounded sample.
         similarity: what is maximised.
         generator: fixes the batches; on the CPU.
-        macs: multiply-adds of each block's forward for one example.
+        block_macs: multiply-adds of each block's forward for one example, by position.
     """
 
     target: Target
@@ -50,23 +48,34 @@ class Alignment:
     similarity: Similarity
     recipe: Recipe
     generator: torch.Generator
-    macs: Sequence[int]
+    block_macs: Sequence[int]
 
 
-def align(
-    alignment: Alignment,
-    after_stage: Callable[[int, Stage], Iterable[Progress]] = lambda _number, _stage: (),
-) -> Iterator[Progress]:
-    """Run a schedule's stages on a target, in place; yields similarity per part and stage.
+@dataclass(frozen=True)
+class StageResult:
+    """What one stage of a schedule did to the target.
 
-    Args:
-        after_stage: called when a stage has ended; its events are yielded too.
+    Attributes:
+        number: of the stage, from 0.
+        points: ``similarity/<position>`` at step = number for every aligned position,
+            ``align_steps``, the optimiser steps, and ``stitch_residual/<position>``; none for a
+            stage that aligns nothing.
+        macs: multiply-adds that it ran: training, batch-norm statistics, and the sample's passes
+            through frozen blocks and for stitches. Not counted: the guide's activations, the
+            least squares of stitches, and similarities.
+    """
+
+    number: int
+    stage: Stage
+    points: tuple[CurvePoint, ...] = ()
+    macs: int = 0
+
+
+def align(alignment: Alignment) -> Iterator[StageResult]:
+    """Run a schedule's stages on a target, in place.
 
     Yields:
-        The multiply-adds that a stage ran, with the points ``similarity/<position>`` at
-        step = stage for every aligned position, ``stitch_residual/<position>``, and
-        ``align_steps``, the stage's optimiser steps. Not counted: the guide's activations, the
-        least squares of stitches, and similarities.
+        What each stage did; the target may be trained further before the next one begins.
 
     Raises:
         ConversionError: an alignment loss is not finite, or features cannot be compared.
@@ -78,6 +87,7 @@ def align(
     for number, stage in enumerate(stages(recipe.schedule, recipe.order, target.replaced)):
         # Dropout and the like draw from torch's global generator, whatever ran here before.
         torch.manual_seed(derive_seed("stage", alignment.generator.initial_seed(), number))
+        result = StageResult(number, stage)
         if stage.aligned:
             # What is frozen in front of the first trained block runs once for all steps.
             first, begin = stage.trained[0], runs_from(stage, ran)
@@ -85,13 +95,14 @@ def align(
                 width = target.boundaries[begin].width
                 inputs = guide.at(target.inlet_boundary(begin), width)
             inputs = _through(target.blocks[begin:first], inputs)
-            yield Progress(ALIGN, macs=guide.count * sum(alignment.macs[begin:first]))
             ran = None if recipe.hybrid_epochs else stage
             run = StageRun(alignment, number, replace(stage, start=first), inputs)
+            run.count_pass(begin, first)
             if alignment.similarity.aligned_basis:
-                yield run.begin_with(sorted(set(stage.trained) - set(before)))
-            yield run.train_and_measure()
-        yield from after_stage(number, stage)
+                run.begin_with(sorted(set(stage.trained) - set(before)))
+            points = run.points()
+            result = StageResult(number, stage, points, run.macs)
+        yield result
         before = stage.replaced
 
 
@@ -102,11 +113,15 @@ class StageRun:
         number: of the stage.
         stage: whose chain begins at its first trained block.
         inputs: what that block is fed, shape (N, *inlet).
+
+    Attributes:
+        macs: multiply-adds that it has run so far.
     """
 
     def __init__(self, alignment: Alignment, number: int, stage: Stage, inputs: Tensor) -> None:
         self._number, self._stage, self._target = number, stage, alignment.target
-        self._guide, self._macs = alignment.guide, alignment.macs
+        self._guide, self._block_macs = alignment.guide, alignment.block_macs
+        self.macs = 0
         self._similarity, self._recipe = alignment.similarity, alignment.recipe
         size = self._recipe.align_batch_size
         self._batches = fixed_batches(self._guide.count, size, alignment.generator)
@@ -137,7 +152,7 @@ class StageRun:
         except ShapeError as error:
             raise ConversionError(f"block {label}: {error}") from error
 
-    def begin_with(self, positions: Iterable[int]) -> Progress:
+    def begin_with(self, positions: Iterable[int]) -> None:
         """Start new blocks from the least-squares solution of their last map.
 
         Ours: random hidden layers and a fitted last map explain half of most boundaries before
@@ -146,18 +161,16 @@ class StageRun:
         Blocks over tokens take over what the guide does at each token (`inheritance`).
         """
         self._target.freeze_all_but(())
-        macs = 0
         for position in positions:
             self._inherit(position)
             stage = replace(self._stage, stop=position + 1, stitched=position)
-            macs += self._gather_statistics(stage, position)
+            self._gather_statistics(stage, position)
             stitch(self._target, stage, self._inputs, self._goal(position, in_target=True))
-            macs += self._pass_macs(stage)
-        return Progress(ALIGN, macs=macs)
+            self.count_pass(stage.start, stage.stop)
 
-    def _pass_macs(self, stage: Stage) -> int:
-        """Multiply-adds of the sample's forward through a chain."""
-        return self._guide.count * sum(self._macs[stage.start : stage.stop])
+    def count_pass(self, start: int, stop: int) -> None:
+        """Add the multiply-adds of the whole sample's forward through the blocks [start, stop)."""
+        self.macs += self._guide.count * sum(self._block_macs[start:stop])
 
     def _inherit(self, position: int) -> None:
         """Between boundaries of the guide's own width, where both speak one basis."""
@@ -167,29 +180,23 @@ class StageRun:
             parts = self._guide.guide.parts[start : self._target.outlet_boundary(position)]
             inherit(self._target.blocks[position], parts, inputs)
 
-    def _gather_statistics(self, stage: Stage, *positions: int) -> int:
-        """Few steps leave batch norms without statistics; a stitch is fitted to what they give.
-
-        Returns:
-            Multiply-adds that it ran.
-        """
+    def _gather_statistics(self, stage: Stage, *positions: int) -> None:
+        """Few steps leave batch norms without statistics; a stitch is fitted to what they give."""
         blocks = nn.ModuleList(self._target.blocks[position] for position in positions)
         if not batch_norms(blocks):
-            return 0
+            return
         with gathering_statistics(blocks), torch.no_grad():
             for inputs in self._inputs:
                 for _ in chain_outputs(self._target, stage, inputs):
                     pass
-        return self._pass_macs(stage)
+        self.count_pass(stage.start, stage.stop)
 
-    def train_and_measure(self) -> Progress:
-        """Train, measure how alike the blocks are now, and stitch."""
+    def points(self) -> tuple[CurvePoint, ...]:
+        """Train, measure how alike the blocks are now, and stitch; returns what was measured."""
         number, stage, target = self._number, self._stage, self._target
         steps = self.train()
-        batch = min(self._recipe.align_batch_size, self._guide.count)
-        macs = steps * batch * self._step_macs()
         target.freeze_all_but(())
-        macs += self._gather_statistics(stage, *stage.trained)
+        self._gather_statistics(stage, *stage.trained)
         points = []
         with torch.no_grad():
             for position, features in chain_outputs(target, stage, self._inputs[0]):
@@ -199,22 +206,14 @@ class StageRun:
                     loss = self._similarity.loss(features, self._prepared[position][0])
                     points.append(CurvePoint(f"similarity/{position}", number, 1 - float(loss)))
         points.append(CurvePoint("align_steps", number, steps))
-        macs += self._pass_macs(stage)
         if stage.stitched is not None:
             goals = self._goal(stage.stitched, in_target=True)
             residual = stitch(target, stage, self._inputs, goals)
             if residual is None:
                 residual = unexplained(target, stage, self._inputs, goals)
+            self.count_pass(stage.start, stage.stop)
             points.append(CurvePoint(f"stitch_residual/{stage.stitched}", number, residual))
-        return Progress(ALIGN, tuple(points), macs)
-
-    def _step_macs(self) -> int:
-        """Multiply-adds of one example in one optimiser step of the chain."""
-        stage = self._stage
-        return sum(
-            self._macs[position] * passes(position, stage.trained)
-            for position in range(stage.start, stage.stop)
-        )
+        return tuple(points)
 
     def train(self) -> int:
         """Train the stage's blocks; returns the optimiser steps taken.
@@ -234,6 +233,7 @@ class StageRun:
             rate = self._recipe.align_learning_rate / 4**attempt
             first, taken = self._train_at(rate)
             steps += taken
+            self._count_steps(taken)
             with torch.no_grad():
                 last = self._loss(0) if taken else first
             if bool(last <= first * WORSE):
@@ -245,6 +245,12 @@ class StageRun:
                 f"finite, even at a learning rate of {rate:g}; lower align_learning_rate"
             )
         return steps
+
+    def _count_steps(self, steps: int) -> None:
+        """Add the multiply-adds of so many optimiser steps."""
+        chain = {p: self._block_macs[p] for p in range(self._stage.start, self._stage.stop)}
+        batch = min(self._recipe.align_batch_size, self._guide.count)
+        self.macs += steps * batch * training_macs(chain, self._stage.trained)
 
     def _train_at(self, learning_rate: float) -> tuple[Tensor, int]:
         """The loss of the first batch before any step, and the steps taken; ends if it diverges."""
@@ -283,11 +289,6 @@ class StageRun:
                     prepared = self._prepared[position][chosen]
                     losses.append(self._similarity.loss(features, prepared))
         return torch.stack(losses).mean()
-
-
-def passes(position: int, trained: Collection[int]) -> int:
-    """Forward, gradient of the input, gradient of the weights: those that a block needs."""
-    return 3 if position in trained else 2 if position > min(trained) else 1
 
 
 def step_share(parameter: Tensor) -> float:

@@ -61,36 +61,9 @@ def train(
     if steps == 0:
         return
     parameters = [p for p in network.parameters() if p.requires_grad]
-    optimizer = torch.optim.AdamW(
-        parameters, lr=recipe.learning_rate, weight_decay=recipe.weight_decay
-    )
-    # Cycles the learning rate only: momentum stays, as the recipe was tuned so.
-    schedule = torch.optim.lr_scheduler.OneCycleLR(
-        optimizer,
-        recipe.learning_rate,
-        total_steps=steps,
-        # With a warm-up of just one of five steps torch divides by 0.
-        pct_start=0.2 if steps != 5 else 0.25,
-        cycle_momentum=False,
-    )
-    weight = recipe.distill if teacher is not None else 0.0
+    optimizer, schedule = _optimizer(parameters, recipe, steps)
+    loss_of = _Loss(network, task, recipe, teacher if recipe.distill > 0 else None)
     network.train()
-
-    def loss_of(piece: Batch) -> Tensor:
-        with torch.autocast(device.type, torch.bfloat16, enabled=device.type == "cuda"):
-            outputs = network(piece.inputs)
-        outputs = outputs.float()
-        labelled = task.loss(outputs, piece.targets) if weight < 1 else outputs.new_zeros(())
-        loss = (1 - weight) * labelled
-        if teacher is not None and weight > 0:
-            taught = (
-                teacher.teach(piece.inputs)
-                if piece.index is None
-                else teacher.logits(task)[piece.index]
-            )
-            loss = loss + weight * task.distillation(outputs, taught, recipe.temperature)
-        return loss
-
     pieces = 1
     left = steps
     for epoch in range(math.ceil(steps / epoch_steps)):
@@ -101,8 +74,7 @@ def train(
         batches = task.batches("train", batch_size, seed=seed + epoch, device=device)
         for batch in itertools.islice(batches, left):
             loss, pieces = _accumulate(loss_of, batch, pieces, optimizer)
-            if teacher is not None and weight > 0 and batch.index is None:
-                taught_anew += len(batch.inputs)
+            taught_anew += len(batch.inputs) * loss_of.teaches_anew(batch)
             torch.nn.utils.clip_grad_norm_(parameters, recipe.gradient_clip)
             optimizer.step()
             schedule.step()
@@ -116,6 +88,58 @@ def train(
                 "learning_rate"
             )
         yield EpochLoss(epoch, mean, seen, taught_anew, pieces)
+
+
+def _optimizer(
+    parameters: list[nn.Parameter], recipe: Recipe, steps: int
+) -> tuple[torch.optim.Optimizer, torch.optim.lr_scheduler.OneCycleLR]:
+    """AdamW, and one cycle of its learning rate over so many steps."""
+    optimizer = torch.optim.AdamW(
+        parameters, lr=recipe.learning_rate, weight_decay=recipe.weight_decay
+    )
+    # Cycles the learning rate only: momentum stays, as the recipe was tuned so.
+    schedule = torch.optim.lr_scheduler.OneCycleLR(
+        optimizer,
+        recipe.learning_rate,
+        total_steps=steps,
+        # With a warm-up of just one of five steps torch divides by 0.
+        pct_start=0.2 if steps != 5 else 0.25,
+        cycle_momentum=False,
+    )
+    return optimizer, schedule
+
+
+@dataclass(frozen=True)
+class _Loss:
+    """The loss of a batch: of its targets and, where there is a teacher, of the guide's outputs."""
+
+    network: nn.Module
+    task: Task
+    recipe: Recipe
+    teacher: GuideActivations | None
+
+    def __call__(self, batch: Batch) -> Tensor:
+        """Mean loss of the batch, a scalar."""
+        kind = batch.inputs.device.type
+        with torch.autocast(kind, torch.bfloat16, enabled=kind == "cuda"):
+            outputs = self.network(batch.inputs)
+        outputs = outputs.float()
+        weight = self.recipe.distill if self.teacher is not None else 0.0
+        labelled = self.task.loss(outputs, batch.targets) if weight < 1 else outputs.new_zeros(())
+        loss = (1 - weight) * labelled
+        if self.teacher is not None:
+            taught = (
+                self.teacher.teach(batch.inputs)
+                if batch.index is None
+                else self.teacher.logits(self.task)[batch.index]
+            )
+            temperature = self.recipe.temperature
+            loss = loss + weight * self.task.distillation(outputs, taught, temperature)
+        return loss
+
+    def teaches_anew(self, batch: Batch) -> bool:
+        """Whether the guide runs for this batch, whose outputs are not cached."""
+        return self.teacher is not None and batch.index is None
 
 
 def _split(batch: Batch, pieces: int) -> Iterator[Batch]:

@@ -61,7 +61,7 @@ def prepare_guide(
     # A second search with the same guide waits here and finds it trained.
     with FileLock(path.with_suffix(".lock")):
         if path.exists():
-            load_weights(guide, path)
+            _load_trained(guide, path)
         else:
             _make(guide, task, training, path, device, progress)
     return path
@@ -75,12 +75,19 @@ def load_prepared(guide: Guide, task: Task, training: Recipe | None, folder: Pat
     """
     path = folder / f"{guide_key(guide, task, training)}.safetensors"
     if path.exists():
-        load_weights(guide, path)
+        _load_trained(guide, path)
     elif training is not None:
         raise GuideError(
             f"the trained guide is not in {path}; restore the file, or go on with the search, "
             "which trains it again"
         )
+
+
+def _load_trained(guide: Guide, path: Path) -> None:
+    try:
+        load_weights(guide, path)
+    except GuideError as error:
+        raise GuideError(f"{error}. Delete this file, and the guide is trained again") from error
 
 
 def _make(

@@ -2,16 +2,18 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Collection, Hashable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
+from numbers import Integral
 
 import numpy as np
 from numpy.typing import ArrayLike
 
 from nas_theseus.errors import LimitError, ShapeError
-from nas_theseus.estimate.label_setting import Floats, Graph, Paths, Question
+from nas_theseus.estimate.label_setting import Floats, Graph, Integers, Paths, Question
 from nas_theseus.values.architecture import Architecture, BlockChoice
-from nas_theseus.values.goals import Constraint
+from nas_theseus.values.goals import Constraint, plain_number
 
 _EXACT_INTEGERS = 2**53
 
@@ -23,14 +25,14 @@ class Option:
     Attributes:
         tail, head: states before and behind the block: a boundary's number, or with free widths
             (boundary, width share). A state holds all that decides which blocks may follow.
-        costs: additive, not negative, in the order of the space's names.
+        costs: additive, not negative, in the order of the space's names; whole or not.
         before: the choice in front, where the state remembers it (`with_neighbours`).
     """
 
     tail: Hashable
     head: Hashable
     choice: BlockChoice
-    costs: tuple[int, ...]
+    costs: tuple[float, ...]
     before: BlockChoice | None = None
 
 
@@ -40,7 +42,7 @@ class Solution:
 
     architecture: Architecture
     error: float
-    costs: Mapping[str, int]
+    costs: Mapping[str, float]
     epsilon: float = 0.0
 
 
@@ -59,16 +61,24 @@ class Solutions:
     def __init__(self, space: AdditiveSpace, paths: Paths) -> None:
         self._space, self.edges = space, paths.edges
         self.errors, self.epsilon = paths.errors, paths.epsilon
-        self.costs = paths.costs[:, : len(space.cost_names)]
+        self._costs = paths.costs[:, : len(space.cost_names)]
+
+    @property
+    def costs(self) -> Integers | Floats:
+        units = self._space.units
+        return self._costs if (units == 1).all() else self._costs * units
 
     def __len__(self) -> int:
         return len(self.errors)
 
     def __getitem__(self, index: int) -> Solution:
         choices = [self._space.options[i].choice for i in self.edges[index] if i >= 0]
-        named = zip(self._space.cost_names, self.costs[index].tolist(), strict=True)
+        named = {}
+        columns = zip(self._space.cost_names, self._costs[index], self._space.units, strict=True)
+        for name, whole, unit in columns:
+            named[name] = int(whole) if unit == 1 else float(whole * unit)
         architecture = Architecture(tuple(choices))
-        return Solution(architecture, float(self.errors[index]), dict(named), self.epsilon)
+        return Solution(architecture, float(self.errors[index]), named, self.epsilon)
 
     def __iter__(self) -> Iterator[Solution]:
         return (self[index] for index in range(len(self)))
@@ -76,10 +86,8 @@ class Solutions:
     def only(self, index: int) -> Solutions:
         """One of them alone."""
         row = [index]
-        return Solutions(
-            self._space,
-            Paths(self.errors[row], self.costs[row], self.edges[row], self.epsilon),
-        )
+        paths = Paths(self.errors[row], self._costs[row], self.edges[row], self.epsilon)
+        return Solutions(self._space, paths)
 
     def within(self, budget: Sequence[Constraint], count: int | None = None) -> list[Solution]:
         """The first `count` (all when None) that keep a budget; none, if no one does.
@@ -115,6 +123,10 @@ class AdditiveSpace:
         max_labels: partial architectures that a state may hold before epsilon is made larger; when
             None a million, and ten thousand where several costs are compared.
 
+    Attributes:
+        units: what costs are counted in, shape (C,): 1 for whole numbers; a power of two for
+            others, to which each option's cost is rounded (to 2^-50 of the dearest sum).
+
     Raises:
         PairingError: no row of blocks leads from start to stop, or states form a circle.
         ShapeError: an option's costs do not fit the names, are negative, or add up beyond 2^53.
@@ -137,8 +149,11 @@ class AdditiveSpace:
                     f"{option.costs}; give one value >= 0 for each of {', '.join(self.cost_names)}"
                 )
         self._graph = Graph([(option.tail, option.head) for option in options], start, stop)
-        rows = [option.costs for option in self.options]
-        self._costs = np.array(rows, dtype=np.int64).reshape(len(rows), -1).T.copy()
+        rows = list(zip(*(option.costs for option in self.options), strict=True))
+        units = [_unit(row, self._graph.longest) for row in rows]
+        self.units = np.array(units, dtype=np.float64)
+        whole = [_whole(row, unit) for row, unit in zip(rows, units, strict=True)]
+        self._costs = np.array(whole, dtype=np.int64).reshape(len(whole), len(self.options))
         dearest = max(self._graph.rest(self._costs, np.maximum)[start].tolist(), default=0)
         if dearest >= _EXACT_INTEGERS:
             raise ShapeError(f"costs add up to {dearest:,}; count in units that stay below 2^53")
@@ -231,6 +246,8 @@ class AdditiveSpace:
     def limits(self, constraints: Sequence[Constraint]) -> tuple[Floats, Floats]:
         """Lower and upper limit of each cost, shapes (C,), infinite where there is none.
 
+        Where costs are rounded to units, limits are wider by what rounding may add.
+
         Raises:
             LimitError: a limit is on no cost of the space.
         """
@@ -243,7 +260,8 @@ class AdditiveSpace:
                 upper[row] = min(upper[row], constraint.limit)
             else:
                 lower[row] = max(lower[row], constraint.limit)
-        return lower, upper
+        room = np.where(self.units == 1, 0.0, self.units * self._graph.longest / 2)
+        return lower - room, upper + room
 
     def _must_know(self, names: Sequence[str]) -> None:
         unknown = [name for name in names if name not in self.cost_names]
@@ -256,7 +274,8 @@ class AdditiveSpace:
     def _question(self, objectives: Sequence[str], constraints: Sequence[Constraint]) -> Question:
         self._must_know(objectives)
         wanted = np.array([name in objectives for name in self.cost_names], dtype=bool)
-        return Question(self._costs, wanted, *self.limits(constraints))
+        lower, upper = self.limits(constraints)
+        return Question(self._costs, wanted, lower / self.units, upper / self.units)
 
     def _checked(self, errors: ArrayLike) -> Floats:
         array = np.asarray(errors, dtype=np.float64)
@@ -306,12 +325,13 @@ class AdditiveSpace:
         costs = closest[0].costs
         binding = max(constraints, key=lambda constraint: constraint.violation(costs))
         together = "" if len(constraints) == 1 else " together"
+        nearest = ", ".join(f"{c.name} = {plain_number(costs[c.name])}" for c in constraints)
         coarse = f" (costs compared to {closest.epsilon:.0%})" if closest.epsilon else ""
         return LimitError(
             f"no architecture keeps {' and '.join(map(str, constraints))}{together}: the closest "
-            f"has {', '.join(f'{c.name} = {costs[c.name]:,}' for c in constraints)}{coarse}; "
+            f"has {nearest}{coarse}; "
             f"{'raise' if binding.operator == '<=' else 'lower'} the limit '{binding}' to "
-            f"{costs[binding.name]:,} or offer other blocks (the closest is "
+            f"{plain_number(costs[binding.name])} or offer other blocks (the closest is "
             f"{closest[0].architecture.blocks} for parts {closest[0].architecture.pairing})",
             str(binding),
             costs[binding.name],
@@ -325,6 +345,22 @@ class AdditiveSpace:
         missed = [sum(c.violation(costs) for c in constraints) for costs in named]
         nearest = int(np.argmin(missed))
         return answer.only(nearest), missed[nearest]
+
+
+def _unit(costs: Sequence[float], longest: int) -> float:
+    """1 where all are whole numbers, else the power of two that they are rounded to.
+
+    Sums of `longest` of them stay exact in 50 bits, so nothing depends on the order of a sum.
+    """
+    dearest = max(costs) * longest
+    if all(isinstance(cost, Integral) for cost in costs) or dearest == 0:
+        return 1.0
+    return 2.0 ** (math.frexp(dearest)[1] - 50)
+
+
+def _whole(costs: Sequence[float], unit: float) -> list[int]:
+    """Costs in units."""
+    return [int(cost) if unit == 1 else round(cost / unit) for cost in costs]
 
 
 def with_neighbours(options: Sequence[Option], start: Hashable, stop: Hashable) -> list[Option]:

@@ -6,14 +6,14 @@ from collections.abc import Collection, Iterator, Sequence
 
 from nas_theseus.costs.table import CostTable
 from nas_theseus.estimate.front import AdditiveSpace, Option
-from nas_theseus.space.search_space import COSTS, SearchSpace
+from nas_theseus.space.search_space import SearchSpace
 from nas_theseus.values.architecture import BlockChoice
 
 
 def options(
     space: SearchSpace,
     costs: CostTable,
-    cost_names: Sequence[str] = COSTS,
+    cost_names: Sequence[str],
     without: Collection[tuple[BlockChoice, float]] = (),
 ) -> Iterator[Option]:
     """Every block choice behind every inlet width; states are (boundary, width share).
@@ -29,21 +29,21 @@ def options(
             if (choice, share) in without:
                 continue
             cost = costs.of_choice(choice, share)
-            values = tuple(int(getattr(cost, name)) for name in cost_names)
+            values = tuple(cost[name] for name in cost_names)
             yield Option((span.start, share), (span.stop, choice.width_share), choice, values)
 
 
 def additive_space(
     space: SearchSpace,
     costs: CostTable,
-    cost_names: Sequence[str] = COSTS,
+    cost_names: Sequence[str] | None = None,
     max_labels: int | None = None,
     without: Collection[tuple[BlockChoice, float]] = (),
 ) -> AdditiveSpace:
     """All architectures of a search space as paths; time and memory grow with blocks, not nets.
 
     Args:
-        cost_names: additive costs that options carry, some of `space.COSTS`.
+        cost_names: additive costs that options carry; all of the space's when None.
         max_labels: as `AdditiveSpace` takes it.
         without: as `options`.
 
@@ -51,6 +51,16 @@ def additive_space(
         CostError: a block has an operator that cannot be counted.
         PairingError: no row of blocks covers the guide.
     """
+    cost_names = space.additive if cost_names is None else cost_names
     found = list(options(space, costs, cost_names, without))
     start, stop = (0, 1.0), (len(space.guide), 1.0)
     return AdditiveSpace(found, start, stop, cost_names, max_labels)
+
+
+def log_unit(low: float, high: float) -> float:
+    """What costs of a range are divided by before log1p, so that it spreads them as log does.
+
+    Returns:
+        1 for counts; the lowest (the highest where that is 0) of costs below 1, such as 0.003 mJ.
+    """
+    return min(1.0, low or high) or 1.0

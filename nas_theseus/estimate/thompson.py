@@ -17,9 +17,9 @@ from nas_theseus.estimate.additive import AdditiveEstimate, as_learnt, as_measur
 from nas_theseus.estimate.front import AdditiveSpace
 from nas_theseus.estimate.pareto import front, hypervolume, minimised
 from nas_theseus.estimate.rungs import rungs_of
-from nas_theseus.estimate.space_graph import additive_space
+from nas_theseus.estimate.space_graph import additive_space, log_unit
 from nas_theseus.space.genome import Genome
-from nas_theseus.space.search_space import COSTS, MEASURED, SearchSpace
+from nas_theseus.space.search_space import SearchSpace
 from nas_theseus.values.architecture import Architecture, BlockChoice
 
 _Floats = NDArray[np.float64]
@@ -65,7 +65,8 @@ class Proposer:
     is expected of them ("kriging believer", Ginsbourger et al. 2010).
 
     Measured costs are no sums over blocks: candidates are solved for MACs in their stead, and
-    judged by an additive estimate of each measured cost, which learns from trials too.
+    judged by an additive estimate of each measured cost, which learns from trials too. MACs also
+    stand for an additive cost of which more is better; candidates are judged by its true sum.
 
     Args:
         reference: worst values that count, by objective; of one that is left out, the dearest
@@ -92,14 +93,18 @@ class Proposer:
         self._costs, self._errors, self._known = costs, errors, known
         self._startup, self._spread = startup, spread
         self._reference = dict(reference or {})
-        self._quality = next(g for g in space.goals if g.name not in (*COSTS, *MEASURED))
-        costly = [goal.name for goal in space.goals if goal.name in COSTS]
-        self._solved = list(dict.fromkeys([*costly, *(["macs"] if space.measured else [])]))
-        self._limits = [limit for limit in space.limits if limit.name in COSTS]
+        self._quality = next(g for g in space.goals if g.name not in space.measures)
+        additive = [goal for goal in space.goals if goal.name in space.additive]
+        less = [goal.name for goal in additive if goal.direction == "minimize"]
+        self._more = [goal.name for goal in additive if goal.direction == "maximize"]
+        instead = ["macs"] if space.measured or self._more else []
+        self._solved = list(dict.fromkeys([*less, *instead]))
+        self._limits = [limit for limit in space.limits if limit.name in space.additive]
 
     @cached_property
     def _graph(self) -> AdditiveSpace:
-        names = dict.fromkeys([*self._solved, *(limit.name for limit in self._limits)])
+        limited = (limit.name for limit in self._limits)
+        names = dict.fromkeys([*self._solved, *self._more, *limited])
         return additive_space(self.space, self._costs, list(names), _MAX_LABELS)
 
     @cached_property
@@ -206,8 +211,10 @@ class Proposer:
                 low = max(low, limit.limit)
         high = min(high, self._reference.get(name, high))
         share = cheap_first(turn, max(1, self._startup))
-        wanted = math.log1p(low) + share * (math.log1p(high) - math.log1p(low))
-        return min(found, key=lambda each: abs(math.log1p(found[each][name]) - wanted))
+        unit = log_unit(*map(float, self._costs.range(name)))
+        low, high = math.log1p(low / unit), math.log1p(high / unit)
+        wanted = low + share * (high - low)
+        return min(found, key=lambda each: abs(math.log1p(found[each][name] / unit) - wanted))
 
     def _most_gaining(
         self,
@@ -288,8 +295,8 @@ class Proposer:
             seen = [one.values[name] for one in known if one.values]
             if name in self._reference:
                 worst[name] = self._reference[name]
-            elif name in COSTS:
-                worst[name] = float(self._costs.range(name)[1])
+            elif name in self.space.additive:
+                worst[name] = float(self._costs.range(name)[1 if sign > 0 else 0])
             else:
                 worst[name] = max(seen, key=lambda value: sign * value)
             for limit in self.space.limits:

@@ -179,11 +179,20 @@ class Library:
 
         Args:
             older_than: time since an entry was made.
-            guide: beginning of the guide's hash. Without any condition no entry is removed.
-            dry_run: only tell.
+            guide: beginning of one guide's hash. Without any condition no entry is removed.
+            dry_run: remove nothing.
+
+        Raises:
+            LibraryError: blocks of several guides are here whose hashes begin so.
         """
         now = datetime.now(UTC)
         records = list(self.entries())
+        meant = {record.key.guide for record in records if record.key.guide.startswith(guide or "")}
+        if guide and len(meant) > 1:
+            raise LibraryError(
+                f"{len(meant)} guides have hashes that begin with {guide!r}: "
+                f"{', '.join(sorted(meant))}; give more digits of one of them"
+            )
         chosen = [
             record
             for record in records

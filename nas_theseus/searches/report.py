@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import time
+from collections.abc import Sequence
 
 from rich.console import Console, Group
 from rich.live import Live
@@ -11,6 +12,7 @@ from rich.text import Text
 
 from nas_theseus.searches.figures import short_count
 from nas_theseus.searches.status import BlockCounts, Status
+from nas_theseus.values.outcomes import Failure
 
 LINE_EVERY_S = 10.0
 
@@ -100,3 +102,20 @@ def rungs_line(status: Status) -> str:
         tau = f"too few candidates finished for Kendall's tau ({now.compared})"
     saved = short_count(now.macs_saved)
     return f"rungs: {now.stopped} stopped, {saved} MACs saved; {tau}"
+
+
+def failure_lines(failures: Sequence[Failure], most: int = 5) -> list[str]:
+    """Why candidates failed, each reason once, the most frequent first."""
+    by_reason: dict[tuple[str, str], list[str]] = {}
+    for failure in failures:
+        reason = (failure.stage, failure.message)
+        by_reason.setdefault(reason, []).append(failure.architecture.id)
+    ranked = sorted(by_reason.items(), key=lambda item: -len(item[1]))
+    lines = [
+        f"failed: {len(names)} of {len(failures)} in step {stage!r}: {message} "
+        f"(architecture {names[0]}{' and others' if len(names) > 1 else ''})"
+        for (stage, message), names in ranked[:most]
+    ]
+    if len(ranked) > most:
+        lines.append(f"failed: {len(ranked) - most} more reasons in the evaluations/ folder")
+    return lines

@@ -11,7 +11,8 @@ from functools import cached_property
 import torch
 from torch import Tensor
 
-from nas_theseus.candidate.workshop import Converted, Workshop
+from nas_theseus.candidate.candidate import Converted
+from nas_theseus.candidate.workshop import Workshop
 from nas_theseus.errors import ConversionError, StorageError, TheseusError
 from nas_theseus.guide.weights import plain_state
 from nas_theseus.library.block_key import BlockKey
@@ -111,16 +112,17 @@ class Worker:
         if saved is not None:
             yield Ended(saved.message if isinstance(saved, Failure) else None)
             return
-        step = "assemble"
+        step = ""
         curve: list[CurvePoint] = []
         try:
             for event in self._workshop.convert(architecture, seed, library=self._library):
                 if isinstance(event, Progress):
-                    step = event.step
                     curve.extend(event.points)
                     if event.block is not None:
                         storage.write_block(event.block)
-                    yield step
+                    if event.step != step:  # each event costs the driver time
+                        step = event.step
+                        yield step
                 elif isinstance(event, Reached):
                     _refuse_not_finite(event.evaluation)
                     yield event

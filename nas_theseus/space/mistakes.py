@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 from collections.abc import Iterator
 from itertools import pairwise
 
@@ -11,10 +12,11 @@ from torch import Tensor, nn
 from nas_theseus.blocks.causality import reads_ahead
 from nas_theseus.blocks.family import last_map
 from nas_theseus.guide.chain import example_input
-from nas_theseus.space.search_space import COSTS, MEASURED, SearchSpace
+from nas_theseus.space.search_space import SearchSpace
 from nas_theseus.tasks.contract import behaviour_mistakes, declaration_mistakes
 from nas_theseus.values.architecture import BlockChoice, Boundary, Span
 from nas_theseus.values.conditions import parse_constraint
+from nas_theseus.values.registers import COSTS
 
 
 def mistakes_in(space: SearchSpace) -> list[str]:
@@ -169,7 +171,10 @@ def _build_mistake(space: SearchSpace, choice: BlockChoice, inlet_share: float) 
         inputs = example_input(module, inlet, batch=2)
         with torch.no_grad():
             found = module(inputs)
+            # Before the training mode, in which batch norms change.
             behind_last = _follows_last(module, inputs, found)
+            if mode := _mode_not_finite(module, inputs, found):
+                return f"gives NaN or infinite values in {mode} mode; correct its forward()"
         fits = isinstance(found, Tensor) and tuple(found.shape[1:]) == outlet.shape
         ahead = (
             fits
@@ -195,15 +200,39 @@ def _build_mistake(space: SearchSpace, choice: BlockChoice, inlet_share: float) 
     return None
 
 
+def _mode_not_finite(module: nn.Module, inputs: Tensor, found: object) -> str | None:
+    """The mode in which a block's outputs are not all finite.
+
+    Args:
+        module: in evaluation mode.
+        found: its outputs for the inputs.
+    """
+    if not isinstance(found, Tensor):
+        return None
+    if not found.isfinite().all():
+        return "evaluation"
+    with torch.random.fork_rng(devices=[]):  # dropout draws random numbers
+        # Of a copy: training mode changes the statistics of norms.
+        trained = copy.deepcopy(module).train()(inputs)
+    return None if trained.isfinite().all() else "training"
+
+
 def _goal_mistakes(space: SearchSpace) -> Iterator[str]:
-    known = {space.metric, *COSTS, *MEASURED}
+    known = {space.metric, *COSTS}
     names = [goal.name for goal in space.goals]
-    for name in names:
-        if name not in known:
-            yield f"objectives: unknown {name!r}; known: {', '.join(sorted(known))}"
+    for goal in space.goals:
+        if goal.name not in known:
+            yield f"objectives: unknown {goal.name!r}; known: {', '.join(sorted(known))}"
+        elif goal.name in space.measures:
+            wanted = space.measures[goal.name].direction
+            if goal.direction != wanted:
+                yield (
+                    f"objectives: {goal.direction}({goal.name!r}) contradicts the cost's own "
+                    f"direction; use {wanted}({goal.name!r})"
+                )
     if len(set(names)) != len(names):
         yield "objectives: one is named twice"
-    if not set(names) - {*COSTS, *MEASURED}:
+    if not set(names) - set(COSTS):
         yield f"objectives: one of them must be a quality, such as {space.metric!r}"
     for text in space.constraints:
         try:

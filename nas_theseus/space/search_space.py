@@ -6,10 +6,12 @@ import copy
 import inspect
 import math
 import types
-from collections.abc import Collection, Iterator, Sequence
+from collections.abc import Collection, Iterator, Mapping, Sequence
+from contextlib import suppress
 from dataclasses import dataclass, field
 from functools import cached_property
 from numbers import Real
+from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -18,27 +20,16 @@ from nas_theseus.blocks import BlockFamily
 from nas_theseus.errors import PairingError, SpaceError
 from nas_theseus.guide.chain import Guide, example_input
 from nas_theseus.space import callbacks
+from nas_theseus.space.objectives import minimize
 from nas_theseus.tasks import Task
 from nas_theseus.values.architecture import Architecture, BlockChoice, Boundary, Span
 from nas_theseus.values.conditions import parse_constraint
 from nas_theseus.values.goals import Constraint, Direction, Objective
 from nas_theseus.values.recipe import Recipe
+from nas_theseus.values.registers import COSTS
 
-# Counted before anything runs, and additive over blocks.
-COSTS = ("macs", "params")
-# Measured on the finished network where a space asks for them.
-MEASURED = ("latency_ms", "peak_memory_bytes")
-
-
-def maximize(name: str, reference: float | None = None) -> Objective:
-    """An objective that grows, such as ``maximize("val_accuracy")``."""
-    return Objective(name, "maximize", log=False, reference=reference)
-
-
-def minimize(name: str, log: bool | None = None, reference: float | None = None) -> Objective:
-    """An objective that shrinks, such as ``minimize("macs")``; costs are on a log scale."""
-    costs = (*COSTS, *MEASURED)
-    return Objective(name, "minimize", name in costs if log is None else log, reference)
+# Counted in every space, whether an objective names them or not.
+ALWAYS_COUNTED = ("macs", "params")
 
 
 @dataclass(frozen=True, eq=False)
@@ -57,11 +48,14 @@ class SearchSpace:
         guide_task: what the guide is trained on, such as more data than candidates are given;
             None for `task`.
         recipe: how every candidate is converted and trained.
-        objectives: default: the task's validation metric, and MACs down. Also `params`, and what
-            is measured on each finished network where trials run: `latency_ms` (median of one
-            input's forward, on the trial's threads) and `peak_memory_bytes`.
-        constraints: hard limits, such as ``"macs <= 2e6"``.
+        objectives: qualities and costs, by ``maximize`` and ``minimize``. Default: the task's
+            validation metric, and multiply-adds. A cost is a name (each file of `costs/measures`
+            is one) or an object of your own (`values.cost_measure`). Costs that are not additive
+            are measured on each finished network where trials run.
+        constraints: hard limits on metrics and costs, such as ``"macs <= 2e6"``. A cost of your
+            own is known here once an objective names it, or ``COSTS.add(name, cost)`` did.
         keep: guide parts that are always kept.
+        measures: the costs that this space counts and measures, by name.
         callbacks: called with every outcome of a search: functions of one argument, or objects
             with any of the methods begin, outcome, front, results and end. An error in one is
             reported and does not stop the search.
@@ -79,15 +73,22 @@ class SearchSpace:
     constraints: Sequence[str] = ()
     keep: Sequence[str] = ()
     callbacks: Sequence[object] = ()
+    measures: Mapping[str, Any] = field(init=False, repr=False)
 
     def __post_init__(self) -> None:
         """Refuse what is of another kind; `mistakes` has what can be wrong beyond that.
+
+        The costs are looked up now: a space file read later may bring another of the same name.
 
         Raises:
             SpaceError: every such setting, together.
         """
         if mistakes := [*_wrong_values(self), *_wrong_sequences(self)]:
             raise SpaceError("SearchSpace", mistakes)
+        named = {*ALWAYS_COUNTED, *(goal.name for goal in self.objectives)}
+        named |= {limit.name for limit in _readable(self.constraints)}
+        measures = {name: COSTS[name] for name in COSTS if name in named}
+        object.__setattr__(self, "measures", measures)
 
     @property
     def learnt_from(self) -> Task:
@@ -111,10 +112,14 @@ class SearchSpace:
         return tuple(parse_constraint(text) for text in self.constraints)
 
     @cached_property
+    def additive(self) -> tuple[str, ...]:
+        """Costs that are sums over blocks, known before anything runs."""
+        return tuple(name for name, measure in self.measures.items() if measure.additive)
+
+    @cached_property
     def measured(self) -> tuple[str, ...]:
-        """The measured costs that objectives or constraints name."""
-        named = {goal.name for goal in self.goals} | {limit.name for limit in self.limits}
-        return tuple(name for name in MEASURED if name in named)
+        """Costs that are measured on each finished network."""
+        return tuple(name for name, measure in self.measures.items() if not measure.additive)
 
     @cached_property
     def families(self) -> dict[str, BlockFamily]:
@@ -272,6 +277,13 @@ class SearchSpace:
                 return f"block {choice} cannot stand for parts {choice.span}{behind} in this space"
             share = choice.width_share
         return None
+
+
+def _readable(constraints: Sequence[str]) -> Iterator[Constraint]:
+    """The constraints that can be parsed; the others are reported by `mistakes`."""
+    for text in constraints:
+        with suppress(ValueError):
+            yield parse_constraint(text)
 
 
 def _wrong_values(space: SearchSpace) -> Iterator[str]:

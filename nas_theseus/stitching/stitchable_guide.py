@@ -101,7 +101,8 @@ class StitchableGuide(Guide):
             net.adopt({self.largest: Guide(list(zip(self.names, self.parts, strict=True)),
                                            self.boundaries[0]), **anchors})  # fmt: skip
             net.fit(self.fit_examples)
-            yield from train_stitches(net, task, self.stitch_training, derive_seed(key, seed))
+            events = train_stitches(net, task, self.stitch_training, derive_seed(key, seed))
+            yield from (event for event in events if isinstance(event, EpochLoss))
 
     def stitched(self, shares: Sequence[float]) -> BlockFamily:
         """The block family that stands for the whole guide: window size, direction and a network.

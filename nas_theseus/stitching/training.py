@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import copy
-from collections.abc import Generator
+from collections.abc import Iterator
+from dataclasses import dataclass
 
 import numpy as np
 import torch
@@ -17,6 +18,17 @@ from nas_theseus.stitching.stitchable import StitchableNet
 from nas_theseus.tasks import Task
 from nas_theseus.values.ids import derive_seed
 from nas_theseus.values.recipe import Recipe
+
+
+@dataclass(frozen=True)
+class StitchesTrained:
+    """The last event of training a stitchable net.
+
+    Attributes:
+        macs: multiply-adds spent: training steps, the teacher's logits, statistics.
+    """
+
+    macs: int
 
 
 class _Drawn(nn.Module):
@@ -38,14 +50,14 @@ class _Drawn(nn.Module):
 
 def train_stitches(
     net: StitchableNet, task: Task, recipe: Recipe, seed: int
-) -> Generator[EpochLoss, None, int]:
+) -> Iterator[EpochLoss | StitchesTrained]:
     """Train anchors and stitches; each step draws one network, anchors included, uniformly.
 
     The largest anchor as it was before teaches, by ``recipe.distill`` (ours). Statistics of batch
     norms are taken anew for every network at the end (ours).
 
-    Returns:
-        Multiply-adds spent: training steps, the teacher's logits, statistics.
+    Yields:
+        Each epoch, and `StitchesTrained` last.
 
     Raises:
         ConversionError: the loss is not finite.
@@ -66,7 +78,8 @@ def train_stitches(
         cached = 0 if taught else task.size("train")
         whole = next(c.cost.macs for c in net.configs() if str(c) == net.names[-1])
         drawn.macs += (taught + cached) * whole
-    return drawn.macs + calibrate(net, task, min(recipe.align_examples, task.size("train")))
+    examples = min(recipe.align_examples, task.size("train"))
+    yield StitchesTrained(drawn.macs + calibrate(net, task, examples))
 
 
 def calibrate(net: StitchableNet, task: Task, examples: int, batch_size: int = 256) -> int:

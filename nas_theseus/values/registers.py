@@ -1,6 +1,6 @@
 """Registers: the members of each kind of thing by name, so that adding one means adding one file.
 
-A register belongs to one folder. Each module of that folder is a member: `convert/similarities/
+A register belongs to one folder. Each module of that folder is a member: `conversion/similarities/
 cka_unbiased.py` is the similarity "cka-unbiased", and its attribute `MEMBER` is what the kind's
 protocol asks for. Names are known without importing any member, so help texts and validation are
 quick. A space file adds members of its own with `Register.add`.
@@ -111,7 +111,7 @@ class Register:
 
 SIMILARITIES = Register("similarity", "conversion/similarities")
 SCHEDULES = Register("schedule", "conversion/schedules")
-COSTS = Register("cost", "costs/measures")
+COSTS = Register("cost", "costs/measures", hyphens=False)
 METRICS = Register("metric", "tasks/metrics", hyphens=False)
 SAMPLERS = Register("sampler", "services/optuna/samplers")
 EXECUTORS = Register("executor", "services/executors")

@@ -8,7 +8,7 @@ import pytest
 import torch
 
 from nas_theseus.candidate.workshop import Converted, Workshop
-from nas_theseus.convert.finetune import train
+from nas_theseus.conversion.finetune import train
 from nas_theseus.space.load import load_space
 from nas_theseus.space.mistakes import mistakes_in
 from nas_theseus.tasks.score import score

@@ -20,7 +20,7 @@ from optuna.trial import TrialState
 
 from nas_theseus.searches.folder import SearchFolder
 from nas_theseus.searches.front_files import read_front
-from nas_theseus.services.optuna.journal import Journal
+from nas_theseus.services.optuna.journal import open_journal
 from nas_theseus.values.outcomes import Evaluation
 from tests.faults.counts import Fault
 from tests.faults.forked import Forked
@@ -171,7 +171,7 @@ class Inline(Search):
 def study_of(search: Search) -> optuna.Study:
     """Its study, in the journal or in the database that it was given."""
     url = search.environment.get("NAS_THESEUS_STUDY")
-    storage: BaseStorage = RDBStorage(url) if url else Journal(search.storage.journal)
+    storage: BaseStorage = RDBStorage(url) if url else open_journal(search.storage.journal)
     return optuna.load_study(study_name=search.storage.name, storage=storage)
 
 

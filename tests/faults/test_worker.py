@@ -14,11 +14,21 @@ pytestmark = [pytest.mark.slow, pytest.mark.timeout(7200)]
 
 # What the worker of SPACE comes to; the rungs are `converted` and `epoch_1`.
 STAGES = {
-    "BlockKey begins", "BlockKey convert", "BlockKey in the library", "BlockKey ends",
-    "Architecture begins", "Architecture convert", "Architecture converted",
-    "Architecture epoch_1", "Architecture finetune", "Architecture weights written",
+    "BlockKey begins",
+    "BlockKey convert block",
+    "BlockKey in the library",
+    "BlockKey ends",
+    "Architecture begins",
+    "Architecture assemble",
+    "Architecture take blocks",
+    "Architecture recalibrate",
+    "Architecture finetune",
+    "Architecture converted",
+    "Architecture epoch_1",
+    "Architecture measure",
+    "Architecture weights written",
     "Architecture ends",
-}  # fmt: skip
+}
 
 # In the space file, which runs in every worker: each stage kills one worker, each job at most two.
 DYING = """
@@ -26,6 +36,7 @@ import os, shutil, signal
 from pathlib import Path
 from nas_theseus.searches.folder import SearchFolder
 from nas_theseus.searches.worker import Worker
+from nas_theseus.values.events import Ended
 
 if "DEATHS" in os.environ and not hasattr(Worker, "plain"):
     DEATHS = Path(os.environ["DEATHS"])
@@ -44,15 +55,9 @@ if "DEATHS" in os.environ and not hasattr(Worker, "plain"):
         global job, storage
         job, storage = given, self._settings.storage
         come_to("begins")
-        steps = self.plain(job)
-        while True:
-            try:
-                step = next(steps)
-            except StopIteration as end:
-                come_to("ends")
-                return end.value
-            come_to(getattr(step, "rung", step))
-            yield step
+        for event in self.plain(job):
+            come_to("ends" if isinstance(event, Ended) else getattr(event, "rung", event))
+            yield event
 
     def before(method, place):
         def called(self, outcome):

@@ -15,7 +15,11 @@ from nas_theseus.values.registers import SCHEDULES, SIMILARITIES
 def command(
     space: SpaceFile,
     architecture: Annotated[
-        str, typer.Option(help="Architecture id from a search in --storage, or a JSON file.")
+        str,
+        typer.Option(
+            help="ID or SEARCH/ID of an architecture that a search evaluated, its JSON file, or "
+            "the folder of a found network."
+        ),
     ],
     schedule: Annotated[
         str | None,

@@ -113,7 +113,7 @@ class Study:
     whose driver was killed continues as if it had not been.
 
     Attributes:
-        refused, duplicates: see `search.proposals.Proposals`.
+        refused, duplicates: see `searches.proposals.Proposals`.
     """
 
     def __init__(

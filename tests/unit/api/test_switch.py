@@ -17,6 +17,7 @@ from nas_theseus.searches.beginning import begin
 from nas_theseus.searches.folder import SearchFolder
 from nas_theseus.space.load import load_space
 from nas_theseus.space.search_space import SearchSpace
+from nas_theseus.space.sources import Sources
 from nas_theseus.stitching.stitchable import StitchableNet
 from nas_theseus.storage.whole_files import write_json, write_tensors
 from nas_theseus.values.architecture import Architecture, BlockChoice, Span
@@ -73,7 +74,8 @@ class Desk:
         self.storage.create()
         (root / "small.py").write_text(TEXT)
         self.space: SearchSpace = load_space(root / "small.py")
-        begin(self.storage, SearchSettings(name="small"), self.space, TEXT)
+        sources = Sources(str(root / "small.py"), TEXT)
+        begin(self.storage, SearchSettings(name="small"), self.space, sources)
         prepare_guide(self.space.guide, self.space.task, None, self.storage.guides, CPU)
 
     def evaluate(self, blocks: list[tuple[str, int, int]], accuracy: float) -> Evaluation:

@@ -2,16 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable
-
 import torch
 
 from nas_theseus.conversion.activations import GuideActivations
 from nas_theseus.conversion.alignment import Alignment, align
 from nas_theseus.conversion.similarity import Similarity
-from nas_theseus.conversion.stage import Stage
 from nas_theseus.conversion.target import Target
-from nas_theseus.values.events import Progress
 from nas_theseus.values.outcomes import CurvePoint
 from nas_theseus.values.recipe import Recipe
 
@@ -33,8 +29,7 @@ def align_points(
     similarity: Similarity,
     recipe: Recipe,
     generator: torch.Generator,
-    after_stage: Callable[[int, Stage], Iterable[Progress]] = lambda _number, _stage: (),
 ) -> list[CurvePoint]:
     """All points of an alignment."""
     run = uncounted(target, guide, similarity, recipe, generator)
-    return [point for event in align(run, after_stage) for point in event.points]
+    return [point for result in align(run) for point in result.points]

@@ -88,7 +88,7 @@ def test_a_guide_is_trained_once_and_a_damaged_file_is_told(tmp_path) -> None:  
                           torch.device("cpu"))  # fmt: skip
     assert other != path
     path.write_bytes(path.read_bytes()[:50])
-    with pytest.raises(GuideError, match=r"is damaged.*Delete it"):
+    with pytest.raises(GuideError, match=r"is damaged.*Delete this file"):
         prepare_guide(guide(), TASK, recipe, tmp_path, torch.device("cpu"))
 
 

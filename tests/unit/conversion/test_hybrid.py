@@ -12,7 +12,8 @@ from torch import nn
 
 from nas_theseus import Recipe, SearchSpace, cut
 from nas_theseus.blocks import Basic, Identity, Keep, Pointwise, Pool
-from nas_theseus.candidate.workshop import Converted, Workshop, result_of
+from nas_theseus.candidate.candidate import Converted
+from nas_theseus.candidate.workshop import Workshop, result_of
 from nas_theseus.conversion.activations import GuideActivations
 from nas_theseus.conversion.alignment import Plateau
 from nas_theseus.conversion.finetune import train

@@ -39,7 +39,7 @@ def evaluation(seed: int, accuracy: float, macs: int, params: int = 1) -> Evalua
         recipe="r",
         seed=seed,
         metrics={"val_accuracy": accuracy},
-        cost=Cost(macs, params),
+        cost=Cost({"macs": macs, "params": params}),
         train_macs_spent=0,
         seconds=0.0,
     )

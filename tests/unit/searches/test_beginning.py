@@ -107,6 +107,18 @@ def test_every_change_is_reported_together_with_the_difference(tmp_path: Path) -
         assert said in message
 
 
+def test_an_edited_module_beside_the_space_file_is_reported_by_name(tmp_path: Path) -> None:
+    storage = SearchFolder(tmp_path, "kept")
+    storage.create()
+    began = Sources("mine.py", "import blocks", (("blocks.py", "A = 1"),))
+    settings = SearchSettings(name="kept", library=False)
+    begin(storage, settings, space(digits(), None), began)
+    refuse_changes(storage, settings, began)
+    edited = Sources("mine.py", "import blocks", (("blocks.py", "A = 2"),))
+    with pytest.raises(SpaceError, match=r"blocks\.py\n(.*\n)+-A = 1\n\+A = 2"):
+        refuse_changes(storage, settings, edited)
+
+
 def test_a_beginning_is_read_as_it_was_written_also_from_before_there_were_rungs(
     tmp_path: Path,
 ) -> None:

@@ -366,3 +366,20 @@ def test_a_search_that_stops_every_candidate_ends_without_a_front_and_none_witho
     without.run()
     assert (without.status.progress.done, without.status.progress.stopped) == (3, 0)
     assert without.status.progress.compared == 0  # what breaks a limit is no measure of rungs
+
+
+def test_a_worker_reports_each_step_once_and_the_one_that_failed(tmp_path: Path) -> None:
+    bench = Bench(tmp_path, slots=1, text=LONG)
+    job: Job = first_block(bench)
+    assert list(bench.worker(job)) == ["convert block", Ended()]
+    while not isinstance(job, Architecture):
+        job = bench.driver.next() or job
+        if isinstance(job, BlockKey):
+            bench.end(job)
+    *events, end = bench.worker(job)
+    steps = [event for event in events if isinstance(event, str)]
+    assert steps == ["assemble", "take blocks", "recalibrate", "finetune", "measure"]
+    rungs = [event.rung for event in events if isinstance(event, Reached)]
+    assert rungs == ["converted", "epoch_1"]
+    assert end == Ended()
+    assert list(bench.worker(job)) == [Ended()]  # its result is saved

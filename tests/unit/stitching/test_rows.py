@@ -11,8 +11,8 @@ from nas_theseus.errors import SpaceError
 from nas_theseus.guide.weights import plain_state
 from nas_theseus.stitching import rows as rows_module
 from nas_theseus.stitching.cells import Endpoint, StitchRecipe
+from nas_theseus.stitching.named_networks import Source, pairs_of, read_sources
 from nas_theseus.stitching.rows import Pair, RowSettings, RowWorker
-from nas_theseus.stitching.sources import Source, pairs_of, read_sources
 from nas_theseus.values.events import Ended
 
 RECIPE = StitchRecipe(examples=64, score_examples=100, epochs=0.25, cka_examples=32)
@@ -97,6 +97,17 @@ def test_names_that_cannot_be_are_told_together() -> None:
         read_sources(["no_such.py", "resnet18@x"], "digits", 4, 1.0)
     with pytest.raises(SpaceError, match="fashion-mnist, digits"):
         Source("resnet18", task="nowhere").build()
+
+
+def test_two_files_that_results_would_call_the_same_are_refused(tmp_path: Path) -> None:
+    text = (Path(__file__).parents[3] / "search_spaces" / "digits.py").read_text()
+    for folder in ("a", "b"):
+        (tmp_path / folder).mkdir()
+        (tmp_path / folder / "net.py").write_text(text)
+    first, second = (str(tmp_path / folder / "net.py") for folder in ("a", "b"))
+    with pytest.raises(SpaceError, match="a/net.py and .*b/net.py are both called 'net'.*rename"):
+        read_sources([first, second], "", 4, 1.0)
+    assert len(read_sources([first, first], "", 4, 1.0)) == 2
 
 
 def test_a_space_s_guide_is_a_source(tmp_path: Path) -> None:

@@ -11,18 +11,18 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
-from tests.unit.stitch.conftest import _blobs, resnet, vit
 from torch import nn
 
-from nas_theseus.conversion.finetune import train
+from nas_theseus.conversion.finetune import EpochLoss, train
 from nas_theseus.costs import cost_of
 from nas_theseus.errors import ConversionError, GuideError, ShapeError
 from nas_theseus.guide.chain import Guide
 from nas_theseus.stitching.anchors import Anchor
 from nas_theseus.stitching.stitchable import StitchableNet
-from nas_theseus.stitching.training import calibrate, train_stitches
+from nas_theseus.stitching.training import StitchesTrained, calibrate, train_stitches
 from nas_theseus.tasks import ImageTask, from_datasets
 from nas_theseus.values.recipe import Recipe
+from tests.unit.stitching.conftest import _blobs, resnet, vit
 
 INPUTS = torch.randn(5, 1, 8, 8, generator=torch.Generator().manual_seed(0))
 
@@ -175,18 +175,16 @@ def test_training_draws_every_network_and_counts_what_it_spends(
     monkeypatch.setattr(StitchableNet, "select", counting)
     recipe = Recipe(epochs=8, batch_size=27, learning_rate=5e-3, align_examples=90)
     weights = {name: tensor.clone() for name, tensor in net.named_parameters()}
-    steps = train_stitches(net, task, recipe, seed=0)
-    losses = []
-    with pytest.raises(StopIteration) as end:
-        while True:
-            losses.append(next(steps).loss)
+    *epochs, last = train_stitches(net, task, recipe, seed=0)
+    losses = [epoch.loss for epoch in epochs if isinstance(epoch, EpochLoss)]
+    assert len(losses) == len(epochs) and isinstance(last, StitchesTrained)
     assert losses[-1] < losses[0]
     assert set(drawn) == set(range(len(net.configs())))
     assert all(not torch.equal(tensor, weights[n]) for n, tensor in net.named_parameters())
     macs = [config.cost.macs for config in net.configs()]
     whole = next(c.cost.macs for c in net.configs() if str(c) == "large")
     spent = sum(3 * 27 * macs[i] * times for i, times in drawn.items())
-    assert end.value.value == spent + task.size("train") * whole + 90 * sum(macs)
+    assert last.macs == spent + task.size("train") * whole + 90 * sum(macs)
 
 
 def test_transformers_of_unequal_width_and_depth(task: ImageTask) -> None:

@@ -10,7 +10,7 @@ from torch import nn
 from torch.nn import functional
 
 from nas_theseus import Recipe
-from nas_theseus.convert.finetune import train
+from nas_theseus.conversion.finetune import train
 from nas_theseus.errors import DataError, ShapeError
 from nas_theseus.tasks import LabelTask, multilabel
 from nas_theseus.tasks.score import score

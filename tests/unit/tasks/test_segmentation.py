@@ -12,7 +12,7 @@ import torch
 from PIL import Image
 from torch.nn import functional
 
-from nas_theseus.convert.finetune import train
+from nas_theseus.conversion.finetune import train
 from nas_theseus.errors import DataError, ShapeError
 from nas_theseus.space.load import load_space
 from nas_theseus.tasks import SPLITS, MaskTask, digit_masks, segmentation

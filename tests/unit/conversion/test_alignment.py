@@ -12,7 +12,7 @@ from nas_theseus import Recipe, SearchSpace, cut
 from nas_theseus.blocks import Basic, Identity, Keep, Pointwise, TokenMLP
 from nas_theseus.blocks.mlp import TokenMixer
 from nas_theseus.conversion.activations import GuideActivations
-from nas_theseus.conversion.alignment import StageRun, fixed_batches
+from nas_theseus.conversion.alignment import Alignment, StageRun, align, fixed_batches
 from nas_theseus.conversion.fitting import stitch
 from nas_theseus.conversion.similarities.cka import linear_cka
 from nas_theseus.conversion.similarity import similarity
@@ -29,7 +29,6 @@ from nas_theseus.errors import ConversionError
 from nas_theseus.guide.networks import vision_transformer
 from nas_theseus.tasks import digits
 from nas_theseus.values.architecture import Architecture, BlockChoice, Span
-from nas_theseus.values.events import Progress
 from nas_theseus.values.recipe import Order
 from tests.unit.conversion.aligned import align_points, uncounted
 
@@ -98,14 +97,10 @@ def test_earlier_blocks_move_in_progressive_and_rest_in_sequential(schedule: str
     target = assemble(SPACE, ARCHITECTURE, 0)
     generator = torch.Generator().manual_seed(0)
     recipe = Recipe(schedule=schedule, align_steps=3, align_batch_size=64)
-    states: list[dict[str, torch.Tensor]] = []
-
-    def note(_number: int, _stage: Stage) -> tuple[Progress, ...]:
-        states.append({name: p.detach().clone() for name, p in target.named_parameters()})
-        return ()
-
-    align_points(target, guide(), similarity("cka"), recipe, generator, note)
-    first, second = states
+    first, second = (
+        {name: p.detach().clone() for name, p in target.named_parameters()}
+        for _ in align(uncounted(target, guide(), similarity("cka"), recipe, generator))
+    )
     moved = {name.split(".")[1] for name in first if not torch.equal(first[name], second[name])}
     assert moved == ({"1", "2"} if schedule == "progressive" else {"2"})
 
@@ -116,13 +111,10 @@ def test_what_is_frozen_in_front_runs_once_for_all_steps() -> None:
     by_stage: list[int] = []
     target.blocks[1].register_forward_hook(lambda _m, inputs, _o: seen.append(len(inputs[0])))
 
-    def note(_number: int, _stage: Stage) -> tuple[Progress, ...]:
+    recipe = Recipe(schedule="sequential", align_steps=5, align_batch_size=64)
+    for _ in align(uncounted(target, guide(), similarity("cka"), recipe, generator)):
         by_stage.append(sum(seen))
         seen.clear()
-        return ()
-
-    recipe = Recipe(schedule="sequential", align_steps=5, align_batch_size=64)
-    align_points(target, guide(), similarity("cka"), recipe, generator, note)
     steps_look_measure_statistics_and_stitch = 5 * 64 + 64 + 64 + 192 + 192
     assert by_stage == [steps_look_measure_statistics_and_stitch, 192]
 
@@ -360,3 +352,61 @@ def test_activations_are_the_guide_s_own_and_bounded() -> None:
     batch = next(iter(SPACE.task.batches("train", 32, seed=1)))
     assert batch.index is not None
     assert torch.allclose(logits[batch.index], cache.teach(batch.inputs), atol=1e-5)
+
+
+def test_a_stage_reports_the_multiply_adds_that_it_ran() -> None:
+    """By hooks: every example that passes a block, but for the look at how alike the blocks are."""
+    target, cache = assemble(SPACE, ARCHITECTURE, 0), guide()
+    macs, looked = [7, 100, 1000, 7], 64
+    seen = dict.fromkeys(range(4), 0)
+
+    def watch(position: int) -> None:
+        def hook(_module: nn.Module, inputs: tuple[torch.Tensor], _output: torch.Tensor) -> None:
+            seen[position] += len(inputs[0])
+
+        target.blocks[position].register_forward_hook(hook)
+
+    for position in seen:
+        watch(position)
+    recipe = Recipe(schedule="sequential", align_steps=0, align_batch_size=64)
+    generator = torch.Generator().manual_seed(0)
+    told = []
+    for measure in ("cka", "regression"):
+        run = Alignment(target, cache, similarity(measure), recipe, generator, macs)
+        for result in align(run):
+            own = result.stage.trained[0]
+            seen[own] -= looked
+            told.append(result.macs)
+            assert result.macs == sum(macs[position] * count for position, count in seen.items())
+            seen |= dict.fromkeys(seen, 0)
+    # Statistics of batch norms and the stitch, with an aligned basis before training as well; in
+    # the second stage the first block, frozen in front.
+    assert told == [
+        2 * 192 * 100,
+        192 * 100 + 2 * 192 * 1000,
+        4 * 192 * 100,
+        192 * 100 + 4 * 192 * 1000,
+    ]
+
+
+@pytest.mark.parametrize(
+    ("order", "expected"),
+    [
+        ("forward", [3 * 100, 3 * 1000]),
+        ("reverse", [3 * 1000, 3 * 100 + 2 * 1000]),  # gradients cross the frozen follower
+    ],
+)
+def test_an_optimiser_step_costs_what_its_gradients_pass(order: Order, expected: list[int]) -> None:
+    generator = torch.Generator()
+    spent = []
+    for steps in (0, 1):
+        recipe = Recipe(
+            schedule="sequential", order=order, align_steps=steps, align_batch_size=64,
+            align_learning_rate=1e-6,
+        )  # fmt: skip
+        target = assemble(SPACE, ARCHITECTURE, 0)
+        measure = similarity("cka")
+        run = Alignment(target, guide(), measure, recipe, generator.manual_seed(0),
+                        [7, 100, 1000, 7])  # fmt: skip
+        spent.append([result.macs for result in align(run)])
+    assert [one - none for none, one in zip(*spent, strict=True)] == [64 * e for e in expected]
