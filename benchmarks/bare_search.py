@@ -5,13 +5,13 @@ from __future__ import annotations
 from collections.abc import Mapping
 from pathlib import Path
 
-from nas_theseus.api.searching import open_driver
+from nas_theseus.api.search import open_driver
 from nas_theseus.costs.table import CostTable
 from nas_theseus.library.store import Library
-from nas_theseus.search.driver import Driver
-from nas_theseus.search.folder import SearchFolder
-from nas_theseus.search.opening import Measured, plan_of
-from nas_theseus.search.trackers import Tracker, Trackers
+from nas_theseus.searches.driver import Driver
+from nas_theseus.searches.folder import SearchFolder
+from nas_theseus.searches.opening import Measured, plan_of
+from nas_theseus.searches.trackers import Tracker, Trackers
 from nas_theseus.services.optuna.study import StudySettings
 from nas_theseus.space.search_space import SearchSpace
 from nas_theseus.values.settings import SearchSettings

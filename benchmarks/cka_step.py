@@ -23,8 +23,8 @@ from sklearn.datasets import load_digits  # type: ignore[import-untyped]
 from torch import Tensor, nn
 
 from benchmarks.record import write_record
-from nas_theseus.convert.similarities.cka import linear_cka
-from nas_theseus.convert.similarity import Similarity, agreement, similarity
+from nas_theseus.conversion.similarities.cka import linear_cka
+from nas_theseus.conversion.similarity import Similarity, agreement, similarity
 
 DEFAULT = "cka (default: pool 8)"
 STRAIGHTFORWARD = "raw Gram, guide's too"

@@ -33,14 +33,15 @@ from benchmarks import cells as cells_file
 from benchmarks import conversion_report as report
 from benchmarks.conversion_pairs import PAIRS, Pair
 from benchmarks.record import RESULTS, commit
-from nas_theseus.candidate.candidate import Candidate, Order
+from nas_theseus.candidate.candidate import Candidate
 from nas_theseus.candidate.workshop import Workshop, result_of
-from nas_theseus.convert.alignment import Alignment, align
-from nas_theseus.convert.finetune import EpochLoss
-from nas_theseus.convert.guide_training import prepare_guide
-from nas_theseus.convert.similarity import similarity
-from nas_theseus.convert.stage import stages
-from nas_theseus.convert.target import assemble
+from nas_theseus.conversion.alignment import Alignment, align
+from nas_theseus.conversion.finetune import EpochLoss
+from nas_theseus.conversion.guide_training import prepare_guide
+from nas_theseus.conversion.similarity import similarity
+from nas_theseus.conversion.stage import stages
+from nas_theseus.conversion.target import assemble
+from nas_theseus.conversion.training_macs import training_macs
 from nas_theseus.costs import measure_latency
 from nas_theseus.errors import ConversionError
 from nas_theseus.space.load import load_space
@@ -134,19 +135,29 @@ def workshop(name: str, trained: bool) -> tuple[Workshop, dict[str, float]]:
     return Workshop(space, torch.device("cpu")), quality
 
 
-def alignment_macs(candidate: Candidate, steps: int) -> int:
-    """Multiply-adds that an alignment with so many steps a stage takes, from runs of 0 and 1."""
-    workshop, recipe = candidate.workshop, candidate.recipe
-    macs = [cost.macs for cost in workshop.costs.of_blocks(candidate.order.architecture)]
-    measure = similarity(recipe.similarity, **recipe.similarity_options.given)
-    spent = []
-    for few in (0, 1):
-        target = copy.deepcopy(candidate.target)
-        short = recipe.model_copy(update={"align_steps": few, "hybrid_epochs": 0.0})
-        generator = torch.Generator().manual_seed(0)
-        run = Alignment(target, workshop.activations, measure, short, generator, macs)
-        spent.append(sum(event.macs for event in align(run)))
-    return spent[0] + steps * (spent[1] - spent[0])
+def alignment_macs(candidate: Candidate) -> tuple[int, int]:
+    """Multiply-adds of an alignment that takes no step, and those that a step of each stage adds.
+
+    Args:
+        candidate: assembled.
+    """
+    recipe, target = candidate.recipe, candidate.target
+    run = Alignment(
+        copy.deepcopy(target),
+        candidate.activations,
+        similarity(recipe.similarity, **recipe.similarity_options.given),
+        recipe.model_copy(update={"align_steps": 0}),
+        torch.Generator().manual_seed(0),
+        candidate.block_macs,
+    )
+    batch = min(recipe.align_batch_size, candidate.activations.count)
+    each = 0
+    for stage in stages(recipe.schedule, recipe.order, target.replaced):
+        if stage.aligned:
+            chain = range(stage.trained[0], stage.stop)
+            forward = {position: candidate.block_macs[position] for position in chain}
+            each += batch * training_macs(forward, stage.trained)
+    return sum(result.macs for result in align(run)), each
 
 
 def budgeted(shop: Workshop, pair: Pair, cell: Cell) -> tuple[Recipe, int, int]:
@@ -165,7 +176,8 @@ def budgeted(shop: Workshop, pair: Pair, cell: Cell) -> tuple[Recipe, int, int]:
         # They compare examples with each other; the others take more steps for the same MACs.
         recipe = recipe.model_copy(update={"align_batch_size": 4 * recipe.align_batch_size})
     task, architecture = shop.space.task, pair.architecture
-    target = assemble(shop.space, architecture, 0)
+    candidate = shop.candidate(architecture, 0, recipe)
+    candidate.target = target = assemble(shop.space, architecture, 0)
     epoch_examples = task.size("train") // recipe.batch_size * recipe.batch_size
     epoch = 3 * epoch_examples * shop.costs.of(architecture).macs
     budget = int(cell.share * pair.epochs * epoch)
@@ -173,14 +185,12 @@ def budgeted(shop: Workshop, pair: Pair, cell: Cell) -> tuple[Recipe, int, int]:
     run = stages(recipe.schedule, recipe.order, target.replaced)
     aligned = [number for number, stage in enumerate(run) if stage.aligned]
 
-    order = Order(architecture, recipe, cell.seed, 0)
-    candidate = Candidate(shop, order, target)
-
+    spent = 0
     if aligned:
-        given = cell.second * budget - alignment_macs(candidate, 0)
-        steps = max(0, int(given / (alignment_macs(candidate, 1) - alignment_macs(candidate, 0))))
+        without, each = alignment_macs(candidate)
+        steps = max(0, int((cell.second * budget - without) / each))
         recipe = recipe.model_copy(update={"align_steps": steps})
-    spent = alignment_macs(candidate, recipe.align_steps) if aligned else 0
+        spent = without + steps * each
     if (
         recipe.recalibrate
         and not recipe.untouched_by_guide
@@ -199,7 +209,7 @@ def budgeted(shop: Workshop, pair: Pair, cell: Cell) -> tuple[Recipe, int, int]:
         seen = batches * recipe.batch_size
         for stage in run:
             taught = seen if recipe.taught and streamed else 0
-            spent += candidate.hybrid_macs(EpochLoss(0, 0.0, seen, taught), stage.replaced)
+            spent += candidate.training_macs(EpochLoss(0, 0.0, seen, taught), stage.replaced)
     left = budget - spent - guide_work
     if left <= 0:
         raise ConversionError(f"{cell}: the budget of {budget:,} MACs does not pay for alignment")

@@ -22,8 +22,8 @@ from typing import Any
 import torch
 
 from benchmarks.record import figure_table, write_record
-from nas_theseus.search.folder import SearchFolder
-from nas_theseus.search.front_files import read_front
+from nas_theseus.searches.folder import SearchFolder
+from nas_theseus.searches.front_files import read_front
 from nas_theseus.values.outcomes import Evaluation
 
 ROOT = Path(__file__).resolve().parent.parent

@@ -22,7 +22,7 @@ from typing import Any
 
 from benchmarks.bare_search import bare_driver
 from benchmarks.record import write_record
-from nas_theseus.search.folder import SearchFolder
+from nas_theseus.searches.folder import SearchFolder
 from nas_theseus.services.mlflow import MlflowTracker
 from nas_theseus.services.ray.executor import RayExecutor
 from nas_theseus.space.load import load_space

@@ -16,8 +16,8 @@ from typing import Any
 from benchmarks.bare_search import bare_driver
 from benchmarks.sampler import GUIDE, SPACE, World
 from nas_theseus.costs.table import CostTable
-from nas_theseus.search.folder import SearchFolder
-from nas_theseus.search.trackers import Tracker
+from nas_theseus.searches.folder import SearchFolder
+from nas_theseus.searches.trackers import Tracker
 from nas_theseus.services.mlflow import MlflowTracker
 from nas_theseus.space.load import load_space
 from nas_theseus.values.architecture import Architecture

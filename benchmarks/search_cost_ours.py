@@ -1,6 +1,6 @@
 """Our search as `nas-theseus search` runs it, its core-seconds and MACs noted at every result.
 
-What `nas_theseus.search.run` joins is joined here again without MLflow: proposals, blocks and
+What `nas_theseus.searches.run` joins is joined here again without MLflow: proposals, blocks and
 workers are its own.
 """
 
@@ -16,20 +16,21 @@ from typing import Any
 from benchmarks.bare_search import bare_driver
 from benchmarks.search_cost_regimes import Regime, described, prepared, workshop
 from nas_theseus.candidate.workshop import result_of
-from nas_theseus.convert.target import assemble
+from nas_theseus.conversion.target import assemble
 from nas_theseus.costs.table import CostTable
 from nas_theseus.estimate.pareto import is_feasible
 from nas_theseus.estimate.thompson import Proposer, Told
 from nas_theseus.guide.weights import load_weights
 from nas_theseus.library.block_key import BlockKey, BlockKeys
 from nas_theseus.library.store import Library
-from nas_theseus.search.block_jobs import BlockJobs
-from nas_theseus.search.driver import Driver, Job
-from nas_theseus.search.folder import SearchFolder
-from nas_theseus.search.opening import reference_of
-from nas_theseus.search.worker import Worker, WorkerSettings, worker_settings
+from nas_theseus.searches.block_jobs import BlockJobs
+from nas_theseus.searches.driver import Driver, Job
+from nas_theseus.searches.folder import SearchFolder
+from nas_theseus.searches.opening import reference_of
+from nas_theseus.searches.worker import Worker, WorkerSettings, worker_settings
 from nas_theseus.services.ray.executor import RayExecutor
 from nas_theseus.space.search_space import SearchSpace
+from nas_theseus.space.sources import Sources
 from nas_theseus.storage.whole_files import write_json
 from nas_theseus.tasks.score import score
 from nas_theseus.values.architecture import Architecture
@@ -148,8 +149,8 @@ def search(
     )
     driver = bare_driver(space, guide_quality, settings, {}, library)
     noted = NotedJobs(driver, space, CostTable(space), seconds)
-    text = space_text(regime, recipe)
-    made = worker_settings(space, (storage.space_file, text), storage, library, seed, Resources())
+    sources = Sources(str(storage.space_file), space_text(regime, recipe))
+    made = worker_settings(space, sources, storage, library, seed, Resources())
     executor = RayExecutor(ExecutorSettings(parallel=1), storage.log)
     executor.open()
     try:

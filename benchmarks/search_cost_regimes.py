@@ -11,7 +11,7 @@ import numpy as np
 import torch
 
 from nas_theseus.candidate.workshop import Workshop
-from nas_theseus.convert.guide_training import prepare_guide
+from nas_theseus.conversion.guide_training import prepare_guide
 from nas_theseus.costs.table import CostTable
 from nas_theseus.space.genome import Genome
 from nas_theseus.space.load import load_space

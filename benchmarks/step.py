@@ -20,11 +20,11 @@ import torch.nn.functional as F
 from benchmarks.record import write_record
 from nas_theseus import SearchSpace, cut
 from nas_theseus.blocks import Basic, BlockFamily, Depthwise, Keep, TokenMLP
-from nas_theseus.convert.activations import GuideActivations
-from nas_theseus.convert.alignment import Alignment, StageRun
-from nas_theseus.convert.similarity import similarity
-from nas_theseus.convert.stage import stages
-from nas_theseus.convert.target import assemble
+from nas_theseus.conversion.activations import GuideActivations
+from nas_theseus.conversion.alignment import Alignment, StageRun
+from nas_theseus.conversion.similarity import similarity
+from nas_theseus.conversion.stage import stages
+from nas_theseus.conversion.target import assemble
 from nas_theseus.guide.networks import ResNet
 from nas_theseus.tasks import digits
 from nas_theseus.values.architecture import Architecture, BlockChoice, Span

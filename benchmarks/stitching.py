@@ -32,23 +32,23 @@ from benchmarks import cells as cells_file
 from benchmarks import stitching_report as report
 from benchmarks.record import RESULTS, commit
 from benchmarks.stitching_suggestions import SAMPLERS, run_suggestions
-from nas_theseus.convert.finetune import EpochLoss
-from nas_theseus.convert.guide_training import prepare_guide
-from nas_theseus.convert.target import recalibrate
+from nas_theseus.conversion.guide_training import prepare_guide
+from nas_theseus.conversion.target import recalibrate
 from nas_theseus.costs import count_macs
 from nas_theseus.guide.chain import Guide
 from nas_theseus.guide.cut import cut
 from nas_theseus.guide.networks import ResNet
 from nas_theseus.guide.weights import plain_state
-from nas_theseus.stitch.anchors import Anchor
-from nas_theseus.stitch.cells import CONTROLS, Endpoint, StitchRecipe
-from nas_theseus.stitch.matrix import comparison
-from nas_theseus.stitch.rows import Pair, RowSettings, RowWorker
-from nas_theseus.stitch.sources import Source
-from nas_theseus.stitch.stitchable import Direction, StitchableNet
-from nas_theseus.stitch.training import train_stitches
+from nas_theseus.stitching.anchors import Anchor
+from nas_theseus.stitching.cells import CONTROLS, Endpoint, StitchRecipe
+from nas_theseus.stitching.matrix import comparison
+from nas_theseus.stitching.named_networks import Source
+from nas_theseus.stitching.rows import Pair, RowSettings, RowWorker
+from nas_theseus.stitching.stitchable import Direction, StitchableNet
+from nas_theseus.stitching.training import StitchesTrained, train_stitches
 from nas_theseus.tasks import ImageTask, Split, fashion_mnist
 from nas_theseus.tasks.score import score
+from nas_theseus.values.events import Ended
 from nas_theseus.values.ids import derive_seed
 from nas_theseus.values.recipe import Recipe
 
@@ -155,14 +155,13 @@ def stitchable_net(seed: int, direction: Direction) -> StitchableNet:
 
 def train_all(net: StitchableNet, recipe: Recipe, seed: int) -> tuple[list[float], int]:
     """Train all its networks; the loss of each epoch, and MACs spent."""
-    steps = train_stitches(net, the_task(), recipe, seed)
-    losses: list[float] = []
-    while True:
-        try:
-            found: EpochLoss = next(steps)
-        except StopIteration as end:
-            return losses, end.value
-        losses.append(found.loss)
+    losses, spent = [], 0
+    for event in train_stitches(net, the_task(), recipe, seed):
+        if isinstance(event, StitchesTrained):
+            spent = event.macs
+        else:
+            losses.append(event.loss)
+    return losses, spent
 
 
 def scores(net: StitchableNet, split: Split) -> Iterator[float]:
@@ -235,16 +234,9 @@ def run_matrix(cell: Cell) -> dict[str, Any]:
     worker = RowWorker(settings)
     for trained in (True, False):
         for boundary in range(1, len(guides[0])):
-            steps = worker(Endpoint(labels[0], trained, boundary))
-            failure = None
-            while True:
-                try:
-                    next(steps)
-                except StopIteration as end:
-                    failure = end.value
-                    break
-            if failure is not None:
-                raise RuntimeError(failure)
+            for event in worker(Endpoint(labels[0], trained, boundary)):
+                if isinstance(event, Ended) and event.failure is not None:
+                    raise RuntimeError(event.failure)
     kept = [found for ends in pair.cells(*guides) if (found := pair.read(*ends))]
     matrices = comparison(
         kept, labels, (guides[0].names[:-1], guides[1].names[:-1]), (own[0], own[1])

@@ -19,21 +19,21 @@ import torch
 
 from benchmarks.search_cost_regimes import workshop
 from nas_theseus.candidate.workshop import result_of
-from nas_theseus.convert.guide_training import prepare_guide
+from nas_theseus.conversion.guide_training import prepare_guide
 from nas_theseus.estimate.pareto import front_of, hypervolume_of
 from nas_theseus.estimate.thompson import Proposer
 from nas_theseus.guide.cut import cut
 from nas_theseus.guide.networks import ResNet
 from nas_theseus.library.block_key import BlockKeys
 from nas_theseus.library.store import Library
-from nas_theseus.search.block_jobs import BlockJobs
-from nas_theseus.search.folder import SearchFolder
-from nas_theseus.search.opening import reference_of
+from nas_theseus.searches.block_jobs import BlockJobs
+from nas_theseus.searches.folder import SearchFolder
+from nas_theseus.searches.opening import reference_of
 from nas_theseus.services.optuna.study import Problem, StudySettings, open_study
 from nas_theseus.space.genome import Genome
 from nas_theseus.space.load import load_space
 from nas_theseus.space.search_space import SearchSpace
-from nas_theseus.stitch.suggestions import stitch_errors, suggested
+from nas_theseus.stitching.suggestions import stitch_errors, suggested
 from nas_theseus.tasks import fashion_mnist
 from nas_theseus.tasks.score import score
 from nas_theseus.values.architecture import Architecture

@@ -41,7 +41,7 @@ from benchmarks import cells as cells_file
 from benchmarks import transforms_report as report
 from benchmarks.record import RESULTS, commit
 from benchmarks.transforms_networks import ResNetCifar, function_rows
-from nas_theseus.convert.target import reinitialise
+from nas_theseus.conversion.target import reinitialise
 from nas_theseus.costs import count_macs, count_params
 from nas_theseus.guide.weights import load_weights, plain_state
 from nas_theseus.storage.whole_files import write_tensors

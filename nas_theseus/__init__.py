@@ -5,7 +5,13 @@ from __future__ import annotations
 import importlib
 from typing import TYPE_CHECKING
 
+from nas_theseus.values.version import VERSION
+
 if TYPE_CHECKING:
+    from nas_theseus.api.convert import convert
+    from nas_theseus.api.search import search
+    from nas_theseus.api.stitch import stitch
+    from nas_theseus.api.switch import switch
     from nas_theseus.blocks import block, choice
     from nas_theseus.export.member import load
     from nas_theseus.guide.chain import Guide
@@ -15,7 +21,7 @@ if TYPE_CHECKING:
     from nas_theseus.values.architecture import Architecture, Boundary
     from nas_theseus.values.recipe import Recipe
 
-__version__ = "0.1.0"
+__version__ = VERSION
 
 __all__ = [
     "Architecture",
@@ -25,11 +31,15 @@ __all__ = [
     "SearchSpace",
     "block",
     "choice",
+    "convert",
     "cut",
     "cut_points",
     "load",
     "maximize",
     "minimize",
+    "search",
+    "stitch",
+    "switch",
 ]
 
 _MODULES = {
@@ -40,11 +50,15 @@ _MODULES = {
     "SearchSpace": "space.search_space",
     "block": "blocks",
     "choice": "blocks",
+    "convert": "api.convert",
     "cut": "guide.cut",
     "cut_points": "guide.cut",
     "load": "export.member",
     "maximize": "space.objectives",
     "minimize": "space.objectives",
+    "search": "api.search",
+    "stitch": "api.stitch",
+    "switch": "api.switch",
 }
 
 

@@ -12,8 +12,8 @@ import torch
 from nas_theseus import Recipe, SearchSpace, cut
 from nas_theseus.blocks import Keep
 from nas_theseus.guide.networks import ResNet
-from nas_theseus.stitch.anchors import Anchor
-from nas_theseus.stitch.stitchable_guide import StitchableGuide
+from nas_theseus.stitching.anchors import Anchor
+from nas_theseus.stitching.stitchable_guide import StitchableGuide
 from nas_theseus.tasks import Task, fashion_mnist
 
 TRAIN_IMAGES = 20_000  # None for all 55,000

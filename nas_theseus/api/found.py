@@ -1,45 +1,124 @@
-"""A found network by what a person calls it: its folder, its architecture or its MLflow run."""
+"""What a person means by a name: a found network, or an architecture that a search evaluated.
+
+A name stands for one thing. Where several have it they are listed, each with a name of its own.
+"""
 
 from __future__ import annotations
 
 import re
+from collections.abc import Iterator
 from pathlib import Path
 from tempfile import TemporaryDirectory
 
 from nas_theseus.errors import StorageError
-from nas_theseus.export.member import Member, read_member
-from nas_theseus.search.folder import SearchFolder, searches
+from nas_theseus.export.member import (
+    ARCHITECTURE_FILE,
+    Member,
+    read_architecture,
+    read_evaluation,
+    read_member,
+)
+from nas_theseus.searches.folder import SearchFolder, searches
 from nas_theseus.services.mlflow import download_network
+from nas_theseus.values.architecture import Architecture
+from nas_theseus.values.ids import SEARCH_NAME
+
+_ID = re.compile("[0-9a-f]{12}")
+_RUN_ID = re.compile("[0-9a-f]{32}")
 
 
 def find_network(text: str, root: Path, *, trust_code: bool) -> Member:
-    """Rebuild a network from its folder, by its architecture id, or from its MLflow run.
+    """Rebuild a network from its folder, by the id of its architecture, or from its MLflow run.
 
     Args:
-        text: a folder as `read_member` takes it, the architecture id of a front member in a
-            search of `root`, or a run id of a front member at MLflow's current tracking URI.
+        text: a folder as `read_member` takes it; ``ID`` or ``SEARCH/ID`` of a front member in a
+            search of `root`; or the run id of a front member at MLflow's current tracking URI.
         root: storage folder of searches.
-        trust_code: consent to run the network's ``space.py``.
+        trust_code: consent to run the network's own code.
 
     Raises:
-        StorageError: nothing is called so, or no consent.
-        ServiceError: the run cannot be had from MLflow.
+        StorageError: nothing has this name, or several networks have it; or no consent.
+        ServiceError: the run cannot be downloaded from MLflow.
         GuideError: the weights are damaged or of another network.
         SpaceError: the space file cannot be run.
     """
-    fronts = (SearchFolder(root, name).front for name in searches(root))
-    for folder in (Path(text), *(front / text for front in fronts)):
-        if folder.is_dir():
-            return read_member(folder, trust_code=trust_code)
-    if not re.fullmatch("[0-9a-f]{32}", text):
+    found = {name: folder for name, folder in _networks(text, root) if folder.is_dir()}
+    if len(found) > 1:
+        listed = "".join(f"\n  {name}{_quality(folder)}" for name, folder in found.items())
+        raise StorageError(f"{len(found)} networks are called {text!r}; name one of them:{listed}")
+    for folder in found.values():
+        return read_member(folder, trust_code=trust_code)
+    if not _RUN_ID.fullmatch(text):
         raise StorageError(
-            f"no network {text!r}: give the folder of a found network, the architecture id of a "
-            f"front member in {root} ('nas-theseus front NAME' lists them), or its MLflow run id"
+            f"no network {text!r}: give ID or SEARCH/ID of a front member in {root} ('nas-theseus "
+            "front SEARCH' lists them), its MLflow run id, or the folder of a found network"
         )
     if not trust_code:
         raise StorageError(
-            f"loading the network of run {text} runs the Python code in its artifact "
-            "network/space.py; read it ('nas-theseus ui'), then add --trust-code"
+            f"loading the network of run {text} runs the Python code in its artifacts "
+            "network/space.py and network/sources; read it ('nas-theseus ui'), then add "
+            "--trust-code"
         )
     with TemporaryDirectory(prefix="theseus-") as aside:
         return read_member(download_network(text, Path(aside)), trust_code=True)
+
+
+def find_architecture(text: str, root: Path) -> Architecture:
+    """An architecture by its id, or from a file.
+
+    One id stands for one architecture, whichever searches evaluated it.
+
+    Args:
+        text: ``ID`` or ``SEARCH/ID`` of one that a search of `root` evaluated, a JSON file, or the
+            folder of a found network.
+        root: storage folder of searches.
+
+    Raises:
+        StorageError: nothing has this name, or the file holds no architecture.
+    """
+    path = Path(text)
+    if path.suffix == ".json" or path.is_file():
+        return read_architecture(path)
+    for search, identity in _in_searches(text, root):
+        folder = SearchFolder(root, search)
+        for file in sorted(folder.evaluations.glob(f"{identity}-*.json")):
+            outcome = folder.read_outcome(file.name.partition(".")[0])
+            if outcome is not None:
+                return outcome.architecture
+    if (path / ARCHITECTURE_FILE).is_file():
+        return read_architecture(path / ARCHITECTURE_FILE)
+    raise StorageError(
+        f"no architecture {text!r} in {root}: give ID or SEARCH/ID of an evaluated one "
+        "('nas-theseus front SEARCH' lists them), a JSON file, or the folder of a found network"
+    )
+
+
+def _networks(text: str, root: Path) -> Iterator[tuple[str, Path]]:
+    """Folders that a network of this name can be in, each with a name that it has alone."""
+    folders = [SearchFolder(root, name).front / one for name, one in _in_searches(text, root)]
+    own = Path(text)
+    if own.resolve() not in [folder.resolve() for folder in folders]:
+        yield (text if own.is_absolute() else f"./{text}"), own
+    for folder in folders:
+        yield f"{folder.parents[1].name}/{folder.name}", folder
+
+
+def _in_searches(text: str, root: Path) -> Iterator[tuple[str, str]]:
+    """Searches in which an id is to be looked for, each with the id."""
+    search, _, identity = text.rpartition("/")
+    if not _ID.fullmatch(identity):
+        return
+    if not search:
+        for name in searches(root):
+            yield name, identity
+    elif SEARCH_NAME.fullmatch(search):
+        yield search, identity
+
+
+def _quality(folder: Path) -> str:
+    """What was measured of a network, as far as its folder says."""
+    try:
+        metrics = read_evaluation(folder / ARCHITECTURE_FILE).metrics
+    except StorageError:
+        return ""
+    return f"  ({', '.join(f'{name} {value:.4g}' for name, value in metrics.items())})"

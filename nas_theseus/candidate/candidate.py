@@ -5,91 +5,80 @@ from __future__ import annotations
 import time
 from collections.abc import Collection
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING
 
 import torch
 
-from nas_theseus.convert.activations import GuideActivations
-from nas_theseus.convert.alignment import passes
-from nas_theseus.convert.finetune import EpochLoss
-from nas_theseus.convert.target import Target
+from nas_theseus.conversion.activations import GuideActivations
+from nas_theseus.conversion.finetune import EpochLoss
+from nas_theseus.conversion.target import Target
+from nas_theseus.conversion.training_macs import training_macs
+from nas_theseus.costs.table import CostTable
 from nas_theseus.costs.taking import MeasuredCosts, measured_costs
-from nas_theseus.library.store import Library
 from nas_theseus.space.search_space import SearchSpace
 from nas_theseus.tasks.score import score
 from nas_theseus.values.architecture import Architecture
 from nas_theseus.values.events import Progress
+from nas_theseus.values.ids import derive_seed
 from nas_theseus.values.outcomes import Cost, CurvePoint, Evaluation
 from nas_theseus.values.recipe import Recipe
-
-if TYPE_CHECKING:
-    from nas_theseus.candidate.workshop import Workshop
-
-
-@dataclass(frozen=True)
-class Order:
-    """What is to be made.
-
-    Attributes:
-        search_seed: of the search.
-        seed: of this candidate; derives from the search's and the architecture.
-        library: where blocks are taken from when the recipe says so.
-        score_hybrids: measure the half-converted network after every stage as well.
-    """
-
-    architecture: Architecture
-    recipe: Recipe
-    search_seed: int
-    seed: int
-    library: Library | None = None
-    score_hybrids: bool = False
 
 
 @dataclass
 class Candidate:
-    """A candidate and what its steps have done so far.
+    """A candidate, and what its steps have done so far.
 
     Attributes:
-        workshop: what it shares with other candidates.
-        target: the network, on the workshop's device.
+        space, costs, activations, device: the workshop's, the same for all of its candidates.
+        search_seed: of the search.
+        target: the network, on the device, from the step `assemble` on.
         curve: all points so far.
-        macs: multiply-adds spent so far: forward once, backward twice a forward. Not counted: the
-            guide's activations, and its logits where they are cached.
+        macs: multiply-adds spent so far: those that the steps' events report, added up. Not
+            counted: the guide's activations, its logits where they are cached (one pass a
+            process), the least squares of stitches, and similarities.
         pieces: in how many pieces a batch was computed last, since memory did not hold more.
     """
 
-    workshop: Workshop
-    order: Order
-    target: Target
-    curve: list[CurvePoint] = field(default_factory=list)
-    macs: int = 0
-    pieces: int = 1
-    _measured: MeasuredCosts | None = None
-    _started: float = field(default_factory=time.perf_counter)
+    space: SearchSpace
+    costs: CostTable
+    activations: GuideActivations
+    device: torch.device
+    architecture: Architecture
+    recipe: Recipe
+    search_seed: int
+    target: Target = field(init=False)
+    curve: list[CurvePoint] = field(init=False, default_factory=list)
+    macs: int = field(init=False, default=0)
+    pieces: int = field(init=False, default=1)
+    _measured: MeasuredCosts | None = field(init=False, default=None)
+    _started: float = field(init=False, default_factory=time.perf_counter)
 
     @property
-    def space(self) -> SearchSpace:
-        return self.workshop.space
-
-    @property
-    def recipe(self) -> Recipe:
-        return self.order.recipe
-
-    @property
-    def device(self) -> torch.device:
-        return self.workshop.device
+    def seed(self) -> int:
+        """This candidate's own seed; derives from the search's and the architecture."""
+        return derive_seed(self.architecture.id, self.search_seed)
 
     @property
     def teacher(self) -> GuideActivations | None:
         """The guide, where its logits teach."""
-        return self.workshop.activations if self.recipe.taught else None
+        return self.activations if self.recipe.taught else None
 
     @property
     def is_guide(self) -> bool:
         """Whether every part is kept, so that there is nothing to convert or train."""
         families = self.space.families
-        kept = all(families[c.block].keeps for c in self.order.architecture.choices)
+        kept = all(families[c.block].keeps for c in self.architecture.choices)
         return kept and not self.recipe.untouched_by_guide
+
+    @property
+    def is_grown(self) -> bool:
+        """Whether every block begins as what the guide's part computes."""
+        families = self.space.families
+        return all(families[c.block].preserves for c in self.architecture.choices)
+
+    @property
+    def block_macs(self) -> list[int]:
+        """Multiply-adds of each block's forward for one example, by position."""
+        return [cost.macs for cost in self.costs.of_blocks(self.architecture)]
 
     def take(self, event: Progress) -> None:
         """Add what a step did to what was done before."""
@@ -102,34 +91,33 @@ class Candidate:
 
     def forward_macs(self, examples: int) -> int:
         """Multiply-adds of running examples through the candidate."""
-        return examples * self.workshop.costs.of(self.order.architecture).macs
+        return examples * sum(self.block_macs)
 
-    def training_macs(self, epoch: EpochLoss) -> int:
-        """Multiply-adds of an epoch: forward, backward, and a teacher that ran anew."""
-        return 3 * self.forward_macs(epoch.examples) + self._taught_macs(epoch)
+    def training_macs(self, epoch: EpochLoss, replaced: Collection[int] | None = None) -> int:
+        """Multiply-adds of an epoch: forward, backward, and a teacher that ran anew.
 
-    def hybrid_macs(self, epoch: EpochLoss, replaced: Collection[int]) -> int:
-        """The same of a half-converted network, whose other parts are the guide's, frozen."""
-        spent = self._taught_macs(epoch)
-        costs = self.workshop.costs
-        architecture = self.order.architecture
-        blocks = costs.of_blocks(architecture)
-        for position, (choice, block) in enumerate(zip(architecture.choices, blocks, strict=True)):
-            guide = sum(costs.part_macs[choice.span.start : choice.span.stop])
-            # What has no parameters has nothing to wait for (`Hybrid`).
-            each = block.macs if position in replaced or not block.params else guide
-            spent += epoch.examples * each * passes(position, replaced)
-        return spent
-
-    def _taught_macs(self, epoch: EpochLoss) -> int:
-        return epoch.taught * sum(self.workshop.costs.part_macs)
+        Args:
+            replaced: the blocks that train in the half-converted network; the guide's parts stand
+                in it for the others. None: the whole candidate trains.
+        """
+        part_macs = self.costs.part_macs
+        forward = dict(enumerate(self.block_macs))
+        if replaced is not None:
+            choices = self.architecture.choices
+            costs = self.costs.of_blocks(self.architecture)
+            for position, (choice, cost) in enumerate(zip(choices, costs, strict=True)):
+                # A block without parameters has replaced its part from the start (`Hybrid`).
+                if position not in replaced and cost.params:
+                    forward[position] = sum(part_macs[choice.span.start : choice.span.stop])
+        trained = forward if replaced is None else replaced
+        return epoch.examples * training_macs(forward, trained) + epoch.taught * sum(part_macs)
 
     def evaluation(self) -> Evaluation:
         """What the candidate is now; costs are measured once, as training changes none."""
-        space, architecture = self.space, self.order.architecture
+        space, architecture = self.space, self.architecture
         if self._measured is None:
             self._measured = measured_costs(space, self.target, self.device)
-        counted = self.workshop.costs.of(architecture)
+        counted = self.costs.of(architecture)
         notes = ["the guide itself: every part kept, nothing trained"] if self.is_guide else []
         if self.pieces > 1:
             notes.append(f"out of memory: batches were computed in {self.pieces} pieces")
@@ -137,7 +125,7 @@ class Candidate:
         return Evaluation(
             architecture=architecture,
             recipe=self.recipe.id,
-            seed=self.order.search_seed,
+            seed=self.search_seed,
             metrics={space.metric: quality, **self._measured.beside},
             cost=Cost({**counted.known(), **self._measured.costs}),
             train_macs_spent=self.macs,
@@ -145,3 +133,15 @@ class Candidate:
             curve=tuple(self.curve),
             notes=tuple(notes),
         )
+
+
+@dataclass(frozen=True)
+class Converted:
+    """The last event of a conversion: the candidate's evaluation and its network.
+
+    Attributes:
+        network: in eval mode on the CPU.
+    """
+
+    evaluation: Evaluation
+    network: Target

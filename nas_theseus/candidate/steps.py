@@ -2,177 +2,246 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from dataclasses import dataclass
-from typing import TypeAlias
+from typing import ClassVar, Protocol, TypeAlias
 
 import torch
 
-from nas_theseus.candidate.candidate import Candidate
-from nas_theseus.convert import alignment
-from nas_theseus.convert.finetune import train
-from nas_theseus.convert.hybrid import Hybrid
-from nas_theseus.convert.similarity import similarity
-from nas_theseus.convert.stage import Stage
-from nas_theseus.convert.target import recalibrate as recalibrate_statistics
+from nas_theseus.candidate.candidate import Candidate, Converted
+from nas_theseus.conversion.alignment import Alignment, StageResult, align
+from nas_theseus.conversion.finetune import train
+from nas_theseus.conversion.hybrid import Hybrid
+from nas_theseus.conversion.similarity import similarity
+from nas_theseus.conversion.target import assemble, recalibrate
 from nas_theseus.errors import ConversionError
 from nas_theseus.estimate.rungs import rungs_of
-from nas_theseus.library.block_conversion import load_into
+from nas_theseus.library.block_conversion import keep_block, load_into
+from nas_theseus.library.block_key import BlockKeys
+from nas_theseus.library.store import Library
 from nas_theseus.tasks.score import score
 from nas_theseus.values.events import Progress, Reached
 from nas_theseus.values.ids import derive_seed
 from nas_theseus.values.outcomes import CurvePoint
 
-Event: TypeAlias = "Progress | Reached"
+Event: TypeAlias = "Progress | Reached | Converted"
 
 
-@dataclass(frozen=True)
-class Step:
+class Step(Protocol):
     """One step of a candidate.
 
     Attributes:
         name: as events and failures call it.
-        run: changes the candidate's target; yields what it did.
     """
 
-    name: str
-    run: Callable[[Candidate], Iterator[Event]]
+    name: ClassVar[str]
+
+    def run(self, candidate: Candidate) -> Iterator[Event]:
+        """Change the candidate's target; yields what was done.
+
+        Raises:
+            ConversionError: the candidate diverged.
+        """
 
 
-def steps_of(candidate: Candidate) -> tuple[Step, ...]:
-    """The steps that a candidate takes, by its recipe; none for the guide itself."""
-    if candidate.is_guide:
-        return ()
-    recipe = candidate.recipe
-    aligns = polishes(candidate) or not recipe.takes_blocks
-    # Grown from the guide alone, a network has its statistics.
-    fresh, grown = recipe.untouched_by_guide, all(candidate.target.preserving)
-    steps = (
-        (TAKE_BLOCKS, recipe.takes_blocks),
-        (ALIGN, aligns),
-        (RECALIBRATE, recipe.recalibrate and not fresh and not grown),
-        (SETTLE, True),
-        (FINETUNE, True),
-    )
-    return tuple(step for step, wanted in steps if wanted)
+@dataclass(frozen=True)
+class Assemble:
+    """Build the target of new blocks and copies of the guide's parts."""
 
+    name: ClassVar[str] = "assemble"
 
-def polishes(candidate: Candidate) -> bool:
-    """Whether blocks of the library are aligned once more, together."""
-    recipe = candidate.recipe
-    return bool(recipe.polish_steps or recipe.hybrid_epochs or candidate.order.score_hybrids)
-
-
-def _take_blocks(candidate: Candidate) -> Iterator[Event]:
-    """Put the library's blocks into the target; those that are missing are converted into it."""
-    library, workshop, target = candidate.order.library, candidate.workshop, candidate.target
-    if library is None:
-        raise ConversionError(
-            "the recipe takes blocks from the library, and there is none; give one, or set "
-            "library=false"
+    def run(self, candidate: Candidate) -> Iterator[Event]:
+        target = assemble(
+            candidate.space,
+            candidate.architecture,
+            candidate.seed,
+            fresh=candidate.recipe.untouched_by_guide,
+            activations=candidate.activations,
         )
-    keys = workshop.keys(candidate.recipe).of_blocks(target.architecture)
-    for position, key in enumerate(keys):
-        if key is None:
-            continue
-        block = target.blocks[position]
-        entry, made = library.get(key, block), None
-        if entry is None:  # damaged, or removed since it was made
-            entry, made = workshop.keep_block(key, library)
-        load_into(block, entry.state)
-        facts = entry.record.facts
-        # Stages that follow report their own.
-        points = (
-            ()
-            if polishes(candidate)
-            else (
+        candidate.target = target.to(candidate.device)
+        yield Progress(self.name)
+
+
+@dataclass(frozen=True)
+class TakeBlocks:
+    """Put the library's blocks into the target; those that are missing are converted into it.
+
+    Attributes:
+        keys: of the blocks, as the candidate's recipe aligns them.
+        final: no stage follows that reports how alike the blocks are.
+    """
+
+    library: Library
+    keys: BlockKeys
+    final: bool
+    name: ClassVar[str] = "take blocks"
+
+    def run(self, candidate: Candidate) -> Iterator[Event]:
+        space, target = candidate.space, candidate.target
+        for position, key in enumerate(self.keys.of_blocks(candidate.architecture)):
+            if key is None:
+                continue
+            block = target.blocks[position]
+            entry, made = self.library.get(key, block), None
+            if entry is None:  # damaged, or removed since it was made
+                entry, made = keep_block(space, self.library, key, candidate.activations)
+            load_into(block, entry.state)
+            facts = entry.record.facts
+            points = (
                 CurvePoint(f"similarity/{position}", 0, facts.similarity),
                 CurvePoint(f"stitch_residual/{position}", 0, facts.residual),
             )
-        )
-        yield Progress(TAKE_BLOCKS.name, points, block=made)
+            # What converting a block took is the library's to count, not this candidate's.
+            yield Progress(self.name, points if self.final else (), block=made)
 
 
-def _align(candidate: Candidate) -> Iterator[Event]:
-    """Run the schedule's stages."""
-    recipe, order, workshop = candidate.recipe, candidate.order, candidate.workshop
-    steps = recipe.polish_steps if recipe.takes_blocks else recipe.align_steps
-    blocks = workshop.costs.of_blocks(order.architecture)
+@dataclass(frozen=True)
+class Align:
+    """Run the schedule's stages; train and score the half-converted network behind each.
 
-    def hybrids(number: int, stage: Stage) -> Iterator[Progress]:
-        return _train_hybrid(candidate, number, stage)
+    Attributes:
+        steps: optimiser steps of one stage, at most.
+        score_hybrids: measure the half-converted networks, as ``hybrid/<metric>``.
+    """
 
-    yield from alignment.align(
-        alignment.Alignment(
+    steps: int
+    score_hybrids: bool = False
+    name: ClassVar[str] = "align"
+
+    def run(self, candidate: Candidate) -> Iterator[Event]:
+        recipe = candidate.recipe
+        alignment = Alignment(
             candidate.target,
-            workshop.activations,
+            candidate.activations,
             similarity(recipe.similarity, **recipe.similarity_options.given),
-            recipe.model_copy(update={"align_steps": steps}),
-            torch.Generator().manual_seed(order.seed),
-            [cost.macs for cost in blocks],
-        ),
-        hybrids,
-    )
-
-
-def _train_hybrid(candidate: Candidate, number: int, stage: Stage) -> Iterator[Progress]:
-    """Train, then score, the half-converted network behind a stage, where that is wanted."""
-    recipe, order, task = candidate.recipe, candidate.order, candidate.space.task
-    if not (recipe.hybrid_epochs or order.score_hybrids):
-        return
-    hybrid = Hybrid(candidate.target, candidate.workshop.activations, stage.replaced)
-    short = recipe.model_copy(update={"epochs": recipe.hybrid_epochs})
-    for epoch in train(hybrid, task, short, derive_seed(order.seed, number), candidate.teacher):
-        points = (CurvePoint("hybrid_loss", number, epoch.loss),)
-        yield Progress(ALIGN.name, points, candidate.hybrid_macs(epoch, stage.replaced))
-    if order.score_hybrids:
-        value = score(hybrid, task, "validation")
-        yield Progress(ALIGN.name, (CurvePoint(f"hybrid/{candidate.space.metric}", number, value),))
-
-
-def _recalibrate(candidate: Candidate) -> Iterator[Event]:
-    """Take batch-norm statistics anew."""
-    recipe, task = candidate.recipe, candidate.space.task
-    examples = min(recipe.align_examples, task.size("train"))
-    run = recalibrate_statistics(candidate.target, task, recipe.align_batch_size, examples)
-    yield Progress(RECALIBRATE.name, macs=candidate.forward_macs(run))
-
-
-def _settle(candidate: Candidate) -> Iterator[Event]:
-    """Train the assembled network shortly in small batches, then score it."""
-    target, order, task = candidate.target, candidate.order, candidate.space.task
-    target.thaw()
-    seed = derive_seed("settle", order.seed)
-    for epoch in train(target, task, candidate.recipe.settling, seed, candidate.teacher):
-        candidate.pieces = epoch.pieces
-        yield Progress(SETTLE.name, macs=candidate.training_macs(epoch))
-    yield Progress(SETTLE.name, (CurvePoint(candidate.space.metric, 0, candidate.score()),))
-    yield from _rung(candidate, 0)
-
-
-def _finetune(candidate: Candidate) -> Iterator[Event]:
-    """Train the network on the task, scored after every epoch."""
-    target, order, task = candidate.target, candidate.order, candidate.space.task
-    for epoch in train(target, task, candidate.recipe, order.seed, candidate.teacher):
-        candidate.pieces = epoch.pieces
-        number = epoch.epoch + 1
-        points = (
-            CurvePoint("train_loss", number, epoch.loss),
-            CurvePoint(candidate.space.metric, number, candidate.score()),
+            recipe.model_copy(update={"align_steps": self.steps}),
+            torch.Generator().manual_seed(candidate.seed),
+            candidate.block_macs,
         )
-        yield Progress(FINETUNE.name, points, candidate.training_macs(epoch))
-        yield from _rung(candidate, number)
+        for result in align(alignment):
+            yield Progress(self.name, result.points, result.macs)
+            if recipe.hybrid_epochs or self.score_hybrids:
+                yield from self._hybrid(candidate, result)
+
+    def _hybrid(self, candidate: Candidate, result: StageResult) -> Iterator[Event]:
+        """Train the half-converted network for `hybrid_epochs`, then score it if wanted."""
+        recipe, task = candidate.recipe, candidate.space.task
+        number, replaced = result.number, result.stage.replaced
+        hybrid = Hybrid(candidate.target, candidate.activations, replaced)
+        short = recipe.model_copy(update={"epochs": recipe.hybrid_epochs})
+        seed = derive_seed(candidate.seed, number)
+        for epoch in train(hybrid, task, short, seed, candidate.teacher):
+            loss = CurvePoint("hybrid_loss", number, epoch.loss)
+            yield Progress(self.name, (loss,), candidate.training_macs(epoch, replaced))
+        if self.score_hybrids:
+            value = score(hybrid, task, "validation")
+            point = CurvePoint(f"hybrid/{candidate.space.metric}", number, value)
+            yield Progress(self.name, (point,))
 
 
-def _rung(candidate: Candidate, epoch: int) -> Iterator[Reached]:
-    """The rung behind an epoch, if there is one."""
-    for rung in rungs_of(candidate.recipe, candidate.space.metric):
-        if rung.epoch == epoch:
-            yield Reached(rung.name, candidate.evaluation())
+@dataclass(frozen=True)
+class Recalibrate:
+    """Take batch-norm statistics anew from training inputs."""
+
+    name: ClassVar[str] = "recalibrate"
+
+    def run(self, candidate: Candidate) -> Iterator[Event]:
+        recipe, task = candidate.recipe, candidate.space.task
+        examples = min(recipe.align_examples, task.size("train"))
+        seen = recalibrate(candidate.target, task, recipe.align_batch_size, examples)
+        yield Progress(self.name, macs=candidate.forward_macs(seen))
 
 
-TAKE_BLOCKS = Step("take blocks", _take_blocks)
-ALIGN = Step(alignment.ALIGN, _align)
-RECALIBRATE = Step("recalibrate", _recalibrate)
-SETTLE = Step("settle", _settle)
-FINETUNE = Step("finetune", _finetune)
+@dataclass(frozen=True)
+class Settle:
+    """Train the assembled network as a whole, shortly and in small batches."""
+
+    name: ClassVar[str] = "settle"
+
+    def run(self, candidate: Candidate) -> Iterator[Event]:
+        task, recipe = candidate.space.task, candidate.recipe.settling
+        candidate.target.thaw()
+        seed = derive_seed("settle", candidate.seed)
+        for epoch in train(candidate.target, task, recipe, seed, candidate.teacher):
+            candidate.pieces = epoch.pieces
+            yield Progress(self.name, macs=candidate.training_macs(epoch))
+
+
+@dataclass(frozen=True)
+class Finetune:
+    """Train the network on the task; it is scored before and after every epoch."""
+
+    name: ClassVar[str] = "finetune"
+
+    def run(self, candidate: Candidate) -> Iterator[Event]:
+        task, recipe = candidate.space.task, candidate.recipe
+        candidate.target.thaw()
+        yield Progress(self.name, (self._quality(candidate, 0),))
+        yield from self._rungs(candidate, 0)
+        for epoch in train(candidate.target, task, recipe, candidate.seed, candidate.teacher):
+            candidate.pieces = epoch.pieces
+            number = epoch.epoch + 1
+            loss = CurvePoint("train_loss", number, epoch.loss)
+            points = (loss, self._quality(candidate, number))
+            yield Progress(self.name, points, candidate.training_macs(epoch))
+            yield from self._rungs(candidate, number)
+
+    def _quality(self, candidate: Candidate, epoch: int) -> CurvePoint:
+        return CurvePoint(candidate.space.metric, epoch, candidate.score())
+
+    def _rungs(self, candidate: Candidate, epoch: int) -> Iterator[Reached]:
+        """The rung behind so many epochs, if there is one."""
+        for rung in rungs_of(candidate.recipe, candidate.space.metric):
+            if rung.epoch == epoch:
+                yield Reached(rung.name, candidate.evaluation())
+
+
+@dataclass(frozen=True)
+class Measure:
+    """Evaluate what the candidate has become."""
+
+    name: ClassVar[str] = "measure"
+
+    def run(self, candidate: Candidate) -> Iterator[Event]:
+        evaluation = candidate.evaluation()
+        yield Converted(evaluation, candidate.target.eval().to("cpu"))
+
+
+def steps_of(
+    candidate: Candidate,
+    library: Library | None = None,
+    keys: BlockKeys | None = None,
+    *,
+    score_hybrids: bool = False,
+) -> list[Step]:
+    """The steps that a candidate takes by its recipe, in order; the guide itself is only measured.
+
+    Args:
+        library, keys: where blocks are taken from, and how they are called there.
+        score_hybrids: measure the half-converted network after every stage.
+
+    Raises:
+        ConversionError: the recipe takes blocks from the library, and there is none.
+    """
+    recipe = candidate.recipe
+    steps: list[Step] = [Assemble()]
+    if not candidate.is_guide:
+        polishes = bool(recipe.polish_steps or recipe.hybrid_epochs or score_hybrids)
+        if recipe.takes_blocks:
+            if library is None or keys is None:
+                raise ConversionError(
+                    "the recipe takes blocks from the library, and there is none; give one, or "
+                    "set library=false"
+                )
+            steps.append(TakeBlocks(library, keys, final=not polishes))
+            if polishes:
+                steps.append(Align(recipe.polish_steps, score_hybrids))
+        else:
+            steps.append(Align(recipe.align_steps, score_hybrids))
+        # Grown from the guide alone, a network has its statistics.
+        if recipe.recalibrate and not recipe.untouched_by_guide and not candidate.is_grown:
+            steps.append(Recalibrate())
+        if recipe.settle_epochs:
+            steps.append(Settle())
+        steps.append(Finetune())
+    return [*steps, Measure()]

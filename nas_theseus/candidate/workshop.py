@@ -2,16 +2,15 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
 
 import torch
 
-from nas_theseus.candidate.candidate import Candidate, Order
+from nas_theseus.candidate.candidate import Candidate, Converted
 from nas_theseus.candidate.steps import Event, steps_of
-from nas_theseus.convert.activations import GuideActivations
-from nas_theseus.convert.target import Target, assemble
+from nas_theseus.conversion.activations import GuideActivations
 from nas_theseus.costs.table import CostTable
 from nas_theseus.errors import ConversionError
 from nas_theseus.library.block_conversion import keep_block
@@ -20,21 +19,9 @@ from nas_theseus.library.store import Entry, Library
 from nas_theseus.space.search_space import SearchSpace
 from nas_theseus.values.architecture import Architecture
 from nas_theseus.values.events import Progress
-from nas_theseus.values.ids import canonical_json, derive_seed
-from nas_theseus.values.outcomes import BlockOutcome, Evaluation
+from nas_theseus.values.ids import canonical_json
+from nas_theseus.values.outcomes import BlockOutcome
 from nas_theseus.values.recipe import Recipe
-
-
-@dataclass(frozen=True)
-class Converted:
-    """The last event of a conversion: the candidate's evaluation and its network.
-
-    Attributes:
-        network: in eval mode on the CPU.
-    """
-
-    evaluation: Evaluation
-    network: Target
 
 
 @dataclass
@@ -59,12 +46,9 @@ class Workshop:
 
     def __post_init__(self) -> None:
         self.costs = CostTable(self.space)
-        self._guide_on_device = self.space.guide.to(self.device)
-        recipe = self.space.recipe
-        sample = self.space.task.sample(min(recipe.align_examples, self.space.task.size("train")))
-        self.activations = GuideActivations(
-            self._guide_on_device, sample, self.device, folder=self.guide_work
-        )
+        guide, task = self.space.guide.to(self.device), self.space.task
+        sample = task.sample(min(self.space.recipe.align_examples, task.size("train")))
+        self.activations = GuideActivations(guide, sample, self.device, folder=self.guide_work)
 
     def keys(self, recipe: Recipe) -> BlockKeys:
         """Makes the keys of the space's blocks, as a recipe aligns them."""
@@ -74,18 +58,20 @@ class Workshop:
         return self._keys[alignment]
 
     def keep_block(self, key: BlockKey, library: Library) -> tuple[Entry, BlockOutcome | None]:
-        """The library's entry of a key; converted and saved first where there is none.
+        """As `library.block_conversion.keep_block`, for the workshop's space and activations."""
+        return keep_block(self.space, library, key, self.activations)
 
-        Returns:
-            The entry, and what converting it here took; None when it was there.
+    def candidate(
+        self, architecture: Architecture, search_seed: int, recipe: Recipe | None = None
+    ) -> Candidate:
+        """A candidate that no step has worked on.
 
-        Raises:
-            LibraryError, ConversionError, PairingError: as `library.block_conversion.keep_block`.
+        Args:
+            recipe: Default: the space's.
         """
-        entry, facts = keep_block(self.space, library, key, self.activations)
-        if facts is None:
-            return entry, None
-        return entry, BlockOutcome(key.id, str(key), facts.macs, facts.seconds)
+        recipe = recipe or self.space.recipe
+        shared = self.space, self.costs, self.activations, self.device
+        return Candidate(*shared, architecture, recipe, search_seed)
 
     def convert(
         self,
@@ -95,11 +81,11 @@ class Workshop:
         *,
         library: Library | None = None,
         score_hybrids: bool = False,
-    ) -> Iterator[Event | Converted]:
+    ) -> Iterator[Event]:
         """Convert, finetune and evaluate one architecture, a step at a time.
 
         Args:
-            search_seed: the trial's own seed derives from it and the architecture.
+            search_seed: the candidate's own seed derives from it and the architecture.
             recipe: Default: the space's. Alignment sees the workshop's own sample whatever
                 `align_examples` another one says.
             library: where blocks are taken from when the recipe says so; those that are missing
@@ -108,40 +94,25 @@ class Workshop:
                 ``hybrid/<metric>``.
 
         Yields:
-            What each step did, the rungs it came to, and last the converted network.
+            `Progress` when a step begins and for what it did, `Reached` at every rung, and
+            `Converted` last.
 
         Raises:
             ConversionError: the candidate diverged, or there is no library to take blocks from.
             LibraryError: the library cannot be read, or written where a block is missing.
             PairingError: a block cannot stand for its span.
         """
-        recipe = recipe or self.space.recipe
-        seed = derive_seed(architecture.id, search_seed)
-        order = Order(architecture, recipe, search_seed, seed, library, score_hybrids)
-        candidate = self._assembled(order)
-        yield Progress("assemble")
-        for step in steps_of(candidate):
+        candidate = self.candidate(architecture, search_seed, recipe)
+        keys = self.keys(candidate.recipe) if candidate.recipe.takes_blocks else None
+        for step in steps_of(candidate, library, keys, score_hybrids=score_hybrids):
+            yield Progress(step.name)
             for event in step.run(candidate):
                 if isinstance(event, Progress):
                     candidate.take(event)
                 yield event
-        yield Progress("measure")
-        evaluation = candidate.evaluation()
-        yield Converted(evaluation, candidate.target.eval().to("cpu"))
-
-    def _assembled(self, order: Order) -> Candidate:
-        """A candidate of new blocks and copies of the guide's parts."""
-        target = assemble(
-            self.space,
-            order.architecture,
-            order.seed,
-            fresh=order.recipe.untouched_by_guide,
-            activations=self.activations,
-        )
-        return Candidate(self, order, target.to(self.device))
 
 
-def result_of(events: Iterator[Event | Converted]) -> Converted:
+def result_of(events: Iterable[Event]) -> Converted:
     """The end of a conversion whose other events nobody needs.
 
     Raises:

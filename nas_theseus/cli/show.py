@@ -4,28 +4,35 @@ from __future__ import annotations
 
 import json
 from collections.abc import Sequence
-from pathlib import Path
 from typing import Any
 
 import typer
 from rich.console import Console
 
-from nas_theseus.api.searching import SearchResult, run_search
+from nas_theseus.api.search import SearchResult, run_search
 from nas_theseus.cli.options import DEFAULT_STORAGE
 from nas_theseus.cli.tables import front_table
-from nas_theseus.search.report import LiveReport, rungs_line, training_line
+from nas_theseus.searches.report import (
+    LiveReport,
+    failure_lines,
+    rungs_line,
+    training_line,
+)
+from nas_theseus.space.sources import Sources
 from nas_theseus.values.architecture import Architecture
 from nas_theseus.values.settings import SearchSettings
 
 
-def show_search(space: Path, settings: SearchSettings, first: Sequence[Architecture] = ()) -> None:
+def show_search(
+    sources: Sources, settings: SearchSettings, first: Sequence[Architecture] = ()
+) -> None:
     """Run a search and show its progress and its front."""
     console = Console()
     console.print(f"search {settings.name} in {settings.storage}", highlight=False)
     report = LiveReport(console)
     status = None
     try:
-        result = run_search(space, settings, report, first)
+        result = run_search(sources, settings, report, first)
         status = result.status
     except KeyboardInterrupt:
         # Caught here: typer would end the program without a word.
@@ -35,12 +42,16 @@ def show_search(space: Path, settings: SearchSettings, first: Sequence[Architect
     finally:
         report.close(status)
     _show_result(result, settings, console)
+    if result.failures and result.status.progress.done + result.status.progress.stopped <= 1:
+        raise typer.Exit(1)  # nothing but the guide itself could be evaluated
 
 
 def _show_result(result: SearchResult, settings: SearchSettings, console: Console) -> None:
     console.print(f"ended: {result.ended_because or 'nothing was left to run'}")
     console.print(training_line(result.status), highlight=False)
     console.print(rungs_line(result.status), highlight=False)
+    for line in failure_lines(result.failures):
+        console.print(line, highlight=False, markup=False, soft_wrap=True)
     rows = result.front
     title = f"front of {result.name}: {len(rows)} architectures"
     console.print(front_table(rows, title, console.width))

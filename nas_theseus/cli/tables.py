@@ -7,8 +7,8 @@ from typing import Any
 
 from rich.table import Table
 
-from nas_theseus.search.budget import Answer
-from nas_theseus.search.figures import short_count
+from nas_theseus.searches.budget import Answer
+from nas_theseus.searches.figures import short_count
 
 MIN_BLOCKS = 10  # columns below which a list of blocks says nothing
 

@@ -6,23 +6,28 @@ import json
 from dataclasses import dataclass
 from pathlib import Path
 
-from nas_theseus.convert.target import Target, assemble
+from nas_theseus.conversion.target import Target, assemble
 from nas_theseus.errors import StorageError
 from nas_theseus.guide.weights import load_weights, rebuilding
 from nas_theseus.space.load import load_space
 from nas_theseus.space.search_space import SearchSpace
+from nas_theseus.space.sources import (
+    SPACE_FILE,
+    Sources,
+    read_sources,
+    source_files,
+    write_sources,
+)
 from nas_theseus.storage.whole_files import write_bytes, write_json
 from nas_theseus.values.architecture import Architecture
 from nas_theseus.values.outcomes import Evaluation
 
 ARCHITECTURE_FILE = "architecture.json"
 WEIGHTS_FILE = "weights.safetensors"
-SPACE_FILE = "space.py"
-MEMBER_FILES = (ARCHITECTURE_FILE, WEIGHTS_FILE, SPACE_FILE)
 
 
-def write_member(folder: Path, evaluation: Evaluation, weights: Path, space_text: str) -> None:
-    """Put what `load` needs into one folder.
+def write_member(folder: Path, evaluation: Evaluation, weights: Path, sources: Sources) -> None:
+    """Put what `load` needs into one folder: weights, architecture and the space's sources.
 
     Raises:
         StorageError: the weights are gone, or the folder cannot be written.
@@ -33,8 +38,17 @@ def write_member(folder: Path, evaluation: Evaluation, weights: Path, space_text
             f"evaluations/{evaluation.name}.json and continue the search to make them again"
         )
     write_bytes(folder / WEIGHTS_FILE, weights.read_bytes())
-    write_bytes(folder / SPACE_FILE, space_text.encode())
+    write_sources(folder, sources)
     write_json(folder / ARCHITECTURE_FILE, evaluation.to_json())
+
+
+def member_files(folder: Path) -> tuple[str, ...]:
+    """Names of the files that `write_member` wrote, from the folder on.
+
+    Raises:
+        StorageError: the list of its sources is damaged.
+    """
+    return (ARCHITECTURE_FILE, WEIGHTS_FILE, *source_files(folder))
 
 
 def read_architecture(path: Path) -> Architecture:
@@ -82,10 +96,11 @@ def read_member(path: str | Path, *, trust_code: bool = False) -> Member:
     """Rebuild a found network from its folder, in eval mode on the CPU.
 
     Args:
-        path: folder with ``architecture.json``, ``weights.safetensors`` and ``space.py``, such as
-            ``theseus/searches/NAME/front/ARCHITECTURE`` or the artifacts of its MLflow run.
-        trust_code: consent to run ``space.py`` of that folder, which makes the blocks (custom
-            ones included). Read the file first when others sent it.
+        path: folder with ``architecture.json``, ``weights.safetensors``, ``space.py`` and the
+            modules in ``sources/``, such as ``theseus/searches/NAME/front/ARCHITECTURE`` or the
+            artifacts of its MLflow run.
+        trust_code: consent to run the Python code of that folder, which makes the blocks (custom
+            ones included). Read the files first when others sent them.
 
     Raises:
         StorageError: no consent, or a file is missing or damaged.
@@ -93,20 +108,22 @@ def read_member(path: str | Path, *, trust_code: bool = False) -> Member:
         SpaceError: the space file cannot be run.
     """
     folder = Path(path)
-    missing = [name for name in MEMBER_FILES if not (folder / name).is_file()]
+    needed = (ARCHITECTURE_FILE, WEIGHTS_FILE, SPACE_FILE)
+    missing = [name for name in needed if not (folder / name).is_file()]
     if missing:
         raise StorageError(
             f"{folder} holds no found network: {', '.join(missing)} missing; give the folder of a "
             "front member"
         )
     if not trust_code:
+        modules = " and in its sources/" if len(source_files(folder)) > 2 else ""
         raise StorageError(
-            f"loading {folder} runs the Python code in {folder / SPACE_FILE}; read it, then say "
-            "trust_code=True (on the command line --trust-code)"
+            f"loading {folder} runs the Python code in {folder / SPACE_FILE}{modules}; read it, "
+            "then pass trust_code=True (on the command line --trust-code)"
         )
     evaluation = read_evaluation(folder / ARCHITECTURE_FILE)
     with rebuilding():
-        space = load_space(folder / SPACE_FILE)
+        space = load_space(read_sources(folder))
     network = assemble(space, evaluation.architecture, 0)
     load_weights(network, folder / WEIGHTS_FILE)
     return Member(network.eval(), space, evaluation)

@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from contextvars import ContextVar
 from pathlib import Path
+from typing import TypeGuard
 
 import safetensors
 import safetensors.torch
@@ -13,6 +15,13 @@ import torch
 from torch import Tensor, nn
 
 from nas_theseus.errors import GuideError
+
+# Where training scripts put the state dict in a checkpoint, and what wrappers (DataParallel,
+# torch.compile, Lightning) put in front of its names.
+_NESTED = ("state_dict", "model_state_dict", "model")
+_PREFIXES = ("module.", "_orig_mod.", "model.")
+_GLOBAL = re.compile(r"GLOBAL ([\w.]+)")
+_ESCAPES = re.compile(r"\x1b\[[0-9;]*m")
 
 _REBUILDING: ContextVar[bool] = ContextVar("rebuilding", default=False)
 
@@ -34,13 +43,15 @@ def load_given_weights(model: nn.Module, weights: str | Path | None) -> None:
 
 
 def load_weights(model: nn.Module, path: str | Path) -> None:
-    """Load a state dict into a model, from safetensors or a weights-only checkpoint.
+    """Load a state dict into a model, from safetensors or a checkpoint of tensors.
+
+    Prefixes that wrappers put in front of all names are removed where the names do not fit.
 
     Raises:
         GuideError: the file is missing or damaged, or its names and shapes are of another model.
     """
-    model_state = read_weights(path)
     expected = model.state_dict()
+    model_state = _without_prefixes(read_weights(path), expected)
     wrong = [
         f"{name}: file {tuple(tensor.shape)}, model {tuple(expected[name].shape)}"
         for name, tensor in model_state.items()
@@ -65,33 +76,92 @@ def load_weights(model: nn.Module, path: str | Path) -> None:
     model.load_state_dict(dict(model_state), strict=False)
 
 
+def _without_prefixes(
+    state: Mapping[str, Tensor], model: Mapping[str, Tensor]
+) -> Mapping[str, Tensor]:
+    """A state dict without prefixes that all its names have, as long as none is in the model."""
+    found = state
+    while found and not any(name in model for name in found):
+        prefix = next((p for p in _PREFIXES if all(n.startswith(p) for n in found)), None)
+        if prefix is None:
+            return state
+        found = {name.removeprefix(prefix): tensor for name, tensor in found.items()}
+    return found
+
+
 def read_weights(path: str | Path) -> Mapping[str, Tensor]:
-    """A state dict from a safetensors file or a weights-only checkpoint; never unpickles code.
+    """A state dict from safetensors or a checkpoint of tensors; never unpickles code.
+
+    In a checkpoint it may stand under ``state_dict``, ``model_state_dict`` or ``model``, beside
+    numbers and the state of an optimizer.
 
     Raises:
-        GuideError: the file is missing, damaged, or holds more than tensors.
+        GuideError: the file is missing, empty or damaged, or holds more than tensors and numbers.
     """
     file = Path(path)
     if not file.is_file():
         raise GuideError(f"weights file {file} does not exist; give the path of a state dict")
+    if file.stat().st_size == 0:
+        raise GuideError(
+            f"weights file {file} is empty (0 bytes), as an interrupted copy leaves it; copy or "
+            "save it again"
+        )
     try:
         if file.suffix == ".safetensors":
             return safetensors.torch.load_file(file)
-        state = torch.load(file, map_location="cpu", weights_only=True)
-    except (OSError, RuntimeError, ValueError, EOFError, safetensors.SafetensorError) as error:
-        raise GuideError(_damaged(file, error)) from error
-    except Exception as error:  # weights_only raises pickle.UnpicklingError and its like
-        raise GuideError(_damaged(file, error)) from error
-    if not isinstance(state, Mapping) or not all(isinstance(v, Tensor) for v in state.values()):
-        raise GuideError(f"{file} holds no state dict (names to tensors); save model.state_dict()")
-    return state
+        checkpoint = torch.load(file, map_location="cpu", weights_only=True)
+    except Exception as error:  # OSError, SafetensorError, RuntimeError, UnpicklingError, …
+        raise GuideError(_unreadable(file, error)) from error
+    return _state_in(checkpoint, file)
 
 
-def _damaged(file: Path, error: Exception) -> str:
+def _state_in(checkpoint: object, file: Path) -> Mapping[str, Tensor]:
+    """The state dict that a checkpoint is or holds."""
+    if _is_state(checkpoint):
+        return checkpoint
+    names = list(checkpoint) if isinstance(checkpoint, Mapping) else []
+    held = {name: checkpoint[name] for name in _NESTED if name in names}  # type: ignore[index]
+    states = {name: state for name, state in held.items() if _is_state(state)}
+    if len(states) > 1:
+        raise GuideError(
+            f"{file} holds several state dicts ({', '.join(states)}); save the one that is meant "
+            "into a file of its own"
+        )
+    for state in states.values():
+        return state
+    inside = ", ".join(map(str, names[:5])) or f"a value of type {type(checkpoint).__name__}"
+    raise GuideError(
+        f"weights file {file} holds no state dict (names to tensors), but {inside}; save "
+        f"model.state_dict(), by itself or under {', '.join(_NESTED[:-1])} or {_NESTED[-1]}"
+    )
+
+
+def _is_state(value: object) -> TypeGuard[Mapping[str, Tensor]]:
     return (
-        f"weights file {file} is damaged or not safetensors / a weights-only checkpoint: "
-        f"{str(error).splitlines()[0]}. Delete it (a guide trained here is then trained again) or "
-        "save it anew with safetensors"
+        isinstance(value, Mapping)
+        and bool(value)
+        and all(isinstance(name, str) and isinstance(t, Tensor) for name, t in value.items())
+    )
+
+
+def _unreadable(file: Path, error: Exception) -> str:
+    """Why a weights file cannot be read, and what helps."""
+    said = _ESCAPES.sub("", str(error))
+    if foreign := _GLOBAL.search(said):
+        return (
+            f"weights file {file} holds an object of {foreign[1]}, which is not read, as reading "
+            "it could run code. If you trust the file, load it with torch.load(..., "
+            "weights_only=False) and save the state dict in it to a file of its own"
+        )
+    if "TorchScript" in said:
+        return (
+            f"weights file {file} is a TorchScript archive; save torch.jit.load(...).state_dict() "
+            "to a file of its own"
+        )
+    reason = said.partition("\n")[0].partition(". ")[0].rstrip(".")
+    return (
+        f"weights file {file} is damaged, or is neither safetensors nor a checkpoint of tensors "
+        f"({type(error).__name__}: {reason}). Copy it again, or save model.state_dict() again"
     )
 
 

@@ -10,10 +10,10 @@ import torch
 from torch import Tensor, nn
 
 from nas_theseus.blocks.family import last_map
-from nas_theseus.convert.activations import GuideActivations
-from nas_theseus.convert.alignment import Alignment, align
-from nas_theseus.convert.similarity import similarity
-from nas_theseus.convert.target import Target
+from nas_theseus.conversion.activations import GuideActivations
+from nas_theseus.conversion.alignment import Alignment, align
+from nas_theseus.conversion.similarity import similarity
+from nas_theseus.conversion.target import Target
 from nas_theseus.costs import count_macs
 from nas_theseus.errors import ConversionError
 from nas_theseus.guide.weights import plain_state
@@ -22,6 +22,7 @@ from nas_theseus.library.record import Facts
 from nas_theseus.library.store import Entry, Library
 from nas_theseus.space.search_space import SearchSpace
 from nas_theseus.values.architecture import Architecture, BlockChoice, Span
+from nas_theseus.values.outcomes import BlockOutcome
 
 
 def convert_block(
@@ -60,8 +61,8 @@ def convert_block(
     generator = torch.Generator().manual_seed(key.seed)
     each = [0] * (len(target.blocks) - 1) + [count_macs(target.blocks[-1], key.inlet)]
     alignment = Alignment(target, activations, measure, recipe, generator, each)
-    events = list(align(alignment))
-    found = {p.metric.partition("/")[0]: p.value for event in events for p in event.points}
+    results = list(align(alignment))
+    found = {p.metric.partition("/")[0]: p.value for result in results for p in result.points}
     block = target.blocks[-1].to("cpu")
     state = plain_state(block)
     finite = all(t.isfinite().all() for t in state.values() if t.is_floating_point())
@@ -73,7 +74,7 @@ def convert_block(
         similarity=found["similarity"],
         residual=found["stitch_residual"],
         steps=int(found["align_steps"]),
-        macs=sum(event.macs for event in events),
+        macs=sum(result.macs for result in results),
         seconds=time.perf_counter() - started,
         device=device.type,
     )
@@ -100,14 +101,14 @@ def _alone(space: SearchSpace, key: BlockKey, activations: GuideActivations) -> 
 
 def keep_block(
     space: SearchSpace, library: Library, key: BlockKey, activations: GuideActivations
-) -> tuple[Entry, Facts | None]:
-    """The library's entry of a key; converted and kept first where there is none.
+) -> tuple[Entry, BlockOutcome | None]:
+    """The library's entry of a key; converted and saved first where there is none.
 
     Args:
         key, activations: as for `convert_block`.
 
     Returns:
-        The entry, and what making it here took; None when it was there, maybe because another
+        The entry, and what converting it here took; None when it was there, maybe because another
         process that worked on it was first.
 
     Raises:
@@ -120,7 +121,8 @@ def keep_block(
             return entry, None
         state, facts = convert_block(space, key, activations)
         record = library.put(key, state, facts)
-        return library.get(key) or Entry(record, state), facts
+        outcome = BlockOutcome(key.id, str(key), facts.macs, facts.seconds)
+        return library.get(key) or Entry(record, state), outcome
 
 
 def load_into(block: nn.Module, state: Mapping[str, Tensor]) -> None:

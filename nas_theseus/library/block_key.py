@@ -8,7 +8,7 @@ from typing import Any
 
 import torch
 
-from nas_theseus.convert.activations import sample_size
+from nas_theseus.conversion.activations import sample_size
 from nas_theseus.space.search_space import SearchSpace
 from nas_theseus.values.architecture import (
     Architecture,
@@ -54,7 +54,7 @@ class BlockKey:
 
     def __post_init__(self) -> None:
         object.__setattr__(self, "hyperparameters", tuple(sorted(self.hyperparameters)))
-        alone = Recipe(schedule="independent", **self.recipe.alignment)
+        alone = Recipe.from_record({"schedule": "independent", **self.recipe.alignment})
         object.__setattr__(self, "recipe", alone)
 
     @property
@@ -103,7 +103,7 @@ class BlockKey:
         return cls(
             data["guide"], data["data"], Span(*data["span"]), data["block"],
             tuple(data["hyperparameters"].items()), inlet, outlet, data["code"],
-            Recipe(**data["recipe"]), data["format"],
+            Recipe.from_record(data["recipe"]), data["format"],
         )  # fmt: skip
 
 

@@ -17,12 +17,12 @@ from filelock import FileLock
 from safetensors import SafetensorError
 from torch import Tensor, nn
 
-from nas_theseus import __version__
 from nas_theseus.errors import LibraryError
 from nas_theseus.library.block_key import FORMAT, BlockKey
 from nas_theseus.library.record import DamagedEntry, Facts, Record, misfit
 from nas_theseus.storage.blobs import Blobs
 from nas_theseus.storage.redaction import without_credentials
+from nas_theseus.values.version import VERSION
 
 logger = logging.getLogger(__name__)
 
@@ -144,7 +144,7 @@ class Library:
         weights = safetensors.torch.save(tensors)
         created = datetime.now(UTC).isoformat(timespec="seconds")
         digest = hashlib.sha256(weights).hexdigest()
-        record = Record(key, facts, digest, len(weights), __version__, created)
+        record = Record(key, facts, digest, len(weights), VERSION, created)
         self._blobs.write(f"{BLOCKS}/{record.weights}", weights)
         self._blobs.write(f"{BLOCKS}/{key.id}.json", record.to_bytes(), exclusive=True)
         return self.record(key) or record
@@ -179,11 +179,20 @@ class Library:
 
         Args:
             older_than: time since an entry was made.
-            guide: beginning of the guide's hash. Without any condition no entry is removed.
-            dry_run: only tell.
+            guide: beginning of one guide's hash. Without any condition no entry is removed.
+            dry_run: remove nothing.
+
+        Raises:
+            LibraryError: blocks of several guides are here whose hashes begin so.
         """
         now = datetime.now(UTC)
         records = list(self.entries())
+        meant = {record.key.guide for record in records if record.key.guide.startswith(guide or "")}
+        if guide and len(meant) > 1:
+            raise LibraryError(
+                f"{len(meant)} guides have hashes that begin with {guide!r}: "
+                f"{', '.join(sorted(meant))}; give more digits of one of them"
+            )
         chosen = [
             record
             for record in records

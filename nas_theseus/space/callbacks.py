@@ -6,7 +6,7 @@ import inspect
 from collections.abc import Callable
 
 # What is called when a search begins or resumes, with each outcome, and so on; each with one
-# argument. `nas_theseus.search.trackers.Tracker` has the arguments.
+# argument. `nas_theseus.searches.trackers.Tracker` has the arguments.
 METHODS = ("begin", "outcome", "front", "results", "end")
 
 

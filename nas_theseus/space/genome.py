@@ -1,4 +1,4 @@
-"""Fixed-length genome of a search space: every gene is in every trial (design, decision 8)."""
+"""Fixed-length genome of a search space: every gene is in every trial."""
 
 from __future__ import annotations
 

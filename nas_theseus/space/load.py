@@ -1,12 +1,10 @@
-"""Read a search space from one Python file, whose code is run."""
+"""Make a search space from its sources, whose code is run."""
 
 from __future__ import annotations
 
-import hashlib
 import inspect
 import re
 import sys
-import types
 from collections.abc import Mapping
 from pathlib import Path
 
@@ -14,86 +12,88 @@ import torch
 from pydantic import ValidationError
 
 from nas_theseus.errors import SpaceError, TheseusError
+from nas_theseus.space.own_folder import private_import
+from nas_theseus.space.own_modules import OwnPackage, own_package
 from nas_theseus.space.search_space import SearchSpace
+from nas_theseus.space.sources import Sources, gather
 from nas_theseus.values.validation import mistakes_of
 
 
-def read_space_text(space_file: Path) -> str:
-    """The text of a space file.
+def load_space(source: str | Path | Sources, *, portable: bool = False) -> SearchSpace:
+    """Run a space file and call its ``space()``. The code is run: read it first.
 
-    Raises:
-        SpaceError: it cannot be read.
-    """
-    try:
-        return space_file.read_text(encoding="utf-8")
-    except (OSError, UnicodeDecodeError) as error:
-        reason = getattr(error, "strerror", None) or str(error)
-        raise SpaceError(
-            str(space_file), [f"{reason}; give a Python file with a function space()"]
-        ) from error
-
-
-def load_space(source: str | Path, text: str | None = None) -> SearchSpace:
-    """Run a search-space file and call its ``space()``. The file's code is run: read it first.
+    Modules beside the file come from the sources alone, and each space has its own of them: two
+    spaces may have modules of the same name. The folder is not put on Python's module path.
 
     Args:
-        source: path of the file; its folder is importable while it runs.
-        text: its content, when it was read before (a kept copy); otherwise the file is read.
+        source: the file, which is then read with `gather`; or sources that were read before.
+        portable: refuse modules that the code found where another machine would not, such as in a
+            folder that it put on the module path itself. Always so for a file.
 
     Raises:
-        SpaceError: no file, no ``space()``, an error in it, or not a `SearchSpace`.
+        SpaceError: no file, no ``space()``, an error in it, not a `SearchSpace`, or an import that
+            cannot be saved with a found network.
     """
-    path = Path(source)
-    if text is None:
-        if not path.is_file():
-            raise SpaceError(
-                str(path), ["no such file; give a Python file with a function space()"]
-            )
-        text = path.read_text(encoding="utf-8")
-    # Named by content, so that classes of two versions of a file never mix in one process.
-    name = f"theseus_space_{hashlib.sha256(text.encode()).hexdigest()[:12]}"
-    module = types.ModuleType(name)
-    module.__file__ = str(path)
-    # What runs; the file itself may be changed, or be on another machine, when it is asked for.
-    module.__dict__["__source__"] = text
-    folder = str(path.resolve().parent)
-    sys.path.insert(0, folder)
-    sys.modules[name] = module
+    sources = source if isinstance(source, Sources) else gather(source)
+    shown = sources.path if isinstance(source, Sources) else str(source)
+    package = own_package(sources)
     try:
-        exec(compile(text, str(path), "exec"), module.__dict__)  # the user's file, run knowingly
-        if not callable(getattr(module, "space", None)):
-            raise SpaceError(str(path), ["has no function space() that returns a SearchSpace"])
-        with torch.random.fork_rng(devices=[]):
-            # An untrained guide must have the same weights in every process.
-            torch.manual_seed(0)
-            found = module.space()
+        found = _run(package, shown)
     except SpaceError as error:
-        raise SpaceError(str(path), error.mistakes) from error
+        raise SpaceError(shown, error.mistakes) from error
     except TheseusError as error:
-        raise SpaceError(str(path), [str(error)]) from error
+        raise SpaceError(shown, [str(error)]) from error
     except ValidationError as error:  # a Recipe with settings that cannot be
-        where = _where(error, str(path))
-        raise SpaceError(str(path), [f"{where}{said}" for said in mistakes_of(error)]) from error
-    except Exception as error:  # whatever the user's code raises is told as theirs, with the line
-        said = f"{type(error).__name__}: {error}{_keywords(error, vars(module))}"
-        raise SpaceError(str(path), [_where(error, str(path)) + said]) from error
-    finally:
-        sys.path.remove(folder)
+        where = _where(error, sources)
+        raise SpaceError(shown, [f"{where}{said}" for said in mistakes_of(error)]) from error
+    except Exception as error:  # whatever the user's code raises is reported as theirs
+        known = _keywords(error, vars(sys.modules[package.name]))
+        said = f"{type(error).__name__}: {error}{known}".replace(f"{package.name}.", "")
+        raise SpaceError(shown, [_where(error, sources) + said]) from error
     if not isinstance(found, SearchSpace):
-        raise SpaceError(
-            str(path), [f"space() must return a SearchSpace, not {type(found).__name__}"]
-        )
+        raise SpaceError(shown, [f"space() must return a SearchSpace, not {type(found).__name__}"])
+    if portable or not isinstance(source, Sources):
+        _refuse_private(package, shown)
     return found
 
 
-def _where(error: Exception, path: str) -> str:
-    line = getattr(error, "lineno", None)
+def _run(package: OwnPackage, shown: str) -> object:
+    module = package.run_space_file()
+    if not callable(getattr(module, "space", None)):
+        raise SpaceError(shown, ["has no function space() that returns a SearchSpace"])
+    with torch.random.fork_rng(devices=[]):
+        # An untrained guide must have the same weights in every process.
+        torch.manual_seed(0)
+        return module.space()
+
+
+def _refuse_private(package: OwnPackage, shown: str) -> None:
+    """Refuse what the code imported that another machine would not find."""
+    folder = package.sources.folder
+    tops = {name.partition(".")[0]: file for name, file in reversed(package.met.items())}
+    mistakes = [
+        mistake
+        for top, file in tops.items()
+        if (mistake := private_import(top, Path(file).name, folder)) is not None
+    ]
+    if mistakes:
+        raise SpaceError(shown, mistakes)
+
+
+def _where(error: Exception, sources: Sources) -> str:
+    """The last line of the space's own code that an error passed through."""
+    files = {sources.path: ""}
+    files |= {str(sources.folder / name): f"{name}, " for name, _ in sources.modules}
+    where = ""
+    if isinstance(error, SyntaxError):
+        where = f"line {error.lineno}: "
     trace = error.__traceback__
     while trace is not None:
-        if trace.tb_frame.f_code.co_filename == path:
-            line = trace.tb_lineno
+        file = trace.tb_frame.f_code.co_filename
+        if file in files:
+            where = f"{files[file]}line {trace.tb_lineno}: "
         trace = trace.tb_next
-    return "" if line is None else f"line {line}: "
+    return where
 
 
 def _keywords(error: Exception, names: Mapping[str, object]) -> str:

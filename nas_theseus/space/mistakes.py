@@ -12,19 +12,41 @@ from nas_theseus.blocks.causality import reads_ahead
 from nas_theseus.blocks.family import last_map
 from nas_theseus.guide.chain import example_input
 from nas_theseus.space.search_space import SearchSpace
+from nas_theseus.tasks.contract import behaviour_mistakes, declaration_mistakes
 from nas_theseus.values.architecture import BlockChoice, Boundary, Span
 from nas_theseus.values.conditions import parse_constraint
 from nas_theseus.values.registers import COSTS
 
 
 def mistakes_in(space: SearchSpace) -> list[str]:
-    """Every mistake that can be seen before any training; empty when there is none."""
+    """Every mistake that can be seen before any training; empty when there is none.
+
+    Reads the data: a few examples of each split are looked at.
+    """
+    tasks = {"task": space.task, "guide_task": space.guide_task}
+    declared = [
+        f"{name}: {mistake}"
+        for name, task in tasks.items()
+        if task is not None
+        for mistake in declaration_mistakes(task)
+    ]
+    if declared:
+        return declared  # nothing else can be said about a space whose task has no shape or metric
     return [
+        *_task_mistakes(space),
         *_declaration_mistakes(space),
         *_guide_reads_ahead(space),
         *_block_mistakes(space),
         *_goal_mistakes(space),
     ]
+
+
+def _task_mistakes(space: SearchSpace) -> Iterator[str]:
+    mistakes = behaviour_mistakes(space.task, taught=space.recipe.taught)
+    yield from mistakes
+    if space.guide_task is not None and space.guide_task is not space.task:
+        found = behaviour_mistakes(space.guide_task, taught=False)
+        yield from (f"guide_task: {mistake}" for mistake in found if mistake not in mistakes)
 
 
 def _declaration_mistakes(space: SearchSpace) -> Iterator[str]:
@@ -148,6 +170,8 @@ def _build_mistake(space: SearchSpace, choice: BlockChoice, inlet_share: float) 
         inputs = example_input(module, inlet, batch=2)
         with torch.no_grad():
             found = module(inputs)
+            if mode := _mode_not_finite(module, inputs, found):
+                return f"gives NaN or infinite values in {mode} mode; correct its forward()"
             behind_last = _follows_last(module, inputs, found)
         fits = isinstance(found, Tensor) and tuple(found.shape[1:]) == outlet.shape
         ahead = (
@@ -172,6 +196,25 @@ def _build_mistake(space: SearchSpace, choice: BlockChoice, inlet_share: float) 
             "network is to predict; use causal=True, or a block that is causal by nature"
         )
     return None
+
+
+def _mode_not_finite(module: nn.Module, inputs: Tensor, found: object) -> str | None:
+    """The mode in which a block's outputs are not all finite.
+
+    Args:
+        module: in evaluation mode.
+        found: its outputs for the inputs.
+    """
+    if not isinstance(found, Tensor):
+        return None
+    if not found.isfinite().all():
+        return "evaluation"
+    try:
+        with torch.random.fork_rng(devices=[]):  # dropout draws random numbers
+            trained = module.train()(inputs)
+    finally:
+        module.eval()
+    return None if trained.isfinite().all() else "training"
 
 
 def _goal_mistakes(space: SearchSpace) -> Iterator[str]:

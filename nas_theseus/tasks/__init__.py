@@ -1,4 +1,4 @@
-"""What a network is trained for: data, loss and metric, ready made for images and text."""
+"""What a network is trained for: data, loss, metric and distillation, ready made for many kinds."""
 
 from __future__ import annotations
 
@@ -9,6 +9,10 @@ from nas_theseus.tasks.images import (
     from_datasets,
     image_folder,
 )
+from nas_theseus.tasks.labels import LabelTask, multilabel
+from nas_theseus.tasks.metric import Meter, OwnMetric, own_metric
+from nas_theseus.tasks.regression import NumberTask, diabetes, regression
+from nas_theseus.tasks.segmentation import MaskTask, digit_masks, segmentation
 from nas_theseus.tasks.task import SPLITS, Batch, Split, Task
 from nas_theseus.tasks.text import TextTask, text_file
 
@@ -16,12 +20,23 @@ __all__ = [
     "SPLITS",
     "Batch",
     "ImageTask",
+    "LabelTask",
+    "MaskTask",
+    "Meter",
+    "NumberTask",
+    "OwnMetric",
     "Split",
     "Task",
     "TextTask",
+    "diabetes",
+    "digit_masks",
     "digits",
     "fashion_mnist",
     "from_datasets",
     "image_folder",
+    "multilabel",
+    "own_metric",
+    "regression",
+    "segmentation",
     "text_file",
 ]

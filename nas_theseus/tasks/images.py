@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal, Protocol, TypeAlias
 
@@ -12,16 +12,17 @@ from torch import Tensor
 from torch.nn import functional
 
 from nas_theseus.errors import DataError, ShapeError
+from nas_theseus.tasks.datasets import Datasets, by_class, class_labels, split_training
+from nas_theseus.tasks.distillation import of_classes
 from nas_theseus.tasks.idx import read_idx
-from nas_theseus.tasks.task import Splits, SplitTask, shuffled
+from nas_theseus.tasks.metric import Measured, OwnMetric, Targets
+from nas_theseus.tasks.task import Splits, SplitTask
 from nas_theseus.tasks.tensors import (
-    ImageExamples,
-    channel_statistics,
+    TensorExamples,
     check_labels,
     flip_and_crop,
 )
 from nas_theseus.values.architecture import Boundary
-from nas_theseus.values.goals import Direction
 
 # scikit-learn and torchvision take seconds to import and are needed where their data are read, so
 # they are imported there: every command and every worker imports this module.
@@ -43,8 +44,8 @@ class ImageSource(Protocol):
 
 
 @dataclass(frozen=True, eq=False)
-class ImageTask(SplitTask):
-    """Classify images: cross-entropy is minimised, accuracy is measured.
+class ImageTask(Measured, SplitTask):
+    """Classify images: cross-entropy is minimised, accuracy is measured unless told otherwise.
 
     Attributes:
         name: what records call it.
@@ -52,6 +53,7 @@ class ImageTask(SplitTask):
         source: where the images come from.
         label_smoothing: share of each target spread over all classes, in training only.
         augment: None, or ``flip-crop`` to vary training batches that are drawn with a seed.
+        metric, own: what is measured; see `Measured`.
     """
 
     name: str
@@ -60,9 +62,10 @@ class ImageTask(SplitTask):
     label_smoothing: float = 0.0
     augment: Augment = None
     metric: str = "accuracy"
-    direction: Direction = "maximize"
+    own: OwnMetric | None = None
 
     def __post_init__(self) -> None:
+        super().__post_init__()
         if not 0 <= self.label_smoothing < 1:
             raise DataError(f"label_smoothing is in [0, 1), not {self.label_smoothing}")
         if self.augment not in (None, "flip-crop"):
@@ -90,24 +93,23 @@ class ImageTask(SplitTask):
         self._check(outputs, targets)
         return functional.cross_entropy(outputs, targets, label_smoothing=self.label_smoothing)
 
-    def total(self, outputs: Tensor, targets: Tensor) -> tuple[float, int]:
-        """Number of images whose greatest logit is at their label, and number of images.
+    @property
+    def targets(self) -> Targets:
+        """One class an image."""
+        return Targets("classes", self.source.classes)
+
+    def distillation(self, outputs: Tensor, teacher: Tensor, temperature: float) -> Tensor:
+        """KL divergence from the guide's distribution over classes; see `of_classes`."""
+        return of_classes(outputs, teacher, temperature, dim=1)
+
+    def for_metric(self, outputs: Tensor, targets: Tensor) -> tuple[Tensor, Tensor]:
+        """Both as they are.
 
         Raises:
             ShapeError: the outputs are not (B, classes).
         """
         self._check(outputs, targets)
-        return float((outputs.argmax(dim=1) == targets).sum()), len(targets)
-
-    def finish(self, total: float, count: int) -> float:
-        """Share of right answers.
-
-        Raises:
-            DataError: no images were counted.
-        """
-        if count < 1:
-            raise DataError(f"task {self.name!r}: accuracy over no images is undefined")
-        return total / count
+        return outputs, targets
 
     def _check(self, outputs: Tensor, targets: Tensor) -> None:
         expected = (len(targets), *self.outputs.shape)
@@ -118,12 +120,18 @@ class ImageTask(SplitTask):
             )
 
 
-def digits(seed: int = 0, label_smoothing: float = 0.0, augment: Augment = None) -> ImageTask:
+def digits(
+    seed: int = 0,
+    label_smoothing: float = 0.0,
+    augment: Augment = None,
+    metric: Any = "accuracy",
+) -> ImageTask:
     """scikit-learn's 1,797 handwritten digits, 1×8×8, split 60/20/20 and stratified.
 
     For trying things out: the data come with scikit-learn.
     """
-    return ImageTask("digits", Boundary((1, 8, 8)), _Digits(seed), label_smoothing, augment)
+    inlet = Boundary((1, 8, 8))
+    return ImageTask("digits", inlet, _Digits(seed), label_smoothing, augment, metric)
 
 
 def fashion_mnist(
@@ -134,6 +142,7 @@ def fashion_mnist(
     seed: int = 0,
     label_smoothing: float = 0.0,
     augment: Augment = None,
+    metric: Any = "accuracy",
 ) -> ImageTask:
     """Fashion-MNIST: 28×28 grey images of ten kinds of clothes, padded with black to 32×32.
 
@@ -148,6 +157,7 @@ def fashion_mnist(
         seed: fixes the split.
         label_smoothing: see `ImageTask`.
         augment: see `ImageTask`.
+        metric: a name, or a metric of your own (`own_metric`).
 
     Raises:
         DataError: a count that cannot be; on first use also when the files are missing or damaged.
@@ -166,7 +176,7 @@ def fashion_mnist(
         places.append(DEBIAN_FASHION_MNIST)
     source = _FashionMNIST(tuple(places), train_images, validation_images, pad, seed)
     inlet = Boundary((1, 28 + 2 * pad, 28 + 2 * pad))
-    return ImageTask("fashion-mnist", inlet, source, label_smoothing, augment)
+    return ImageTask("fashion-mnist", inlet, source, label_smoothing, augment, metric)
 
 
 def from_datasets(
@@ -179,6 +189,7 @@ def from_datasets(
     name: str = "images",
     label_smoothing: float = 0.0,
     augment: Augment = None,
+    metric: Any = "accuracy",
 ) -> ImageTask:
     """Any torchvision-style data sets that fit in memory.
 
@@ -194,14 +205,14 @@ def from_datasets(
         name: what records call the task.
         label_smoothing: see `ImageTask`.
         augment: see `ImageTask`.
+        metric: a name, or a metric of your own (`own_metric`).
 
     Raises:
         DataError: a share outside (0, 1); on first use also when images or labels do not fit.
     """
-    if not 0 < validation_share < 1:
-        raise DataError(f"validation_share is between 0 and 1, not {validation_share}")
-    source = _Datasets(name, train, test, inlet, classes, validation_share, seed)
-    return ImageTask(name, Boundary(inlet), source, label_smoothing, augment)
+    pairs = Datasets(name, train, test, inlet, class_labels(classes), validation_share, seed)
+    source = _Classes(classes, pairs)
+    return ImageTask(name, Boundary(inlet), source, label_smoothing, augment, metric)
 
 
 def image_folder(
@@ -213,6 +224,7 @@ def image_folder(
     name: str | None = None,
     label_smoothing: float = 0.0,
     augment: Augment = None,
+    metric: Any = "accuracy",
 ) -> ImageTask:
     """A folder of images too many for memory, as ImageNet is laid out: one folder a class.
 
@@ -226,6 +238,7 @@ def image_folder(
         name: what records call the task; the folder's name when None.
         label_smoothing: see `ImageTask`.
         augment: see `ImageTask`.
+        metric: a name, or a metric of your own (`own_metric`).
 
     Raises:
         DataError: a share or size that cannot be; on first use also when folders are missing,
@@ -240,7 +253,16 @@ def image_folder(
     path = Path(root).expanduser().absolute()
     source = ImageFolders(path, size, validation_share, seed, workers)
     inlet = Boundary((3, size, size))
-    return ImageTask(name or path.name, inlet, source, label_smoothing, augment)
+    return ImageTask(name or path.name, inlet, source, label_smoothing, augment, metric)
+
+
+@dataclass(frozen=True, eq=False)
+class _Classes:
+    classes: int
+    pairs: Datasets
+
+    def load(self) -> Splits:
+        return self.pairs.load()
 
 
 @dataclass(frozen=True)
@@ -250,24 +272,11 @@ class _Digits:
 
     def load(self) -> Splits:
         from sklearn.datasets import load_digits  # type: ignore[import-untyped]
-        from sklearn.model_selection import train_test_split  # type: ignore[import-untyped]
 
         bunch = load_digits()
         images = torch.from_numpy(bunch.images.astype(np.uint8)).unsqueeze(1)
         labels = torch.from_numpy(bunch.target.astype(np.int64))
-        everything = np.arange(len(labels))
-        rest, test = train_test_split(
-            everything, test_size=0.2, stratify=labels, random_state=self.seed
-        )
-        train, validation = train_test_split(
-            rest, test_size=0.25, stratify=labels[rest], random_state=self.seed
-        )
-        statistics = channel_statistics(images[train])
-
-        def part(chosen: Any) -> ImageExamples:
-            return ImageExamples(images[chosen], labels[chosen], statistics)
-
-        return Splits(part(train), part(validation), part(test))
+        return by_class(images, labels, labels, self.seed)
 
 
 @dataclass(frozen=True)
@@ -281,11 +290,15 @@ class _FashionMNIST:
 
     def load(self) -> Splits:
         images, labels = self._read("train")
-        test = ImageExamples(*self._read("t10k"), None)
-        return _split_training(
-            "fashion-mnist", images, labels, test, self.validation_images, self.train_images,
+        test = TensorExamples(*self._read("t10k"), None)
+        return split_training(
+            "fashion-mnist",
+            (images, labels),
+            test,
+            self.validation_images,
+            self.train_images,
             self.seed,
-        )  # fmt: skip
+        )
 
     def _read(self, part: str) -> tuple[Tensor, Tensor]:
         images_path, labels_path = (
@@ -311,75 +324,3 @@ class _FashionMNIST:
             "dataset-fashion-mnist. Elsewhere: torchvision.datasets.FashionMNIST(root, "
             "download=True), then fashion_mnist(folder=root)"
         )
-
-
-@dataclass(frozen=True, eq=False)
-class _Datasets:
-    name: str
-    train: Any
-    test: Any
-    shape: tuple[int, int, int]
-    classes: int
-    validation_share: float
-    seed: int
-
-    def load(self) -> Splits:
-        images, labels = self._read("train", self.train)
-        test_images, test_labels = self._read("test", self.test)
-        # A test set sorted by class would make every limited look at it one-sided.
-        order = shuffled(len(test_labels), self.seed)
-        test = ImageExamples(test_images[order], test_labels[order], None)
-        kept = max(1, round(len(labels) * self.validation_share))
-        return _split_training(self.name, images, labels, test, kept, None, self.seed)
-
-    def _read(self, part: str, data: Any) -> tuple[Tensor, Tensor]:
-        from torchvision.transforms.functional import (
-            pil_to_tensor,
-        )
-
-        images: list[Tensor] = []
-        labels: list[int] = []
-        for index in range(len(data)):
-            image, label = data[index]
-            tensor = image if isinstance(image, Tensor) else pil_to_tensor(image)
-            if tuple(tensor.shape) != self.shape:
-                raise DataError(
-                    f"{self.name}: {part} image {index} has shape {tuple(tensor.shape)}, expected "
-                    f"{self.shape} (C, H, W); give the data set a transform or correct inlet="
-                )
-            images.append(tensor if tensor.dtype == torch.uint8 else tensor.float())
-            labels.append(int(label))
-        if not images:
-            raise DataError(f"{self.name}: the {part} data set is empty")
-        targets = torch.tensor(labels)
-        check_labels(f"{self.name}, {part}", targets, len(images), self.classes)
-        return torch.stack(images), targets
-
-
-def _split_training(
-    name: str,
-    images: Tensor,
-    labels: Tensor,
-    test: ImageExamples,
-    validation_images: int,
-    train_images: int | None,
-    seed: int,
-) -> Splits:
-    """Validation first, training from the rest, so that the first never depends on the second."""
-    available = len(labels) - validation_images
-    if available < max(1, train_images or 1):
-        raise DataError(
-            f"{name}: {len(labels):,} training images do not give {validation_images:,} for "
-            f"validation and {train_images or 1:,} to train on; ask for fewer"
-        )
-    order = shuffled(len(labels), seed)
-    held, rest = order[:validation_images], order[validation_images:]
-    # Over all of the rest, so that validation inputs are the same for every train_images.
-    bytes_only = images.dtype == torch.uint8
-    statistics = channel_statistics(images[rest]) if bytes_only else None
-    chosen = rest[:train_images]
-    return Splits(
-        ImageExamples(images[chosen], labels[chosen], statistics),
-        ImageExamples(images[held], labels[held], statistics),
-        replace(test, statistics=statistics),
-    )

@@ -2,27 +2,69 @@
 
 from __future__ import annotations
 
-import torch
-from torch import nn
+from typing import Any
 
-from nas_theseus.tasks import Split, Task
+import torch
+from torch import Tensor, nn
+
+from nas_theseus.errors import DataError
+from nas_theseus.tasks.metric import Meter
+from nas_theseus.tasks.task import Device, Split, Task
 
 
 def score(network: nn.Module, task: Task, split: Split, batch_size: int = 512) -> float:
     """The task's metric on one split, in eval mode; the network's mode is restored.
 
-    Only `nas_theseus.search.run` reads the test split, once, for the front.
+    Only `nas_theseus.searches.run` reads the test split, once, for the front.
+
+    Raises:
+        DataError: the split has no examples, or the metric is not one number.
     """
     device = next(network.parameters()).device
     was_training = network.training
     network.eval()
-    total, count = 0.0, 0
+    meter = empty_meter(task, device)
+    examples = 0
     with torch.inference_mode():
         for batch in task.batches(split, batch_size, device=device):
             with torch.autocast(device.type, torch.bfloat16, enabled=device.type == "cuda"):
                 outputs = network(batch.inputs)
-            batch_total, batch_count = task.total(outputs.float(), batch.targets)
-            total += batch_total
-            count += batch_count
+            meter.update(outputs.float(), batch.targets)
+            examples += len(batch.inputs)
+        if not examples:
+            raise DataError(
+                f"task {task.name!r}: {task.metric} over no examples is undefined; the {split} "
+                "split is empty"
+            )
+        value = as_number(task.metric, meter.compute())
     network.train(was_training)
-    return task.finish(total, count)
+    return value
+
+
+def empty_meter(task: Task, device: Device) -> Meter:
+    """The task's meter without any batch in it, its sums on a device where it can move them."""
+    meter = task.meter()
+    move = getattr(meter, "to", None)
+    if callable(move):
+        meter = move(device)
+    meter.reset()
+    return meter
+
+
+def as_number(metric: str, value: Any) -> float:
+    """What a metric gave, as a float.
+
+    Raises:
+        DataError: it is not one number.
+    """
+    if isinstance(value, Tensor) and value.numel() == 1 and not value.is_complex():
+        return float(value)
+    if isinstance(value, bool) or not hasattr(value, "__float__") or isinstance(value, Tensor):
+        given = f"shape {tuple(value.shape)}" if isinstance(value, Tensor) else repr(value)[:60]
+        raise DataError(
+            f"metric {metric!r} gives {given}, it must give one number; take a mean over classes"
+        )
+    try:
+        return float(value)
+    except (TypeError, ValueError) as error:  # a numpy array has __float__ whatever its size
+        raise DataError(f"metric {metric!r} gives {value!r:.60}, not one number") from error

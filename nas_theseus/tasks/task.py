@@ -14,6 +14,7 @@ import torch
 from torch import Tensor
 
 from nas_theseus.errors import DataError
+from nas_theseus.tasks.metric import Meter
 from nas_theseus.values.architecture import Boundary
 from nas_theseus.values.goals import Direction
 from nas_theseus.values.ids import derive_seed
@@ -40,7 +41,10 @@ class Batch(NamedTuple):
 
 
 class Task(Protocol):
-    """Data, loss and metric; final metrics are called ``val_<metric>`` and ``test_<metric>``."""
+    """Data, loss, metric and distillation; see `tasks.contract` for all that is checked.
+
+    Final metrics are called ``val_<metric>`` and ``test_<metric>``.
+    """
 
     @property
     def name(self) -> str:
@@ -48,7 +52,7 @@ class Task(Protocol):
 
     @property
     def metric(self) -> str:
-        """What is measured, ``accuracy`` or ``perplexity``."""
+        """Name of what is measured, such as ``accuracy``: letters, digits, "_" and "."."""
 
     @property
     def direction(self) -> Direction:
@@ -85,11 +89,20 @@ class Task(Protocol):
     def loss(self, outputs: Tensor, targets: Tensor) -> Tensor:
         """What training minimises: a scalar, the mean over the batch."""
 
-    def total(self, outputs: Tensor, targets: Tensor) -> tuple[float, int]:
-        """Summed score of a batch and how many things it is summed over."""
+    def meter(self) -> Meter:
+        """An accumulator of the metric, which adds up over the batches of one split."""
 
-    def finish(self, total: float, count: int) -> float:
-        """The metric from totals added up over batches."""
+    def distillation(self, outputs: Tensor, teacher: Tensor, temperature: float) -> Tensor:
+        """How far outputs are from the guide's: a scalar, the mean over the batch, 0 at least.
+
+        Only recipes with ``distill`` above 0 ask for it, so a task may leave it out. Its size
+        should be comparable with that of `loss`, because the two are added with weights.
+
+        Args:
+            outputs: of the network in training, shape (B, *outputs).
+            teacher: of the guide for the same inputs, same shape, without gradient.
+            temperature: softens both sides where outputs are logits.
+        """
 
 
 class Digest(Protocol):

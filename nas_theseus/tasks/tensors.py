@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from dataclasses import dataclass, field
-from typing import ClassVar, TypeAlias
+from typing import TypeAlias
 
 import numpy as np
 import torch
@@ -45,24 +45,25 @@ def standardise(images: Tensor, statistics: Statistics) -> Tensor:
 
 
 @dataclass(frozen=True, eq=False)
-class ImageExamples:
-    """Images and labels in memory.
+class TensorExamples:
+    """Inputs and targets in memory.
 
     Attributes:
-        images: (N, C, H, W), bytes or float32; bytes stay bytes until a batch is taken, a
-            quarter of the memory.
-        labels: (N,), int64.
-        statistics: what to standardise by; None leaves the values alone.
+        inputs: (N, *inlet), bytes or float32; bytes stay bytes until a batch is taken, a quarter
+            of the memory.
+        targets: (N, ...), int64 or float32.
+        statistics: what images (N, C, H, W) are standardised by; None leaves the values alone.
+        indexed: whether predictions for all examples are small enough to keep.
     """
 
-    images: Tensor
-    labels: Tensor
+    inputs: Tensor
+    targets: Tensor
     statistics: Statistics | None
-    indexed: ClassVar[bool] = True
+    indexed: bool = True
     _moved: dict[str, tuple[Tensor, Tensor]] = field(default_factory=dict, init=False, repr=False)
 
     def __len__(self) -> int:
-        return len(self.labels)
+        return len(self.targets)
 
     def select(
         self, order: Tensor, batch_size: int, device: Device
@@ -70,20 +71,20 @@ class ImageExamples:
         """Batches by index; the data move to a device once and stay there."""
         key = str(device)
         if key not in self._moved:
-            self._moved[key] = (self.images.to(device), self.labels.to(device))
-        images, labels = self._moved[key]
+            self._moved[key] = (self.inputs.to(device), self.targets.to(device))
+        all_inputs, all_targets = self._moved[key]
         order = order.to(device)
         for start in range(0, len(order), batch_size):
             chosen = order[start : start + batch_size]
-            inputs = images.index_select(0, chosen)
+            inputs = all_inputs.index_select(0, chosen)
             if self.statistics is not None:
                 inputs = standardise(inputs, self.statistics)
-            yield inputs, labels.index_select(0, chosen)
+            yield inputs, all_targets.index_select(0, chosen)
 
     def update(self, digest: Digest) -> None:
-        """Hash images, labels and what they are standardised by."""
-        hash_tensor(digest, self.images)
-        hash_tensor(digest, self.labels)
+        """Hash inputs, targets and what the inputs are standardised by."""
+        hash_tensor(digest, self.inputs)
+        hash_tensor(digest, self.targets)
         digest.update(repr(self.statistics).encode())
 
 

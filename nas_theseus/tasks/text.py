@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import importlib
-import math
 from collections import Counter
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
@@ -16,9 +15,10 @@ from torch import Tensor
 from torch.nn import functional
 
 from nas_theseus.errors import DataError, ShapeError
+from nas_theseus.tasks.distillation import of_classes
+from nas_theseus.tasks.metric import Measured, OwnMetric, Targets
 from nas_theseus.tasks.task import Device, Digest, Splits, SplitTask, hash_tensor, shuffled
 from nas_theseus.values.architecture import Boundary
-from nas_theseus.values.goals import Direction
 
 Level: TypeAlias = Literal["character", "bpe"]
 
@@ -60,7 +60,7 @@ class TokenExamples:
 
 
 @dataclass(frozen=True, eq=False)
-class TextTask(SplitTask):
+class TextTask(Measured, SplitTask):
     """Model text: cross-entropy of the next token is minimised, perplexity is measured.
 
     Perplexities compare only between tasks of the same tokens.
@@ -75,6 +75,7 @@ class TextTask(SplitTask):
         seed: fixes the order of the training windows.
         characters: only so many are read, from the beginning; None for all.
         tokenizer: a tokenizer's file, used as it is in place of a learnt byte-level encoding.
+        metric, own: what is measured; see `Measured`.
     """
 
     name: str
@@ -86,7 +87,7 @@ class TextTask(SplitTask):
     characters: int | None = None
     tokenizer: Path | None = None
     metric: str = "perplexity"
-    direction: Direction = "minimize"
+    own: OwnMetric | None = None
 
     @property
     def inlet(self) -> Boundary:
@@ -153,28 +154,23 @@ class TextTask(SplitTask):
         self._check(outputs, targets)
         return functional.cross_entropy(outputs.flatten(0, 1), targets.flatten())
 
-    def total(self, outputs: Tensor, targets: Tensor) -> tuple[float, int]:
-        """Negative log-likelihood in nats summed over tokens, and number of tokens.
+    @property
+    def targets(self) -> Targets:
+        """Token ids."""
+        return Targets("tokens", self.outputs.shape[1])
+
+    def distillation(self, outputs: Tensor, teacher: Tensor, temperature: float) -> Tensor:
+        """KL divergence from the guide's distribution of each token; see `of_classes`."""
+        return of_classes(outputs, teacher, temperature, dim=-1)
+
+    def for_metric(self, outputs: Tensor, targets: Tensor) -> tuple[Tensor, Tensor]:
+        """Both as they are.
 
         Raises:
             ShapeError: the outputs are not (B, T, vocabulary).
         """
         self._check(outputs, targets)
-        summed = functional.cross_entropy(
-            outputs.flatten(0, 1).float(), targets.flatten(), reduction="sum"
-        )
-        return float(summed), targets.numel()
-
-    def finish(self, total: float, count: int) -> float:
-        """Perplexity: the exponential of the mean; infinite where that overflows.
-
-        Raises:
-            DataError: no tokens were counted.
-        """
-        if count < 1:
-            raise DataError(f"task {self.name!r}: perplexity over no tokens is undefined")
-        mean = total / count
-        return math.exp(mean) if mean < 700 else math.inf
+        return outputs, targets
 
     def _check(self, outputs: Tensor, targets: Tensor) -> None:
         expected = (*targets.shape, self.outputs.shape[1])
@@ -195,6 +191,7 @@ def text_file(
     name: str | None = None,
     characters: int | None = None,
     tokenizer: str | Path | None = None,
+    metric: Any = "perplexity",
 ) -> TextTask:
     """Model one text file or several, joined in the order given; see `TextTask`.
 
@@ -209,6 +206,7 @@ def text_file(
         characters: read only so many, from the beginning.
         tokenizer: a ``tokenizer.json`` of Hugging Face's tokenizers, such as a pretrained guide's
             own; needs `level` bpe and decides the vocabulary.
+        metric: a name, or a metric of your own (`own_metric`).
 
     Raises:
         DataError: no file, an unknown level, or a context or vocabulary that cannot be.
@@ -233,8 +231,9 @@ def text_file(
         )
     paths = tuple(Path(one).expanduser().absolute() for one in given)
     known = None if tokenizer is None else Path(tokenizer).expanduser().absolute()
+    called = name or paths[0].stem
     return TextTask(
-        name or paths[0].stem, paths, level, context, vocabulary, seed, characters, known
+        called, paths, level, context, vocabulary, seed, characters, known, metric=metric
     )
 
 

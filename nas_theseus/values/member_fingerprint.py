@@ -6,6 +6,7 @@ import dataclasses
 import enum
 import hashlib
 import inspect
+import reprlib
 import sys
 import sysconfig
 from collections.abc import Iterator, Mapping
@@ -111,7 +112,7 @@ class _Taken:
         if isinstance(value, list | tuple):
             return [self.value(held) for held in value]
         if isinstance(value, set | frozenset):
-            return sorted((self.value(held) for held in value), key=canonical_json)
+            return ["set", *sorted((self.value(held) for held in value), key=canonical_json)]
         if isinstance(value, partial):
             return ["partial", *map(self.value, (value.func, value.args, value.keywords))]
         if isinstance(value, MethodType):
@@ -182,9 +183,18 @@ def _functions(made: Any) -> Iterator[FunctionType]:
     """A function itself, or the methods that a class defines."""
     found = vars(made).values() if isinstance(made, type) else [made]
     for value in found:
-        # Of a property, of a cached property, of a static or class method.
+        # Beside the value itself: of a property, of a cached property, of a static or class method.
         inside = (getattr(value, name, None) for name in ("fget", "fset", "func", "__func__"))
-        yield from (each for each in (value, *inside) if isinstance(each, FunctionType))
+        for each in (value, *inside):
+            if isinstance(each, FunctionType) and not _is_generated(each):
+                yield each
+
+
+def _is_generated(function: FunctionType) -> bool:
+    """Whether `dataclasses` wrote a method from the fields, which are taken in as they are."""
+    files = ("<string>", dataclasses.__file__, reprlib.__file__)
+    dunder = function.__name__.startswith("__") and function.__name__.endswith("__")
+    return dunder and function.__code__.co_filename in files
 
 
 def _named(function: FunctionType) -> Iterator[tuple[str, Any]]:

@@ -18,6 +18,7 @@ from nas_theseus.errors import ConversionError, TheseusError
 from nas_theseus.values.registers import SCHEDULES, SIMILARITIES, Register
 
 _NAME = re.compile(r"[A-Za-z0-9_.-]+")
+_VERSION = re.compile(rf"{_NAME.pattern}@[0-9a-f]{{8}}")
 
 
 @dataclass(frozen=True)
@@ -44,6 +45,11 @@ SCHEDULE = Kind(
     methods={"stages": ("order", "replaced")},
     facts=("is_control", "fresh", "taught"),
 )
+
+
+def is_version(name: str) -> bool:
+    """Whether a name is one that `recorded_name` makes for a user's own object."""
+    return _VERSION.fullmatch(name) is not None
 
 
 def recorded_name(kind: Kind, given: object) -> str:

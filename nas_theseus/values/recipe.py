@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import Annotated, Any, Literal, Self
 
 from pydantic import (
@@ -21,6 +21,7 @@ from nas_theseus.values.own_members import (
     SCHEDULE,
     SIMILARITY,
     Kind,
+    is_version,
     recorded_name,
     with_options,
 )
@@ -37,10 +38,16 @@ ALIGNMENT = {
 TRAINING = {"epochs", "batch_size", "learning_rate", "weight_decay", "gradient_clip"}
 
 
-def _recorded(kind: Kind) -> BeforeValidator:
-    """Turns an object of the user's own into the name that recipes hold, and checks names."""
+# Given to validation for values that a recipe has held before.
+_FROM_RECORD = {"from_record": True}
 
-    def recorded(given: object) -> str:
+
+def _recorded(kind: Kind) -> BeforeValidator:
+    """Turn an object of the user's own into the name that recipes hold, and check names."""
+
+    def recorded(given: object, info: ValidationInfo) -> str:
+        if info.context == _FROM_RECORD and isinstance(given, str) and is_version(given):
+            return given
         try:
             return recorded_name(kind, given)
         except TheseusError as error:
@@ -50,7 +57,7 @@ def _recorded(kind: Kind) -> BeforeValidator:
 
 
 class SimilarityOptions(Settings):
-    """What a similarity compares; None leaves what suits it best (`convert.similarities`).
+    """What a similarity compares; None leaves what suits it best (`conversion.similarities`).
 
     Which of these options a similarity has, `Recipe` checks; those of a user's own similarity may
     have other names as well, and are then numbers, texts or booleans.
@@ -83,7 +90,7 @@ class SimilarityOptions(Settings):
 
     @property
     def given(self) -> dict[str, object]:
-        """The options that were set, as `convert.similarity` takes them; pool 0 means no pool."""
+        """The options that were set, as `conversion.similarity` takes them; pool 0 is no pool."""
         chosen = self.model_dump(exclude_none=True)
         off = {name for name in ("pool", "project") if chosen.get(name) == 0}
         return {name: None if name in off else value for name, value in chosen.items()}
@@ -93,13 +100,13 @@ class Recipe(Settings):
     """How a candidate is made from the guide and trained: conversion, then the task.
 
     Attributes:
-        schedule: how blocks are aligned; a name from `convert.schedules`, or an object of the
-            user's own (`convert.stage.Schedule`). Controls: `naive` (put in without alignment),
+        schedule: how blocks are aligned; a name from `conversion.schedules`, or an object of the
+            user's own (`conversion.stage.Schedule`). Controls: `naive` (put in without alignment),
             `scratch` (nothing of the guide) and `kd` (scratch, taught by the guide's logits).
             Source: Network of Theseus, figures 1 and 2.
         order: input to output, or output to input.
-        similarity: what alignment maximises; a name from `convert.similarities`, or an object of
-            the user's own (`convert.similarity.Similarity`). Objects are held by the name that
+        similarity: what alignment maximises; a name from `conversion.similarities`, or an object of
+            the user's own (`conversion.similarity.Similarity`). Objects are held by the name that
             `recorded_name` gives them.
         similarity_options: what it compares.
         align_examples: training inputs that alignment sees (bounded: a block needs some thousand).
@@ -163,12 +170,24 @@ class Recipe(Settings):
         cls, options: SimilarityOptions, given: ValidationInfo
     ) -> SimilarityOptions:
         name = given.data.get("similarity")
-        if name is not None and options.given:
+        if given.context != _FROM_RECORD and name is not None and options.given:
             try:
                 with_options(SIMILARITIES, name, options.given)
             except TheseusError as error:
                 raise ValueError(str(error)) from error
         return options
+
+    @classmethod
+    def from_record(cls, values: Mapping[str, Any]) -> Recipe:
+        """The recipe that a record holds, whether or not its own members are loaded here.
+
+        A library is read, verified and emptied without the space files that filled it. Whatever
+        then asks for the similarity or schedule itself gets an `UnknownNameError` with the remedy.
+
+        Raises:
+            ValueError: the values are no recipe.
+        """
+        return cls.model_validate(values, context=_FROM_RECORD)
 
     @property
     def untouched_by_guide(self) -> bool:

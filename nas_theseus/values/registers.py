@@ -1,6 +1,6 @@
 """Registers: the members of each kind of thing by name, so that adding one means adding one file.
 
-A register belongs to one folder. Each module of that folder is a member: `convert/similarities/
+A register belongs to one folder. Each module of that folder is a member: `conversion/similarities/
 cka_unbiased.py` is the similarity "cka-unbiased", and its attribute `MEMBER` is what the kind's
 protocol asks for. Names are known without importing any member, so help texts and validation are
 quick. A space file adds members of its own with `Register.add`.
@@ -24,16 +24,17 @@ class Register:
 
     Args:
         kind: what messages call a member, such as "similarity".
-        folder: the folder of the members, below the package, such as "convert/similarities".
-        separator: what joins the words of a name, where its file has an underscore.
+        folder: the folder of the members, below the package, such as "conversion/similarities".
+        hyphens: whether names have hyphens where file names have underscores. Names that stand
+            in conditions such as ``val_mean_iou >= 0.5`` keep their underscores.
     """
 
-    def __init__(self, kind: str, folder: str, separator: str = "-") -> None:
+    def __init__(self, kind: str, folder: str, hyphens: bool = True) -> None:
         self.kind, self.folder = kind, folder
         modules = pkgutil.iter_modules([str(_PACKAGE / folder)])
         package = f"nas_theseus.{folder.replace('/', '.')}"
         self._modules = {
-            module.name.replace("_", separator): f"{package}.{module.name}"
+            module.name.replace("_", "-") if hyphens else module.name: f"{package}.{module.name}"
             for module in modules
             if not module.name.startswith("_")
         }
@@ -102,15 +103,16 @@ class Register:
     @property
     def one_of(self) -> str:
         """The names as help texts and messages list them: "cka, dmnn or regression"."""
-        *others, last = self
-        return f"{', '.join(others)} or {last}" if others else last
+        names = list(self)
+        if len(names) < 2:
+            return "".join(names)
+        return f"{', '.join(names[:-1])} or {names[-1]}"
 
 
-SIMILARITIES = Register("similarity", "convert/similarities")
-SCHEDULES = Register("schedule", "convert/schedules")
-# Constraints and --where take a cost's name for an identifier.
-COSTS = Register("cost", "costs/measures", separator="_")
-METRICS = Register("metric", "tasks/metrics")
+SIMILARITIES = Register("similarity", "conversion/similarities")
+SCHEDULES = Register("schedule", "conversion/schedules")
+COSTS = Register("cost", "costs/measures", hyphens=False)
+METRICS = Register("metric", "tasks/metrics", hyphens=False)
 SAMPLERS = Register("sampler", "services/optuna/samplers")
 EXECUTORS = Register("executor", "services/executors")
 TRACKERS = Register("tracker", "services/trackers")

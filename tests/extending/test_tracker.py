@@ -5,8 +5,8 @@ from __future__ import annotations
 import csv
 from pathlib import Path
 
-from nas_theseus.search.folder import SearchFolder
-from nas_theseus.search.trackers import make_trackers
+from nas_theseus.searches.folder import SearchFolder
+from nas_theseus.searches.trackers import make_trackers
 from nas_theseus.space.load import load_space
 from nas_theseus.values.architecture import Architecture, BlockChoice, Span
 from nas_theseus.values.outcomes import Cost, Evaluation, Failure

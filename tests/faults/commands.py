@@ -18,12 +18,12 @@ from mlflow.entities import Run
 from optuna.storages import BaseStorage, RDBStorage
 from optuna.trial import TrialState
 
-from nas_theseus.search.folder import SearchFolder
-from nas_theseus.search.front_files import read_front
-from nas_theseus.services.optuna.journal import Journal
+from nas_theseus.searches.folder import SearchFolder
+from nas_theseus.searches.front_files import read_front
+from nas_theseus.services.optuna.journal import open_journal
 from nas_theseus.values.outcomes import Evaluation
 from tests.faults.counts import Fault
-from tests.faults.rayless import Forked
+from tests.faults.forked import Forked
 
 ROOT = Path(__file__).parents[2]
 # Each architecture's values and its seconds: bit-equal only where the very same run made them.
@@ -65,8 +65,6 @@ Driver: TypeAlias = "subprocess.Popen[bytes] | Forked"
 class Search:
     """The command line in a folder of its own, started and killed from outside."""
 
-    module = "nas_theseus"
-
     def __init__(
         self,
         folder: Path,
@@ -98,7 +96,7 @@ class Search:
 
     def _driver(self, arguments: list[str], environment: dict[str, str], log: BinaryIO) -> Driver:
         return subprocess.Popen(
-            [sys.executable, "-m", self.module, *arguments],
+            [sys.executable, "-m", "nas_theseus", *arguments],
             cwd=self.folder, env=environment, stdout=log, stderr=log,
             # A shell starts what it runs in the background with Ctrl-C ignored.
             preexec_fn=lambda: signal.signal(signal.SIGINT, signal.SIG_DFL),
@@ -159,22 +157,21 @@ class Search:
         return [p for p, title in titles.items() if "JobTrial" in title and below(p)]
 
 
-class Rayless(Search):
-    """The same with Ray left out; driver and worker are one process, which dies as a whole."""
-
-    module = "tests.faults.rayless"
+class Inline(Search):
+    """The same in one process: driver and worker, which die as a whole."""
 
     def _driver(self, arguments: list[str], environment: dict[str, str], log: BinaryIO) -> Driver:
+        arguments = [*arguments, "--executor", "inline"]
         # LD_PRELOAD is for a new program alone, and a worker of xdist has threads: no fork of it.
         if {"LD_PRELOAD", "PYTEST_XDIST_WORKER"} & environment.keys():
-            return super()._driver(arguments, environment | {"PYTHONPATH": str(ROOT)}, log)
+            return super()._driver(arguments, environment, log)
         return Forked(arguments, self.folder, environment, log.fileno())
 
 
 def study_of(search: Search) -> optuna.Study:
     """Its study, in the journal or in the database that it was given."""
     url = search.environment.get("NAS_THESEUS_STUDY")
-    storage: BaseStorage = RDBStorage(url) if url else Journal(search.storage.journal)
+    storage: BaseStorage = RDBStorage(url) if url else open_journal(search.storage.journal)
     return optuna.load_study(study_name=search.storage.name, storage=storage)
 
 

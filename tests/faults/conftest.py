@@ -11,7 +11,7 @@ from pathlib import Path
 
 import pytest
 
-from tests.faults.commands import Rayless, Search
+from tests.faults.commands import Inline, Search
 from tests.faults.counts import FAULTS, Fault, figures, latest, write_table
 from tests.faults.services import MlflowServer, Postgres, S3Store
 
@@ -55,12 +55,12 @@ def pytest_sessionfinish() -> None:
 @pytest.fixture(scope="session")
 def undisturbed(tmp_path_factory: pytest.TempPathFactory) -> Search:
     """A search that nothing happened to, one trial at a time; Ray does not change a result."""
-    search = Rayless(tmp_path_factory.mktemp("undisturbed") / "whole", 6)
+    search = Inline(tmp_path_factory.mktemp("undisturbed") / "whole", 6)
     search.finish()
     return search
 
 
-@pytest.fixture(params=[Rayless, Search], ids=["without Ray", "with Ray"])
+@pytest.fixture(params=[Inline, Search], ids=["inline", "Ray"])
 def kind(request: pytest.FixtureRequest) -> type[Search]:
     """How a search is run."""
     found: type[Search] = request.param

@@ -13,7 +13,7 @@ from pathlib import Path
 
 import pytest
 
-from tests.faults.commands import SPACE, Rayless, Results, Search, settle
+from tests.faults.commands import SPACE, Inline, Results, Search, settle
 from tests.faults.counts import Fault
 from tests.faults.ray_nodes import RayCluster
 from tests.faults.services import MlflowServer, Postgres
@@ -59,7 +59,7 @@ def test_a_node_that_is_killed_with_half_of_the_trials(
 ) -> None:
     # Two at a time end in any order, on which random proposals alone do not depend.
     proposals = ("--sampler", "random")
-    whole = Rayless(tmp_path / "whole", 6, proposals)
+    whole = Inline(tmp_path / "whole", 6, proposals)
     whole.finish()
     search = Search(
         tmp_path / "search", whole.trials, (*proposals, "--address", cluster.address),

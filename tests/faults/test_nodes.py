@@ -7,13 +7,13 @@ from contextlib import contextmanager
 from pathlib import Path
 
 import pytest
-import ray
 from ray.cluster_utils import Cluster
 
 from nas_theseus.errors import ServiceError
-from nas_theseus.services.ray import cluster as service
+from nas_theseus.services.ray.executor import RayExecutor
 from nas_theseus.services.ray.nodes import check_nodes
-from nas_theseus.values.settings import SearchSettings
+from nas_theseus.values.resources import Resources
+from nas_theseus.values.settings import ExecutorSettings
 
 pytestmark = [pytest.mark.slow, pytest.mark.timeout(3600)]
 
@@ -30,46 +30,17 @@ def cluster_of(*cpus: int) -> Iterator[Cluster]:
         made.shutdown()
 
 
-def test_what_can_be_imported_travels_and_nothing_else(tmp_path: Path) -> None:
-    sources = tmp_path / "a folder"
-    (sources / "package").mkdir(parents=True)
-    (sources / "theseus").mkdir()
-    (sources / "package" / "__init__.py").write_text("WIDTH = 8")
-    (sources / "mine.py").write_text("from package import WIDTH")
-    for name in ("theseus/result.json", "images.bin", "package/table.json"):
-        (sources / name).write_text("1")
-
-    @ray.remote(num_cpus=0)
-    def seen() -> tuple[int, list[str]]:
-        import mine  # type: ignore[import-not-found]
-
-        here = Path.cwd()
-        return mine.WIDTH, sorted(str(p.relative_to(here)) for p in here.rglob("*") if p.is_file())
-
-    # One node: of several that share a folder, one deletes what it did not unpack itself.
-    with cluster_of(1) as cluster:
-        settings = SearchSettings(name="one", address=cluster.address)
-        service.connect(settings, tmp_path / "log", sources)
-        try:
-            width, files = ray.get(seen.remote())
-        finally:
-            service.disconnect()
-    assert width == 8
-    assert [f for f in files if "__pycache__" not in f] == [
-        "mine.py", "package/__init__.py", "package/table.json",
-    ]  # fmt: skip
-
-
 def test_a_cluster_is_asked_for_its_storage_and_for_room_for_a_trial(tmp_path: Path) -> None:
     with cluster_of(0, 1, 2) as cluster:
-        settings = SearchSettings(name="one", address=cluster.address, cpus_per_trial=2)
-        service.connect(settings, tmp_path / "log")
+        settings = ExecutorSettings(address=cluster.address, resources=Resources(cpus=2))
+        executor = RayExecutor(settings, tmp_path / "log")
+        executor.open()
         try:
             check_nodes(tmp_path / "storage")
             assert list((tmp_path / "storage").iterdir()) == []
         finally:
-            service.disconnect()
-        too_large = settings.model_copy(update={"cpus_per_trial": 3.0})
-        with pytest.raises(ServiceError, match=r"asks for 3 CPU.*--cpus-per-trial") as told:
-            service.connect(too_large, tmp_path / "log")
-    assert all(f" {cpus} CPU, 0 GPU" in str(told.value) for cpus in (0, 1, 2))
+            executor.close()
+        too_large = settings.model_copy(update={"resources": Resources(cpus=3)})
+        with pytest.raises(ServiceError, match=r"asks for 3 CPU.*--cpus-per-trial") as refusal:
+            RayExecutor(too_large, tmp_path / "log").open()
+    assert all(f" {cpus} CPU, 0 GPU" in str(refusal.value) for cpus in (0, 1, 2))

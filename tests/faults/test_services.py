@@ -19,7 +19,8 @@ from nas_theseus.library.block_key import BlockKey
 from nas_theseus.library.record import Facts
 from nas_theseus.library.store import BLOCKS, DAMAGED, Library
 from nas_theseus.services.mlflow import MlflowTracker
-from nas_theseus.services.optuna.study import Study, reach
+from nas_theseus.services.optuna.storage import reach
+from nas_theseus.services.optuna.study import Problem, Study, StudySettings, open_study
 from nas_theseus.space.genome import Genome
 from nas_theseus.space.load import load_space
 from nas_theseus.values.architecture import Architecture, BlockChoice, Boundary, Span
@@ -40,11 +41,11 @@ class Bench:
         self.results: dict[str, Outcome] = {}
 
     def study(self) -> Study:
-        return Study(
-            "one", self.storage, Genome(SPACE), SPACE.goals, (),
-            lambda _: Cost({"macs": 1, "params": 1}),
-            lambda architecture: self.results.get(architecture.id), sampler="nsga2", seed=0,
-        )  # fmt: skip
+        return open_study(
+            StudySettings("one", self.storage, "nsga2", 0),
+            Problem(Genome(SPACE), SPACE.goals, (), lambda _: Cost({"macs": 1, "params": 1})),
+            lambda architecture: self.results.get(architecture.id),
+        )
 
     def trial(self, study: Study) -> str:
         proposal = study.propose()
@@ -54,7 +55,7 @@ class Bench:
         cost = Cost({"macs": number % 9973, "params": 1})
         done = Evaluation(proposal.architecture, "r", 0, values, cost, 0, 0.0)
         self.results[proposal.architecture.id] = done
-        study.tell(proposal, done)
+        study.report(proposal, done)
         return proposal.architecture.id
 
 
@@ -75,7 +76,8 @@ def test_a_study_in_postgresql_goes_on_after_a_restart(
     found += [bench.trial(study) for _ in range(4)]
     postgres.stop(kill=True)
     fault.kills, fault.finished = 2, 12
-    with pytest.raises(ServiceError, match="refused.*the same command goes on") as told:
+    said = "refused.*does not answer.*the same command continues"
+    with pytest.raises(ServiceError, match=said) as told:
         bench.trial(study)
     assert postgres.password not in str(told.value)
     postgres.start()
@@ -90,10 +92,13 @@ def test_a_study_in_postgresql_goes_on_after_a_restart(
 
 
 def test_a_refused_password_and_an_absent_database_are_told(postgres: Postgres) -> None:
-    with pytest.raises(ServiceError, match="password authentication failed.*--study") as told:
+    said = "password authentication failed.*refuses this user or password"
+    with pytest.raises(ServiceError, match=said) as told:
         reach(postgres.uri("wr0ng"))
     assert "wr0ng" not in str(told.value)
     reach(postgres.uri())
+    with pytest.raises(ServiceError, match='database "absent" does not exist.*create it there'):
+        reach(postgres.uri(database="absent"))
     postgres.stop()
     with pytest.raises(ServiceError, match="127.0.0.1.*cannot be used") as told:
         reach(postgres.uri())

@@ -7,25 +7,36 @@ from pathlib import Path
 
 import pytest
 
-from tests.faults.commands import PATIENCE_S, SPACE, Rayless, Search, settle
+from tests.faults.commands import PATIENCE_S, SPACE, Inline, Search, settle
 from tests.faults.counts import Fault
 
 pytestmark = [pytest.mark.slow, pytest.mark.timeout(7200)]
 
 # What the worker of SPACE comes to; the rungs are `converted` and `epoch_1`.
 STAGES = {
-    "BlockKey begins", "BlockKey convert", "BlockKey in the library", "BlockKey ends",
-    "Architecture begins", "Architecture convert", "Architecture converted",
-    "Architecture epoch_1", "Architecture finetune", "Architecture weights written",
+    "BlockKey begins",
+    "BlockKey convert block",
+    "BlockKey in the library",
+    "BlockKey ends",
+    "Architecture begins",
+    "Architecture assemble",
+    "Architecture take blocks",
+    "Architecture recalibrate",
+    "Architecture finetune",
+    "Architecture converted",
+    "Architecture epoch_1",
+    "Architecture measure",
+    "Architecture weights written",
     "Architecture ends",
-}  # fmt: skip
+}
 
 # In the space file, which runs in every worker: each stage kills one worker, each job at most two.
 DYING = """
 import os, shutil, signal
 from pathlib import Path
-from nas_theseus.search.folder import SearchFolder
-from nas_theseus.search.worker import Worker
+from nas_theseus.searches.folder import SearchFolder
+from nas_theseus.searches.worker import Worker
+from nas_theseus.values.events import Ended
 
 if "DEATHS" in os.environ and not hasattr(Worker, "plain"):
     DEATHS = Path(os.environ["DEATHS"])
@@ -44,15 +55,9 @@ if "DEATHS" in os.environ and not hasattr(Worker, "plain"):
         global job, storage
         job, storage = given, self._settings.storage
         come_to("begins")
-        steps = self.plain(job)
-        while True:
-            try:
-                step = next(steps)
-            except StopIteration as end:
-                come_to("ends")
-                return end.value
-            come_to(getattr(step, "rung", step))
-            yield step
+        for event in self.plain(job):
+            come_to("ends" if isinstance(event, Ended) else getattr(event, "rung", event))
+            yield event
 
     def before(method, place):
         def called(self, outcome):
@@ -78,7 +83,7 @@ def test_a_worker_killed_in_each_stage(
     )  # fmt: skip
     # Without Ray driver and worker are one process, which is started again.
     while (code := search.start().wait(timeout=PATIENCE_S)) == -signal.SIGKILL:
-        assert kind is Rayless
+        assert kind is Inline
     assert code == 0, search.output[-3000:]
     assert {path.name for path in deaths.iterdir()} == STAGES
     for death in deaths.iterdir():

@@ -8,8 +8,8 @@ import subprocess
 import sys
 from pathlib import Path
 
-from nas_theseus.search.folder import SearchFolder
-from nas_theseus.search.front_files import read_front
+from nas_theseus.searches.folder import SearchFolder
+from nas_theseus.searches.front_files import read_front
 from nas_theseus.values.outcomes import Evaluation
 
 SPACE = """

@@ -14,9 +14,10 @@ from safetensors.torch import save_file
 import nas_theseus
 from nas_theseus.estimate.pareto import front_of
 from nas_theseus.guide.weights import plain_state
-from nas_theseus.search.folder import SearchFolder
-from nas_theseus.search.front_files import read_front
+from nas_theseus.searches.folder import SearchFolder
+from nas_theseus.searches.front_files import read_front
 from nas_theseus.space.load import load_space
+from nas_theseus.space.sources import Sources
 from nas_theseus.values.goals import Constraint
 from nas_theseus.values.outcomes import Evaluation, Stopped
 from tests.integration.commands import SPACE, Desk, kept_evaluations, results, summary
@@ -72,7 +73,7 @@ def test_relative_paths_of_a_space_mean_the_same_in_workers(desk: Desk) -> None:
         )
     )
     torch.manual_seed(0)
-    model = load_space("small.py", SPACE).guide
+    model = load_space(Sources("small.py", SPACE)).guide
     own = {k.split(".", 2)[2]: v for k, v in plain_state(model).items()}
     save_file(own, desk.folder / "own.safetensors")
     desk.search_file("textual.py", "--trials", "2", "--parallel", "1")
@@ -91,7 +92,7 @@ def test_changed_weights_under_the_same_name_are_refused(desk: Desk) -> None:
         "guide_training=Recipe(epochs=4, distill=0, batch_size=64),", ""
     )
     (desk.folder / "weighted.py").write_text(text)
-    state = plain_state(load_space("small.py", SPACE).guide)
+    state = plain_state(load_space(Sources("small.py", SPACE)).guide)
     own = {k.split(".", 2)[2]: v for k, v in state.items()}
     save_file(own, desk.folder / "mine.safetensors")
     desk.search_file("weighted.py", "--trials", "1", "--parallel", "1")
@@ -169,7 +170,7 @@ def test_candidates_that_fall_behind_are_stopped_and_on_no_front(
     assert stopped and len(stopped) + len(ended) == 16
     assert f"rungs: {len(stopped)} stopped" in output and "Kendall's tau" in output
     front = desk.front("long")
-    goals = load_space("long.py", SPACE).goals
+    goals = load_space(Sources("long.py", SPACE)).goals
     assert [name for name, _ in front] == [e.architecture.id for e in front_of(ended, goals)]
     kept = summary(desk, "long")
     assert (kept["trials_stopped"], kept["tau_architectures"]) == (len(stopped), len(ended) - 1)

@@ -14,7 +14,7 @@ import torch
 import nas_theseus
 from nas_theseus.cli.app import main
 from nas_theseus.errors import StorageError
-from nas_theseus.search.folder import SearchFolder
+from nas_theseus.searches.folder import SearchFolder
 from nas_theseus.space.load import load_space
 from tests.integration.commands import SPACE, Desk, blocks_of, results, summary
 

@@ -12,10 +12,10 @@ from mlflow.tracking import MlflowClient
 from PIL import Image
 from typer.testing import CliRunner
 
-from nas_theseus.api.switching import load_switching
-from nas_theseus.cli.app import app
-from nas_theseus.search.folder import SearchFolder
-from nas_theseus.stitch.cells import CONTROLS
+from nas_theseus.api.switch import load_switching
+from nas_theseus.cli.app import make_app
+from nas_theseus.searches.folder import SearchFolder
+from nas_theseus.stitching.cells import CONTROLS
 from nas_theseus.tasks.score import score
 
 SPACE = """
@@ -48,7 +48,7 @@ def test_two_seeds_of_a_network(tmp_path: Path, monkeypatch: pytest.MonkeyPatch)
     monkeypatch.chdir(tmp_path)
     monkeypatch.setenv("MLFLOW_TRACKING_URI", f"sqlite:///{tmp_path / 'mlflow.db'}")
     mlflow.set_tracking_uri(f"sqlite:///{tmp_path / 'mlflow.db'}")
-    ended = CliRunner().invoke(app, COMMAND, catch_exceptions=False)
+    ended = CliRunner().invoke(make_app(), COMMAND, catch_exceptions=False)
     assert ended.exit_code == 0, ended.output
     assert "sender later minus earlier" in ended.output
     (folder,) = (p for p in (tmp_path / "theseus" / "stitching").iterdir() if "--" in p.name)
@@ -76,7 +76,7 @@ def test_two_seeds_of_a_network(tmp_path: Path, monkeypatch: pytest.MonkeyPatch)
     # One cell lost: the same command measures it alone.
     lost = next(iter(cells))
     lost.unlink()
-    ended = CliRunner().invoke(app, COMMAND, catch_exceptions=False)
+    ended = CliRunner().invoke(make_app(), COMMAND, catch_exceptions=False)
     assert ended.exit_code == 0 and "1 cells to measure" in ended.output
     again = {path: path.stat().st_mtime_ns for path in (folder / "cells").glob("*.json")}
     assert {path for path in again if again[path] != cells[path]} == {lost}
@@ -91,11 +91,11 @@ def test_the_front_of_a_search_becomes_one_network(
     mlflow.set_tracking_uri(f"sqlite:///{tmp_path / 'mlflow.db'}")
     (tmp_path / "small.py").write_text(SPACE)
     search = ["search", "small.py", "--trials", "4", "--suggestions", "2"]
-    ended = CliRunner().invoke(app, search, catch_exceptions=False)
+    ended = CliRunner().invoke(make_app(), search, catch_exceptions=False)
     assert ended.exit_code == 0, ended.output
     assert "blocks stitched into the guide suggest 2 trials" in ended.output
     switch = ["switch", "small", "--set", "epochs=0.5", "--set", "batch_size=64"]
-    ended = CliRunner().invoke(app, switch, catch_exceptions=False)
+    ended = CliRunner().invoke(make_app(), switch, catch_exceptions=False)
     assert ended.exit_code == 0, ended.output
     storage = SearchFolder(tmp_path / "theseus", "small")
     folder = storage.folder / "switching"

@@ -100,7 +100,7 @@ def test_the_search_of_the_job_is_one_that_the_command_line_takes() -> None:
     job = next(document for document in read("kuberay-job.yaml") if document["kind"] == "RayJob")
     words = job["spec"]["entrypoint"].split()
     assert words[:2] == ["nas-theseus", "search"]
-    told = (ROOT / "nas_theseus" / "cli.py").read_text()
+    told = (ROOT / "nas_theseus" / "cli" / "commands" / "search.py").read_text()
     for option in (word for word in words if word.startswith("--")):
         name = option.removeprefix("--").replace("-", "_")
         assert re.search(rf"^    {name}: ", told, re.MULTILINE), option

@@ -38,7 +38,7 @@ def test_every_name_of_the_code_exists() -> None:
     dotted = [name for name in dotted if not name.endswith((".py", ".md"))]
     assert len(dotted) > 40
     assert [name for name in dotted if not exists(name)] == []
-    assert not exists("convert.kernels.quadratic_cka")
+    assert not exists("conversion.similarities.cka.quadratic_cka")
     assert not exists("convert.nothing")
     assert not exists("settings.Recipe.wish")
 

@@ -7,7 +7,7 @@ from pathlib import Path
 
 import typer.main
 
-from nas_theseus.cli.app import app
+from nas_theseus.cli.app import make_app
 
 ROOT = Path(__file__).resolve().parents[2]
 README = (ROOT / "README.md").read_text(encoding="utf-8")
@@ -28,7 +28,7 @@ def test_every_module_is_in_the_tree_and_every_name_of_the_tree_exists() -> None
 
 
 def test_every_command_and_search_option_is_in_the_readme() -> None:
-    group = typer.main.get_command(app)
+    group = typer.main.get_command(make_app())
     commands = group.commands  # type: ignore[attr-defined]
     for name in commands:
         assert f"| `{name}" in README, name

@@ -24,9 +24,9 @@ from nas_theseus.library import store as library_module
 from nas_theseus.library.block_key import BlockKey
 from nas_theseus.library.record import Facts
 from nas_theseus.library.store import BLOCKS, DAMAGED, Library
-from nas_theseus.search.folder import SearchFolder
-from nas_theseus.search.front_files import read_front
-from nas_theseus.services.optuna.study import reach
+from nas_theseus.searches.folder import SearchFolder
+from nas_theseus.searches.front_files import read_front
+from nas_theseus.services.optuna.storage import reach
 from nas_theseus.storage.blobs import Blobs
 from nas_theseus.storage.redaction import scrub, without_credentials
 from nas_theseus.values.architecture import Boundary, Span

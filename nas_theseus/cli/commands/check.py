@@ -11,7 +11,7 @@ def command(space: SpaceFile) -> None:
     """Every mistake of a search space at once, before any training; its size and cost range."""
     from nas_theseus.cli.tables import figure, plain_table
     from nas_theseus.costs.table import CostTable
-    from nas_theseus.search.beginning import refuse_mistakes
+    from nas_theseus.searches.beginning import refuse_mistakes
     from nas_theseus.space.load import load_space
 
     found = load_space(space)

@@ -15,7 +15,11 @@ from nas_theseus.values.registers import SCHEDULES, SIMILARITIES
 def command(
     space: SpaceFile,
     architecture: Annotated[
-        str, typer.Option(help="Architecture id from a search in --storage, or a JSON file.")
+        str,
+        typer.Option(
+            help="ID or SEARCH/ID of an architecture that a search evaluated, its JSON file, or "
+            "the folder of a found network."
+        ),
     ],
     schedule: Annotated[
         str | None,
@@ -42,18 +46,21 @@ def command(
 
     The network and pictures of the conversion go to --out and to MLflow.
     """
-    from nas_theseus.api.conversion import convert_one
+    from nas_theseus.api.convert import ConversionSettings, convert_one
     from nas_theseus.cli.tables import plain_table
 
     console = Console()
     options = {"schedule": schedule, "order": order, "similarity": similarity}
     changes = [f"{name}={value}" for name, value in options.items() if value is not None]
+    made = ConversionSettings(out, storage, seed, "cuda" if gpu else "cpu", replacements)
     result = convert_one(
-        space, architecture, [*changes, *(settings or [])],
-        seed=seed, device="cuda" if gpu else "cpu", out=out, storage=storage,
-        say=lambda line: console.print(line, highlight=False), replacements=replacements,
-    )  # fmt: skip
-    evaluation = result.converted.evaluation
+        space,
+        architecture,
+        [*changes, *(settings or [])],
+        made,
+        lambda line: console.print(line, highlight=False),
+    )
+    evaluation = result.evaluation
     if evaluation.similarities:
         console.print(plain_table("similarity per block after each stage", *result.table()))
     for name, value in evaluation.values().items():
@@ -61,6 +68,7 @@ def command(
     pictures = ", ".join(sorted(path.name for path in out.glob("*.png")))
     console.print(
         f"pictures in {out}: {pictures}; MLflow run {result.run_id}",
-        highlight=False, soft_wrap=True,
-    )  # fmt: skip
+        highlight=False,
+        soft_wrap=True,
+    )
     console.print(f'nas_theseus.load("{out}", trust_code=True) rebuilds it', highlight=False)

@@ -7,7 +7,7 @@ from typing import Annotated
 
 import typer
 
-from nas_theseus.cli.options import DEFAULT_STORAGE, StorageOption
+from nas_theseus.cli.options import DEFAULT_STORAGE, StorageOption, TrustOption
 from nas_theseus.values.registers import FORMATS
 
 
@@ -15,27 +15,23 @@ def command(
     network: Annotated[
         str,
         typer.Argument(
-            metavar="RUN|PATH",
-            help="MLflow run of a front member, its architecture id, or the folder of a network.",
+            metavar="NETWORK",
+            help="ID or SEARCH/ID of a network on a front, its MLflow run id, or its folder.",
         ),
     ],
-    to: Annotated[str, typer.Option("--format", help=f"{FORMATS.one_of}.")],
+    to: Annotated[
+        str, typer.Option("--format", help=f"{FORMATS.one_of}, or one that its space file adds.")
+    ],
     out: Annotated[
-        Path | None, typer.Option(help="File; the architecture's id in this folder by default.")
+        Path | None, typer.Option(help="The file. Default: the architecture's id in this folder.")
     ] = None,
-    trust_code: Annotated[
-        bool, typer.Option("--trust-code", help="Consent to run the network's own space.py.")
-    ] = False,
+    trust_code: TrustOption = False,
     storage: StorageOption = DEFAULT_STORAGE,
 ) -> None:
-    """Write a found network as one file, kept only if it gives what the network gives."""
-    from nas_theseus.api.found import find_network
-    from nas_theseus.export.formats import format_of, write_format
+    """Write a found network as one file, kept only if its outputs are those of the network."""
+    from nas_theseus.api.export import export
 
-    chosen = format_of(to)  # before minutes of download
-    member = find_network(network, storage, trust_code=trust_code)
-    path = out or Path(f"{member.evaluation.architecture.id}{chosen.suffix}")
-    checked = write_format(member, to, path)
+    checked = export(network, to, out=out, storage=storage, trust_code=trust_code)
     batches = " and ".join(map(str, checked.batch_sizes))
     print(
         f"{checked.path}: {checked.size_bytes:,} bytes\n"

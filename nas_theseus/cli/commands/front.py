@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
@@ -23,33 +24,39 @@ from nas_theseus.cli.options import (
 )
 
 if TYPE_CHECKING:
-    from nas_theseus.search.budget import Answer
+    from nas_theseus.searches.budget import Answer
+    from nas_theseus.searches.folder import SearchFolder
+
+
+WhereOption = Annotated[
+    str | None,
+    typer.Option(help="Conditions on members, such as 'macs < 2e6 and val_accuracy > 0.9'."),
+]
+AtOption = Annotated[
+    list[str] | None,
+    typer.Option(
+        metavar="BUDGET",
+        help="Another budget, such as 'macs <= 5e6 and params <= 1e5': architectures within it, "
+        "evaluated ones and ones predicted to be better. Nothing is trained.",
+    ),
+]
+RefineOption = Annotated[
+    bool, typer.Option("--refine", help="With --at: evaluate the best prediction, too.")
+]
+CountOption = Annotated[int, typer.Option(min=1, help="With --at: number of predictions.")]
+DistanceOption = Annotated[
+    int, typer.Option(min=1, help="With --at: guide parts in which they differ at least.")
+]
 
 
 def command(
     name: Annotated[str, typer.Argument(help="Name of the search.")],
     as_json: Annotated[bool, typer.Option("--json", help="Print JSON.")] = False,
-    where: Annotated[
-        str | None,
-        typer.Option(
-            help="Only members that meet conditions: 'macs < 2e6 and val_accuracy > 0.9'."
-        ),
-    ] = None,
-    at: Annotated[
-        list[str] | None,
-        typer.Option(
-            metavar="BUDGET",
-            help="Another budget, such as 'macs <= 5e6 and params <= 1e5': architectures within "
-            "it, evaluated ones and ones predicted to be better. Nothing is trained.",
-        ),
-    ] = None,
-    refine: Annotated[
-        bool, typer.Option("--refine", help="With --at: evaluate the best prediction, too.")
-    ] = False,
-    count: Annotated[int, typer.Option(min=1, help="With --at: number of predictions.")] = 5,
-    distance: Annotated[
-        int, typer.Option(min=1, help="With --at: guide parts in which they differ at least.")
-    ] = 2,
+    where: WhereOption = None,
+    at: AtOption = None,
+    refine: RefineOption = False,
+    count: CountOption = 5,
+    distance: DistanceOption = 2,
     trust_code: TrustOption = False,
     storage: StorageOption = DEFAULT_STORAGE,
     library: LibraryOption = None,
@@ -66,50 +73,84 @@ def command(
     With --at it answers another budget without any training. --refine adds one trial to the
     search; run again, it evaluates the next best prediction.
     """
-    from nas_theseus.api.searching import settings_of
-    from nas_theseus.cli.show import show_front, show_search
     from nas_theseus.errors import SpaceError
-    from nas_theseus.search.budget import answer, parse_budget
-    from nas_theseus.search.folder import SearchFolder
-    from nas_theseus.search.front_files import front_rows, read_front
-    from nas_theseus.space.consent import runnable
+    from nas_theseus.searches.folder import SearchFolder
 
     folder = SearchFolder(storage, name)
     if at is None:
         if refine or trust_code:
             raise SpaceError("front", ["--refine and --trust-code need --at BUDGET"])
-        rows = front_rows(read_front(folder))
-        title = f"front of {name}: {len(rows)} architectures"
-        if where:
-            rows = _matching(rows, where)
-            title += f", {len(rows)} of them with {where}"
-        show_front(rows, title, as_json=as_json)
+        _show_members(folder, where, as_json)
         return
     if where or (refine and as_json):
         raise SpaceError("front", ["--at excludes --where, and --refine excludes --json"])
+    found = _answer(folder, at, (count, distance), library, trust_code)
+    _show_answer(found, f"{name} with {' and '.join(at)}", as_json)
+    if refine and found.predicted:
+        launch = {
+            "study_url": study,
+            "library": library,
+            "parallel": parallel,
+            "executor": executor,
+            "address": address,
+            "cpus_per_trial": cpus_per_trial,
+            "gpus_per_trial": gpus_per_trial,
+            "accelerator_type": accelerator_type,
+        }
+        _refine(folder, found, at, launch, trust_code)
+
+
+def _show_members(folder: SearchFolder, where: str | None, as_json: bool) -> None:
+    """The front, or those of its members that meet conditions."""
+    from nas_theseus.cli.show import show_front
+    from nas_theseus.searches.front_files import front_rows, read_front
+
+    rows = front_rows(read_front(folder))
+    title = f"front of {folder.name}: {len(rows)} architectures"
+    if where:
+        rows = _matching(rows, where)
+        title += f", {len(rows)} of them with {where}"
+    show_front(rows, title, as_json=as_json)
+
+
+def _answer(
+    folder: SearchFolder,
+    at: list[str],
+    predictions: tuple[int, int],
+    library: str | None,
+    trust_code: bool,
+) -> Answer:
+    """What the search offers within a budget.
+
+    Args:
+        predictions: how many, and in how many guide parts they differ at least.
+    """
+    from nas_theseus.searches.budget import answer, parse_budget
+
     budget = parse_budget(" and ".join(at))
-    found = answer(folder, budget, count, distance=distance, library=library, trust_code=trust_code)
-    title = f"{name} with {' and '.join(map(str, budget))}"
-    _show_answer(found, title, as_json)
-    if not refine or not found.predicted:
-        return
-    space = runnable(folder.space_file, trust_code=trust_code)
-    options = {
-        "name": name,
-        "storage": storage,
-        "study_url": study,
-        "library": library,
-        "parallel": parallel,
-        "executor": executor,
-        "address": address,
-        "cpus_per_trial": cpus_per_trial,
-        "gpus_per_trial": gpus_per_trial,
-        "accelerator_type": accelerator_type,
-    }
-    settings = settings_of(space, options, "front")
-    show_search(space, settings, [found.predicted[0].architecture])
+    count, distance = predictions
+    return answer(folder, budget, count, distance=distance, library=library, trust_code=trust_code)
+
+
+def _refine(
+    folder: SearchFolder, found: Answer, at: list[str], launch: dict[str, Any], trust_code: bool
+) -> None:
+    """Evaluate the best prediction as one more trial of the search."""
+    from nas_theseus.api.search import settings_of
+    from nas_theseus.cli.show import show_front, show_search
+    from nas_theseus.searches.budget import parse_budget
+    from nas_theseus.searches.front_files import front_rows, read_front
+    from nas_theseus.space.consent import runnable
+    from nas_theseus.space.sources import read_sources
+
+    sources = runnable(read_sources(folder.folder), folder.folder, trust_code=trust_code)
+    options = {"name": folder.name, "storage": folder.root, **launch}
+    settings = settings_of(Path(sources.path), options, "front")
+    show_search(sources, settings, [found.predicted[0].architecture])
+    budget = parse_budget(" and ".join(at))
     rows = front_rows(read_front(folder, budget))
-    show_front(rows, f"evaluated of {title}: {len(rows)} architectures")
+    title = f"evaluated of {folder.name} with {' and '.join(at)}: {len(rows)} architectures"
+    show_front(rows, title)
 
 
 def _matching(rows: list[dict[str, Any]], where: str) -> list[dict[str, Any]]:
@@ -133,7 +174,7 @@ def _matching(rows: list[dict[str, Any]], where: str) -> list[dict[str, Any]]:
 def _show_answer(found: Answer, title: str, as_json: bool) -> None:
     from nas_theseus.cli.show import show_front
     from nas_theseus.cli.tables import predicted_table
-    from nas_theseus.search.front_files import front_rows
+    from nas_theseus.searches.front_files import front_rows
 
     evaluated, predicted = front_rows(found.evaluated), found.rows()
     if as_json:

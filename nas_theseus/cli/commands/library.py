@@ -89,7 +89,7 @@ def _table(records: list[Record], title: str) -> Table:
     from datetime import UTC, datetime
 
     from nas_theseus.cli.tables import plain_table
-    from nas_theseus.search.figures import short_count
+    from nas_theseus.searches.figures import short_count
 
     now = datetime.now(UTC)
     columns = ["block", "parts", "guide", "error", "MACs", "bytes", "days"]

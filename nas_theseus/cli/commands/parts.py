@@ -27,7 +27,7 @@ def command(
     from nas_theseus.costs import cost_of
     from nas_theseus.guide.chain import Guide
     from nas_theseus.guide.cut import cut, cut_points
-    from nas_theseus.search.figures import short_count
+    from nas_theseus.searches.figures import short_count
     from nas_theseus.space.load import load_space
 
     if model.endswith(".py"):

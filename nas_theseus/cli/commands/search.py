@@ -21,41 +21,47 @@ from nas_theseus.cli.options import (
 )
 from nas_theseus.values.registers import SAMPLERS, TRACKERS
 
+NameOption = Annotated[
+    str | None,
+    typer.Option(help="Name of the search; an existing one continues. Default: the file's."),
+]
+TimeOption = Annotated[float | None, typer.Option(help="Seconds after which no new trial starts.")]
+SamplerOption = Annotated[
+    str | None, typer.Option(help=f"Who proposes: {SAMPLERS.one_of}. Default: theseus.")
+]
+SuggestionsOption = Annotated[
+    int | None,
+    typer.Option(help="Begin with so many architectures whose blocks, stitched in, fit best."),
+]
+NoLibraryOption = Annotated[
+    bool, typer.Option("--no-library", help="Convert every candidate by itself.")
+]
+NoRungsOption = Annotated[
+    bool, typer.Option("--no-rungs", help="Train every candidate to the end.")
+]
+TrackerOption = Annotated[
+    list[str] | None,
+    typer.Option(
+        help=f"Where results are recorded: {TRACKERS.one_of}; may be repeated. Default: mlflow."
+    ),
+]
+
 
 def command(
     space: SpaceFile,
-    name: Annotated[
-        str | None,
-        typer.Option(help="Name of the search; an existing one continues. Default: the file's."),
-    ] = None,
+    name: NameOption = None,
     trials: Annotated[int, typer.Option(help="Architectures to evaluate in all.")] = 20,
     parallel: ParallelOption = "auto",
-    time_budget: Annotated[
-        float | None, typer.Option(help="Seconds after which no new trial starts.")
-    ] = None,
+    time_budget: TimeOption = None,
     storage: StorageOption = DEFAULT_STORAGE,
     study: StudyOption = None,
-    sampler: Annotated[
-        str | None, typer.Option(help=f"Who proposes: {SAMPLERS.one_of}. Default: theseus.")
-    ] = None,
+    sampler: SamplerOption = None,
     seed: Annotated[int | None, typer.Option(help="Seed of proposals and trials.")] = None,
-    suggestions: Annotated[
-        int | None,
-        typer.Option(help="Begin with so many architectures whose blocks, stitched in, fit best."),
-    ] = None,
+    suggestions: SuggestionsOption = None,
     library: LibraryOption = None,
-    no_library: Annotated[
-        bool, typer.Option("--no-library", help="Convert every candidate by itself.")
-    ] = False,
-    no_rungs: Annotated[
-        bool, typer.Option("--no-rungs", help="Train every candidate to the end.")
-    ] = False,
-    tracker: Annotated[
-        list[str] | None,
-        typer.Option(
-            help=f"Where results are recorded: {TRACKERS.one_of}; may be repeated. Default: mlflow."
-        ),
-    ] = None,
+    no_library: NoLibraryOption = False,
+    no_rungs: NoRungsOption = False,
+    tracker: TrackerOption = None,
     executor: ExecutorOption = "ray",
     address: AddressOption = None,
     cpus_per_trial: CpusOption = 1.0,
@@ -67,10 +73,11 @@ def command(
     It begins with an estimate of how long it will take. Stop it at any moment with Ctrl-C or
     kill; the same command continues it.
     """
-    from nas_theseus.api.searching import settings_of
+    from nas_theseus.api.search import settings_of
     from nas_theseus.cli.show import show_search
     from nas_theseus.errors import SpaceError
     from nas_theseus.space.consent import remember
+    from nas_theseus.space.sources import gather
 
     if no_library and library is not None:
         raise SpaceError("search", ["--library and --no-library exclude each other"])
@@ -94,5 +101,6 @@ def command(
         "accelerator_type": accelerator_type,
     }
     settings = settings_of(space, options, "search")
-    remember(space)
-    show_search(space, settings)
+    sources = gather(space)
+    remember(sources)
+    show_search(sources, settings)

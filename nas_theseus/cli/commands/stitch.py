@@ -2,12 +2,16 @@
 
 from __future__ import annotations
 
-from typing import Annotated
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 from rich.console import Console
 
 from nas_theseus.cli.options import DEFAULT_STORAGE, StorageOption
+
+if TYPE_CHECKING:
+    from nas_theseus.stitching.matrix import Comparison
 
 
 def command(
@@ -24,10 +28,11 @@ def command(
         bool, typer.Option("--all", help="Every ordered pair of the networks given.")
     ] = False,
     task: Annotated[
-        str, typer.Option(help="Of ready networks: fashion-mnist, digits or a folder of images.")
+        str,
+        typer.Option(help="For ready networks: fashion-mnist, digits or a folder of images."),
     ] = "fashion-mnist",
     width: Annotated[int, typer.Option(help="First stage of resnetXXXX; the source's is 64.")] = 16,
-    train_epochs: Annotated[float, typer.Option(help="That ready networks train.")] = 4.0,
+    train_epochs: Annotated[float, typer.Option(help="Epochs of ready networks.")] = 4.0,
     settings: Annotated[
         list[str] | None,
         typer.Option(
@@ -40,20 +45,19 @@ def command(
     storage: StorageOption = DEFAULT_STORAGE,
     seed: Annotated[int, typer.Option(help="Seed of the stitches.")] = 0,
     address: Annotated[
-        str | None, typer.Option(help="Ray cluster to join, such as auto; else this machine.")
+        str | None, typer.Option(help="Ray cluster to join, such as auto. Default: this machine.")
     ] = None,
     cpus_per_trial: Annotated[float, typer.Option(help="CPU cores of one row.")] = 1.0,
     gpus_per_trial: Annotated[float, typer.Option(help="GPUs of one row.")] = 0.0,
 ) -> None:
     """Stitch every boundary of A into every one of B: quality and CKA matrices, four controls.
 
-    Only the stitch trains. Each cell is kept as it ends; the same command goes on. Matrices,
-    heatmaps and JSON go to --storage/stitching and to MLflow.
+    Only the stitch trains. Each cell is saved when it is measured; the same command continues.
+    Matrices, heatmaps and JSON go to --storage/stitching and to MLflow.
     """
-    from nas_theseus.api.comparison import ComparisonSettings, compare
-    from nas_theseus.cli.tables import plain_table
-    from nas_theseus.stitch.cells import StitchRecipe
-    from nas_theseus.stitch.sources import pairs_of, read_sources
+    from nas_theseus.api.stitch import ComparisonSettings, compare
+    from nas_theseus.stitching.cells import StitchRecipe
+    from nas_theseus.stitching.named_networks import pairs_of, read_sources
     from nas_theseus.values.validation import assigned, validated
 
     console = Console()
@@ -63,18 +67,26 @@ def command(
     execution = {"parallel": parallel, "address": address, "resources": resources}
     given = {"storage": storage, "seed": seed, "execution": execution}
     run_settings = validated(ComparisonSettings, given, "stitch")
-    for found, folder in compare(
+    compared = compare(
         pairs, recipe, run_settings, lambda line: console.print(line, highlight=False)
-    ):
-        title = f"{found.sender} (rows) into {found.receiver}, both trained"
-        table = [
-            [name, *("" if value is None else f"{value:.3f}" for value in row)]
-            for name, row in zip(found.rows, found.quality["trained-trained"], strict=True)
-        ]
-        console.print(plain_table(title, ["sender", *found.columns], table))
-        for name, value in found.means().items():
-            console.print(f"mean {name}: {value:.4f}", highlight=False)
-        triangle = found.triangle_difference()
-        if triangle is not None:
-            console.print(f"sender later minus earlier: {triangle:+.4f}", highlight=False)
-        console.print(f"heatmaps and JSON: {folder}", highlight=False, soft_wrap=True)
+    )
+    for found, folder in compared:
+        _show(found, folder, console)
+
+
+def _show(found: Comparison, folder: Path, console: Console) -> None:
+    """One pair's matrix of both trained networks, and the means of all."""
+    from nas_theseus.cli.tables import plain_table
+
+    title = f"{found.sender} (rows) into {found.receiver}, both trained"
+    table = [
+        [name, *("" if value is None else f"{value:.3f}" for value in row)]
+        for name, row in zip(found.rows, found.quality["trained-trained"], strict=True)
+    ]
+    console.print(plain_table(title, ["sender", *found.columns], table))
+    for name, value in found.means().items():
+        console.print(f"mean {name}: {value:.4f}", highlight=False)
+    triangle = found.triangle_difference()
+    if triangle is not None:
+        console.print(f"sender later minus earlier: {triangle:+.4f}", highlight=False)
+    console.print(f"heatmaps and JSON: {folder}", highlight=False, soft_wrap=True)

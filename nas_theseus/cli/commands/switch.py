@@ -38,20 +38,24 @@ def command(
     """
     import torch
 
-    from nas_theseus.api.switching import SwitchingSettings, switch
+    from nas_theseus.api.switch import SwitchingSettings, switch_front
     from nas_theseus.cli.tables import plain_table
-    from nas_theseus.search.figures import short_count
-    from nas_theseus.search.folder import SearchFolder
+    from nas_theseus.searches.figures import short_count
+    from nas_theseus.searches.folder import SearchFolder
     from nas_theseus.values.recipe import Recipe
     from nas_theseus.values.validation import assigned
 
     console = Console()
     recipe = assigned(Recipe(epochs=4, learning_rate=2e-3), settings or [], "training")
     made = SwitchingSettings(size=size, direction=direction, seed=seed)  # type: ignore[arg-type]
-    _, rows, folder = switch(
-        SearchFolder(storage, name), recipe, made, device=torch.device("cuda" if gpu else "cpu"),
-        trust_code=trust_code, say=lambda line: console.print(line, highlight=False),
-    )  # fmt: skip
+    _, rows, folder = switch_front(
+        SearchFolder(storage, name),
+        recipe,
+        made,
+        device=torch.device("cuda" if gpu else "cpu"),
+        trust_code=trust_code,
+        say=lambda line: console.print(line, highlight=False),
+    )
     *_, metric = rows[0]
     table = [
         [

@@ -23,6 +23,7 @@ from nas_theseus.services.mlflow.connection import (
 )
 from nas_theseus.services.mlflow.runs import (
     TAG_CHARACTERS,
+    artifact_folder,
     as_texts,
     evaluation_metrics,
     shorten,
@@ -52,7 +53,7 @@ class OpenRun:
             evaluation: of a conversion: its curve and final values.
             points: metrics by step beside those of the evaluation.
             folder: where the files are.
-            files: names in the folder, and the artifact folder of each; None for the top.
+            files: paths from the folder on, and the artifact folder of each; None for the top.
 
         Raises:
             ServiceError: MLflow does not take them.
@@ -63,7 +64,8 @@ class OpenRun:
             own = [] if evaluation is None else evaluation_metrics(evaluation, now_ms)
             write_run(self._client, self.run_id, [*own, *more])
             for name, place in files.items():
-                self._client.log_artifact(self.run_id, str(folder / name), place)
+                target = artifact_folder(place, name)
+                self._client.log_artifact(self.run_id, str(folder / name), target)
         except (MlflowException, OSError) as error:
             # The cause may hold the password, so it is not chained.
             raise ServiceError(

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from pathlib import PurePosixPath
 
 from mlflow.entities import Metric, Param, RunTag
 from mlflow.tracking import MlflowClient
@@ -25,6 +26,17 @@ def as_texts(parameters: Mapping[str, object]) -> dict[str, str]:
         name: shorten("none" if value is None else str(value), _PARAM_CHARACTERS)
         for name, value in parameters.items()
     }
+
+
+def artifact_folder(place: str | None, file: str) -> str | None:
+    """The artifact folder of a file that may lie in a folder of its own; None for the top.
+
+    Args:
+        place: artifact folder of the files.
+        file: path from their folder on, such as ``sources/blocks.py``.
+    """
+    path = PurePosixPath(place or "", file).parent
+    return str(path) if path.parts else None
 
 
 def as_tags(tags: Mapping[str, str]) -> dict[str, str]:

@@ -15,6 +15,7 @@ from mlflow.tracking import MlflowClient
 
 from nas_theseus.services.mlflow.runs import (
     TAG_CHARACTERS,
+    artifact_folder,
     as_tags,
     as_texts,
     evaluation_metrics,
@@ -341,5 +342,5 @@ class Projection:
         paths = [Path(record["folder"]) / file for file in record["files"]]
         if missing := [str(path) for path in paths if not path.is_file()]:
             raise RecordError(f"files to upload are gone: {', '.join(missing)}")
-        for path in paths:
-            self.client.log_artifact(run_id, str(path), target)
+        for file, path in zip(record["files"], paths, strict=True):
+            self.client.log_artifact(run_id, str(path), artifact_folder(target, file))

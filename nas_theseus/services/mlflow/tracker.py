@@ -25,7 +25,7 @@ import mlflow
 from filelock import FileLock
 
 from nas_theseus.errors import ServiceError, StorageError
-from nas_theseus.search.trackers import outcome_kind
+from nas_theseus.searches.trackers import outcome_kind
 from nas_theseus.services.mlflow.connection import (
     EXPERIMENT,
     check_version,

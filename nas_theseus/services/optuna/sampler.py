@@ -10,8 +10,10 @@ from typing import TypeAlias
 import optuna
 from optuna.samplers import BaseSampler
 
+from nas_theseus.errors import ServiceError
 from nas_theseus.estimate.thompson import Proposer
 from nas_theseus.services.optuna.window import Window
+from nas_theseus.values.registers import SAMPLERS
 
 Make: TypeAlias = Callable[[int, "Proposer | None"], BaseSampler]
 
@@ -20,7 +22,12 @@ Make: TypeAlias = Callable[[int, "Proposer | None"], BaseSampler]
 class Sampler:
     """One way to make proposals. Members: `values.registers.SAMPLERS`.
 
-    A sampler is made anew for every proposal, so it must take all that it knows from the study.
+    A sampler is made anew for every proposal, so it must take all that it knows from the study. A
+    space file may add one of its own::
+
+        SAMPLERS.add("mine", Sampler(seeded(optuna.samplers.QMCSampler)))
+        SAMPLERS.add("mine", optuna.samplers.QMCSampler)  # a class that takes `seed`
+        SAMPLERS.add("mine", lambda seed: MySampler(seed))  # a function of the seed
 
     Attributes:
         make: an Optuna sampler from a seed and the search's `Proposer`, which only `theseus` needs.
@@ -41,3 +48,46 @@ def seeded(kind: Callable[..., BaseSampler], **options: object) -> Make:
             return kind(seed=seed, **options)
 
     return make
+
+
+def sampler_of(name: str) -> Sampler:
+    """The registered sampler of a name; what a space file registered is made one.
+
+    Raises:
+        UnknownNameError: no sampler has the name.
+        ServiceError: the member is neither a `Sampler` nor a class or function that makes one.
+    """
+    member = SAMPLERS[name]
+    if isinstance(member, Sampler):
+        return member
+    if isinstance(member, type) and issubclass(member, BaseSampler):
+        return Sampler(seeded(member))
+    if callable(member):
+        return Sampler(lambda seed, proposer: member(seed))
+    raise ServiceError(
+        f"sampler {name!r} is {type(member).__name__}, not a way to make samplers: it is made anew "
+        "for every proposal, so register a class of Optuna's samplers, or a function that takes a "
+        "seed and returns one"
+    )
+
+
+def make_sampler(name: str, sampler: Sampler, seed: int, proposer: Proposer | None) -> BaseSampler:
+    """An Optuna sampler for one proposal.
+
+    Raises:
+        ServiceError: it cannot be made, or is none.
+    """
+    try:
+        made = sampler.make(seed, proposer)
+    except ServiceError:
+        raise
+    except Exception as error:  # code of the user's
+        raise ServiceError(
+            f"sampler {name!r} cannot be made for seed {seed}: {type(error).__name__}: {error}. "
+            "Register a class that takes `seed`, or a function of the seed"
+        ) from error
+    if not isinstance(made, BaseSampler):
+        raise ServiceError(
+            f"sampler {name!r} made {type(made).__name__}, which is no optuna.samplers.BaseSampler"
+        )
+    return made

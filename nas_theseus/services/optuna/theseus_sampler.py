@@ -5,34 +5,36 @@ from __future__ import annotations
 from typing import Any
 
 import optuna
-from optuna.distributions import BaseDistribution, CategoricalDistribution
+from optuna.distributions import BaseDistribution
 from optuna.samplers import BaseSampler, RandomSampler
 from optuna.trial import FrozenTrial, TrialState
 
 from nas_theseus.estimate.thompson import Proposer, Told
-from nas_theseus.space.genome import Genome
+from nas_theseus.services.optuna.genes import distributions
+from nas_theseus.services.optuna.marks import COSTS, ESTIMATED, REASON, RUNGS
 from nas_theseus.values.architecture import Architecture
 from nas_theseus.values.ids import derive_seed
-
-# Marks of trials in user attributes: refused before it ran (why), told a predicted value (the rung
-# that stopped it), measured costs that need not be objectives, and quality at rungs.
-REASON = "theseus:reason"
-ESTIMATED = "theseus:estimated"
-COSTS = "theseus:costs"
-RUNGS = "theseus:rungs"
 
 
 class TheseusSampler(BaseSampler):
     """Proposes genes of the architecture that adds most expected hypervolume.
 
-    All that it knows it reads from the study's trials, whose objectives are the space's, in order:
-    a sampler made anew with the same seed proposes the same. Trials that break a constraint
-    (`Trial.set_constraint`) are not on the front, those refused teach nothing, those marked
-    `theseus:estimated` their costs and what `theseus:rungs` holds (quality by rung); none is
-    proposed again. A trial that runs is known by its genes, once all are suggested. Parameters
-    that are not of the genome are drawn at random.
+    It keeps nothing between proposals: it reads the study's trials, whose objectives are those of
+    the space, in order. A sampler made anew with the same seed proposes the same. No architecture
+    is proposed twice. What trials teach, by their marks (`services.optuna.marks`):
 
-    ::
+    - a trial that breaks a constraint (`Trial.set_constraint`) is not on the front;
+    - a refused or failed trial teaches nothing;
+    - a trial with a predicted quality teaches its costs, and its quality at rungs;
+    - a running trial counts once all its genes are suggested.
+
+    Parameters that are not in the genome are drawn at random.
+
+    Args:
+        proposer: chooses architectures of one search space.
+        seed: of the proposals.
+
+    Example::
 
         proposer = Proposer(space, CostTable(space))
         study = optuna.create_study(
@@ -60,7 +62,7 @@ class TheseusSampler(BaseSampler):
     def sample_relative(
         self, study: optuna.Study, trial: FrozenTrial, search_space: dict[str, BaseDistribution]
     ) -> dict[str, Any]:
-        """Genes of the next architecture; of any, if all are told."""
+        """Genes of the next architecture; none when all are known, so that they are random."""
         known: dict[Architecture, Told] = {}
         for other in study.get_trials(deepcopy=False):
             one = self._told(other) if other.number != trial.number else None
@@ -71,7 +73,8 @@ class TheseusSampler(BaseSampler):
         architecture = self._proposer.propose(told, derive_seed(self._seed, len(told)))
         if architecture is None:
             return {}
-        return self._proposer.genome.encode(architecture)
+        genes = self._proposer.genome.encode(architecture)
+        return {name: value for name, value in genes.items() if name in search_space}
 
     def _told(self, trial: FrozenTrial) -> Told | None:
         genome, space = self._proposer.genome, self._proposer.space
@@ -85,9 +88,12 @@ class TheseusSampler(BaseSampler):
         values = dict(zip(names, trial.values, strict=True)) | marks.get(COSTS, {})
         feasible = all(violation <= 0 for violation in trial.constraints.values())
         return Told(
-            architecture, values, feasible,
-            predicted=ESTIMATED in marks, rungs=marks.get(RUNGS, {}),
-        )  # fmt: skip
+            architecture,
+            values,
+            feasible,
+            predicted=ESTIMATED in marks,
+            rungs=marks.get(RUNGS, {}),
+        )
 
     def sample_independent(
         self,
@@ -98,8 +104,3 @@ class TheseusSampler(BaseSampler):
     ) -> Any:
         """At random."""
         return self._random.sample_independent(study, trial, param_name, param_distribution)
-
-
-def distributions(genome: Genome) -> dict[str, BaseDistribution]:
-    """Genes as Optuna's distributions."""
-    return {gene: CategoricalDistribution(values) for gene, values in genome.genes.items()}

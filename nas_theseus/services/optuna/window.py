@@ -1,9 +1,8 @@
-"""What a sampler looks at in a long study: its front and a part of the trials, or generations."""
+"""Windows: which trials of a long study a sampler is shown."""
 
 from __future__ import annotations
 
-import copy
-from collections.abc import Container, Sequence
+from collections.abc import Sequence
 from typing import Protocol
 
 import numpy as np
@@ -13,7 +12,8 @@ from optuna.study import StudyDirection
 from optuna.trial import FrozenTrial, TrialState
 
 from nas_theseus.estimate.pareto import front
-from nas_theseus.services.optuna.theseus_sampler import ESTIMATED, REASON
+from nas_theseus.services.optuna.marks import ESTIMATED, REASON
+from nas_theseus.services.optuna.private import GenerationMarks, ShownStudy
 
 
 class Window(Protocol):
@@ -28,55 +28,49 @@ class Window(Protocol):
 
 
 class Generations:
-    """What a genetic sampler reads: the last two generations, their parents, and what still runs.
+    """Shows the last two generations, their parents and the running trials, for genetic samplers.
 
-    Its proposals are those that it would make of the whole study, among which it would look for
-    its generation each time.
+    That is all such a sampler reads, so its proposals are those it would make of the whole study,
+    through which it would search for its generation each time.
     """
 
     def __init__(self, sampler: type[BaseGASampler]) -> None:
-        self._generation = sampler._get_generation_key()
-        self._parents = sampler._get_parent_cache_key_prefix()
+        self._marks = GenerationMarks(sampler)
         self._passed = 0
         self._kept: list[int] = []
 
     def of(self, study: optuna.Study) -> optuna.Study:
-        """The study with these alone; what has gone out of date cannot come back."""
+        """The study with these trials alone; a trial that is left out once is never shown again."""
         trials = study.get_trials(deepcopy=False)
         looked = [*self._kept, *range(self._passed, len(trials))]
         self._passed = len(trials)
         generations = {
-            i: trials[i].system_attrs.get(self._generation, -1)
+            i: self._marks.generation(trials[i])
             for i in looked
             if trials[i].state == TrialState.COMPLETE
         }
         last = max(generations.values(), default=0)
-        selected = study._storage.get_study_system_attrs(study._study_id)
         # The next generation's parents are selected among the last one's and its own.
-        parents = {
-            trial_id
-            for generation in (last - 1, last, last + 1)
-            for trial_id in selected.get(f"{self._parents}{generation}", ())
-        }
+        parents = self._marks.parents(study, (last - 1, last, last + 1))
         self._kept = [
             i
             for i in looked
             if not trials[i].state.is_finished()
-            or trials[i]._trial_id in parents
+            or self._marks.trial_id(trials[i]) in parents
             or generations.get(i, -1) >= last - 1
         ]
-        return _Seen(study, [trials[i] for i in self._kept])
+        return ShownStudy(study, [trials[i] for i in self._kept])
 
 
 class Thinned:
-    """The front of one study, the trials that still run, the latest ones, and some of the others.
+    """Shows the front of a study, the running trials, the latest ones, and some of the others.
 
-    What left the front cannot come back, so each trial is judged once.
+    A trial that left the front cannot come back to it, so each trial is judged once.
 
     Args:
-        most: trials besides the front and those that run. Half of them are the latest; the others
-            are spread evenly, since of the latest alone a sampler would not know that elsewhere is
-            worse.
+        most: how many trials besides the front and the running ones. Half of them are the latest.
+            The other half is spread evenly over the study: from the latest alone, a sampler would
+            not learn that other regions are worse.
     """
 
     def __init__(self, most: int) -> None:
@@ -86,7 +80,7 @@ class Thinned:
         self._front: list[int] = []
 
     def of(self, study: optuna.Study) -> optuna.Study:
-        """The study itself as long as it is short."""
+        """The study with these trials; the study itself while it is short."""
         trials = study.get_trials(deepcopy=False)
         if len(trials) <= self._most:
             return study
@@ -105,24 +99,7 @@ class Thinned:
         while newest > stride * half:
             stride *= 2  # so that a trial that was left out does not come back
         seen = sorted({*self._running, *self._front, *range(0, newest, stride)})
-        return _Seen(study, [*(trials[i] for i in seen), *trials[newest:]])
-
-
-class _Seen(optuna.Study):
-    """A study of which samplers are shown some trials only."""
-
-    def __init__(self, study: optuna.Study, trials: Sequence[FrozenTrial]) -> None:
-        super().__init__(study.study_name, study._storage, study.sampler, study.pruner)
-        self._shown = trials
-
-    def _get_trials(
-        self,
-        deepcopy: bool = True,
-        states: Container[TrialState] | None = None,
-        use_cache: bool = False,
-    ) -> list[FrozenTrial]:
-        chosen = [trial for trial in self._shown if states is None or trial.state in states]
-        return copy.deepcopy(chosen) if deepcopy else chosen
+        return ShownStudy(study, [*(trials[i] for i in seen), *trials[newest:]])
 
 
 def _counts(trial: FrozenTrial) -> bool:

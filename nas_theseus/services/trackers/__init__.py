@@ -1,1 +1,1 @@
-"""Trackers: each module records a search in one place; see `nas_theseus.search.trackers`."""
+"""Trackers: each module records a search in one place; see `nas_theseus.searches.trackers`."""

@@ -6,7 +6,7 @@ import time
 from collections.abc import Mapping
 from typing import Any
 
-from nas_theseus.search.trackers import outcome_kind
+from nas_theseus.searches.trackers import outcome_kind
 from nas_theseus.storage.json_lines import JsonLines
 from nas_theseus.values.outcomes import Failure, Outcome
 from nas_theseus.values.tracking import EndStatus, FrontNow, Parameter, Results, TrackerContext

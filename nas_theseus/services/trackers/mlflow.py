@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from nas_theseus.search.trackers import Tracker
+from nas_theseus.searches.trackers import Tracker
 from nas_theseus.services.mlflow import MlflowTracker
 from nas_theseus.values.tracking import TrackerContext
 

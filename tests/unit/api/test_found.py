@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import re
 import shutil
+from dataclasses import replace
 from pathlib import Path
 
 import mlflow
@@ -13,15 +14,17 @@ import torch
 from typer.testing import CliRunner, Result
 
 import nas_theseus
-from nas_theseus.cli.app import app
-from nas_theseus.convert.target import assemble
+from nas_theseus.api.found import find_architecture, find_network
+from nas_theseus.cli.app import make_app
+from nas_theseus.conversion.target import assemble
 from nas_theseus.errors import GuideError, ServiceError, StorageError, TheseusError
-from nas_theseus.export.member import MEMBER_FILES, read_member, write_member
+from nas_theseus.export.member import member_files, read_member, write_member
 from nas_theseus.guide.weights import plain_state
-from nas_theseus.search.folder import SearchFolder
+from nas_theseus.searches.folder import SearchFolder
 from nas_theseus.services.mlflow import MlflowTracker
 from nas_theseus.space.load import load_space
-from nas_theseus.storage.whole_files import write_tensors
+from nas_theseus.space.sources import gather
+from nas_theseus.storage.whole_files import write_json, write_tensors
 from nas_theseus.values.architecture import Architecture, BlockChoice, Span
 from nas_theseus.values.outcomes import Cost, Evaluation
 from nas_theseus.values.tracking import ResultFiles, Results
@@ -42,11 +45,18 @@ EVALUATION = Evaluation(
 
 @pytest.fixture(scope="module")
 def made(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """The folder of a network as a search writes it; its weights need no training here."""
+    """The folder of a network as a search writes it; its weights need no training here.
+
+    Its space file imports the example space from a module beside it.
+    """
     folder = tmp_path_factory.mktemp("made") / "net"
+    own = folder.parent / "mine.py"
+    own.write_text("from own.example import space")
+    (own.parent / "own").mkdir()
+    shutil.copy(SPACE, own.parent / "own" / "example.py")
     network = assemble(load_space(SPACE), ARCHITECTURE, 0)
     write_tensors(folder / "weights.safetensors", plain_state(network))
-    write_member(folder, EVALUATION, folder / "weights.safetensors", SPACE.read_text())
+    write_member(folder, EVALUATION, folder / "weights.safetensors", gather(own))
     return folder
 
 
@@ -60,7 +70,7 @@ def folder(made: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
 
 
 def export(*arguments: str | Path) -> Result:
-    return CliRunner().invoke(app, ["export", *map(str, arguments)])
+    return CliRunner().invoke(make_app(), ["export", *map(str, arguments)])
 
 
 def refusal(*arguments: str | Path) -> TheseusError:
@@ -107,6 +117,49 @@ def test_a_member_of_a_search_is_found_by_its_architecture(folder: Path) -> None
     assert weights.keys() == safetensors.torch.load_file(folder / "weights.safetensors").keys()
 
 
+def test_an_id_on_two_fronts_is_refused_with_the_name_of_each(folder: Path) -> None:
+    for name, accuracy in (("bad", 0.4), ("good", 0.92)):
+        member = SearchFolder(Path("theseus"), name).front / ARCHITECTURE.id
+        shutil.copytree(folder, member)
+        evaluation = replace(EVALUATION, metrics={"val_accuracy": accuracy})
+        write_json(member / "architecture.json", evaluation.to_json())
+    error = str(refusal(ARCHITECTURE.id, "--trust-code"))
+    assert f"bad/{ARCHITECTURE.id}  (val_accuracy 0.4)" in error
+    assert f"good/{ARCHITECTURE.id}  (val_accuracy 0.92)" in error
+    root = Path("theseus")
+    found = find_network(f"good/{ARCHITECTURE.id}", root, trust_code=True)
+    assert found.evaluation.metrics == {"val_accuracy": 0.92}
+    path = root / "searches" / "bad" / "front" / ARCHITECTURE.id
+    assert find_network(str(path), root, trust_code=True).evaluation.metrics["val_accuracy"] == 0.4
+    with pytest.raises(StorageError, match="no network 'other/"):
+        find_network(f"other/{ARCHITECTURE.id}", root, trust_code=True)
+
+
+def test_a_folder_that_is_called_as_a_front_member_is_told_from_it(folder: Path) -> None:
+    member = SearchFolder(Path("theseus"), "one").front / ARCHITECTURE.id
+    shutil.copytree(folder, member)
+    shutil.copytree(folder, ARCHITECTURE.id)
+    error = str(refusal(ARCHITECTURE.id, "--trust-code"))
+    assert f"./{ARCHITECTURE.id}  (" in error and f"one/{ARCHITECTURE.id}  (" in error
+    for name in (f"./{ARCHITECTURE.id}", f"one/{ARCHITECTURE.id}"):
+        found = find_network(name, Path("theseus"), trust_code=True)
+        assert found.evaluation.architecture == ARCHITECTURE
+
+
+def test_an_architecture_is_found_by_its_id_in_any_search(folder: Path) -> None:
+    root = Path("theseus")
+    for name in ("first", "second"):
+        SearchFolder(root, name).create()
+        SearchFolder(root, name).write_outcome(EVALUATION)
+    names = [ARCHITECTURE.id, f"second/{ARCHITECTURE.id}", "net", "net/architecture.json"]
+    assert {find_architecture(name, root) for name in names} == {ARCHITECTURE}
+    for wrong in ("0" * 12, f"third/{ARCHITECTURE.id}", "nothing", f"../first/{ARCHITECTURE.id}"):
+        with pytest.raises(StorageError, match="no architecture.*give ID or SEARCH/ID"):
+            find_architecture(wrong, root)
+    with pytest.raises(StorageError, match="holds no architecture"):
+        find_architecture("nothing.json", root)
+
+
 def test_the_code_of_a_network_is_not_run_without_consent(folder: Path) -> None:
     (folder / "space.py").write_text("raise SystemExit('it ran')")
     error = refusal(folder)
@@ -131,7 +184,7 @@ def test_from_an_mlflow_run(folder: Path, tmp_path: Path) -> None:
     tracker = MlflowTracker("one", tmp_path / "outbox", tmp_path / "runs.json")
     tracker.begin({"trials": 1})
     tracker.outcome(EVALUATION)
-    files = ResultFiles(folder, MEMBER_FILES, place="network", architecture=ARCHITECTURE.id)
+    files = ResultFiles(folder, member_files(folder), place="network", architecture=ARCHITECTURE.id)
     tracker.results(Results({}, {}, (files,)))
     assert tracker.end() == 0
     before = read_member(folder, trust_code=True)

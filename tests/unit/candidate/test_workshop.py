@@ -11,8 +11,9 @@ from torch import nn
 
 from nas_theseus import Recipe, SearchSpace, cut, maximize, minimize
 from nas_theseus.blocks import Basic, Keep, Linear
-from nas_theseus.candidate.workshop import Converted, Workshop, result_of
-from nas_theseus.convert.finetune import train
+from nas_theseus.candidate.candidate import Converted
+from nas_theseus.candidate.workshop import Workshop, result_of
+from nas_theseus.conversion.finetune import train
 from nas_theseus.costs import count_macs, count_params, measure_peak_memory
 from nas_theseus.costs.table import CostTable
 from nas_theseus.errors import ConversionError

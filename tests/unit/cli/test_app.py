@@ -8,10 +8,8 @@ from pathlib import Path
 
 import pytest
 
-from nas_theseus.cli import app as cli
+from nas_theseus.cli.commands import front, ui
 from nas_theseus.errors import ServiceError, SpaceError, StorageError
-from nas_theseus.services.ray.cluster import check_device
-from nas_theseus.values.settings import SearchSettings
 
 
 def test_the_ui_takes_the_place_of_its_command(
@@ -26,31 +24,23 @@ def test_the_ui_takes_the_place_of_its_command(
         port = probe.getsockname()[1]
         probe.listen()
         with pytest.raises(ServiceError, match=f"port {port}: .* choose another with --port"):
-            cli.ui(port)
+            ui.command(port)
     assert not called
-    cli.ui(port)
+    ui.command(port)
     (arguments,) = called
     assert arguments[-4:-2] == ["--port", str(port)] and "127.0.0.1" in arguments
     with pytest.raises(ServiceError, match="port 99999"):
-        cli.ui(99999)
-
-
-def test_more_cores_a_trial_than_there_are_is_refused() -> None:
-    cores = os.cpu_count() or 1
-    check_device(SearchSettings(name="a", cpus_per_trial=cores))
-    check_device(SearchSettings(name="a", cpus_per_trial=400, address="auto"))
-    with pytest.raises(ServiceError, match=f"this machine has {cores}; lower --cpus-per-trial"):
-        check_device(SearchSettings(name="a", cpus_per_trial=cores + 1))
+        ui.command(99999)
 
 
 def test_options_of_front_that_do_not_go_together_are_told(tmp_path: Path) -> None:
-    with pytest.raises(SpaceError, match="--refine and --trust-code go with --at"):
-        cli.front("absent", refine=True, storage=tmp_path)
-    with pytest.raises(SpaceError, match="--at goes without --where"):
-        cli.front("absent", at=["macs <= 5"], where="macs < 5", storage=tmp_path)
-    with pytest.raises(SpaceError, match="--refine without --json"):
-        cli.front("absent", at=["macs <= 5"], refine=True, as_json=True, storage=tmp_path)
+    with pytest.raises(SpaceError, match="--refine and --trust-code need --at"):
+        front.command("absent", refine=True, storage=tmp_path)
+    with pytest.raises(SpaceError, match="--at excludes --where"):
+        front.command("absent", at=["macs <= 5"], where="macs < 5", storage=tmp_path)
+    with pytest.raises(SpaceError, match="--refine excludes --json"):
+        front.command("absent", at=["macs <= 5"], refine=True, as_json=True, storage=tmp_path)
     with pytest.raises(SpaceError, match="'macs <' must read"):
-        cli.front("absent", at=["macs <"], storage=tmp_path)
+        front.command("absent", at=["macs <"], storage=tmp_path)
     with pytest.raises(StorageError, match="no search 'absent'"):
-        cli.front("absent", at=["macs <= 5"], storage=tmp_path)
+        front.command("absent", at=["macs <= 5"], storage=tmp_path)

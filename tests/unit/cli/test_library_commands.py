@@ -9,7 +9,7 @@ import torch
 from typer.testing import CliRunner
 
 from nas_theseus import Recipe
-from nas_theseus.cli.app import app
+from nas_theseus.cli.app import make_app
 from nas_theseus.errors import LibraryError
 from nas_theseus.library.block_key import BlockKey
 from nas_theseus.library.record import Facts
@@ -31,7 +31,7 @@ def storage(tmp_path: Path) -> Path:
 
 def run(storage: Path, *arguments: str) -> tuple[int, str]:
     command = ["library", *arguments, "--storage", str(storage)]
-    result = CliRunner().invoke(app, command, env={"COLUMNS": "200"})
+    result = CliRunner().invoke(make_app(), command, env={"COLUMNS": "200"})
     if isinstance(result.exception, LibraryError):
         raise result.exception
     return result.exit_code, " ".join(result.output.split())

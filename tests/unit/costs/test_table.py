@@ -10,7 +10,7 @@ from torch import Tensor, nn
 
 from nas_theseus import Guide, SearchSpace
 from nas_theseus.blocks import CausalConv, Keep
-from nas_theseus.convert.target import assemble
+from nas_theseus.conversion.target import assemble
 from nas_theseus.costs import count_params
 from nas_theseus.costs.table import CostTable
 from nas_theseus.tasks import text_file

@@ -10,10 +10,9 @@ from torch import Tensor, nn
 
 from nas_theseus import Recipe, SearchSpace, block, cut
 from nas_theseus.blocks import Basic, Identity, Keep, Pointwise
-from nas_theseus.convert.activations import GuideActivations
-from nas_theseus.convert.alignment import align
-from nas_theseus.convert.similarity import similarity
-from nas_theseus.convert.target import Target, assemble
+from nas_theseus.conversion.activations import GuideActivations
+from nas_theseus.conversion.similarity import similarity
+from nas_theseus.conversion.target import Target, assemble
 from nas_theseus.costs.table import CostTable
 from nas_theseus.errors import ConversionError
 from nas_theseus.guide.weights import plain_state
@@ -23,6 +22,7 @@ from nas_theseus.library.record import Facts
 from nas_theseus.library.store import Library
 from nas_theseus.tasks import digits
 from nas_theseus.values.architecture import Architecture, BlockChoice, Boundary, Span
+from tests.unit.conversion.aligned import align_points
 
 
 def conv(inlet: int, outlet: int, stride: int = 1) -> nn.Module:
@@ -77,7 +77,7 @@ def equal(first: dict[str, Tensor], second: dict[str, Tensor]) -> bool:
 def independent(chosen: Architecture, recipe: Recipe, seed: int) -> tuple[Target, dict[str, float]]:
     target = assemble(SPACE, chosen, seed)
     generator = torch.Generator().manual_seed(seed)
-    points = align(target, ACTIVATIONS, similarity(recipe.similarity), recipe, generator)
+    points = align_points(target, ACTIVATIONS, similarity(recipe.similarity), recipe, generator)
     return target, {point.metric: point.value for point in points}
 
 

@@ -17,6 +17,7 @@ from nas_theseus import Recipe
 from nas_theseus.errors import PairingError
 from nas_theseus.library.block_key import BlockKey, BlockKeys
 from nas_theseus.space.load import load_space
+from nas_theseus.space.sources import Sources
 from nas_theseus.values.architecture import Architecture, BlockChoice, Boundary, Span
 from nas_theseus.values.fingerprint import fingerprint
 from nas_theseus.values.recipe import ALIGNMENT, SimilarityOptions
@@ -129,7 +130,7 @@ def test_keys_are_the_same_in_another_process(tmp_path: Path) -> None:
     key = key_of(tmp_path)
     script = (
         "from nas_theseus.library.block_key import BlockKeys\n"
-        "from nas_theseus.space.search_space import load_space\n"
+        "from nas_theseus.space.load import load_space\n"
         "from nas_theseus.values.architecture import BlockChoice, Span\n"
         "keys = BlockKeys(load_space('small.py'))\n"
         "print(keys.of(BlockChoice(Span(1, 2), 'mine', (('hidden', 4),))).id)\n"
@@ -181,9 +182,9 @@ def test_the_text_that_ran_counts_not_what_the_file_says_now(tmp_path: Path) -> 
     path.write_text(SPACE)
     key = BlockKeys(load_space(path)).of(MINE)
     path.write_text("raise ValueError")
-    assert BlockKeys(load_space(path, SPACE)).of(MINE) == key
+    assert BlockKeys(load_space(Sources(str(path), SPACE))).of(MINE) == key
     path.unlink()
-    assert BlockKeys(load_space(path, SPACE)).of(MINE) == key
+    assert BlockKeys(load_space(Sources(str(path), SPACE))).of(MINE) == key
 
 
 def test_a_guide_of_equal_weights_that_computes_something_else_has_other_keys(

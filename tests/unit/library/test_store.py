@@ -392,6 +392,16 @@ def test_prune_by_age_and_guide(location: str) -> None:
     assert list(library.entries()) == [] and library.verify().leftovers == 0
 
 
+def test_a_beginning_that_two_guides_have_prunes_neither(location: str) -> None:
+    library = Library(location)
+    library.put(make_key(guide="ga" * 8), STATE, FACTS)
+    mine = library.put(make_key(guide="gb" * 8), STATE, FACTS)
+    with pytest.raises(LibraryError, match="2 guides .*'g': gaga.*, gbgb.*; give more digits"):
+        library.prune(guide="g")
+    assert len(list(library.entries())) == 2
+    assert library.prune(guide="gb").records == (mine,)
+
+
 def test_prune_removes_old_leftovers_and_no_young_ones(tmp_path: Path) -> None:
     library = Library(tmp_path)
     record = library.put(KEY, STATE, FACTS)

@@ -193,12 +193,13 @@ def test_loss_and_accuracy_against_their_definitions() -> None:
     assert task.loss(outputs, targets) == pytest.approx(float(-(wanted * logs).sum(1).mean()))
     outputs[[0, 1, 2], targets[:3]] = 100
     outputs[[3, 4, 5], targets[3:]] = -100
-    assert task.total(outputs, targets) == (3.0, 6)
-    assert task.finish(3.0, 6) == 0.5
+    meter = task.meter()
+    meter.update(outputs, targets)
+    assert float(meter.compute()) == 0.5
     with pytest.raises(ShapeError, match=r"\(6, 9\), expected \(6, 10\)"):
         task.loss(outputs[:, :9], targets)
-    with pytest.raises(DataError, match="over no images"):
-        task.finish(0.0, 0)
+    with pytest.raises(ShapeError, match=r"\(6, 9\), expected \(6, 10\)"):
+        meter.update(outputs[:, :9], targets)
 
 
 def test_augmented_batches_are_shifts_and_flips_drawn_by_the_seed() -> None:
@@ -268,7 +269,7 @@ def test_data_sets_that_do_not_fit_are_refused() -> None:
         task(numbered(3), []).size("train")
     with pytest.raises(DataError, match="labels run from 0 to 2, 2 classes allow 0 to 1"):
         task(numbered(9), numbered(3), classes=2).size("train")
-    with pytest.raises(DataError, match=r"train image 0 has shape \(3, 4, 4\)"):
+    with pytest.raises(DataError, match=r"train input 0 has shape \(3, 4, 4\)"):
         task([(torch.zeros(3, 4, 4), 0)], numbered(3)).size("train")
     with pytest.raises(DataError, match="do not give 1 for validation"):
         task(numbered(1), numbered(3)).size("train")
@@ -338,7 +339,7 @@ def test_damaged_image_files_are_named(tmp_path: Path, damage: object, message: 
 
 def test_labels_out_of_range_and_too_few_images_are_refused(tmp_path: Path) -> None:
     write_fashion(tmp_path)
-    with pytest.raises(DataError, match="60 training images do not give 60 for validation"):
+    with pytest.raises(DataError, match="60 training examples do not give 60 for validation"):
         fashion_mnist(tmp_path, validation_images=60).size("train")
     with pytest.raises(DataError, match="10 for validation and 51 to train on"):
         fashion_mnist(tmp_path, train_images=51, validation_images=10).size("train")

@@ -102,19 +102,20 @@ def test_loss_and_perplexity_against_their_definitions(corpus: Path) -> None:
     _, targets, _ = next(task.batches("validation", 3))
     uniform = torch.zeros(3, 16, vocabulary)
     assert float(task.loss(uniform, targets)) == pytest.approx(math.log(vocabulary), rel=1e-5)
-    total, count = task.total(uniform, targets)
-    assert count == 48
-    assert task.finish(total, count) == pytest.approx(vocabulary, rel=1e-5)
+    meter = task.meter()
+    meter.update(uniform, targets)
+    assert meter.compute() == pytest.approx(vocabulary, rel=1e-5)
     logits = torch.randn(3, 16, vocabulary, generator=torch.Generator().manual_seed(0))
     by_hand = -sum(
         float(logits[i, j].log_softmax(0)[targets[i, j]]) for i in range(3) for j in range(16)
     )
-    assert task.total(logits, targets)[0] == pytest.approx(by_hand, rel=1e-5)
-    assert task.finish(1e6, 10) == math.inf
+    meter.reset()
+    meter.update(logits, targets)
+    assert meter.compute() == pytest.approx(math.exp(by_hand / 48), rel=1e-5)
+    meter.update(1e5 * logits, targets)
+    assert meter.compute() == math.inf
     with pytest.raises(ShapeError, match=r"expected \(3, 16, "):
         task.loss(logits[:, :-1], targets)
-    with pytest.raises(DataError, match="over no tokens"):
-        task.finish(0.0, 0)
 
 
 def test_bpe_learns_on_training_text_alone(corpus: Path) -> None:

@@ -8,15 +8,14 @@ from pathlib import Path
 
 import pytest
 import torch
-from nas_theseus.search.jobs import growth_of, reference_of
 from torch import Tensor, nn
 
 from nas_theseus import Boundary, Guide, Recipe, SearchSpace, choice, cut, minimize
 from nas_theseus.blocks import Basic, Keep
 from nas_theseus.candidate.workshop import Workshop, result_of
-from nas_theseus.convert.activations import GuideActivations
-from nas_theseus.convert.guide_training import prepare_guide
-from nas_theseus.convert.target import assemble
+from nas_theseus.conversion.activations import GuideActivations
+from nas_theseus.conversion.guide_training import prepare_guide
+from nas_theseus.conversion.target import assemble
 from nas_theseus.costs import count_macs, count_params
 from nas_theseus.costs.table import CostTable
 from nas_theseus.errors import PairingError, TransformError
@@ -24,6 +23,7 @@ from nas_theseus.guide.networks import ResNet, vision_transformer
 from nas_theseus.library.block_conversion import convert_block
 from nas_theseus.library.block_key import BlockKeys
 from nas_theseus.library.store import Library
+from nas_theseus.searches.opening import growth_of, reference_of
 from nas_theseus.space.genome import Genome
 from nas_theseus.space.mistakes import mistakes_in
 from nas_theseus.tasks import digits

@@ -7,17 +7,17 @@ import pytest
 from nas_theseus.errors import SpaceError
 from nas_theseus.values.conditions import matches, parse_constraint
 from nas_theseus.values.recipe import Recipe
-from nas_theseus.values.settings import SearchSettings
+from nas_theseus.values.settings import ExecutorSettings, SearchSettings
 from nas_theseus.values.validation import validated
 
 
 def test_all_mistakes_come_together_with_names_and_what_was_given() -> None:
-    given = {"name": "../up", "trials": 0, "sampler": "grid", "unknown": 1}
+    given = {"name": "../up", "trials": 0, "seed": -1, "unknown": 1}
     with pytest.raises(SpaceError) as caught:
         validated(SearchSettings, given, "search")
     assert len(caught.value.mistakes) == 4
     text = str(caught.value)
-    for expected in ("name: '../up'", "trials", "got 0", "sampler", "'tpe'", "unknown"):
+    for expected in ("name: '../up'", "trials", "got 0", "seed", "got -1", "unknown"):
         assert expected in text
 
 
@@ -43,3 +43,14 @@ def test_constraints_and_conditions() -> None:
         matches(row, "mac < 10")
     with pytest.raises(ValueError, match="must read"):
         matches(row, "macs < 10 or macs > 3")
+
+
+def test_parallel_is_a_number_or_auto() -> None:
+    def parallel(given: str) -> int | None:
+        return validated(ExecutorSettings, {"parallel": given}, "search").parallel
+
+    assert parallel("auto") is None
+    assert parallel("3") == 3
+    for wrong in ("many", "0"):
+        with pytest.raises(SpaceError, match=f"parallel: .*got '{wrong}'"):
+            parallel(wrong)

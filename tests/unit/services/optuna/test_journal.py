@@ -14,7 +14,7 @@ from optuna.storages import JournalStorage
 from optuna.storages.journal import JournalFileBackend
 from optuna.trial import TrialState
 
-from nas_theseus.services.optuna.journal import Journal
+from nas_theseus.services.optuna.journal import Journal, open_journal
 
 GENES = {
     f"gene_{i}": optuna.distributions.CategoricalDistribution(["a", "b", "c"]) for i in range(5)
@@ -30,7 +30,7 @@ def study(journal: Journal) -> optuna.Study:
 
 def test_optuna_reads_what_was_written_together_and_alone(tmp_path: Path) -> None:
     path = tmp_path / "study.journal"
-    journal = Journal(path)
+    journal = open_journal(path)
     mine = study(journal)
     for number in range(4):
         if number % 2:
@@ -44,12 +44,12 @@ def test_optuna_reads_what_was_written_together_and_alone(tmp_path: Path) -> Non
     )
     assert theirs.get_trials() == trials
     assert [trial.value for trial in trials] == [0.0, 1.0, 2.0, 3.0]
-    assert study(Journal(path)).get_trials() == trials
+    assert study(open_journal(path)).get_trials() == trials
 
 
 def test_entries_that_another_process_added_are_read_and_counted(tmp_path: Path) -> None:
     path = tmp_path / "study.journal"
-    mine, theirs = study(Journal(path)), study(Journal(path))
+    mine, theirs = study(open_journal(path)), study(open_journal(path))
     for number in range(3):
         theirs.tell(theirs.ask(GENES), 10.0 + number)
         mine.tell(mine.ask(GENES), float(number))
@@ -68,7 +68,7 @@ STATES: list[tuple[TrialState, ...] | None] = [
 
 def test_trials_are_as_optuna_has_them_whenever_they_are_asked_for(tmp_path: Path) -> None:
     path = tmp_path / "study.journal"
-    journal = Journal(path)
+    journal = open_journal(path)
     mine, theirs = study(journal), JournalStorage(JournalFileBackend(str(path)))
     number = theirs.get_study_id_from_name("one")
 
@@ -95,11 +95,11 @@ def test_trials_are_as_optuna_has_them_whenever_they_are_asked_for(tmp_path: Pat
 
 def test_trials_of_a_study_that_is_not_there(tmp_path: Path) -> None:
     with pytest.raises(KeyError):
-        Journal(tmp_path / "study.journal").get_all_trials(0)
+        open_journal(tmp_path / "study.journal").get_all_trials(0)
 
 
 def test_a_list_of_trials_is_the_callers_own(tmp_path: Path) -> None:
-    mine = study(Journal(tmp_path / "study.journal"))
+    mine = study(open_journal(tmp_path / "study.journal"))
     mine.tell(mine.ask(GENES), 1.0)
     mine.get_trials(deepcopy=False).clear()
     mine.get_trials()[0].params.clear()
@@ -109,7 +109,7 @@ def test_a_list_of_trials_is_the_callers_own(tmp_path: Path) -> None:
 def test_what_is_written_together_is_one_write(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    journal = Journal(tmp_path / "study.journal")
+    journal = open_journal(tmp_path / "study.journal")
     mine = study(journal)
     flushed: list[int] = []
     fsync = os.fsync
@@ -128,24 +128,24 @@ def test_what_is_written_together_is_one_write(
 
 def test_an_error_inside_keeps_file_and_memory_equal(tmp_path: Path) -> None:
     path = tmp_path / "study.journal"
-    journal = Journal(path)
+    journal = open_journal(path)
     mine = study(journal)
     with pytest.raises(KeyError), journal.together():
         mine.ask(GENES)
         raise KeyError
     mine.tell(0, 1.0)
-    assert study(Journal(path)).get_trials() == mine.get_trials()
+    assert study(open_journal(path)).get_trials() == mine.get_trials()
 
 
 def test_a_kill_inside_leaves_nothing_of_it(tmp_path: Path) -> None:
     path = tmp_path / "study.journal"
-    mine = study(Journal(path))
+    mine = study(open_journal(path))
     mine.tell(mine.ask(GENES), 0.0)
     before = path.read_bytes()
     script = f"""
 import os, sys, pathlib, optuna
-from nas_theseus.services.optuna.journal import Journal
-journal = Journal(pathlib.Path({str(path)!r}))
+from nas_theseus.services.optuna.journal import open_journal
+journal = open_journal(pathlib.Path({str(path)!r}))
 study = optuna.load_study(study_name="one", storage=journal)
 with journal.together():
     study.ask().suggest_float("x", 0, 1)
@@ -155,5 +155,5 @@ with journal.together():
     done = subprocess.run([sys.executable, "-c", script], env=environment, check=False)
     assert done.returncode == -signal.SIGKILL
     assert path.read_bytes() == before
-    again = study(Journal(path))
+    again = study(open_journal(path))
     assert again.ask(GENES).number == 1

@@ -18,18 +18,18 @@ from torch import nn
 from nas_theseus import SearchSpace, choice, cut
 from nas_theseus.blocks import Depthwise, Identity, Keep, Linear
 from nas_theseus.costs.table import CostTable
-from nas_theseus.errors import ServiceError
+from nas_theseus.errors import ServiceError, UnknownNameError
 from nas_theseus.estimate.rungs import rungs_of
 from nas_theseus.estimate.thompson import Proposer
-from nas_theseus.services.optuna.study import Proposal, Study, enqueue
-from nas_theseus.services.optuna.theseus_sampler import COSTS as COSTS_MARK
-from nas_theseus.services.optuna.theseus_sampler import ESTIMATED, RUNGS
+from nas_theseus.searches.proposals import Proposal
+from nas_theseus.services.optuna.marks import COSTS as COSTS_MARK
+from nas_theseus.services.optuna.marks import ESTIMATED, RUNGS
+from nas_theseus.services.optuna.study import Problem, Study, StudySettings, enqueue, open_study
 from nas_theseus.space.genome import Genome
 from nas_theseus.tasks import digits
 from nas_theseus.values.architecture import Architecture
 from nas_theseus.values.conditions import parse_constraint
 from nas_theseus.values.outcomes import CurvePoint, Evaluation, Failure, Outcome, Stopped
-from nas_theseus.values.settings import Sampler
 
 
 def conv(inlet: int, outlet: int) -> nn.Module:
@@ -62,19 +62,20 @@ class Bench:
         self.folder = folder
         self.results: dict[str, Outcome] = {}
 
-    def study(self, sampler: Sampler = "tpe", seed: int = 0, limits: tuple[str, ...] = ()) -> Study:
-        return Study(
-            "one", self.folder / "study.journal", Genome(SPACE), SPACE.goals,
-            [parse_constraint(text) for text in limits], COSTS.of,
+    def study(self, sampler: str = "tpe", seed: int = 0, limits: tuple[str, ...] = ()) -> Study:
+        constraints = [parse_constraint(text) for text in limits]
+        rungs = rungs_of(SPACE.recipe, SPACE.metric)
+        proposer = Proposer(SPACE, COSTS)
+        return open_study(
+            StudySettings("one", self.folder / "study.journal", sampler, seed),
+            Problem(Genome(SPACE), SPACE.goals, constraints, COSTS.of, rungs, proposer),
             lambda architecture: self.results.get(architecture.id),
-            sampler=sampler, seed=seed, proposer=Proposer(SPACE, COSTS),
-            rungs=rungs_of(SPACE.recipe, SPACE.metric),
-        )  # fmt: skip
+        )
 
     def finish(self, study: Study, proposal: Proposal) -> None:
         result = outcome(proposal.architecture)
         self.results[proposal.architecture.id] = result
-        study.tell(proposal, result)
+        study.report(proposal, result)
 
     def run(self, study: Study, count: int) -> list[str]:
         ids = []
@@ -98,7 +99,7 @@ def bench(tmp_path: Path) -> Callable[[str], Bench]:
 
 @pytest.mark.parametrize("sampler", ["theseus", "tpe", "nsga2", "nsga3", "random"])
 def test_proposals_never_repeat_and_follow_the_seed(
-    bench: Callable[[str], Bench], sampler: Sampler
+    bench: Callable[[str], Bench], sampler: str
 ) -> None:
     first, second, other = bench("a"), bench("b"), bench("c")
     ids = first.run(first.study(sampler), 25)
@@ -109,7 +110,7 @@ def test_proposals_never_repeat_and_follow_the_seed(
 
 @pytest.mark.parametrize("sampler", ["theseus", "tpe", "nsga2"])
 def test_a_study_killed_with_a_proposal_open_goes_on_as_if_it_had_not_been(
-    bench: Callable[[str], Bench], sampler: Sampler
+    bench: Callable[[str], Bench], sampler: str
 ) -> None:
     whole, killed = bench("whole"), bench("killed")
     ids = whole.run(whole.study(sampler), 72)
@@ -158,8 +159,10 @@ def test_a_proposal_killed_between_two_genes_is_made_again(bench: Callable[[str]
 
 def test_a_lock_that_a_killed_driver_held_holds_nobody_up(bench: Callable[[str], Bench]) -> None:
     here = bench("a")
-    held = "from pathlib import Path; from nas_theseus.services.optuna.journal import Journal; "
-    held += f"import os; Journal(Path({str(here.folder / 'study.journal')!r})).together()"
+    held = (
+        "from pathlib import Path; from nas_theseus.services.optuna.journal import open_journal; "
+    )
+    held += f"import os; open_journal(Path({str(here.folder / 'study.journal')!r})).together()"
     held += ".__enter__(); os.kill(os.getpid(), 9)"
     assert subprocess.run([sys.executable, "-c", held], check=False).returncode == -9
     # What Optuna's own lock leaves behind.
@@ -208,7 +211,7 @@ def test_a_space_without_anything_new_is_exhausted(bench: Callable[[str], Bench]
 
 @pytest.mark.parametrize("sampler", ["tpe", "nsga2"])
 def test_a_converged_sampler_still_finds_something_new(
-    bench: Callable[[str], Bench], sampler: Sampler
+    bench: Callable[[str], Bench], sampler: str
 ) -> None:
     """Repeated proposals lead to a neighbour: at most one of them for each new architecture."""
     here = bench("a")
@@ -225,7 +228,7 @@ def test_a_failure_is_told_and_the_study_goes_on(bench: Callable[[str], Bench]) 
     assert proposal is not None
     failure = Failure(proposal.architecture, "r", 0, "convert", "diverged")
     here.results[proposal.architecture.id] = failure
-    study.tell(proposal, failure)
+    study.report(proposal, failure)
     assert study.states["FAIL"] == 1
     assert proposal.architecture.id not in here.run(study, 10)
 
@@ -247,7 +250,7 @@ def test_a_stopped_one_and_its_twin_are_told_what_is_predicted_and_marked(
     )
     stopped = Stopped("epoch_1", evaluation, {"val_accuracy": 0.75}, 30)
     here.results[proposal.architecture.id] = stopped
-    study.tell(proposal, stopped)
+    study.report(proposal, stopped)
     told = [t for t in raw.trials if t.state == TrialState.COMPLETE]
     assert len(told) == 2
     for trial in told:
@@ -261,7 +264,7 @@ def test_a_stopped_one_and_its_twin_are_told_what_is_predicted_and_marked(
 
 @pytest.mark.parametrize("sampler", ["theseus", "tpe", "nsga2"])
 def test_a_study_with_stopped_ones_goes_on_after_a_kill_as_if_it_had_not_been(
-    bench: Callable[[str], Bench], sampler: Sampler
+    bench: Callable[[str], Bench], sampler: str
 ) -> None:
     def run(here: Bench, study: Study, count: int) -> list[str]:
         ids = []
@@ -277,7 +280,7 @@ def test_a_study_with_stopped_ones_goes_on_after_a_kill_as_if_it_had_not_been(
                 there = replace(end, metrics={"val_accuracy": quality / 3}, curve=points[:1])
                 result = Stopped("converted", there, {"val_accuracy": quality}, 1)
             here.results[proposal.architecture.id] = result
-            study.tell(proposal, result)
+            study.report(proposal, result)
             ids.append(proposal.architecture.id)
         return ids
 
@@ -293,41 +296,45 @@ def test_gaussian_processes_propose_over_the_genome(bench: Callable[[str], Bench
     assert len(set(here.run(here.study("gp"), 12))) == 12  # from the eleventh on by its model
 
 
-def test_theseus_without_the_space_says_what_it_needs(tmp_path: Path) -> None:
-    study = Study(
-        "one", tmp_path / "study.journal", Genome(SPACE), SPACE.goals, [], COSTS.of,
-        lambda _: None, sampler="theseus", seed=0,
-    )  # fmt: skip
-    with pytest.raises(ServiceError, match="give the study a Proposer, or take 'tpe'"):
-        study.propose()
+PROBLEM = Problem(Genome(SPACE), SPACE.goals, [], COSTS.of)
 
 
-def test_warm_starts_come_first(bench: Callable[[str], Bench]) -> None:
-    here = bench("a")
+def unknown(architecture: Architecture) -> Outcome | None:
+    return None
+
+
+def test_theseus_without_the_space_says_what_it_needs_before_anything_is_made(
+    tmp_path: Path,
+) -> None:
+    settings = StudySettings("one", tmp_path / "study.journal", "theseus", 0)
+    with pytest.raises(ServiceError, match="give the study a Proposer, or use another sampler"):
+        open_study(settings, PROBLEM, unknown)
+    assert not list(tmp_path.iterdir())
+
+
+def test_a_sampler_that_does_not_exist_is_refused_with_those_that_do(tmp_path: Path) -> None:
+    settings = StudySettings("one", tmp_path / "study.journal", "tpee", 0)
+    with pytest.raises(UnknownNameError, match="no sampler is called 'tpee'; use gp, .*tpe"):
+        open_study(settings, PROBLEM, unknown)
+
+
+def test_warm_starts_come_first(tmp_path: Path) -> None:
+    settings = StudySettings("one", tmp_path / "study.journal", "tpe", 0)
     guide = SPACE.guide_architecture()
     assert guide is not None
-    study = Study(
-        "one", here.folder / "study.journal", Genome(SPACE), SPACE.goals, [], COSTS.of,
-        lambda _: None, sampler="tpe", seed=0, warm_starts=lambda: [guide],
-    )  # fmt: skip
-    proposal = study.propose()
+    proposal = open_study(settings, PROBLEM, unknown, lambda: [guide]).propose()
     assert proposal is not None and proposal.architecture == guide
 
     def never() -> list[Architecture]:
-        raise AssertionError("a study that has begun asks for none")
+        raise AssertionError("warm starts were asked for in a study that has begun")
 
-    Study(
-        "one", here.folder / "study.journal", Genome(SPACE), SPACE.goals, [], COSTS.of,
-        lambda _: None, sampler="tpe", seed=0, warm_starts=never,
-    )  # fmt: skip
+    open_study(settings, PROBLEM, unknown, never)
 
 
 def test_a_storage_that_does_not_answer_names_it_without_the_password() -> None:
+    address = "postgresql+psycopg2://me:secret@127.0.0.1:1/db"
     with pytest.raises(ServiceError) as caught:
-        Study(
-            "one", "postgresql+psycopg2://me:secret@127.0.0.1:1/db", Genome(SPACE), SPACE.goals,
-            [], COSTS.of, lambda _: None, sampler="tpe", seed=0,
-        )  # fmt: skip
+        open_study(StudySettings("one", address, "tpe", 0), PROBLEM, unknown)
     assert "127.0.0.1:1/db" in str(caught.value)
     assert "secret" not in str(caught.value)
 

@@ -11,12 +11,9 @@ from nas_theseus import SearchSpace, choice, cut
 from nas_theseus.blocks import Depthwise, Identity, Keep, Linear
 from nas_theseus.costs.table import CostTable
 from nas_theseus.estimate.thompson import Proposer
-from nas_theseus.services.optuna.theseus_sampler import (
-    ESTIMATED,
-    REASON,
-    TheseusSampler,
-    distributions,
-)
+from nas_theseus.services.optuna.genes import distributions
+from nas_theseus.services.optuna.marks import ESTIMATED, REASON
+from nas_theseus.services.optuna.theseus_sampler import TheseusSampler
 from nas_theseus.tasks import digits
 from nas_theseus.values.architecture import Architecture
 
@@ -94,3 +91,14 @@ def test_what_was_not_measured_is_known_but_teaches_nothing(kind: str) -> None:
                 study.tell(trial, values(architecture))
         assert following[-1] not in [PROPOSER.genome.decode(t.params) for t in study.trials[:11]]
     assert following[0] == following[1]
+
+
+def test_a_gene_that_another_sampler_fixes_stays_fixed() -> None:
+    name, options = next(iter(PROPOSER.genome.genes.items()))
+    with pytest.warns(optuna.exceptions.ExperimentalWarning):
+        fixed = optuna.samplers.PartialFixedSampler({name: options[-1]}, TheseusSampler(PROPOSER))
+    study = optuna.create_study(directions=["maximize", "minimize"], sampler=fixed)
+    for _ in range(12):
+        trial, architecture = ask(study)
+        assert trial.params[name] == options[-1]
+        study.tell(trial, values(architecture))

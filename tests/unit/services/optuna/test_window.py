@@ -10,10 +10,11 @@ from optuna.distributions import BaseDistribution, CategoricalDistribution
 from optuna.trial import TrialState
 
 from nas_theseus.estimate.pareto import front
-from nas_theseus.services.optuna.study import FixedGenome, make_sampler
-from nas_theseus.services.optuna.theseus_sampler import ESTIMATED
-from nas_theseus.services.optuna.window import Generations, Thinned, Window, window_of
-from nas_theseus.values.settings import Sampler
+from nas_theseus.services.optuna.genes import FixedGenome
+from nas_theseus.services.optuna.marks import ESTIMATED
+from nas_theseus.services.optuna.sampler import sampler_of
+from nas_theseus.services.optuna.window import Generations, Thinned, Window
+from nas_theseus.values.registers import SAMPLERS
 
 
 @pytest.fixture
@@ -103,7 +104,12 @@ GENOME: dict[str, BaseDistribution] = {
 }
 
 
-def genetic(sampler: Sampler, window: Window | None, made_anew: bool) -> optuna.Study:
+def window_of(sampler: str) -> Window | None:
+    make = sampler_of(sampler).window
+    return None if make is None else make()
+
+
+def genetic(sampler: str, window: Window | None, made_anew: bool) -> optuna.Study:
     """400 proposals, up to 8 open at once, ending in any order; some fail."""
     study = optuna.create_study(directions=["maximize", "minimize"])
     rng = random.Random(0)
@@ -111,7 +117,7 @@ def genetic(sampler: Sampler, window: Window | None, made_anew: bool) -> optuna.
     for number in range(400):
         if made_anew:
             window = window_of(sampler)
-        study.sampler = FixedGenome(make_sampler(sampler, number), GENOME, window)
+        study.sampler = FixedGenome(sampler_of(sampler).make(number, None), GENOME, window)
         open_.append(study.ask(GENOME))
         while len(open_) > rng.randrange(8):
             trial = open_.pop(rng.randrange(len(open_)))
@@ -125,9 +131,7 @@ def genetic(sampler: Sampler, window: Window | None, made_anew: bool) -> optuna.
 
 @pytest.mark.parametrize("sampler", ["nsga2", "nsga3"])
 @pytest.mark.parametrize("made_anew", [False, True])
-def test_a_genetic_sampler_proposes_as_from_the_whole_study(
-    sampler: Sampler, made_anew: bool
-) -> None:
+def test_a_genetic_sampler_proposes_as_from_the_whole_study(sampler: str, made_anew: bool) -> None:
     whole = genetic(sampler, None, made_anew=False)
     windowed = genetic(sampler, window_of(sampler), made_anew)
     assert len({tuple(trial.params.values()) for trial in whole.trials}) > 40
@@ -141,5 +145,22 @@ def test_of_a_genetic_search_two_generations_and_their_parents_are_seen() -> Non
     assert 20 <= len(shown) <= 5 * 20 + 8
 
 
-def test_what_has_no_memory_has_no_window() -> None:
-    assert window_of("random") is None
+def test_every_sampler_that_reads_trials_has_a_window() -> None:
+    assert {name for name in SAMPLERS if window_of(name) is None} == {"random"}
+
+
+def test_a_sampler_reads_only_the_trials_that_it_is_shown(study: optuna.Study) -> None:
+    """With other results in the trials that are left out, TPE proposes the same."""
+    proposed = []
+    for hidden in (0.1, 0.9):
+        study = optuna.create_study(directions=["maximize", "minimize"])
+        study.sampler = optuna.samplers.RandomSampler(seed=0)
+        for number in range(60):
+            trial = study.ask(GENOME)
+            # Odd ones of the older half are left out: the others dominate them.
+            study.tell(trial, [hidden, 9.0] if number % 2 and number < 40 else [1.0, 1.0])
+        study.sampler = FixedGenome(sampler_of("tpe").make(0, None), GENOME, Thinned(40))
+        shown = Thinned(40).of(study).get_trials(deepcopy=False)
+        assert all(trial.values == [1.0, 1.0] for trial in shown)
+        proposed.append(study.ask(GENOME).params)
+    assert proposed[0] == proposed[1]

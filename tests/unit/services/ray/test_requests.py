@@ -5,10 +5,10 @@ from __future__ import annotations
 from typing import Any
 
 import pytest
-from nas_theseus.services.ray.resources import of_trial, refuse_too_small, room
 
 from nas_theseus.errors import ServiceError, SpaceError
-from nas_theseus.values.settings import SearchSettings
+from nas_theseus.services.ray.requests import refuse_too_small, request_of, room
+from nas_theseus.values.resources import Resources
 from nas_theseus.values.validation import validated
 
 
@@ -17,13 +17,13 @@ def node(**resources: float) -> dict[str, Any]:
     return {"NodeManagerAddress": "10.0.0.1", "Resources": named}
 
 
-def settings(**given: object) -> SearchSettings:
-    return validated(SearchSettings, {"name": "one", **given}, "search")
+def settings(**given: object) -> Resources:
+    return validated(Resources, given, "search")
 
 
 def test_a_trial_asks_for_what_the_settings_say_and_for_nothing_else() -> None:
-    assert of_trial(settings(cpus_per_trial=2)) == {"CPU": 2}
-    asked = of_trial(settings(gpus_per_trial=0.5, accelerator_type="A100"))
+    assert request_of(settings(cpus=2)) == {"CPU": 2}
+    asked = request_of(settings(gpus=0.5, accelerator_type="A100"))
     assert asked == {"CPU": 1, "GPU": 0.5, "accelerator_type:A100": 0.001}
 
 
@@ -47,7 +47,7 @@ def test_how_many_trials_a_node_holds(
 
 
 def test_a_cluster_without_room_for_a_trial_is_refused_with_what_it_has() -> None:
-    trial = of_trial(settings(gpus_per_trial=1, accelerator_type="A100"))
+    trial = request_of(settings(gpus=1, accelerator_type="A100"))
     nodes = [node(CPU=8, GPU=2, accelerator_type_T4=1), node(CPU=4)]
     with pytest.raises(ServiceError) as told:
         refuse_too_small(nodes, trial)
@@ -57,16 +57,8 @@ def test_a_cluster_without_room_for_a_trial_is_refused_with_what_it_has() -> Non
     refuse_too_small([*nodes, node(CPU=1, GPU=1, accelerator_type_A100=1)], trial)
 
 
-def test_parallel_is_a_number_or_auto() -> None:
-    assert settings(parallel="auto").parallel is None
-    assert settings(parallel="3").parallel == 3
-    for wrong in ("many", "0"):
-        with pytest.raises(SpaceError, match=f"parallel: .*got '{wrong}'"):
-            settings(parallel=wrong)
-
-
 def test_a_type_of_gpus_needs_gpus() -> None:
     with pytest.raises(SpaceError, match="accelerator_type: 'A100'.*--gpus-per-trial"):
         settings(accelerator_type="A100")
     with pytest.raises(SpaceError, match="accelerator_type: .*'A 100'"):
-        settings(accelerator_type="A 100", gpus_per_trial=1)
+        settings(accelerator_type="A 100", gpus=1)

@@ -14,7 +14,7 @@ from typing import Any
 import pytest
 
 from nas_theseus.errors import StorageError
-from nas_theseus.search.trackers import Trackers, make_trackers
+from nas_theseus.searches.trackers import Trackers, make_trackers
 from nas_theseus.services.trackers.json_lines import JsonLinesTracker
 from nas_theseus.values.architecture import Architecture, BlockChoice, Span
 from nas_theseus.values.outcomes import Cost, Evaluation, Failure, Outcome, Stopped
@@ -182,8 +182,8 @@ def test_kills_lose_and_double_nothing(tmp_path: Path) -> None:
 FULL_DISK = """
 import resource, sys
 from pathlib import Path
-from nas_theseus.search.folder import SearchFolder
-from nas_theseus.search.trackers import make_trackers
+from nas_theseus.searches.folder import SearchFolder
+from nas_theseus.searches.trackers import make_trackers
 from nas_theseus.values.outcomes import Evaluation, Failure
 from nas_theseus.values.tracking import TrackerContext
 from nas_theseus.values.architecture import Architecture, BlockChoice, Span

@@ -1,0 +1,60 @@
+"""The network half way: new blocks where they have replaced guide parts, the guide elsewhere."""
+
+from __future__ import annotations
+
+from collections.abc import Collection
+
+from torch import Tensor, nn
+
+from nas_theseus.conversion.activations import GuideActivations
+from nas_theseus.conversion.target import Target
+
+
+class Hybrid(nn.Module):
+    """A target whose blocks stand in the guide as far as they have replaced its parts.
+
+    Only those blocks train and count as parameters; the guide's parts are read and never written
+    to. Where a new block's width is not the guide's, the activations pass through the projection
+    that gives the block its basis (`projection`).
+
+    Source: Network of Theseus, arXiv:2512.04198, figure 4.
+    """
+
+    def __init__(
+        self, target: Target, activations: GuideActivations, replaced: Collection[int]
+    ) -> None:
+        super().__init__()
+        self.target = target
+        self._replaced = frozenset(replaced)
+        # What has no parameters has nothing to wait for.
+        bare = {p for p, same in enumerate(target.preserving) if not same} - set(target.replaced)
+        self._new = self._replaced | bare
+        self._activations = [activations]  # in a list, so that the guide is no submodule
+        target.freeze_all_but(self._replaced)
+
+    def forward(self, inputs: Tensor) -> Tensor:
+        (activations,) = self._activations
+        boundaries = activations.guide.boundaries
+        features = inputs
+        for position, block in enumerate(self.target.blocks):
+            start = self.target.inlet_boundary(position)
+            stop = self.target.outlet_boundary(position)
+            new = position in self._new
+            wanted = self.target.boundaries[position].width if new else boundaries[start].width
+            features = self._at_width(features, start, wanted)
+            if new:
+                features = block(features)
+            else:
+                for part in activations.guide.parts[start:stop]:
+                    features = part(features)
+        return features
+
+    def _at_width(self, features: Tensor, boundary: int, width: int) -> Tensor:
+        (activations,) = self._activations
+        own = activations.guide.boundaries[boundary]
+        given = features.shape[1 if own.kind == "map" else -1]
+        if own.kind == "ids" or given == width:
+            return features
+        if given == own.width:
+            return activations.projection(boundary, width).to_target(features)
+        return activations.projection(boundary, given).to_guide(features)

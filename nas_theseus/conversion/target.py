@@ -1,0 +1,189 @@
+"""Assemble a target network from an architecture: new blocks, and copies of the guide's parts."""
+
+from __future__ import annotations
+
+import copy
+from collections.abc import Collection, Iterator
+from contextlib import contextmanager
+
+import torch
+from torch import Tensor, nn
+
+from nas_theseus.conversion.activations import GuideActivations
+from nas_theseus.space.search_space import SearchSpace
+from nas_theseus.tasks import Task
+from nas_theseus.values.architecture import Architecture, Boundary
+
+
+class Target(nn.Module):
+    """A candidate as a chain of blocks, one for each choice of its architecture.
+
+    Attributes:
+        boundaries: what passes between the blocks: the input, then every block's outlet.
+        preserving: whether each block begins as what the guide's part computes: a copy of it, or
+            one grown from it.
+        replaced: positions of the other blocks, as far as they have parameters: what is aligned.
+    """
+
+    def __init__(
+        self,
+        architecture: Architecture,
+        blocks: list[nn.Module],
+        preserving: list[bool],
+        boundaries: tuple[Boundary, ...],
+    ):
+        super().__init__()
+        self.architecture = architecture
+        self.boundaries = boundaries
+        self.blocks = nn.ModuleList(blocks)
+        self.preserving = tuple(preserving)
+        self.replaced = tuple(
+            position
+            for position, (block, same) in enumerate(zip(blocks, preserving, strict=True))
+            if not same and any(True for _ in block.parameters())
+        )
+
+    def forward(self, inputs: Tensor) -> Tensor:
+        features = inputs
+        for block in self.blocks:
+            features = block(features)
+        return features
+
+    def inlet_boundary(self, position: int) -> int:
+        """Index of the guide's boundary in front of a block."""
+        return self.architecture.choices[position].span.start
+
+    def outlet_boundary(self, position: int) -> int:
+        """Index of the guide's boundary behind a block."""
+        return self.architecture.choices[position].span.stop
+
+    def label(self, position: int) -> str:
+        return self.architecture.label(position)
+
+    def freeze_all_but(self, positions: Collection[int]) -> None:
+        """Only these blocks train; the others are in eval mode, their statistics at rest."""
+        for position, block in enumerate(self.blocks):
+            block.train(position in positions)
+            block.requires_grad_(position in positions)
+
+    def thaw(self) -> None:
+        self.train()
+        self.requires_grad_(True)
+
+    def parameters_of(self, positions: Collection[int]) -> list[nn.Parameter]:
+        return [p for position in positions for p in self.blocks[position].parameters()]
+
+
+def assemble(
+    space: SearchSpace,
+    architecture: Architecture,
+    generator_seed: int,
+    *,
+    fresh: bool = False,
+    activations: GuideActivations | None = None,
+) -> Target:
+    """A target on the CPU: parts of the guide are copied (never shared), other blocks are new.
+
+    Parts that are kept or transformed are copied together, so that weights tied between them stay
+    tied.
+
+    Args:
+        generator_seed: fixes the new blocks' random weights.
+        fresh: parts of the guide too start from random weights (the control `scratch`).
+        activations: of the space's guide; they say which channels a narrower block keeps. Not
+            needed where weights are loaded afterwards.
+
+    Raises:
+        PairingError: a block cannot stand for its span.
+    """
+    families = [space.families[choice.block] for choice in architecture.choices]
+    parts = copy.deepcopy(
+        {
+            choice.span.start: space.guide.parts[choice.span.start]
+            for choice, family in zip(architecture.choices, families, strict=True)
+            if family.of_part
+        }
+    )
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(generator_seed)
+        for part in parts.values():
+            part.to("cpu")
+        blocks, share = [], 1.0
+        for choice, family in zip(architecture.choices, families, strict=True):
+            start = choice.span.start
+            if family.keeps:
+                block = parts[start]
+            else:
+                needed = family.of_part and not family.preserves and not fresh
+                features = activations.at(start) if activations and needed else None
+                block = space.build(choice, share, part=parts.get(start), features=features)
+            if fresh and family.of_part:
+                reinitialise(block)
+            blocks.append(block)
+            share = choice.width_share
+    preserving = [family.preserves for family in families]
+    return Target(architecture, blocks, preserving, space.boundaries(architecture))
+
+
+def reinitialise(module: nn.Module) -> None:
+    """Random weights as each layer's own `reset_parameters` draws them.
+
+    Embeddings, and parameters that stand alone (positions, class tokens), are drawn from a normal
+    distribution cut at two deviations, 0.02 wide (ours, as GPT-2's and ViT's are): torch's
+    embeddings of variance 1 make logits of a head that is tied to them useless for long.
+    """
+    for layer in module.modules():
+        if not any(True for _ in layer.parameters(recurse=False)):
+            continue
+        reset = getattr(layer, "reset_parameters", None) or getattr(
+            layer, "_reset_parameters", None
+        )
+        if callable(reset) and not isinstance(layer, nn.Embedding):
+            reset()
+        else:
+            for parameter in layer.parameters(recurse=False):
+                nn.init.trunc_normal_(parameter, std=0.02)
+
+
+def recalibrate(target: nn.Module, task: Task, batch_size: int, examples: int) -> int:
+    """Batch-norm statistics anew from training inputs; weights untouched.
+
+    Returns:
+        How many examples were run: 0 for a network without batch norm.
+    """
+    if not batch_norms(target):
+        return 0
+    was_training = target.training
+    device = next(target.parameters()).device
+    seen = 0
+    with gathering_statistics(target.eval()), torch.no_grad():
+        for batch in task.batches("train", batch_size, seed=0, device=device, limit=examples):
+            target(batch.inputs)
+            seen += len(batch.inputs)
+    target.train(was_training)
+    return seen
+
+
+def batch_norms(module: nn.Module) -> list[nn.modules.batchnorm._BatchNorm]:
+    """All batch norms in a module."""
+    return [m for m in module.modules() if isinstance(m, nn.modules.batchnorm._BatchNorm)]
+
+
+@contextmanager
+def gathering_statistics(module: nn.Module) -> Iterator[None]:
+    """Inside, batch norms forget their statistics and take the cumulative mean of what they see.
+
+    They are in eval mode afterwards.
+    """
+    norms = batch_norms(module)
+    momenta = [norm.momentum for norm in norms]
+    for norm in norms:
+        norm.reset_running_stats()
+        norm.momentum = None
+        norm.train()
+    try:
+        yield
+    finally:
+        for norm, momentum in zip(norms, momenta, strict=True):
+            norm.momentum = momentum
+            norm.eval()

@@ -1,0 +1,1 @@
+"""Formats of found networks, one file each."""

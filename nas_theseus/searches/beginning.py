@@ -1,0 +1,244 @@
+"""What a search began with: saved once, inherited and held to by every later launch."""
+
+from __future__ import annotations
+
+import json
+import uuid
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass, fields, replace
+from typing import Any
+
+from nas_theseus.conversion.guide_training import guide_key, load_prepared
+from nas_theseus.costs.table import CostTable
+from nas_theseus.costs.taking import unmeasurable
+from nas_theseus.errors import SpaceError, StorageError
+from nas_theseus.searches.folder import SearchFolder
+from nas_theseus.space.consent import runnable
+from nas_theseus.space.load import load_space
+from nas_theseus.space.mistakes import mistakes_in
+from nas_theseus.space.search_space import SearchSpace
+from nas_theseus.space.sources import Sources, difference, read_sources, write_sources
+from nas_theseus.storage.whole_files import write_json
+from nas_theseus.values.goals import Constraint, Objective
+from nas_theseus.values.ids import short_hash
+from nas_theseus.values.settings import SearchSettings
+
+# Settings that a continued search takes over from its beginning where they are not given, and
+# refuses where they are given and differ.
+INHERITED = ("sampler", "seed", "suggestions", "library", "rungs")
+
+
+@dataclass(frozen=True)
+class Beginning:
+    """What a search began with.
+
+    Attributes:
+        identity: tells this search apart from others of the same name.
+        library: whether candidates take blocks from a library; where it is may change.
+        guide: hash of the guide's first weights, its training and the data.
+        recipe: id of the candidates' recipe.
+        study: hash of the study's storage URL, which may hold a password.
+    """
+
+    identity: str
+    sampler: str
+    seed: int
+    suggestions: int
+    library: bool
+    rungs: bool
+    objectives: tuple[Objective, ...]
+    constraints: tuple[Constraint, ...]
+    guide: str
+    recipe: str
+    study: str
+
+    @classmethod
+    def of(cls, space: SearchSpace, settings: SearchSettings) -> Beginning:
+        """The beginning of a search that starts now."""
+        return cls(
+            identity=uuid.uuid4().hex[:12],
+            sampler=settings.sampler,
+            seed=settings.seed,
+            suggestions=settings.suggestions,
+            library=space.recipe.library,
+            rungs=settings.rungs,
+            objectives=space.goals,
+            constraints=space.limits,
+            guide=_guide_of(space),
+            recipe=space.recipe.id,
+            study=short_hash(settings.study_url),
+        )
+
+    def write(self, folder: SearchFolder) -> None:
+        """Save it in the search's folder.
+
+        Raises:
+            StorageError: the folder cannot be written.
+        """
+        write_json(folder.settings_file, asdict(self))
+
+    @classmethod
+    def read(cls, folder: SearchFolder) -> Beginning:
+        """The beginning of a search, as it was saved.
+
+        Raises:
+            StorageError: no such search, or its settings are damaged.
+        """
+        try:
+            data = json.loads(folder.settings_file.read_text())
+            goals = tuple(Objective(**goal) for goal in data["objectives"])
+            limits = tuple(Constraint(**limit) for limit in data["constraints"])
+            # Searches from before there were suggestions and rungs had neither.
+            known = {"suggestions": 0, "rungs": False, **data}
+            names = {field.name for field in fields(cls)}
+            chosen = {name: known[name] for name in names}
+            return cls(**{**chosen, "objectives": goals, "constraints": limits})
+        except FileNotFoundError as error:
+            raise StorageError(
+                f"no search {folder.name!r} in {folder.root}; give its --storage, or start it "
+                "with 'nas-theseus search'"
+            ) from error
+        except (OSError, ValueError, KeyError, TypeError) as error:
+            raise StorageError(
+                f"{folder.settings_file} is damaged ({error!r}); restore it from a backup, or "
+                "start a new search under another --name"
+            ) from error
+
+    @property
+    def inherited(self) -> dict[str, Any]:
+        """Settings that a later launch takes over where it gives none."""
+        return {name: getattr(self, name) for name in INHERITED}
+
+    def differences(self, settings: SearchSettings) -> list[str]:
+        """Settings of a later launch that are not those of the beginning."""
+        given = {name: getattr(settings, name) for name in INHERITED}
+        given["library"] = settings.library is not False
+        return [
+            f"it began {_said(name, begun)}, not {_said(name, given[name])}; leave the option "
+            "out, or choose another --name"
+            for name, begun in self.inherited.items()
+            if begun != given[name]
+        ]
+
+    def hold(self, name: str, now: Mapping[str, str]) -> None:
+        """Refuse to continue with another guide, recipe or study.
+
+        Args:
+            now: values of this launch by attribute.
+
+        Raises:
+            SpaceError: all that differ.
+        """
+        said = {
+            "guide": "the guide's first weights or the training data changed since this search "
+            "began; restore them, or choose another --name",
+            "recipe": "it began with another recipe, or with another version of nas-theseus; "
+            "choose another --name",
+            "study": "it began with another --study; give that one, or choose another --name",
+        }
+        mistakes = [said[key] for key, value in now.items() if getattr(self, key) != value]
+        if mistakes:
+            raise SpaceError(f"search {name!r}", mistakes)
+
+
+def _said(name: str, value: object) -> str:
+    """One setting of a search as its user would write it."""
+    if isinstance(value, bool):
+        return f"{'with' if value else 'without'} {name} (--no-{name})"
+    return f"with --{name} {value}"
+
+
+def inherit(folder: SearchFolder, given: Mapping[str, Any]) -> dict[str, Any]:
+    """Settings of a launch, completed from the beginning of its search where there is one.
+
+    Args:
+        given: what this launch says; None where it says nothing.
+    """
+    said = {name: value for name, value in given.items() if value is not None}
+    if not folder.settings_file.exists():
+        return said
+    return {**Beginning.read(folder).inherited, **said}
+
+
+def begin(
+    folder: SearchFolder, settings: SearchSettings, space: SearchSpace, sources: Sources
+) -> Beginning:
+    """Save what a search begins with, or hold this launch to what it began with.
+
+    Raises:
+        SpaceError: the guide, the data, the recipe or the study differ from the beginning.
+        StorageError: the folder cannot be written, or its settings are damaged.
+    """
+    now = Beginning.of(space, settings)
+    if not folder.settings_file.exists():
+        write_sources(folder.folder, sources)
+        now.write(folder)
+        return now
+    begun = Beginning.read(folder)
+    begun.hold(folder.name, {key: getattr(now, key) for key in ("guide", "recipe", "study")})
+    return begun
+
+
+def refuse_changes(folder: SearchFolder, settings: SearchSettings, sources: Sources) -> None:
+    """Refuse to continue a search with other sources or other settings; reads no data.
+
+    Raises:
+        SpaceError: what changed, with the difference shown.
+        StorageError: the saved sources or settings are damaged.
+    """
+    mistakes = []
+    if folder.space_file.exists():
+        changed = difference(read_sources(folder.folder), sources)
+        if changed is not None:
+            mistakes.append(
+                "the space file, or a module that it imports from its folder, changed since this "
+                f"search began; choose another --name, or restore from {folder.folder}: {changed}"
+            )
+    if folder.settings_file.exists():
+        mistakes += Beginning.read(folder).differences(settings)
+    if mistakes:
+        raise SpaceError(f"search {folder.name!r}", mistakes)
+
+
+def refuse_mistakes(space: SearchSpace, where: str) -> None:
+    """Raise every mistake of a space together.
+
+    Raises:
+        SpaceError: there is at least one.
+    """
+    mistakes = mistakes_in(space)
+    if not mistakes:
+        table = CostTable(space)
+        mistakes = [*table.uncountable(), *unmeasurable(space)]
+        mistakes = mistakes or [*table.unmeetable(), *table.without_logarithm()]
+    if mistakes:
+        raise SpaceError(where, mistakes)
+
+
+def read_space(folder: SearchFolder, *, trust_code: bool) -> SearchSpace:
+    """The space of a search as it began, its guide prepared; trains nothing.
+
+    Args:
+        trust_code: as `space.consent.runnable`.
+
+    Raises:
+        StorageError: no such search, or no consent to run its space file.
+        SpaceError: the space file cannot be run, or data, guide or recipe are others than then.
+        GuideError: the trained guide is gone or damaged.
+    """
+    begun = Beginning.read(folder)
+    saved = read_sources(folder.folder)
+    space = load_space(runnable(saved, folder.folder, trust_code=trust_code))
+    recipe = space.recipe.model_copy(update={"library": begun.library})
+    space = replace(space, recipe=recipe)
+    begun.hold(folder.name, {"guide": _guide_of(space), "recipe": space.recipe.id})
+    load_prepared(space.guide, space.learnt_from, space.guide_training, folder.guides)
+    return space
+
+
+def _guide_of(space: SearchSpace) -> str:
+    """What must not change of the guide and the data."""
+    guide = guide_key(space.guide, space.learnt_from, space.guide_training)
+    if space.guide_task is not None:
+        guide = short_hash([guide, space.task.data_hash()], 16)
+    return guide

@@ -1,0 +1,123 @@
+"""Which blocks proposed architectures lack, who converts them, and which cannot be converted."""
+
+from __future__ import annotations
+
+from statistics import fmean
+
+from nas_theseus.library.block_key import BlockKey, BlockKeys
+from nas_theseus.library.record import Facts
+from nas_theseus.library.store import Library
+from nas_theseus.searches.folder import SearchFolder
+from nas_theseus.searches.status import BlockCounts
+from nas_theseus.values.architecture import Architecture, BlockChoice
+from nas_theseus.values.outcomes import BlockOutcome
+
+
+class BlockJobs:
+    """The blocks of one search: stored in the library, being converted, failed, or lacking.
+
+    A block is converted by one trial at a time, and one that failed is not tried again. What the
+    workers kept in `storage` is known again after a restart.
+
+    Args:
+        keys: of the search's space, its guide prepared.
+    """
+
+    def __init__(self, keys: BlockKeys, library: Library, storage: SearchFolder) -> None:
+        self._keys = keys
+        self._library = library
+        self._storage = storage
+        self._running: set[str] = set()
+        self._made: dict[str, BlockOutcome] = {}
+        self._failed: dict[str, BlockOutcome] = {}
+        self._stored: dict[str, Facts] = {}
+        self._errors: dict[BlockChoice, dict[str, float]] = {}
+        for outcome in storage.block_outcomes():
+            self._take(outcome)
+
+    @property
+    def counts(self) -> BlockCounts:
+        made = self._made.values()
+        own = self._made.keys() | self._running
+        reused = [facts for block, facts in self._stored.items() if block not in own]
+        return BlockCounts(
+            len(made), len(reused), len(self._failed), len(self._running),
+            sum(outcome.macs for outcome in made), sum(outcome.seconds for outcome in made),
+            sum(facts.macs for facts in reused), sum(facts.seconds for facts in reused),
+        )  # fmt: skip
+
+    def errors(self) -> dict[BlockChoice, float]:
+        """Share of the guide's variance that each block known so far leaves unexplained.
+
+        Behind inlets of several widths a choice is several blocks: the mean of those known.
+        """
+        return {choice: fmean(errors.values()) for choice, errors in self._errors.items()}
+
+    def look_up(self, architecture: Architecture) -> None:
+        """Count the blocks of an architecture that the library has as those of this search."""
+        self.lacking(architecture)
+
+    def lacking(self, architecture: Architecture) -> list[BlockKey]:
+        """The blocks of an architecture that are not in the library, in order, each once.
+
+        Raises:
+            LibraryError: the library cannot be read; so in all methods that look into it.
+        """
+        lacking = {}
+        for choice, key in zip(
+            architecture.choices, self._keys.of_blocks(architecture), strict=True
+        ):
+            if key is None:
+                continue
+            if self._is_stored(key):
+                known = self._errors.setdefault(choice, {})
+                known[key.id] = self._stored[key.id].residual
+            else:
+                lacking[key.id] = key
+        return list(lacking.values())
+
+    def broken(self, architecture: Architecture) -> BlockOutcome | None:
+        """A block that this architecture needs and that cannot be converted."""
+        lacking = (self._failed.get(key.id) for key in self.lacking(architecture))
+        return next((outcome for outcome in lacking if outcome is not None), None)
+
+    def start(self, architecture: Architecture) -> BlockKey | None:
+        """A lacking block that nobody converts yet, to be converted now."""
+        for key in self.lacking(architecture):
+            if key.id not in self._running:
+                self._running.add(key.id)
+                return key
+        return None
+
+    def ended(self, key: BlockKey, failure: str | None) -> BlockOutcome | None:
+        """A block's trial ended.
+
+        Args:
+            failure: why it failed, where its worker kept nothing.
+
+        Returns:
+            Its failure, if it is not in the library now.
+        """
+        self._running.discard(key.id)
+        kept = self._storage.read_block(key.id)
+        if kept is not None:
+            self._take(kept)
+        if self._is_stored(key):
+            return None
+        if key.id not in self._failed:
+            said = failure or "it was kept, but the library does not have it; see library verify"
+            self._failed[key.id] = BlockOutcome(key.id, str(key), failure=said)
+        return self._failed[key.id]
+
+    def _take(self, outcome: BlockOutcome) -> None:
+        (self._made if outcome.failure is None else self._failed)[outcome.block] = outcome
+
+    def _is_stored(self, key: BlockKey) -> bool:
+        # Asked once: a block that vanishes later is made again by the candidate that misses it.
+        if key.id not in self._stored:
+            record = self._library.record(key)
+            if record is None:
+                return False
+            self._stored[key.id] = record.facts
+            self._failed.pop(key.id, None)
+        return True

@@ -1,0 +1,260 @@
+"""A new budget on a search: what it evaluated that keeps it, and what its estimate promises."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Collection, Mapping, Sequence
+from dataclasses import dataclass
+from functools import cached_property
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from nas_theseus.costs.table import CostTable
+from nas_theseus.errors import SpaceError, StorageError
+from nas_theseus.estimate.additive import as_measured
+from nas_theseus.estimate.front import AdditiveSpace
+from nas_theseus.estimate.rungs import qualities, rungs_of
+from nas_theseus.estimate.space_graph import additive_space
+from nas_theseus.estimate.thompson import Proposer, Told
+from nas_theseus.library.block_key import BlockKeys
+from nas_theseus.library.store import Library
+from nas_theseus.searches.beginning import read_space
+from nas_theseus.searches.folder import SearchFolder
+from nas_theseus.searches.front_files import read_front, read_outcomes
+from nas_theseus.space.search_space import SearchSpace
+from nas_theseus.values.architecture import Architecture, BlockChoice
+from nas_theseus.values.conditions import parse_constraint
+from nas_theseus.values.goals import Constraint
+from nas_theseus.values.outcomes import Evaluation, Failure, FrontMember, Outcome, Stopped
+from nas_theseus.values.registers import COSTS
+
+_MAX_LABELS = 30_000
+
+
+@dataclass(frozen=True)
+class Prediction:
+    """An architecture that was not evaluated, with what the estimate expects of it.
+
+    Attributes:
+        quality, deviation: mean and standard deviation of the search's metric.
+        costs: additive, by name.
+        stored, lacking: how many of its new blocks the library has, and how many not.
+    """
+
+    architecture: Architecture
+    quality: float
+    deviation: float
+    costs: Mapping[str, float]
+    stored: int
+    lacking: int
+
+
+@dataclass(frozen=True)
+class Answer:
+    """What a search can offer under a budget.
+
+    Attributes:
+        metric: the quality that is predicted.
+        evaluated: the front of its evaluations that keep the budget.
+        predicted: new architectures, the most promising first.
+        epsilon: 0 where they were solved exactly; else the precision to which costs were compared.
+    """
+
+    metric: str
+    evaluated: tuple[FrontMember, ...]
+    predicted: tuple[Prediction, ...]
+    epsilon: float
+
+    def rows(self) -> list[dict[str, Any]]:
+        """The predictions as plain rows, as `front --at --json` prints them."""
+        return [
+            {
+                "architecture": one.architecture.id,
+                "pairing": one.architecture.pairing,
+                "blocks": one.architecture.blocks,
+                f"predicted_{self.metric}": one.quality,
+                "deviation": one.deviation,
+                **one.costs,
+                "blocks_in_library": one.stored,
+                "blocks_to_convert": one.lacking,
+                "choices": one.architecture.to_json(),
+            }
+            for one in self.predicted
+        ]
+
+
+def parse_budget(text: str) -> tuple[Constraint, ...]:
+    """Limits joined by ``and``, such as ``macs <= 5e6 and params <= 1e5``.
+
+    Raises:
+        SpaceError: every condition that cannot be read.
+    """
+    budget, mistakes = [], []
+    for condition in re.split(r"\s+and\s+", text.strip()):
+        try:
+            budget.append(parse_constraint(condition))
+        except ValueError as error:
+            mistakes.append(str(error))
+    if mistakes:
+        raise SpaceError("--at", mistakes)
+    return tuple(budget)
+
+
+def _refuse_others(budget: Sequence[Constraint], space: SearchSpace) -> None:
+    """Refuse limits on anything but the additive costs of a space.
+
+    Raises:
+        SpaceError: all of them.
+    """
+    mistakes = [
+        f"{limit.name} in '{limit}' "
+        f"{'is measured on finished networks' if limit.name in COSTS else 'is no cost'}; a budget "
+        f"of this search can be on {', '.join(space.additive)} (--where filters evaluated "
+        "architectures by any value)"
+        for limit in budget
+        if limit.name not in space.additive
+    ]
+    if mistakes:
+        raise SpaceError("--at", mistakes)
+
+
+def answer(
+    storage: SearchFolder,
+    budget: Sequence[Constraint],
+    count: int = 5,
+    *,
+    distance: int = 2,
+    library: str | None = None,
+    trust_code: bool = False,
+) -> Answer:
+    """Answer a budget from a search's evaluations and its library; nothing is trained.
+
+    The estimate learns from all evaluations, its prior from the errors of the library's blocks.
+    Of the new architectures under the budget the best is predicted first, then the best of those
+    that differ in `distance` guide parts from all before (`AdditiveSpace.diverse`). They are solved
+    by the sum of what blocks add; terms of pairs, where the data carry them, enter the prediction
+    alone, and order it. Blocks that could not be converted are left out.
+
+    Args:
+        budget: on additive costs, beside the search's own limits. Limits on measured costs are
+            held by what was evaluated, and unknown of what is predicted.
+        count: how many predictions, fewer where there are no more.
+        library: where the search keeps blocks, if not in `storage`.
+        trust_code: consent to run the search's copy of its space file.
+
+    Raises:
+        StorageError: no such search, no consent, no evaluation yet.
+        LibraryError: the library is gone.
+        LimitError: no architecture keeps the budget; names the limit and the closest one.
+        SpaceError: a limit is on no additive cost of the search; or as `read_space`.
+        GuideError: as `read_space`.
+    """
+    outcomes = read_outcomes(storage)
+    if not any(isinstance(outcome, Evaluation) for outcome in outcomes):
+        raise StorageError(
+            f"search {storage.name!r} has no finished evaluation, so there is nothing to answer "
+            "from; go on with it by 'nas-theseus search' first"
+        )
+    space = read_space(storage, trust_code=trust_code)
+    _refuse_others(budget, space)
+    blocks = _Blocks(space, storage, storage.library if library is None else library)
+    forecaster = _Forecaster(space, blocks)
+    predicted, epsilon = forecaster.predict(outcomes, budget, count, distance)
+    return Answer(forecaster.metric, read_front(storage, budget), tuple(predicted), epsilon)
+
+
+class _Blocks:
+    """The blocks of a search's space: which the library has, which cannot be converted.
+
+    Attributes:
+        errors: of those in the library, by choice.
+        broken: choices that cannot be converted, each with its inlet's width share.
+    """
+
+    def __init__(self, space: SearchSpace, storage: SearchFolder, location: str | Path) -> None:
+        self._keys = BlockKeys(space)
+        keys = {
+            (choice, share): self._keys.of(choice, share)
+            for span, share in space.fitting
+            for choice in space.choices(span, share)
+            if not space.families[choice.block].keeps
+        }
+        stored = {}
+        if space.recipe.library:
+            stored = Library(location, create=False).records(keys.values())
+        self._stored = stored.keys()
+        failed = {one.block for one in storage.block_outcomes() if one.failure is not None}
+        failed -= stored.keys()
+        self.broken = {placed for placed, key in keys.items() if key.id in failed}
+        found: dict[BlockChoice, list[float]] = {}
+        for (choice, _), key in keys.items():
+            if key.id in stored:
+                found.setdefault(choice, []).append(stored[key.id].facts.residual)
+        # Behind inlets of several widths a choice is several blocks.
+        self.errors = {choice: float(np.mean(errors)) for choice, errors in found.items()}
+
+    def counts(self, architecture: Architecture) -> tuple[int, int]:
+        """How many of its new blocks the library has, and how many not."""
+        keys = [key for key in self._keys.of_blocks(architecture) if key is not None]
+        stored = sum(key.id in self._stored for key in keys)
+        return stored, len(keys) - stored
+
+
+class _Forecaster(Proposer):
+    """The sampler's estimate, asked for the best under a budget on any additive cost."""
+
+    def __init__(self, space: SearchSpace, blocks: _Blocks) -> None:
+        super().__init__(space, CostTable(space), errors=lambda: blocks.errors)
+        self._blocks = blocks
+
+    @cached_property
+    def _graph(self) -> AdditiveSpace:
+        names = self.space.additive
+        return additive_space(self.space, self._costs, names, _MAX_LABELS, self._blocks.broken)
+
+    @property
+    def metric(self) -> str:
+        """What is predicted."""
+        return self._quality.name
+
+    def predict(
+        self,
+        outcomes: Collection[Outcome],
+        budget: Sequence[Constraint],
+        count: int,
+        distance: int,
+    ) -> tuple[list[Prediction], float]:
+        """Predictions, the most promising first, and epsilon."""
+        told = [self._told(outcome) for outcome in outcomes]
+        estimate = self._estimate(told)
+        choices, numbers = self._choices
+        found = self._graph.diverse(
+            -estimate.weights(choices)[0][numbers], count, distance, [*budget, *self._limits],
+            epsilon=0.0, without={one.architecture for one in told},
+        )  # fmt: skip
+        if not found:
+            return [], 0.0
+        means, deviations = estimate.predict([one.architecture for one in found])
+        predictions = [
+            self._prediction(found[i].architecture, float(means[i]), float(deviations[i]))
+            for i in np.argsort(-means, kind="stable")
+        ]
+        return predictions, max(one.epsilon for one in found)
+
+    def _told(self, outcome: Outcome) -> Told:
+        if isinstance(outcome, Failure):
+            return Told(outcome.architecture)
+        stopped = isinstance(outcome, Stopped)
+        evaluation = outcome.evaluation if isinstance(outcome, Stopped) else outcome
+        reached = qualities(evaluation, rungs_of(self.space.recipe, self.metric))
+        return Told(outcome.architecture, outcome.values(), predicted=stopped, rungs=reached)
+
+    def _prediction(self, architecture: Architecture, mean: float, deviation: float) -> Prediction:
+        quality = as_measured(mean, self._quality)
+        # What is minimised is learnt in logs: to first order, a share of the value.
+        unit = 1.0 if self._quality.direction == "maximize" else quality
+        costs = self._costs.of(architecture).known()
+        counts = self._blocks.counts(architecture)
+        return Prediction(architecture, quality, unit * deviation, costs, *counts)

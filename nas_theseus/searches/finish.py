@@ -1,0 +1,136 @@
+"""The end of a search: test quality of the front, its files and pictures, ranks of all."""
+
+from __future__ import annotations
+
+import json
+import shutil
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+
+from nas_theseus.conversion.target import assemble
+from nas_theseus.estimate.pareto import as_minimised, ranks
+from nas_theseus.export.member import member_files, write_member
+from nas_theseus.guide.weights import load_weights
+from nas_theseus.pictures import of_conversion, of_search
+from nas_theseus.searches.folder import SearchFolder
+from nas_theseus.searches.front_files import write_front
+from nas_theseus.searches.ledger import Ledger
+from nas_theseus.space.search_space import SearchSpace
+from nas_theseus.space.sources import Sources
+from nas_theseus.storage.whole_files import write_json
+from nas_theseus.tasks.score import score
+from nas_theseus.values.outcomes import Evaluation, FrontMember
+from nas_theseus.values.tracking import ResultFiles, Results
+
+_PICTURES = ("front.html", "front.png", "front.json")
+
+
+@dataclass(frozen=True)
+class Finish:
+    """Writes what a search has found.
+
+    Attributes:
+        space: its guide is of the searched structure; weights are loaded here.
+        sources: of the space, which are saved with each network.
+        guide: file of the guide's weights.
+        guide_values: quality and costs of the guide.
+        say: shows one line about what happens next.
+    """
+
+    space: SearchSpace
+    sources: Sources
+    folder: SearchFolder
+    guide: Path
+    guide_values: dict[str, float]
+    say: Callable[[str], None]
+
+    def write(self, ledger: Ledger, metrics: dict[str, float]) -> Results:
+        """Test the front, write its files, and return what trackers are to record.
+
+        Args:
+            metrics: the search's own.
+
+        Raises:
+            StorageError: weights are gone, or a file cannot be written.
+        """
+        front, test_name = self.folder.front, f"test_{self.space.task.metric}"
+        load_weights(self.space.guide, self.guide)
+        self.guide_values[test_name] = _tested(
+            front / "guide-test.json",
+            test_name,
+            lambda: score(self.space.guide, self.space.task, "test"),
+        )
+        members = []
+        for number, evaluation in enumerate(ledger.members, 1):
+            self.say(f"testing network {number} of {len(ledger.members)} on the front")
+            members.append(self._member(evaluation, test_name))
+        _remove_former(front, {member.evaluation.architecture.id for member in members})
+        evaluations = ledger.evaluations
+        ids = {member.evaluation.architecture.id for member in members}
+        found: dict[str, int] = {}
+        if evaluations:
+            of_search.write_front(front, evaluations, ids, self.space.goals, self.folder.name)
+            points = as_minimised(evaluations, self.space.goals)
+            names = (evaluation.architecture.id for evaluation in evaluations)
+            found = dict(zip(names, ranks(points), strict=True))
+        write_front(self.folder, tuple(members), self.guide_values, metrics)
+        written = tuple(name for name in _PICTURES if (front / name).exists())
+        files = [ResultFiles(front, written)]
+        for member in members:
+            files += self._files(member.evaluation)
+        tests = {member.evaluation.architecture.id: member.test for member in members}
+        return Results(found, tests, tuple(files))
+
+    def _member(self, evaluation: Evaluation, test_name: str) -> FrontMember:
+        folder = self.folder.front / evaluation.architecture.id
+        weights = self.folder.weights_of(evaluation.name)
+        write_member(folder, evaluation, weights, self.sources)
+
+        def measure() -> float:
+            target = assemble(self.space, evaluation.architecture, 0)
+            load_weights(target, weights)
+            return score(target, self.space.task, "test")
+
+        return FrontMember(
+            evaluation, {test_name: _tested(folder / "test.json", test_name, measure)}
+        )
+
+    def _files(self, evaluation: Evaluation) -> list[ResultFiles]:
+        """A member's network and pictures."""
+        name = evaluation.architecture.id
+        folder = self.folder.front / name
+        drawn = _draw(self.space, evaluation, folder)
+        return [
+            ResultFiles(folder, member_files(folder), place="network", architecture=name),
+            *([ResultFiles(folder, drawn, architecture=name)] if drawn else []),
+        ]
+
+
+def _remove_former(front: Path, members: set[str]) -> None:
+    """A former member's folder would still look like a result of the front."""
+    for folder in front.iterdir():
+        if folder.is_dir() and folder.name not in members:
+            shutil.rmtree(folder)
+
+
+def _draw(space: SearchSpace, evaluation: Evaluation, folder: Path) -> tuple[str, ...]:
+    """Pictures of a member that was aligned; their names."""
+    if not evaluation.similarities:
+        return ()
+    drawn = {
+        of_conversion.SIMILARITY_FILE: of_conversion.similarity_picture(evaluation),
+        of_conversion.CHAIN_FILE: of_conversion.chain_picture(space, evaluation.architecture),
+    }
+    for name, figure in drawn.items():
+        of_conversion.write_picture(figure, folder / name)
+    return tuple(drawn)
+
+
+def _tested(path: Path, name: str, measure: Callable[[], float]) -> float:
+    """A test score, measured once and saved."""
+    if path.exists():
+        return float(json.loads(path.read_text())[name])
+    value = float(measure())
+    write_json(path, {name: value})
+    return value

@@ -1,0 +1,200 @@
+"""Where everything of a search goes under `--storage`, and its results read and written."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterator
+from dataclasses import asdict, dataclass
+from pathlib import Path
+
+from nas_theseus.errors import StorageError
+from nas_theseus.storage.whole_files import make_folder, write_json
+from nas_theseus.values.ids import SEARCH_NAME
+from nas_theseus.values.outcomes import BlockOutcome, Evaluation, Failure, Outcome, Stopped
+
+# A result in full counts before what an earlier attempt left.
+_SUFFIXES = ((Evaluation, ".json"), (Stopped, ".stopped.json"), (Failure, ".failed.json"))
+
+
+@dataclass(frozen=True)
+class SearchFolder:
+    """The folder layout of one search inside a storage folder.
+
+    Raises:
+        StorageError: the name is none that a search may have, and might lead out of the folder.
+
+    ::
+
+        <root>/guides/<key>.safetensors           trained guides, shared by all searches
+        <root>/guide_work/                        activations and logits of guides, shared too
+        <root>/library/                           converted blocks, shared by all searches
+        <root>/searches/<name>/space.py           copy of the space file
+        <root>/searches/<name>/sources/           copies of the modules that it imports from its
+                                                  folder; sources.json lists them
+        <root>/searches/<name>/settings.json      seed and sampler, fixed when the search began
+        <root>/searches/<name>/study.journal      Optuna's study: the truth of proposals
+        <root>/searches/<name>/evaluations/       one JSON a result: the truth of results
+        <root>/searches/<name>/blocks/            one JSON a block that it converted or could not
+        <root>/searches/<name>/weights/           safetensors of each evaluated architecture
+        <root>/searches/<name>/outbox/            records MLflow has not taken yet
+        <root>/searches/<name>/front/             front.json, .html, .png; one folder a member
+        <root>/searches/<name>/log/               Ray's and the driver's messages
+    """
+
+    root: Path
+    name: str
+
+    def __post_init__(self) -> None:
+        if not SEARCH_NAME.fullmatch(self.name):
+            raise StorageError(
+                f"{self.name!r} cannot be a search's name: names have up to 100 letters, digits, "
+                "'.', '_' and '-', and begin with a letter or digit"
+            )
+
+    @property
+    def folder(self) -> Path:
+        return self.root / "searches" / self.name
+
+    @property
+    def guides(self) -> Path:
+        return self.root / "guides"
+
+    @property
+    def guide_work(self) -> Path:
+        return self.root / "guide_work"
+
+    @property
+    def library(self) -> Path:
+        return self.root / "library"
+
+    @property
+    def space_file(self) -> Path:
+        return self.folder / "space.py"
+
+    @property
+    def settings_file(self) -> Path:
+        return self.folder / "settings.json"
+
+    @property
+    def journal(self) -> Path:
+        return self.folder / "study.journal"
+
+    @property
+    def evaluations(self) -> Path:
+        return self.folder / "evaluations"
+
+    @property
+    def blocks(self) -> Path:
+        return self.folder / "blocks"
+
+    @property
+    def weights(self) -> Path:
+        return self.folder / "weights"
+
+    @property
+    def outbox(self) -> Path:
+        return self.folder / "outbox"
+
+    @property
+    def runs_file(self) -> Path:
+        return self.folder / "runs.json"
+
+    @property
+    def front(self) -> Path:
+        return self.folder / "front"
+
+    @property
+    def log(self) -> Path:
+        return self.folder / "log"
+
+    @property
+    def lock_file(self) -> Path:
+        return self.folder / "driver.lock"
+
+    def create(self) -> None:
+        """Make the folders.
+
+        Raises:
+            StorageError: the storage cannot be written.
+        """
+        for folder in (
+            self.guides, self.evaluations, self.blocks, self.weights, self.outbox, self.log,
+        ):  # fmt: skip
+            make_folder(folder, "--storage")
+
+    def run_ids(self) -> dict[str, str]:
+        """MLflow's run ids by architecture, as far as they are known."""
+        try:
+            found: dict[str, str] = json.loads(self.runs_file.read_text())
+            return found
+        except (OSError, ValueError):
+            return {}
+
+    def weights_of(self, outcome_name: str) -> Path:
+        return self.weights / f"{outcome_name}.safetensors"
+
+    def write_outcome(self, outcome: Outcome) -> Path:
+        """Keep a result: ``.json``, of a stopped one ``.stopped.json``, a failure ``.failed.json``.
+
+        Raises:
+            StorageError: it cannot be written.
+        """
+        suffix = dict[type, str](_SUFFIXES)[type(outcome)]
+        path = self.evaluations / f"{outcome.name}{suffix}"
+        write_json(path, outcome.to_json())
+        return path
+
+    def read_outcome(self, name: str) -> Outcome | None:
+        """The result of one architecture, recipe and seed; None when there is none (yet).
+
+        A damaged file is set aside as ``.damaged``, so that the trial runs again.
+        """
+        for kind, suffix in _SUFFIXES:
+            path = self.evaluations / f"{name}{suffix}"
+            if path.exists():
+                try:
+                    found: Outcome = kind.from_json(json.loads(path.read_text()))
+                    return found
+                except (ValueError, KeyError, TypeError):
+                    path.rename(path.with_suffix(".damaged"))
+        return None
+
+    def outcomes(self) -> Iterator[Outcome]:
+        """All results, in order of their names."""
+        names = {path.name.partition(".")[0] for path in self.evaluations.glob("*.json")}
+        for name in sorted(names):
+            outcome = self.read_outcome(name)
+            if outcome is not None:
+                yield outcome
+
+    def write_block(self, outcome: BlockOutcome) -> None:
+        """Keep what came of converting a block."""
+        write_json(self.blocks / f"{outcome.block}.json", asdict(outcome))
+
+    def read_block(self, block: str) -> BlockOutcome | None:
+        """What came of converting a block for this search; None when nothing is known.
+
+        A damaged file is set aside as ``.damaged``; what it said is counted no more.
+        """
+        path = self.blocks / f"{block}.json"
+        try:
+            return BlockOutcome(**json.loads(path.read_text()))
+        except FileNotFoundError:
+            return None
+        except (ValueError, TypeError):
+            path.rename(path.with_suffix(".damaged"))
+            return None
+
+    def block_outcomes(self) -> Iterator[BlockOutcome]:
+        """All blocks that this search converted or could not, in order of their ids."""
+        for path in sorted(self.blocks.glob("*.json")):
+            outcome = self.read_block(path.stem)
+            if outcome is not None:
+                yield outcome
+
+
+def searches(root: Path) -> list[str]:
+    """Names of the searches kept in a storage folder."""
+    folder = root / "searches"
+    found = folder.iterdir() if folder.is_dir() else ()
+    return sorted(p.name for p in found if p.is_dir() and SEARCH_NAME.fullmatch(p.name))

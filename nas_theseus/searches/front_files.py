@@ -1,0 +1,81 @@
+"""The front as files and rows: written by a search, read by commands; runs no code of the space."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+from nas_theseus.estimate.pareto import IncrementalFront
+from nas_theseus.searches.beginning import Beginning
+from nas_theseus.searches.folder import SearchFolder
+from nas_theseus.storage.whole_files import write_json
+from nas_theseus.values.goals import Constraint
+from nas_theseus.values.outcomes import Evaluation, FrontMember, Outcome
+
+
+def front_rows(members: Sequence[FrontMember]) -> list[dict[str, Any]]:
+    """The front as plain rows."""
+    return [
+        {
+            "architecture": member.evaluation.architecture.id,
+            "pairing": member.evaluation.architecture.pairing,
+            "blocks": member.evaluation.architecture.blocks,
+            **member.evaluation.values(),
+            **member.test,
+            "train_macs_spent": member.evaluation.train_macs_spent,
+            "seconds": round(member.evaluation.seconds, 3),
+            **({} if member.run_id is None else {"run_id": member.run_id}),
+        }
+        for member in members
+    ]
+
+
+def write_front(
+    folder: SearchFolder,
+    members: Sequence[FrontMember],
+    guide: Mapping[str, float],
+    metrics: Mapping[str, float],
+) -> None:
+    """Save the front as ``front.json``, with the guide's values and the search's own metrics.
+
+    It holds no run ids: they are a tracker's, and `read_front` adds those that are known.
+    """
+    rows = front_rows(members)
+    summary = {"search": folder.name, "guide": dict(guide), **metrics, "front": rows}
+    write_json(folder.front / "front.json", summary)
+
+
+def read_outcomes(folder: SearchFolder) -> list[Outcome]:
+    """The results of a search that are of its own recipe and seed.
+
+    Raises:
+        StorageError: no such search.
+    """
+    begun = Beginning.read(folder)
+    own = (begun.recipe, begun.seed)
+    return [outcome for outcome in folder.outcomes() if (outcome.recipe, outcome.seed) == own]
+
+
+def read_front(folder: SearchFolder, budget: Sequence[Constraint] = ()) -> tuple[FrontMember, ...]:
+    """The front of a search from its evaluations, finished or not; runs no code of the space.
+
+    Args:
+        budget: limits beside the search's own.
+
+    Raises:
+        StorageError: no such search.
+    """
+    begun = Beginning.read(folder)
+    front = IncrementalFront(begun.objectives, [*begun.constraints, *budget])
+    for outcome in read_outcomes(folder):
+        if isinstance(outcome, Evaluation):
+            front.add(outcome)
+    runs = folder.run_ids()
+    members = []
+    for evaluation in front.members:
+        name = evaluation.architecture.id
+        tested = folder.front / name / "test.json"
+        test = json.loads(tested.read_text()) if tested.exists() else {}
+        members.append(FrontMember(evaluation, test, runs.get(name)))
+    return tuple(members)

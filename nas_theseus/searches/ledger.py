@@ -1,0 +1,184 @@
+"""The ledger: every outcome of one search, what is open, and what is left.
+
+It is the only thing in memory that knows this; the display, the study, rungs and records are
+given what it says.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
+from typing import TypeVar
+
+from nas_theseus.estimate.pareto import IncrementalFront, hypervolume_of
+from nas_theseus.estimate.rungs import RungRecord
+from nas_theseus.searches.proposals import Proposal
+from nas_theseus.searches.status import Progress
+from nas_theseus.values.architecture import Architecture
+from nas_theseus.values.goals import Objective
+from nas_theseus.values.outcomes import Evaluation, Failure, Outcome, Stopped
+
+WAITING = "waiting"
+Kind = TypeVar("Kind", Evaluation, Stopped, Failure)
+
+
+@dataclass
+class Open:
+    """A proposal without an outcome, and where its trial is."""
+
+    proposal: Proposal
+    stage: str = WAITING
+
+
+class Ledger:
+    """Every outcome of one search, what is open, and what is left.
+
+    Args:
+        wanted: trials in all.
+        goals: of the space.
+        reference: the worst values that count in the hypervolume, by goal.
+        front: without members.
+        rungs: without candidates.
+    """
+
+    def __init__(
+        self,
+        wanted: int,
+        goals: tuple[Objective, ...],
+        reference: Mapping[str, float],
+        front: IncrementalFront,
+        rungs: RungRecord,
+    ) -> None:
+        self._wanted = wanted
+        self._goals = goals
+        self._reference = dict(reference)
+        self._front = front
+        self._rungs = rungs
+        self._outcomes: dict[str, Outcome] = {}
+        self._open: dict[str, Open] = {}
+        self._progress: Progress | None = None
+
+    @property
+    def left(self) -> int:
+        """How many proposals are still to be made."""
+        return max(0, self._wanted - len(self._outcomes) - len(self._open))
+
+    @property
+    def open(self) -> int:
+        """How many proposals have no outcome yet."""
+        return len(self._open)
+
+    @property
+    def stages(self) -> dict[str, str]:
+        """Stage of each open architecture, by its id."""
+        return {name: trial.stage for name, trial in self._open.items()}
+
+    @property
+    def waiting(self) -> list[Architecture]:
+        """Open architectures that nobody runs yet, the oldest first."""
+        return [
+            trial.proposal.architecture for trial in self._open.values() if trial.stage == WAITING
+        ]
+
+    @property
+    def evaluations(self) -> list[Evaluation]:
+        """All evaluations, in the order in which they were added."""
+        return list(self._of_kind(Evaluation))
+
+    @property
+    def failures(self) -> list[Failure]:
+        """All failures, in the order in which they were added."""
+        return list(self._of_kind(Failure))
+
+    @property
+    def members(self) -> list[Evaluation]:
+        """The evaluations on the front."""
+        return self._front.members
+
+    def _of_kind(self, kind: type[Kind]) -> Iterator[Kind]:
+        return (outcome for outcome in self._outcomes.values() if isinstance(outcome, kind))
+
+    def outcome_of(self, architecture: Architecture) -> Outcome | None:
+        """The outcome of an architecture, if there is one."""
+        return self._outcomes.get(architecture.id)
+
+    def propose(self, proposal: Proposal) -> None:
+        """A proposal was made; it waits to be run."""
+        self._open[proposal.architecture.id] = Open(proposal)
+
+    def move(self, architecture: str, stage: str) -> bool:
+        """The trial of an open architecture reached a stage; False where it is not open."""
+        if architecture not in self._open:
+            return False
+        self._open[architecture].stage = stage
+        return True
+
+    def withdraw_waiting(self) -> None:
+        """What waits is left for another launch: the study still has it."""
+        self._open = {name: o for name, o in self._open.items() if o.stage != WAITING}
+
+    def goes_on(self, evaluation: Evaluation, rung: str) -> bool:
+        """Whether a running candidate goes on from a rung."""
+        self._rungs.take(evaluation, finished=False)
+        return self._rungs.goes_on(evaluation, rung)
+
+    def predict(self, evaluation: Evaluation, rung: str) -> float:
+        """Final quality of a candidate, predicted at a rung."""
+        return self._rungs.predict(evaluation, rung)
+
+    def add(self, outcome: Outcome) -> Proposal | None:
+        """Take one outcome in; the proposal that it closes, if one was open.
+
+        A second outcome of an architecture replaces a failure only.
+        """
+        self._progress = None
+        name = outcome.architecture.id
+        trial = self._open.pop(name, None)
+        if isinstance(outcome, Failure):
+            self._outcomes.setdefault(name, outcome)
+            self._rungs.forget(name)
+        elif not isinstance(self._outcomes.get(name), Evaluation | Stopped):
+            self._outcomes[name] = outcome
+            finished = isinstance(outcome, Evaluation)
+            if isinstance(outcome, Evaluation):
+                self._front.add(outcome)
+            self._rungs.take(_measured(outcome), finished=finished)
+        return None if trial is None else trial.proposal
+
+    @property
+    def progress(self) -> Progress:
+        """What the outcomes come to; computed when one was added."""
+        if self._progress is None:
+            self._progress = self._summed()
+        return self._progress
+
+    def _summed(self) -> Progress:
+        stopped = list(self._of_kind(Stopped))
+        done = self.evaluations
+        members = self.members
+        measured = [*done, *map(_measured, stopped)]
+        best = {
+            goal.name: (max if goal.direction == "maximize" else min)(
+                member.value(goal.name) for member in members
+            )
+            for goal in self._goals
+            if members
+        }
+        return Progress(
+            done=len(done),
+            stopped=len(stopped),
+            failed=len(self._outcomes) - len(measured),
+            front=tuple(member.architecture.id for member in members),
+            hypervolume=hypervolume_of(members, self._goals, self._reference) if members else 0.0,
+            best=best,
+            train_macs=sum(evaluation.train_macs_spent for evaluation in measured),
+            seconds=sum(evaluation.seconds for evaluation in measured),
+            macs_saved=sum(outcome.macs_saved for outcome in stopped),
+            correlations=self._rungs.correlations(),
+            compared=self._rungs.finished,
+        )
+
+
+def _measured(outcome: Evaluation | Stopped) -> Evaluation:
+    """What was measured of a candidate, up to its end or to the rung that stopped it."""
+    return outcome.evaluation if isinstance(outcome, Stopped) else outcome

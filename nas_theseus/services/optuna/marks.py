@@ -1,0 +1,18 @@
+"""Marks that a study sets on its trials, as user attributes, for samplers and windows to read."""
+
+from __future__ import annotations
+
+# Why a trial was refused before it ran, or failed.
+REASON = "theseus:reason"
+# The quality is predicted, not measured; the value is the rung that stopped the trial.
+ESTIMATED = "theseus:estimated"
+# Measured costs, which need not be objectives.
+COSTS = "theseus:costs"
+# Quality at the rungs that the trial reached.
+RUNGS = "theseus:rungs"
+# Id of the architecture that the genes mean.
+ARCHITECTURE = "theseus:architecture"
+# Left by a driver that died between two genes; the same proposal was made again as another trial.
+ABANDONED = "theseus:abandoned"
+# The proposal meant an architecture that was already proposed.
+REPEATED = "theseus:repeated"

@@ -1,0 +1,112 @@
+"""Every private name of Optuna that this package uses, each with its reason; no other file has one.
+
+Optuna may change these names in any release. Those whose absence would go unnoticed, such as a
+method that Optuna no longer calls, are checked when this module is imported, so that an Optuna
+which lacks one is refused by name.
+"""
+
+from __future__ import annotations
+
+import copy
+from collections.abc import Container, Iterable, Sequence
+from typing import Any
+
+import optuna
+from optuna.samplers import BaseGASampler
+from optuna.trial import FrozenTrial, TrialState
+
+from nas_theseus.errors import ServiceError
+
+
+class ShownStudy(optuna.Study):
+    """A study that shows samplers some of its trials only; everything else is the study's.
+
+    Private: `Study._get_trials`, which Optuna's samplers call in place of `Study.get_trials`, and
+    `Study._storage`, since a study does not say in public where it is stored.
+
+    Args:
+        study: the whole study.
+        trials: those that are shown, by number.
+    """
+
+    def __init__(self, study: optuna.Study, trials: Sequence[FrozenTrial]) -> None:
+        super().__init__(study.study_name, study._storage, study.sampler, study.pruner)
+        self._shown = trials
+
+    def _get_trials(
+        self,
+        deepcopy: bool = True,
+        states: Container[TrialState] | None = None,
+        use_cache: bool = False,
+    ) -> list[FrozenTrial]:
+        chosen = [trial for trial in self._shown if states is None or trial.state in states]
+        return copy.deepcopy(chosen) if deepcopy else chosen
+
+
+class GenerationMarks:
+    """What a genetic sampler writes of its generations into a study.
+
+    Private: `BaseGASampler._get_generation_key` and `_get_parent_cache_key_prefix`, the names of
+    these attributes; `Study._storage` and `Study._study_id`, since attributes of a study that
+    belong to Optuna cannot be read in public; `FrozenTrial._trial_id`, by which parents are named.
+    The public `get_trial_generation` and `get_parent_population` write what they do not find.
+
+    Args:
+        kind: class of the sampler.
+    """
+
+    def __init__(self, kind: type[BaseGASampler]) -> None:
+        self._generation = kind._get_generation_key()
+        self._parents = kind._get_parent_cache_key_prefix()
+
+    def generation(self, trial: FrozenTrial) -> int:
+        """The generation of a trial; -1 where the sampler did not make it."""
+        found: int = trial.system_attrs.get(self._generation, -1)
+        return found
+
+    def parents(self, study: optuna.Study, generations: Iterable[int]) -> set[int]:
+        """Ids of the trials that were selected as parents of these generations."""
+        selected = study._storage.get_study_system_attrs(study._study_id)
+        return {
+            trial_id
+            for generation in generations
+            for trial_id in selected.get(f"{self._parents}{generation}", ())
+        }
+
+    @staticmethod
+    def trial_id(trial: FrozenTrial) -> int:
+        """What `parents` calls a trial."""
+        return trial._trial_id
+
+
+def enqueued_genes(trial: FrozenTrial) -> dict[str, Any] | None:
+    """Genes that a trial was enqueued with; None for one that a sampler proposed.
+
+    Private: the name of the attribute that `Study.enqueue_trial` writes.
+    """
+    genes: dict[str, Any] | None = trial.system_attrs.get("fixed_params")
+    return genes
+
+
+_REQUIRED = (
+    (optuna.Study, "_get_trials"),
+    (BaseGASampler, "_get_generation_key"),
+    (BaseGASampler, "_get_parent_cache_key_prefix"),
+)
+
+
+def check() -> None:
+    """Refuse an Optuna that lacks a name whose absence would go unnoticed.
+
+    Raises:
+        ServiceError: it lacks one.
+    """
+    missing = [f"{kind.__name__}.{name}" for kind, name in _REQUIRED if not hasattr(kind, name)]
+    if missing:
+        raise ServiceError(
+            f"Optuna {optuna.__version__} has no {', '.join(missing)}, which nas-theseus uses; "
+            "install Optuna 5.0 (pip install 'optuna>=5.0,<5.1')"
+        )
+
+
+check()

@@ -1,0 +1,115 @@
+"""Where a study is stored: a journal file or a database. Failures are reported with their cause."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager, nullcontext
+from dataclasses import dataclass
+from pathlib import Path
+
+import optuna
+from optuna.exceptions import StorageInternalError
+from optuna.storages import BaseStorage, RDBStorage
+from sqlalchemy.exc import SQLAlchemyError
+
+from nas_theseus.errors import TheseusError
+from nas_theseus.services.optuna.causes import unusable
+from nas_theseus.services.optuna.journal import Journal, open_journal
+from nas_theseus.values.goals import Objective
+
+
+def reach(address: str) -> None:
+    """Open a database before anything is trained, making its tables where there are none.
+
+    Raises:
+        ServiceError: it does not answer, refuses the password, or is of another kind.
+    """
+    open_storage(address)
+
+
+def open_storage(storage: Path | str) -> BaseStorage:
+    """The storage at a journal's path or a database's address.
+
+    Raises:
+        ServiceError: it cannot be used; the message has the cause and its remedy.
+    """
+    try:
+        if isinstance(storage, Path):
+            return open_journal(storage)
+        # Asked before each use whether it is still there: a database may be restarted.
+        return RDBStorage(storage, engine_kwargs={"pool_pre_ping": True})
+    except TheseusError:
+        raise
+    except Exception as error:  # database drivers raise their own kinds
+        raise unusable(storage, error) from None
+
+
+@dataclass(frozen=True)
+class StoredStudy:
+    """An Optuna study with where it is stored.
+
+    Attributes:
+        study: the study.
+        storage: which stores it.
+        study_id: its id there.
+        address: the journal's path, or the database's address.
+    """
+
+    study: optuna.Study
+    storage: BaseStorage
+    study_id: int
+    address: Path | str
+
+    @contextmanager
+    def together(self) -> Iterator[None]:
+        """What is written inside is one write to a journal; a database has each part at once.
+
+        Raises:
+            ServiceError: the storage cannot be used.
+        """
+        journal = self.storage if isinstance(self.storage, Journal) else None
+        try:
+            with nullcontext() if journal is None else journal.together():
+                yield
+        except TheseusError:  # such as a full disk under the search's folder
+            raise
+        except (StorageInternalError, SQLAlchemyError, OSError) as error:
+            raise unusable(self.address, error) from None
+
+    def mark(self, number: int, key: str, value: object) -> None:
+        """Set a user attribute of a trial."""
+        self.storage.set_trial_user_attr(self._trial_id(number), key, value)
+
+    def constrain(self, number: int, violations: Mapping[str, float]) -> None:
+        """Save by how much a trial breaks constraints, by their names; those saved before stay."""
+        trial_id = self._trial_id(number)
+        saved = self.storage.get_trial(trial_id).constraints
+        for name, violation in violations.items():
+            if name not in saved:
+                optuna.Trial(self.study, trial_id).set_constraint(name, violation)
+
+    def _trial_id(self, number: int) -> int:
+        return self.storage.get_trial_id_from_study_id_trial_number(self.study_id, number)
+
+
+def open_stored_study(
+    name: str, address: Path | str, objectives: Sequence[Objective]
+) -> StoredStudy:
+    """The study of this name, made where there is none.
+
+    Raises:
+        ServiceError: the storage cannot be used.
+    """
+    storage = open_storage(address)
+    try:
+        study = optuna.create_study(
+            study_name=name,
+            storage=storage,
+            directions=[goal.direction for goal in objectives],
+            load_if_exists=True,
+        )
+        return StoredStudy(study, storage, storage.get_study_id_from_name(name), address)
+    except TheseusError:
+        raise
+    except Exception as error:  # database drivers raise their own kinds
+        raise unusable(address, error) from None

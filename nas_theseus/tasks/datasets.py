@@ -1,0 +1,266 @@
+"""Data sets of (input, target) pairs, such as torchvision's, read into memory and split."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable
+from dataclasses import dataclass, replace
+from typing import Any, TypeAlias
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from nas_theseus.errors import DataError
+from nas_theseus.tasks.task import Splits, shuffled
+from nas_theseus.tasks.tensors import TensorExamples, channel_statistics, check_labels
+
+# Targets of a whole data set, given one by one, as one tensor (N, ...); the name is for messages.
+ReadTargets: TypeAlias = Callable[[str, list[Any]], Tensor]
+
+_MOST_KEPT_BYTES = 1 << 30
+
+
+@dataclass(frozen=True, eq=False)
+class Datasets:
+    """A training and a test data set that fit in memory; validation is taken from the first.
+
+    Attributes:
+        name: what messages call the data.
+        train: gives (input, target) for 0 … len-1.
+        test: the test split, in the same form.
+        shape: of one input: (C, H, W) for images, (D,) for rows of numbers, and so on.
+        targets: turns the targets of a whole data set into one tensor.
+        validation_share: share of `train` that is kept for validation.
+        seed: fixes the split.
+        output_bytes: size of a prediction for one example, which decides whether predictions
+            for all of them are kept.
+
+    Raises:
+        DataError: a share outside (0, 1).
+    """
+
+    name: str
+    train: Any
+    test: Any
+    shape: tuple[int, ...]
+    targets: ReadTargets
+    validation_share: float = 0.1
+    seed: int = 0
+    output_bytes: int = 0
+
+    def __post_init__(self) -> None:
+        if not 0 < self.validation_share < 1:
+            raise DataError(f"validation_share is between 0 and 1, not {self.validation_share}")
+
+    def load(self) -> Splits:
+        """Read both data sets and split them.
+
+        Raises:
+            DataError: a data set is empty, or an input or target does not fit.
+        """
+        inputs, targets = self._read("train", self.train)
+        test_inputs, test_targets = self._read("test", self.test)
+        # A test set sorted by class would make every limited look at it one-sided.
+        order = shuffled(len(test_targets), self.seed)
+        kept = self.output_bytes * len(targets) <= _MOST_KEPT_BYTES
+        test = TensorExamples(test_inputs[order], test_targets[order], None, kept)
+        held = max(1, round(len(targets) * self.validation_share))
+        return split_training(self.name, (inputs, targets), test, held, None, self.seed)
+
+    def _read(self, part: str, data: Any) -> tuple[Tensor, Tensor]:
+        inputs: list[Tensor] = []
+        targets: list[Any] = []
+        for index in range(len(data)):
+            given, target = data[index]
+            inputs.append(self._input(f"{part} input {index}", given))
+            targets.append(target)
+        if not inputs:
+            raise DataError(f"{self.name}: the {part} data set is empty")
+        kinds = {tensor.dtype for tensor in inputs}
+        if len(kinds) > 1:
+            raise DataError(
+                f"{self.name}: some {part} inputs are bytes and some are floats; give all in one "
+                "form"
+            )
+        return torch.stack(inputs), self.targets(f"{self.name}, {part}", targets)
+
+    def _input(self, which: str, given: Any) -> Tensor:
+        tensor = as_tensor(given)
+        if tuple(tensor.shape) != self.shape:
+            axes = " (C, H, W)" if len(self.shape) == 3 else ""
+            raise DataError(
+                f"{self.name}: {which} has shape {tuple(tensor.shape)}, expected "
+                f"{self.shape}{axes}; give the data set a transform or correct inlet="
+            )
+        if tensor.dtype == torch.uint8 and len(self.shape) == 3:
+            return tensor
+        tensor = tensor.float()
+        if not torch.isfinite(tensor).all():
+            raise DataError(
+                f"{self.name}: {which} has NaN or infinite values; remove it or fill them in"
+            )
+        return tensor
+
+
+def as_tensor(given: Any) -> Tensor:
+    """A tensor, array, sequence of numbers, or PIL image as a tensor; images are (C, H, W)."""
+    if isinstance(given, Tensor):
+        return given
+    if isinstance(given, np.ndarray | np.generic | int | float | list | tuple):
+        return torch.as_tensor(np.asarray(given))
+    # torchvision takes a second to import and is needed for PIL images only.
+    from torchvision.transforms.functional import pil_to_tensor
+
+    tensor: Tensor = pil_to_tensor(given)
+    return tensor
+
+
+def class_labels(classes: int) -> ReadTargets:
+    """Reads one class an example: 0 … classes-1, as (N,) int64."""
+
+    def read(name: str, targets: list[Any]) -> Tensor:
+        try:
+            labels = torch.tensor([int(target) for target in targets])
+        except (TypeError, ValueError, RuntimeError) as error:
+            raise DataError(
+                f"{name}: each target must be the number of one class, not "
+                f"{_described(targets[0])}; masks need segmentation(…), several labels "
+                "multilabel(…), numbers regression(…)"
+            ) from error
+        check_labels(name, labels, len(targets), classes)
+        return labels
+
+    return read
+
+
+def class_maps(classes: int, size: tuple[int, int], ignored: int | None) -> ReadTargets:
+    """Reads one class a pixel: masks (H, W) of 0 … classes-1 or `ignored`, as (N, H, W) int64."""
+
+    def read(name: str, targets: list[Any]) -> Tensor:
+        masks = []
+        for index, given in enumerate(targets):
+            mask = as_tensor(given)
+            if mask.dim() == 3 and mask.shape[0] == 1:  # a grey image
+                mask = mask[0]
+            if tuple(mask.shape) != size:
+                raise DataError(
+                    f"{name}: mask {index} has shape {tuple(mask.shape)}, expected {size} (H, W) "
+                    "as its image; give the data set a transform"
+                )
+            wrong = mask != mask.long() if mask.is_floating_point() else torch.zeros(1)
+            counted = mask if ignored is None else mask[mask != ignored]
+            outside = counted.numel() and not 0 <= counted.min() <= counted.max() < classes
+            if wrong.any() or outside:
+                left = "" if ignored is not None else ", or ignored= for pixels without a class"
+                raise DataError(
+                    f"{name}: mask {index} has values from {mask.min():g} to {mask.max():g}, "
+                    f"{classes} classes allow whole numbers 0 to {classes - 1}; correct the "
+                    f"masks or classes={left}"
+                )
+            masks.append(mask.long())
+        return torch.stack(masks)
+
+    return read
+
+
+def several_labels(count: int) -> ReadTargets:
+    """Reads which labels are there: `count` zeros and ones an example, as (N, count) float32."""
+
+    def read(name: str, targets: list[Any]) -> Tensor:
+        rows = [as_tensor(target).float() for target in targets]
+        for index, row in enumerate(rows):
+            if tuple(row.shape) != (count,) or not ((row == 0) | (row == 1)).all():
+                raise DataError(
+                    f"{name}: target {index} must be {count} zeros and ones, one for each label; "
+                    f"it is {_described(targets[index])}"
+                )
+        return torch.stack(rows)
+
+    return read
+
+
+def several_numbers(count: int) -> ReadTargets:
+    """Reads `count` finite numbers an example, as (N, count) float64; one may be a plain number."""
+
+    def read(name: str, targets: list[Any]) -> Tensor:
+        rows = [tensor.reshape(tensor.shape or (1,)) for tensor in map(as_tensor, targets)]
+        for index, row in enumerate(rows):
+            if tuple(row.shape) != (count,):
+                raise DataError(
+                    f"{name}: target {index} has shape {tuple(row.shape)}, expected ({count},); "
+                    "correct the targets or numbers="
+                )
+            if not torch.isfinite(row).all():
+                raise DataError(
+                    f"{name}: target {index} is {_described(targets[index])}, which is not "
+                    "finite; remove the example or correct it"
+                )
+        return torch.stack(rows).double()
+
+    return read
+
+
+def split_training(
+    name: str,
+    training: tuple[Tensor, Tensor],
+    test: TensorExamples,
+    validation_examples: int,
+    train_examples: int | None,
+    seed: int,
+) -> Splits:
+    """Validation first, training from the rest, so that the first never depends on the second.
+
+    Args:
+        training: inputs and targets that validation is taken from; images of bytes are
+            standardised per channel.
+        train_examples: how many of the rest are trained on; None for all.
+
+    Raises:
+        DataError: there are too few examples.
+    """
+    inputs, targets = training
+    available = len(targets) - validation_examples
+    if available < max(1, train_examples or 1):
+        raise DataError(
+            f"{name}: {len(targets):,} training examples do not give {validation_examples:,} for "
+            f"validation and {train_examples or 1:,} to train on; ask for fewer"
+        )
+    order = shuffled(len(targets), seed)
+    held, rest = order[:validation_examples], order[validation_examples:]
+    # Over all of the rest, so that validation inputs are the same for every train_examples.
+    bytes_only = inputs.dtype == torch.uint8
+    statistics = channel_statistics(inputs[rest]) if bytes_only else None
+    chosen = rest[:train_examples]
+    return Splits(
+        TensorExamples(inputs[chosen], targets[chosen], statistics, test.indexed),
+        TensorExamples(inputs[held], targets[held], statistics, test.indexed),
+        replace(test, statistics=statistics),
+    )
+
+
+def by_class(inputs: Tensor, targets: Tensor, classes: Tensor, seed: int) -> Splits:
+    """Split 60/20/20 so that each split has the same shares of classes (N,)."""
+    from sklearn.model_selection import train_test_split  # type: ignore[import-untyped]
+
+    everything = np.arange(len(classes))
+    rest, test = train_test_split(everything, test_size=0.2, stratify=classes, random_state=seed)
+    train, validation = train_test_split(
+        rest, test_size=0.25, stratify=classes[rest], random_state=seed
+    )
+    statistics = channel_statistics(inputs[train])
+    parts = (TensorExamples(inputs[p], targets[p], statistics) for p in (train, validation, test))
+    return Splits(*parts)
+
+
+def output_bytes(shape: tuple[int, ...]) -> int:
+    """Bytes of one prediction in float32."""
+    return 4 * math.prod(shape)
+
+
+def _described(value: Any) -> str:
+    if isinstance(value, Tensor | np.ndarray) and value.size:
+        shape = tuple(value.shape)
+        if math.prod(shape) > 4:
+            return f"of shape {shape}"
+    return repr(value).partition("\n")[0][:60]

@@ -1,0 +1,18 @@
+"""Mean absolute error, in the units of the targets."""
+
+from __future__ import annotations
+
+import torch
+
+from nas_theseus.tasks.metric import Meter, NamedMetric, Targets
+
+
+def make(targets: Targets) -> Meter:
+    """The mean over examples and numbers."""
+    from torchmetrics.regression import MeanAbsoluteError
+
+    del targets
+    return MeanAbsoluteError().set_dtype(torch.float64)
+
+
+MEMBER = NamedMetric("minimize", ("numbers",), make)

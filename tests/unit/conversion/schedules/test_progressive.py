@@ -1,0 +1,21 @@
+"""Stages of the schedule `progressive`."""
+
+from __future__ import annotations
+
+import pytest
+
+from nas_theseus.conversion.stage import Stage, stages
+from nas_theseus.values.recipe import Order
+
+
+@pytest.mark.parametrize(
+    ("order", "expected"),
+    [
+        ("forward", [Stage(1, 2, (1,), (1,), 1, (1,)), Stage(1, 4, (1, 3), (1, 3), 3, (1, 3))]),
+        ("reverse", [Stage(3, 4, (3,), (3,), 3, (3,)), Stage(1, 4, (1, 3), (1, 3), 3, (1, 3))]),
+    ],
+)
+def test_every_block_replaced_so_far_trains_and_is_aligned(
+    order: Order, expected: list[Stage]
+) -> None:
+    assert stages("progressive", order, (1, 3)) == expected
