@@ -1,4 +1,4 @@
-"""Conversion against its controls at equal training compute: docs/conversion.md.
+"""Conversion against its controls at equal training compute: docs/evidence/conversion.md.
 
     python -m benchmarks.conversion --all               tune, run every cell that is missing, report
     python -m benchmarks.conversion --pair vit_to_mlp   only the cells of one pair

@@ -16,7 +16,7 @@ from benchmarks.conversion_pairs import PAIRS
 from benchmarks.record import RESULTS, figure_table, write_record
 from nas_theseus.storage.whole_files import write_bytes
 
-DOCS = Path(__file__).resolve().parent.parent / "docs"
+DOCS = Path(__file__).resolve().parent.parent / "docs" / "evidence"
 TABLE = DOCS / "conversion.md"
 Row = Mapping[str, Any]
 NOT_RUN = "the cells it needs have not been run"
@@ -227,7 +227,7 @@ def write(
     rows: Sequence[Row], seeds: Sequence[int], tuning_seed: int, ours: Sequence[str],
     methods: Sequence[str], pairs: Sequence[str],
 ) -> None:  # fmt: skip
-    """``results/conversion.json``, ``docs/conversion.md`` and its plots."""
+    """``results/conversion.json``, ``docs/evidence/conversion.md`` and its plots."""
     found, notes = figures(rows, ours, pairs, len(seeds))
     path = write_record(
         "conversion", found, rows, [*seeds, tuning_seed], notes, packages=("torch", "fvcore")

@@ -15,7 +15,7 @@ wall time, from when every worker has begun its first trial, for which it waits 
 (ramp-up), to when the last trial starts.
 
 Each cell is kept in results/scale.json when it ends, where the others stay; table and plot are in
-docs/scaling-evidence.md.
+docs/evidence/scaling-evidence.md.
 """
 
 from __future__ import annotations

@@ -13,7 +13,7 @@ from matplotlib.figure import Figure
 from benchmarks.record import figure_table, write_record
 from nas_theseus.storage.whole_files import write_bytes
 
-DOCS = Path(__file__).resolve().parent.parent / "docs"
+DOCS = Path(__file__).resolve().parent.parent / "docs" / "evidence"
 Row = Mapping[str, Any]
 SAMPLERS: tuple[str, ...] = ("nsga2", "tpe", "theseus")
 LENGTHS = (100, 1_000, 10_000)
@@ -139,7 +139,7 @@ def plot(cells: Sequence[Row]) -> Figure:
 
 
 def report(cells: Sequence[Row]) -> None:
-    """Write results/scale.json and docs/scaling-evidence.md with its plot."""
+    """Write results/scale.json and docs/evidence/scaling-evidence.md with its plot."""
     found, notes = figures(cells)
     busiest = max(cell["load"] for cell in cells)
     # A driver with its writer loads one core and a bit, 64 processes that start more than two.
@@ -151,7 +151,7 @@ def report(cells: Sequence[Row]) -> None:
         "# Scaling, measured",
         "",
         "Written by `python -m benchmarks.scale`, which says what is measured; every cell is in",
-        "`benchmarks/results/scale.json`, what it means in [scaling](scaling.md).",
+        "`benchmarks/results/scale.json`, what it means in [scaling](../guides/scaling.md).",
         "",
         *figure_table(found, notes),
         "",

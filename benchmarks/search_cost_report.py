@@ -17,7 +17,7 @@ from benchmarks.search_cost_tau_report import tau_figures, tau_table
 from nas_theseus.estimate.pareto import front, hypervolume
 from nas_theseus.storage.whole_files import write_bytes
 
-DOCS = Path(__file__).resolve().parent.parent / "docs"
+DOCS = Path(__file__).resolve().parent.parent / "docs" / "evidence"
 TABLE = DOCS / "search-cost.md"
 Row = Mapping[str, Any]
 # Searches of a regime, by method.
@@ -264,7 +264,7 @@ def write(
     regimes: Mapping[str, Searches], tuning: Mapping[str, Sequence[str]], tau: Sequence[Row],
     cells: Sequence[Row], seeds: Sequence[int],
 ) -> None:  # fmt: skip
-    """``results/search_cost.json``, ``docs/search-cost.md`` and its plots.
+    """``results/search_cost.json``, ``docs/evidence/search-cost.md`` and its plots.
 
     Args:
         regimes: the searches that were asked for.

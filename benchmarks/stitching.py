@@ -1,4 +1,4 @@
-"""Stitching measured on Fashion-MNIST: docs/stitching-evidence.md.
+"""Stitching measured on Fashion-MNIST: docs/evidence/stitching-evidence.md.
 
     python -m benchmarks.stitching               run every cell that is missing, report
     python -m benchmarks.stitching --report      figures, tables and plots from what is there

@@ -17,7 +17,7 @@ from benchmarks.record import figure_table, write_record
 from nas_theseus.pictures.heatmap import heatmap_picture
 from nas_theseus.storage.whole_files import write_bytes
 
-DOCS = Path(__file__).resolve().parent.parent / "docs"
+DOCS = Path(__file__).resolve().parent.parent / "docs" / "evidence"
 TABLE = DOCS / "stitching-evidence.md"
 Row = Mapping[str, Any]
 NOT_RUN = "the cells it needs have not been run"
@@ -238,7 +238,7 @@ def suggestions_table(rows: Sequence[Row]) -> list[str]:
 
 
 def write(rows: Sequence[Row], seeds: Sequence[int], net_examples: float) -> None:
-    """``results/stitching.json``, ``docs/stitching-evidence.md`` and its plots."""
+    """``results/stitching.json``, ``docs/evidence/stitching-evidence.md`` and its plots."""
     found, notes = figures(rows, len(seeds), int(net_examples))
     path = write_record("stitching", found, rows, seeds, notes, packages=("torch", "fvcore"))
     lines = [

@@ -1,4 +1,4 @@
-"""Function-preserving transforms measured: docs/transforms-evidence.md.
+"""Function-preserving transforms measured: docs/evidence/transforms-evidence.md.
 
     python -m benchmarks.transforms --function    only how far students are from their teachers
     python -m benchmarks.transforms --all         every cell that is missing, then the report

@@ -14,7 +14,7 @@ from benchmarks.record import figure_table, write_record
 from nas_theseus.storage.whole_files import write_bytes
 from nas_theseus.transforms.methods import DEEPENINGS, WIDENINGS
 
-DOCS = Path(__file__).resolve().parent.parent / "docs"
+DOCS = Path(__file__).resolve().parent.parent / "docs" / "evidence"
 TABLE = DOCS / "transforms-evidence.md"
 Row = Mapping[str, Any]
 NOT_RUN = "the cells it needs have not been run"
@@ -209,7 +209,7 @@ def write(
     seeds: Sequence[int],
     methods: Mapping[str, Sequence[str]],
 ) -> None:
-    """``results/transforms.json``, ``docs/transforms-evidence.md`` and its plots."""
+    """``results/transforms.json``, ``docs/evidence/transforms-evidence.md`` and its plots."""
     found, notes = figures(rows, function, len(seeds))
     path = write_record(
         "transforms", found, [*function, *rows], seeds, notes,
@@ -220,7 +220,7 @@ def write(
         "",
         "Written by `python -m benchmarks.transforms --report` from "
         "`benchmarks/results/transforms.json`. How the methods differ by design is in "
-        "[transforms.md](transforms.md).",
+        "[transforms.md](../guides/transforms.md).",
         "",
         *figure_table(found, notes),
     ]

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 from collections.abc import Iterator
 from itertools import pairwise
 
@@ -170,9 +171,10 @@ def _build_mistake(space: SearchSpace, choice: BlockChoice, inlet_share: float) 
         inputs = example_input(module, inlet, batch=2)
         with torch.no_grad():
             found = module(inputs)
+            # Before the training mode, in which batch norms change.
+            behind_last = _follows_last(module, inputs, found)
             if mode := _mode_not_finite(module, inputs, found):
                 return f"gives NaN or infinite values in {mode} mode; correct its forward()"
-            behind_last = _follows_last(module, inputs, found)
         fits = isinstance(found, Tensor) and tuple(found.shape[1:]) == outlet.shape
         ahead = (
             fits
@@ -209,11 +211,9 @@ def _mode_not_finite(module: nn.Module, inputs: Tensor, found: object) -> str | 
         return None
     if not found.isfinite().all():
         return "evaluation"
-    try:
-        with torch.random.fork_rng(devices=[]):  # dropout draws random numbers
-            trained = module.train()(inputs)
-    finally:
-        module.eval()
+    with torch.random.fork_rng(devices=[]):  # dropout draws random numbers
+        # Of a copy: training mode changes the statistics of norms.
+        trained = copy.deepcopy(module).train()(inputs)
     return None if trained.isfinite().all() else "training"
 
 

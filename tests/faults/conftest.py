@@ -44,7 +44,7 @@ def pytest_sessionfinish() -> None:
     record = RESULTS / "faults.json"
     earlier = json.loads(record.read_text())["cells"] if record.exists() else []
     cells = latest([*(Fault(**cell) for cell in earlier), *FAULTS])
-    write_table(Path(__file__).parents[2] / "docs" / "reliability.md", cells)
+    write_table(Path(__file__).parents[2] / "docs" / "evidence" / "reliability.md", cells)
     notes = {"cells": "one a test, of its latest run; each has the commit that it ran at"}
     write_record(
         "faults", figures(cells), [asdict(cell) for cell in cells], [0], notes,

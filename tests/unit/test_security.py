@@ -1,4 +1,4 @@
-"""What others send is data: malicious files, names and addresses; see docs/security.md."""
+"""What others send is data: malicious files, names and addresses; see docs/guides/security.md."""
 
 from __future__ import annotations
 

@@ -113,6 +113,10 @@ def test_no_block_for_a_part() -> None:
     assert "needs (C,H,W)" in said
 
 
+def test_blocks_with_norms_are_run_in_both_modes_without_a_mistake() -> None:
+    assert mistakes_in(make([Keep(), Basic(), Depthwise()], max_span=2)) == []
+
+
 def test_custom_blocks_get_a_stitch_unless_they_end_in_last() -> None:
     class Plain(nn.Module):
         def __init__(self, inlet: Boundary, outlet: Boundary, hidden: int = 3) -> None:
