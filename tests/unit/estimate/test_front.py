@@ -262,7 +262,7 @@ def test_what_is_no_space_is_refused() -> None:
     with pytest.raises(PairingError, match="no sequence of blocks"):
         AdditiveSpace([], 0, 1)
     turned = Option(1, 0, BlockChoice(Span(0, 1), "back"), (1,))
-    with pytest.raises(PairingError, match="circle"):
+    with pytest.raises(PairingError, match="cycle"):
         AdditiveSpace([option(0, 1, "a", 1), turned], 0, 1)
     with pytest.raises(ShapeError, match=r"block 'a' for parts 0 has costs \(1, 2\)"):
         AdditiveSpace([option(0, 1, "a", 1, 2)], 0, 1)
