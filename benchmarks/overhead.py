@@ -46,7 +46,13 @@ class AtOnce:
         number = int(job.id, 16)
         quality, macs = number % 1009 / 1009, 20_000 + number // 1009 % 2_000_000
         evaluation = Evaluation(
-            job, self.recipe, 0, {"val_accuracy": quality}, Cost(macs, 1), 0, 0.0
+            job,
+            self.recipe,
+            0,
+            {"val_accuracy": quality},
+            Cost({"macs": macs, "params": 1}),
+            0,
+            0.0,
         )
         self.folder.write_outcome(evaluation)
         yield "done at once"

@@ -42,8 +42,8 @@ from nas_theseus.guide.weights import plain_state
 from nas_theseus.stitching.anchors import Anchor
 from nas_theseus.stitching.cells import CONTROLS, Endpoint, StitchRecipe
 from nas_theseus.stitching.matrix import comparison
+from nas_theseus.stitching.named_networks import Source
 from nas_theseus.stitching.rows import Pair, RowSettings, RowWorker
-from nas_theseus.stitching.sources import Source
 from nas_theseus.stitching.stitchable import Direction, StitchableNet
 from nas_theseus.stitching.training import StitchesTrained, train_stitches
 from nas_theseus.tasks import ImageTask, Split, fashion_mnist

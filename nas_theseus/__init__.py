@@ -16,7 +16,8 @@ if TYPE_CHECKING:
     from nas_theseus.export.member import load
     from nas_theseus.guide.chain import Guide
     from nas_theseus.guide.cut import cut, cut_points
-    from nas_theseus.space.search_space import SearchSpace, maximize, minimize
+    from nas_theseus.space.objectives import maximize, minimize
+    from nas_theseus.space.search_space import SearchSpace
     from nas_theseus.values.architecture import Architecture, Boundary
     from nas_theseus.values.recipe import Recipe
 
@@ -53,8 +54,8 @@ _MODULES = {
     "cut": "guide.cut",
     "cut_points": "guide.cut",
     "load": "export.member",
-    "maximize": "space.search_space",
-    "minimize": "space.search_space",
+    "maximize": "space.objectives",
+    "minimize": "space.objectives",
     "search": "api.search",
     "stitch": "api.stitch",
     "switch": "api.switch",

@@ -17,8 +17,8 @@ from rich.console import Console
 from nas_theseus.conversion.finetune import EpochLoss
 from nas_theseus.conversion.guide_training import LearnsItself, prepare_guide
 from nas_theseus.conversion.target import Target
-from nas_theseus.costs import measured_costs
 from nas_theseus.costs.table import CostTable
+from nas_theseus.costs.taking import measured_costs
 from nas_theseus.errors import SpaceError, StorageError
 from nas_theseus.estimate.rungs import rungs_of
 from nas_theseus.estimate.thompson import Proposer
@@ -35,7 +35,7 @@ from nas_theseus.searches.beginning import (
 )
 from nas_theseus.searches.block_jobs import BlockJobs
 from nas_theseus.searches.driver import Driver, Listeners, Plan
-from nas_theseus.searches.executor import Executor
+from nas_theseus.searches.execution import Executor
 from nas_theseus.searches.finish import Finish
 from nas_theseus.searches.folder import SearchFolder
 from nas_theseus.searches.forecast import forecast
@@ -432,13 +432,9 @@ class Launch:
         costs = CostTable(space)
         values = {space.metric: score(space.guide, space.task, "validation")}
         values |= costs.of_parts().known()
-        values |= measured_costs(
-            space.measured,
-            space.guide,
-            space.task.inlet,
-            torch.device(resources.device),
-            threads=resources.threads,
-        )
+        device = torch.device(resources.device)
+        measured = measured_costs(space, space.guide, device, resources.threads)
+        values |= {**measured.costs, **measured.beside}
         figures = ", ".join(f"{name} {value:,.4g}" for name, value in values.items())
         self.reporter.say(f"guide: {figures}")
         return Measured(space, costs, values)

@@ -18,13 +18,13 @@ from nas_theseus.errors import ConversionError, ShapeError, SpaceError, StorageE
 from nas_theseus.guide.chain import Guide
 from nas_theseus.guide.weights import plain_state
 from nas_theseus.pictures.heatmap import HEATMAP_IMAGE, HEATMAP_PAGE, write_heatmaps
-from nas_theseus.searches.executor import Executor
+from nas_theseus.searches.execution import Executor
 from nas_theseus.services.mlflow import recording
 from nas_theseus.stitching.cells import Endpoint, StitchRecipe
 from nas_theseus.stitching.matrix import Comparison, comparison
 from nas_theseus.stitching.measure import refuse_too_few
+from nas_theseus.stitching.named_networks import Source, pairs_of, read_sources
 from nas_theseus.stitching.rows import MakeRowWorker, Pair, RowSettings
-from nas_theseus.stitching.sources import Source, pairs_of, read_sources
 from nas_theseus.storage.whole_files import make_folder, write_json
 from nas_theseus.tasks import Task
 from nas_theseus.tasks.score import score

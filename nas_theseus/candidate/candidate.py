@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Collection
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field
 
 import torch
 
@@ -12,14 +12,14 @@ from nas_theseus.conversion.activations import GuideActivations
 from nas_theseus.conversion.finetune import EpochLoss
 from nas_theseus.conversion.target import Target
 from nas_theseus.conversion.training_macs import training_macs
-from nas_theseus.costs import measured_costs
 from nas_theseus.costs.table import CostTable
-from nas_theseus.space.search_space import MEASURED, SearchSpace
+from nas_theseus.costs.taking import MeasuredCosts, measured_costs
+from nas_theseus.space.search_space import SearchSpace
 from nas_theseus.tasks.score import score
 from nas_theseus.values.architecture import Architecture
 from nas_theseus.values.events import Progress
 from nas_theseus.values.ids import derive_seed
-from nas_theseus.values.outcomes import CurvePoint, Evaluation
+from nas_theseus.values.outcomes import Cost, CurvePoint, Evaluation
 from nas_theseus.values.recipe import Recipe
 
 
@@ -49,7 +49,7 @@ class Candidate:
     curve: list[CurvePoint] = field(init=False, default_factory=list)
     macs: int = field(init=False, default=0)
     pieces: int = field(init=False, default=1)
-    _measured: dict[str, float] | None = field(init=False, default=None)
+    _measured: MeasuredCosts | None = field(init=False, default=None)
     _started: float = field(init=False, default_factory=time.perf_counter)
 
     @property
@@ -116,11 +116,8 @@ class Candidate:
         """What the candidate is now; costs are measured once, as training changes none."""
         space, architecture = self.space, self.architecture
         if self._measured is None:
-            inlet = space.task.inlet
-            self._measured = measured_costs(space.measured, self.target, inlet, self.device)
-        measured = self._measured
-        spread = {name: value for name, value in measured.items() if name not in MEASURED}
-        memory = measured.get("peak_memory_bytes")
+            self._measured = measured_costs(space, self.target, self.device)
+        counted = self.costs.of(architecture)
         notes = ["the guide itself: every part kept, nothing trained"] if self.is_guide else []
         if self.pieces > 1:
             notes.append(f"out of memory: batches were computed in {self.pieces} pieces")
@@ -129,12 +126,8 @@ class Candidate:
             architecture=architecture,
             recipe=self.recipe.id,
             seed=self.search_seed,
-            metrics={space.metric: quality, **spread},
-            cost=replace(
-                self.costs.of(architecture),
-                latency_ms=measured.get("latency_ms"),
-                peak_memory_bytes=None if memory is None else int(memory),
-            ),
+            metrics={space.metric: quality, **self._measured.beside},
+            cost=Cost({**counted.known(), **self._measured.costs}),
             train_macs_spent=self.macs,
             seconds=time.perf_counter() - self._started,
             curve=tuple(self.curve),

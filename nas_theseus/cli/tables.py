@@ -7,6 +7,7 @@ from typing import Any
 
 from rich.table import Table
 
+from nas_theseus.searches.budget import Answer
 from nas_theseus.searches.figures import short_count
 
 MIN_BLOCKS = 10  # columns below which a list of blocks says nothing
@@ -41,18 +42,19 @@ def front_table(rows: Sequence[Mapping[str, Any]], title: str, width: int) -> Ta
     return table
 
 
-def predicted_table(
-    rows: Sequence[Mapping[str, Any]], metric: str, title: str, width: int
-) -> Table:
-    """Predictions, one line each, as `front_table`; rows as `budget.Answer.rows` gives them."""
+def predicted_table(found: Answer, title: str, width: int) -> Table:
+    """Predictions, one line each, as `front_table`."""
     shown = []
-    for row in rows:
-        quality = f"{row[f'predicted_{metric}']:.4f} ± {row['deviation']:.4f}"
-        costs = {name: row[name] for name in ("macs", "params")}
-        stored, lacking = row["blocks_in_library"], row["blocks_to_convert"]
+    for one, row in zip(found.predicted, found.rows(), strict=True):
         shown.append(
-            {"architecture": row["architecture"], f"predicted_{metric}": quality, **costs}
-            | {"in_library": str(stored), "to_convert": str(lacking), "blocks": row["blocks"]}
+            {
+                "architecture": row["architecture"],
+                f"predicted_{found.metric}": f"{one.quality:.4f} ± {one.deviation:.4f}",
+                **one.costs,
+                "in_library": str(one.stored),
+                "to_convert": str(one.lacking),
+                "blocks": row["blocks"],
+            }
         )
     return front_table(shown, title, width)
 
@@ -70,11 +72,12 @@ def figure(name: str, value: Any) -> str:
         return "-"
     if isinstance(value, str):
         return value
-    if name in ("macs", "params", "train_macs_spent", "peak_memory_bytes"):
-        return short_count(float(value))
     if name == "seconds":
         return f"{value:.1f}"
-    return f"{value:.4f}"
+    # Counts are whole numbers; a cost of the user's own may be large and none.
+    if isinstance(value, int) or abs(value) >= 1e4:
+        return short_count(value)
+    return f"{value:.4f}" if abs(value) >= 0.01 or value == 0 else f"{value:.3g}"
 
 
 def plain_table(title: str, columns: Sequence[str], rows: Sequence[Sequence[str]]) -> Table:

@@ -2,9 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Collection
-
-import torch
 from torch import nn
 
 from nas_theseus.costs.latency import Latency, measure_latency
@@ -21,43 +18,13 @@ __all__ = [
     "count_params",
     "measure_latency",
     "measure_peak_memory",
-    "measured_costs",
 ]
 
 
-def measured_costs(
-    names: Collection[str],
-    module: nn.Module,
-    inlet: Boundary,
-    device: torch.device,
-    threads: int | None = None,
-) -> dict[str, float]:
-    """Those of latency and peak memory of one input that are named.
-
-    Args:
-        threads: torch's for the latency; as many as it has now when None.
-
-    Returns:
-        ``latency_ms`` with its spread as ``latency_ms_p10`` and ``latency_ms_p90``, and
-        ``peak_memory_bytes``.
-
-    Raises:
-        CostError: peak memory cannot be measured on this device.
-    """
-    found: dict[str, float] = {}
-    if "latency_ms" in names:
-        latency = measure_latency(module, inlet, device=device, threads=threads)
-        found["latency_ms"] = latency.median_ms
-        found["latency_ms_p10"], found["latency_ms_p90"] = latency.p10_ms, latency.p90_ms
-    if "peak_memory_bytes" in names:
-        found["peak_memory_bytes"] = measure_peak_memory(module, inlet, device=device)
-    return found
-
-
 def cost_of(module: nn.Module, inlet: Boundary) -> Cost:
-    """The costs that are counted, not measured: multiply-adds of one input, and parameters.
+    """The counted costs: multiply-adds for one input, and parameters.
 
     Raises:
         CostError: the multiply-adds cannot be counted truthfully.
     """
-    return Cost(macs=count_macs(module, inlet), params=count_params(module))
+    return Cost({"macs": count_macs(module, inlet), "params": count_params(module)})

@@ -1,24 +1,30 @@
-"""Additive costs of a search space's blocks, counted once each: known before anything runs."""
+"""Additive costs of a search space's blocks, each counted once, before anything runs."""
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from functools import cached_property
 
-from nas_theseus.costs.multiply_adds import count_macs
-from nas_theseus.costs.parameters import count_params
+from torch import nn
+
+from nas_theseus.costs.probe import eval_view
+from nas_theseus.costs.taking import counted
 from nas_theseus.errors import CostError
-from nas_theseus.space.search_space import COSTS, SearchSpace
+from nas_theseus.space.search_space import SearchSpace
 from nas_theseus.values.architecture import Architecture, BlockChoice, Boundary
+from nas_theseus.values.goals import plain_number
 from nas_theseus.values.outcomes import Cost
 
 _Key = tuple[object, Boundary, Boundary]
 
 
 class CostTable:
-    """MACs and parameters of every block of a space; an architecture's are their sums.
+    """Additive costs of every block of a space; those of an architecture are their sums.
 
-    Sums are exact because a stitch belongs to its block (design, decision 4). Parameters tied
-    between parts that are always kept count in the first of them; other ties count in each part.
+    They are multiply-adds, parameters, and the additive costs that the space's objectives and
+    constraints name. Sums are exact because each stitch is folded into its block. Parameters tied
+    between parts that are always kept count in the first of them; other tied parameters count in
+    each part.
     """
 
     def __init__(self, space: SearchSpace) -> None:
@@ -26,10 +32,10 @@ class CostTable:
         self._known: dict[_Key, Cost] = {}
 
     def of_choice(self, choice: BlockChoice, inlet_share: float = 1.0) -> Cost:
-        """Cost of one block for its span, behind an inlet of a share of the guide's width.
+        """Cost of one block for its span, with an inlet of a share of the guide's width.
 
         Raises:
-            CostError: an operator cannot be counted; the message names block and operator.
+            CostError: an operator cannot be counted; the message names the block and operator.
         """
         space = self._space
         inlet = space.boundary(choice.span.start, inlet_share)
@@ -39,25 +45,24 @@ class CostTable:
         span = choice.span if family.of_part else None
         key: _Key = ((span, choice.block, choice.hyperparameters), inlet, outlet)
         if key not in self._known:
-            parts = space.guide.parts
-            module = parts[choice.span.start] if keeps else space.build(choice, inlet_share)
-            params = count_params(module)
-            if keeps:
-                params -= self._counted_before(choice.span.start)
-            self._known[key] = Cost(count_macs(module, inlet), params)
+            index = choice.span.start
+            module = space.guide.parts[index] if keeps else space.build(choice, inlet_share)
+            earlier = self._kept_before(index) if keeps else ()
+            self._known[key] = self._counted(module, inlet, earlier)
         return self._known[key]
 
-    def _counted_before(self, index: int) -> int:
-        """How many of a part's parameters an earlier part holds too, both always kept."""
-        space = self._space
-        names, parts = space.guide.names, space.guide.parts
-        if names[index] not in space.keep:
-            return 0
-        earlier = [parts[i] for i in range(index) if names[i] in space.keep]
-        return (
-            count_params(*earlier)
-            + count_params(parts[index])
-            - count_params(*earlier, parts[index])
+    def _kept_before(self, index: int) -> Sequence[nn.Module]:
+        """The always-kept parts before this one, if this one is always kept too."""
+        names, parts = self._space.guide.names, self._space.guide.parts
+        if names[index] not in self._space.keep:
+            return ()
+        return [parts[i] for i in range(index) if names[i] in self._space.keep]
+
+    def _counted(self, module: nn.Module, inlet: Boundary, earlier: Sequence[nn.Module]) -> Cost:
+        view = eval_view(module)
+        measures = self._space.measures
+        return Cost(
+            {name: counted(measures[name], view, inlet, earlier) for name in self._space.additive}
         )
 
     def of_blocks(self, architecture: Architecture) -> list[Cost]:
@@ -67,40 +72,49 @@ class CostTable:
 
     def of(self, architecture: Architecture) -> Cost:
         """Cost of a whole architecture."""
-        costs = self.of_blocks(architecture)
-        return Cost(sum(c.macs for c in costs), sum(c.params for c in costs))
+        return Cost.total(self.of_blocks(architecture))
 
     def of_parts(self) -> Cost:
-        """Cost of the guide itself."""
+        """Cost of the guide itself, whose tied parameters count once."""
+        return Cost.total(self._parts)
+
+    @cached_property
+    def _parts(self) -> tuple[Cost, ...]:
         guide = self._space.guide
-        return Cost(sum(self.part_macs), count_params(*guide.parts))
+        return tuple(
+            self._counted(part, guide.boundaries[index], list(guide.parts)[:index])
+            for index, part in enumerate(guide.parts)
+        )
 
     @cached_property
     def part_macs(self) -> tuple[int, ...]:
         """MACs of each part of the guide."""
-        guide = self._space.guide
-        pairs = zip(guide.parts, guide.boundaries, strict=False)
-        return tuple(count_macs(part, inlet) for part, inlet in pairs)
+        return tuple(cost.macs for cost in self._parts)
 
-    def range(self, name: str) -> tuple[int, int]:
-        """Cheapest and dearest architecture of the space by one cost: shortest and longest path."""
-        if name not in COSTS:
-            raise ValueError(f"only additive costs have a range: {', '.join(COSTS)}")
-        best: dict[tuple[int, float], tuple[int, int]] = {(0, 1.0): (0, 0)}
-        # Spans come by start, so a boundary's own range is known before it is built upon.
+    def range(self, name: str) -> tuple[float, float]:
+        """One cost of the space's cheapest and most expensive architecture.
+
+        Raises:
+            ValueError: it is not an additive cost of the space.
+        """
+        if name not in self._space.additive:
+            names = ", ".join(self._space.additive)
+            raise ValueError(f"only additive costs have a range: {names}, not {name}")
+        best: dict[tuple[int, float], tuple[float, float]] = {(0, 1.0): (0, 0)}
+        # Spans are sorted by start, so a boundary's range is complete before it is used.
         for span, share in self._space.fitting:
             if (span.start, share) not in best:
                 continue
             low, high = best[span.start, share]
             for choice in self._space.choices(span, share):
-                cost = getattr(self.of_choice(choice, share), name)
+                cost = self.of_choice(choice, share)[name]
                 state = (span.stop, choice.width_share)
                 known = best.get(state, (low + cost, high + cost))
                 best[state] = (min(known[0], low + cost), max(known[1], high + cost))
         return best[len(self._space.guide), 1.0]
 
     def uncountable(self) -> list[str]:
-        """Blocks and guide parts with an operator that cannot be counted, each told once."""
+        """One message for each block or guide part with an operator that cannot be counted."""
         said: dict[str, None] = {}
         try:
             self.of_parts()
@@ -115,29 +129,29 @@ class CostTable:
         return list(said)
 
     def without_logarithm(self) -> list[str]:
-        """Costs that are objectives on a log scale, though an architecture has none of them."""
+        """Messages on costs that are objectives on a log scale though an architecture has 0."""
         return [
-            f"objective {goal.name!r} is on a log scale, but the cheapest architecture has none; "
+            f"objective {goal.name!r} is on a log scale, but is 0 for the cheapest architecture; "
             f"use minimize({goal.name!r}, log=False)"
             for goal in self._space.goals
-            if goal.log and goal.name in COSTS and self.range(goal.name)[0] <= 0
+            if goal.log and goal.name in self._space.additive and self.range(goal.name)[0] <= 0
         ]
 
     def unmeetable(self) -> list[str]:
-        """Constraints that no architecture of the space meets, with the nearest value."""
+        """Messages on constraints that no architecture meets, with the nearest value."""
         said = []
         for limit in self._space.limits:
-            if limit.name not in COSTS:
+            if limit.name not in self._space.additive:
                 continue
             low, high = self.range(limit.name)
             if limit.operator == "<=" and low > limit.limit:
                 said.append(
-                    f"constraint '{limit}' can be met by no architecture: the cheapest has "
-                    f"{limit.name} = {low:,}; raise the limit or add cheaper blocks"
+                    f"no architecture meets the constraint '{limit}': the cheapest has "
+                    f"{limit.name} = {plain_number(low)}; raise the limit or add cheaper blocks"
                 )
             elif limit.operator == ">=" and high < limit.limit:
                 said.append(
-                    f"constraint '{limit}' can be met by no architecture: the largest has "
-                    f"{limit.name} = {high:,}; lower the limit or add larger blocks"
+                    f"no architecture meets the constraint '{limit}': the largest has "
+                    f"{limit.name} = {plain_number(high)}; lower the limit or add larger blocks"
                 )
         return said

@@ -5,7 +5,7 @@ from __future__ import annotations
 import html
 import math
 from collections.abc import Collection, Mapping, Sequence
-from dataclasses import dataclass, fields
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -15,9 +15,9 @@ from matplotlib.figure import Figure
 
 from nas_theseus.storage.whole_files import replacing
 from nas_theseus.values.goals import Objective
-from nas_theseus.values.outcomes import Cost, Evaluation
+from nas_theseus.values.outcomes import Evaluation
+from nas_theseus.values.registers import COSTS
 
-_COSTS = tuple(item.name for item in fields(Cost))
 _FAINT, _FRONT = "#9aa5b1", "#c2410c"
 
 
@@ -32,11 +32,15 @@ class _Picture:
     title: str
 
 
-def _axes(objectives: Sequence[Objective]) -> tuple[Objective, Objective]:
+def _axes(
+    objectives: Sequence[Objective], evaluations: Sequence[Evaluation]
+) -> tuple[Objective, Objective]:
     if not objectives:
         raise ValueError("a front is drawn over its objectives; none was given")
-    costs = [objective for objective in objectives if objective.name in _COSTS]
-    qualities = [objective for objective in objectives if objective.name not in _COSTS]
+    # The user's own costs are in the evaluations: a space file need not be run to draw them.
+    known = {*COSTS}.union(*(evaluation.cost.numbers for evaluation in evaluations))
+    costs = [objective for objective in objectives if objective.name in known]
+    qualities = [objective for objective in objectives if objective.name not in known]
     # Two costs or two qualities are drawn against each other; one objective alone against MACs,
     # which every evaluation has.
     y = (qualities or costs[1:] or costs)[0]
@@ -56,7 +60,7 @@ def _picture(
     objectives: Sequence[Objective],
     title: str,
 ) -> _Picture:
-    x, y = _axes(objectives)
+    x, y = _axes(objectives, evaluations)
     shown = [item for item in evaluations if _drawable(item, x) and _drawable(item, y)]
     on_front = [item for item in shown if item.architecture.id in front]
     if missing := len(evaluations) - len(shown):

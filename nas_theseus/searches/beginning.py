@@ -10,6 +10,7 @@ from typing import Any
 
 from nas_theseus.conversion.guide_training import guide_key, load_prepared
 from nas_theseus.costs.table import CostTable
+from nas_theseus.costs.taking import unmeasurable
 from nas_theseus.errors import SpaceError, StorageError
 from nas_theseus.searches.folder import SearchFolder
 from nas_theseus.space.consent import runnable
@@ -208,7 +209,8 @@ def refuse_mistakes(space: SearchSpace, where: str) -> None:
     mistakes = mistakes_in(space)
     if not mistakes:
         table = CostTable(space)
-        mistakes = table.uncountable() or [*table.unmeetable(), *table.without_logarithm()]
+        mistakes = [*table.uncountable(), *unmeasurable(space)]
+        mistakes = mistakes or [*table.unmeetable(), *table.without_logarithm()]
     if mistakes:
         raise SpaceError(where, mistakes)
 

@@ -17,17 +17,18 @@ from nas_theseus.estimate.additive import as_measured
 from nas_theseus.estimate.front import AdditiveSpace
 from nas_theseus.estimate.rungs import qualities, rungs_of
 from nas_theseus.estimate.space_graph import additive_space
-from nas_theseus.estimate.thompson import Proposer, Told
+from nas_theseus.estimate.thompson import PastProposal, Proposer
 from nas_theseus.library.block_key import BlockKeys
 from nas_theseus.library.store import Library
 from nas_theseus.searches.beginning import read_space
 from nas_theseus.searches.folder import SearchFolder
 from nas_theseus.searches.front_files import read_front, read_outcomes
-from nas_theseus.space.search_space import COSTS, MEASURED, SearchSpace
+from nas_theseus.space.search_space import SearchSpace
 from nas_theseus.values.architecture import Architecture, BlockChoice
 from nas_theseus.values.conditions import parse_constraint
 from nas_theseus.values.goals import Constraint
 from nas_theseus.values.outcomes import Evaluation, Failure, FrontMember, Outcome, Stopped
+from nas_theseus.values.registers import COSTS
 
 _MAX_LABELS = 30_000
 
@@ -85,28 +86,38 @@ class Answer:
 
 
 def parse_budget(text: str) -> tuple[Constraint, ...]:
-    """Limits on additive costs joined by ``and``, such as ``macs <= 5e6 and params <= 1e5``.
+    """Limits joined by ``and``, such as ``macs <= 5e6 and params <= 1e5``.
 
     Raises:
-        SpaceError: every condition that is none.
+        SpaceError: every condition that cannot be read.
     """
     budget, mistakes = [], []
     for condition in re.split(r"\s+and\s+", text.strip()):
         try:
-            limit = parse_constraint(condition)
+            budget.append(parse_constraint(condition))
         except ValueError as error:
             mistakes.append(str(error))
-            continue
-        budget.append(limit)
-        if limit.name not in COSTS:
-            what = "is measured, no sum over blocks" if limit.name in MEASURED else "is no cost"
-            mistakes.append(
-                f"{limit.name} in {condition!r} {what}; budgets can be on {' and '.join(COSTS)} "
-                "(--where filters what was evaluated by any value)"
-            )
     if mistakes:
         raise SpaceError("--at", mistakes)
     return tuple(budget)
+
+
+def _refuse_others(budget: Sequence[Constraint], space: SearchSpace) -> None:
+    """Refuse limits on anything but the additive costs of a space.
+
+    Raises:
+        SpaceError: all of them.
+    """
+    mistakes = [
+        f"{limit.name} in '{limit}' "
+        f"{'is measured on finished networks' if limit.name in COSTS else 'is no cost'}; a budget "
+        f"of this search can be on {', '.join(space.additive)} (--where filters evaluated "
+        "architectures by any value)"
+        for limit in budget
+        if limit.name not in space.additive
+    ]
+    if mistakes:
+        raise SpaceError("--at", mistakes)
 
 
 def answer(
@@ -137,7 +148,8 @@ def answer(
         StorageError: no such search, no consent, no evaluation yet.
         LibraryError: the library is gone.
         LimitError: no architecture keeps the budget; names the limit and the closest one.
-        SpaceError, GuideError: as `read_space`.
+        SpaceError: a limit is on no additive cost of the search; or as `read_space`.
+        GuideError: as `read_space`.
     """
     outcomes = read_outcomes(storage)
     if not any(isinstance(outcome, Evaluation) for outcome in outcomes):
@@ -146,6 +158,7 @@ def answer(
             "from; go on with it by 'nas-theseus search' first"
         )
     space = read_space(storage, trust_code=trust_code)
+    _refuse_others(budget, space)
     blocks = _Blocks(space, storage, storage.library if library is None else library)
     forecaster = _Forecaster(space, blocks)
     predicted, epsilon = forecaster.predict(outcomes, budget, count, distance)
@@ -198,7 +211,8 @@ class _Forecaster(Proposer):
 
     @cached_property
     def _graph(self) -> AdditiveSpace:
-        return additive_space(self.space, self._costs, COSTS, _MAX_LABELS, self._blocks.broken)
+        names = self.space.additive
+        return additive_space(self.space, self._costs, names, _MAX_LABELS, self._blocks.broken)
 
     @property
     def metric(self) -> str:
@@ -229,13 +243,15 @@ class _Forecaster(Proposer):
         ]
         return predictions, max(one.epsilon for one in found)
 
-    def _told(self, outcome: Outcome) -> Told:
+    def _told(self, outcome: Outcome) -> PastProposal:
         if isinstance(outcome, Failure):
-            return Told(outcome.architecture)
+            return PastProposal(outcome.architecture)
         stopped = isinstance(outcome, Stopped)
         evaluation = outcome.evaluation if isinstance(outcome, Stopped) else outcome
         reached = qualities(evaluation, rungs_of(self.space.recipe, self.metric))
-        return Told(outcome.architecture, outcome.values(), predicted=stopped, rungs=reached)
+        return PastProposal(
+            outcome.architecture, outcome.values(), predicted=stopped, rungs=reached
+        )
 
     def _prediction(self, architecture: Architecture, mean: float, deviation: float) -> Prediction:
         quality = as_measured(mean, self._quality)

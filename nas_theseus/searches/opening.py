@@ -13,8 +13,9 @@ from nas_theseus.searches.driver import Plan
 from nas_theseus.searches.folder import SearchFolder
 from nas_theseus.searches.ledger import Ledger
 from nas_theseus.searches.trackers import Trackers
-from nas_theseus.space.search_space import COSTS, MEASURED, SearchSpace
+from nas_theseus.space.search_space import SearchSpace
 from nas_theseus.values.goals import Objective
+from nas_theseus.values.registers import COSTS
 from nas_theseus.values.settings import SearchSettings
 
 
@@ -88,7 +89,10 @@ def growth_of(space: SearchSpace, costs: CostTable) -> float:
     if not any(family.preserves and not family.keeps for family in space.blocks):
         return 1.0
     guide = costs.of_parts().known()
-    return max(1.0, *(costs.range(name)[1] / guide[name] for name in COSTS))
+    # A cost that the guide does not have, such as memory of a kind that only new blocks need, says
+    # nothing of growth.
+    grown = (costs.range(name)[1] / guide[name] for name in space.additive if guide[name] > 0)
+    return max([1.0, *grown])
 
 
 def reference_of(
@@ -105,8 +109,9 @@ def reference_of(
     for goal in goals:
         if goal.reference is not None:
             reference[goal.name] = goal.reference
-        elif goal.name in (*COSTS, *MEASURED):
-            reference[goal.name] = guide[goal.name] * growth
+        elif goal.name in COSTS:
+            more = goal.direction == "maximize"
+            reference[goal.name] = guide[goal.name] * (1 / growth if more else growth)
         elif goal.direction == "maximize":
             reference[goal.name] = guide[goal.name] - 0.1
         else:

@@ -16,7 +16,7 @@ from nas_theseus.errors import ShapeError, TheseusError
 from nas_theseus.guide.chain import Guide
 from nas_theseus.stitching.cells import CONTROLS, Cell, Endpoint, StitchRecipe, cell_id
 from nas_theseus.stitching.measure import Examples, Side, measure
-from nas_theseus.stitching.sources import Source
+from nas_theseus.stitching.named_networks import Source
 from nas_theseus.storage.whole_files import write_json
 from nas_theseus.tasks import Task
 from nas_theseus.values.events import Ended

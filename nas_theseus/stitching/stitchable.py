@@ -107,11 +107,11 @@ class StitchableNet(nn.Module):
             "size": size, "stride": stride, "direction": direction, "nearest": nearest,
         }  # fmt: skip
         self.stitches = nn.ModuleList()
-        found = [
-            StitchConfig(n, len(self.anchor(n)), None, n, len(self.anchor(n)),
-                         Cost(sum(part_macs[n]), count_params(self.anchor(n))))
-            for n in self.names
-        ]  # fmt: skip
+        found = []
+        for n in self.names:
+            parts, params = len(self.anchor(n)), count_params(self.anchor(n))
+            cost = Cost({"macs": sum(part_macs[n]), "params": params})
+            found.append(StitchConfig(n, parts, None, n, parts, cost))
         self.windows: list[tuple[str, str, tuple[tuple[int, int], ...]]] = []
         for small, large in pairwise(self.names) if nearest else combinations(self.names, 2):
             front, back = (small, large) if direction == "fast-to-slow" else (large, small)
@@ -269,7 +269,7 @@ class StitchableNet(nn.Module):
             for p, q in window.pairs:
                 modules = (*a.parts[:p], stitch, *b.parts[q:])
                 total = sum(part_macs[front][:p]) + macs + sum(part_macs[back][q:])
-                cost = Cost(total, count_params(*modules))
+                cost = Cost({"macs": total, "params": count_params(*modules)})
                 found.append(StitchConfig(front, p, len(self.stitches), back, q, cost))
             self.stitches.append(stitch)
             self.windows.append((front, back, window.pairs))

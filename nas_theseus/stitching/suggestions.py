@@ -12,9 +12,9 @@ from nas_theseus.conversion.similarities.regression import relative_mse
 from nas_theseus.conversion.stitch_layer import fit_stitch, make_stitch
 from nas_theseus.conversion.target import gathering_statistics
 from nas_theseus.costs.table import CostTable
-from nas_theseus.estimate.space_graph import additive_space
+from nas_theseus.estimate.space_graph import additive_space, log_unit
 from nas_theseus.guide.chain import device_of
-from nas_theseus.space.search_space import COSTS, SearchSpace
+from nas_theseus.space.search_space import SearchSpace
 from nas_theseus.values.architecture import Architecture, BlockChoice
 from nas_theseus.values.ids import derive_seed
 
@@ -95,15 +95,16 @@ def suggested(
 
     Source: ours.
     """
-    name = next((goal.name for goal in space.goals if goal.name in COSTS), "macs")
-    limits = [limit for limit in space.limits if limit.name in COSTS]
+    minimized = [goal.name for goal in space.goals if goal.direction == "minimize"]
+    name = next((name for name in minimized if name in space.additive), "macs")
+    limits = [limit for limit in space.limits if limit.name in space.additive]
     names = list(dict.fromkeys([name, *(limit.name for limit in limits)]))
     graph = additive_space(space, costs, names, _MAX_LABELS)
     front = graph.front([errors[option.choice] for option in graph.options], limits, [name])
     guide = space.guide_architecture()
-    left = {
-        one.architecture: np.log1p(one.costs[name]) for one in front if one.architecture != guide
-    }
+    found = {one.architecture: one.costs[name] for one in front if one.architecture != guide}
+    unit = log_unit(min(found.values(), default=0), max(found.values(), default=0))
+    left = {architecture: np.log1p(cost / unit) for architecture, cost in found.items()}
     if not left:
         return []
     low, high = min(left.values()), max(left.values())

@@ -12,10 +12,11 @@ from torch import Tensor
 from torch.nn import functional
 
 from nas_theseus.errors import DataError, ShapeError
-from nas_theseus.tasks.datasets import Datasets, by_class, class_labels, split_training
+from nas_theseus.tasks.datasets import Datasets, by_class, split_training
 from nas_theseus.tasks.distillation import of_classes
 from nas_theseus.tasks.idx import read_idx
 from nas_theseus.tasks.metric import Measured, OwnMetric, Targets
+from nas_theseus.tasks.target_readers import ClassLabels
 from nas_theseus.tasks.task import Splits, SplitTask
 from nas_theseus.tasks.tensors import (
     TensorExamples,
@@ -210,7 +211,7 @@ def from_datasets(
     Raises:
         DataError: a share outside (0, 1); on first use also when images or labels do not fit.
     """
-    pairs = Datasets(name, train, test, inlet, class_labels(classes), validation_share, seed)
+    pairs = Datasets(name, train, test, inlet, ClassLabels(classes), validation_share, seed)
     source = _Classes(classes, pairs)
     return ImageTask(name, Boundary(inlet), source, label_smoothing, augment, metric)
 

@@ -12,9 +12,10 @@ import torch
 from torch import Tensor
 
 from nas_theseus.errors import DataError, ShapeError
-from nas_theseus.tasks.datasets import Datasets, several_numbers
+from nas_theseus.tasks.datasets import Datasets
 from nas_theseus.tasks.distillation import of_numbers
 from nas_theseus.tasks.metric import Measured, OwnMetric, Targets
+from nas_theseus.tasks.target_readers import SeveralNumbers
 from nas_theseus.tasks.task import Device, Digest, Examples, Splits, SplitTask, shuffled
 from nas_theseus.tasks.tensors import TensorExamples
 from nas_theseus.values.architecture import Boundary
@@ -171,7 +172,7 @@ def regression(
     Raises:
         DataError: a share outside (0, 1); on first use also when inputs or targets do not fit.
     """
-    source = Datasets(name, train, test, inlet, several_numbers(numbers), validation_share, seed)
+    source = Datasets(name, train, test, inlet, SeveralNumbers(numbers), validation_share, seed)
     return NumberTask(name, Boundary(inlet), numbers, source, standardise, metric)
 
 

@@ -11,9 +11,10 @@ from torch import Tensor
 from torch.nn import functional
 
 from nas_theseus.errors import ShapeError
-from nas_theseus.tasks.datasets import Datasets, by_class, class_maps, output_bytes
+from nas_theseus.tasks.datasets import Datasets, by_class, output_bytes
 from nas_theseus.tasks.distillation import of_classes
 from nas_theseus.tasks.metric import Measured, OwnMetric, Targets
+from nas_theseus.tasks.target_readers import ClassMaps
 from nas_theseus.tasks.task import Splits, SplitTask
 from nas_theseus.values.architecture import Boundary
 
@@ -130,7 +131,7 @@ def segmentation(
         DataError: a share outside (0, 1); on first use also when images or masks do not fit.
     """
     size = (inlet[1], inlet[2])
-    read = class_maps(classes, size, ignored)
+    read = ClassMaps(classes, size, ignored)
     cost = output_bytes((classes, *size))
     source = Datasets(name, train, test, inlet, read, validation_share, seed, cost)
     return MaskTask(name, Boundary(inlet), classes, source, ignored, metric)

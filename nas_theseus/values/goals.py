@@ -43,3 +43,8 @@ class Constraint:
 
     def __str__(self) -> str:
         return f"{self.name} {self.operator} {self.limit:g}"
+
+
+def plain_number(value: float) -> str:
+    """A limit or cost as messages show it: 1234567 as ``1,234,567``, 0.00125 as ``0.00125``."""
+    return f"{value:,}" if isinstance(value, int) else f"{value:,.6g}"

@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
-from dataclasses import asdict, dataclass, field
+import math
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
 from typing import Any, TypeAlias
 
 from nas_theseus.values.architecture import Architecture
@@ -11,16 +12,48 @@ from nas_theseus.values.architecture import Architecture
 
 @dataclass(frozen=True)
 class Cost:
-    """What one architecture costs to run on one input at batch 1."""
+    """What one architecture costs to run on one input at batch 1.
 
-    macs: int
-    params: int
-    latency_ms: float | None = None
-    peak_memory_bytes: int | None = None
+    Attributes:
+        numbers: the costs that were counted or measured, by name.
+    """
+
+    numbers: Mapping[str, float]
+
+    @classmethod
+    def total(cls, costs: Sequence[Cost]) -> Cost:
+        """The sum of blocks' costs, of which there is at least one.
+
+        Whole numbers are summed exactly; other sums are rounded once, whatever the blocks' order.
+        """
+        by_name = {name: [cost[name] for cost in costs] for name in costs[0].numbers}
+        return cls({name: _sum(numbers) for name, numbers in by_name.items()})
+
+    def __getitem__(self, name: str) -> float:
+        """A cost by name.
+
+        Raises:
+            KeyError: it was neither counted nor measured.
+        """
+        return self.numbers[name]
+
+    @property
+    def macs(self) -> int:
+        """Multiply-adds."""
+        return int(self.numbers["macs"])
+
+    @property
+    def params(self) -> int:
+        """Parameters."""
+        return int(self.numbers["params"])
 
     def known(self) -> dict[str, float]:
         """The costs that were counted or measured, by name."""
-        return {name: value for name, value in asdict(self).items() if value is not None}
+        return dict(self.numbers)
+
+
+def _sum(numbers: Sequence[float]) -> float:
+    return sum(numbers) if all(isinstance(n, int) for n in numbers) else math.fsum(numbers)
 
 
 @dataclass(frozen=True)
@@ -85,7 +118,7 @@ class Evaluation:
             "recipe": self.recipe,
             "seed": self.seed,
             "metrics": dict(self.metrics),
-            "cost": asdict(self.cost),
+            "cost": self.cost.known(),
             "train_macs_spent": self.train_macs_spent,
             "seconds": self.seconds,
             "curve": [[point.metric, point.step, point.value] for point in self.curve],
@@ -99,7 +132,8 @@ class Evaluation:
             recipe=data["recipe"],
             seed=data["seed"],
             metrics=dict(data["metrics"]),
-            cost=Cost(**data["cost"]),
+            # Files of earlier versions have null where a cost was not measured.
+            cost=Cost({name: n for name, n in data["cost"].items() if n is not None}),
             train_macs_spent=data["train_macs_spent"],
             seconds=data["seconds"],
             curve=tuple(CurvePoint(*point) for point in data["curve"]),

@@ -111,7 +111,7 @@ class Register:
 
 SIMILARITIES = Register("similarity", "conversion/similarities")
 SCHEDULES = Register("schedule", "conversion/schedules")
-COSTS = Register("cost", "costs/measures")
+COSTS = Register("cost", "costs/measures", hyphens=False)
 METRICS = Register("metric", "tasks/metrics", hyphens=False)
 SAMPLERS = Register("sampler", "services/optuna/samplers")
 EXECUTORS = Register("executor", "services/executors")

@@ -100,7 +100,9 @@ def found(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     sources, folder = gather("mine.py"), tmp_path / "net"
     network = assemble(load_space(sources), ARCHITECTURE, 0)
     write_tensors(tmp_path / "weights", plain_state(network))
-    evaluation = Evaluation(ARCHITECTURE, "r", 0, {"val_accuracy": 0.5}, Cost(10, 5), 0, 0.1)
+    evaluation = Evaluation(
+        ARCHITECTURE, "r", 0, {"val_accuracy": 0.5}, Cost({"macs": 10, "params": 5}), 0, 0.1
+    )
     write_member(folder, evaluation, tmp_path / "weights", sources)
     for name in ("mine.py", "npz.py"):
         (tmp_path / name).unlink()

@@ -86,7 +86,13 @@ def test_a_tracker_and_a_callback_of_a_space_file(tmp_path: Path) -> None:
     first, second = list(space.choices(Span(0, 1)))[:2]
     rest = BlockChoice(Span(1, 2), "keep"), BlockChoice(Span(2, 3), "keep")
     evaluation = Evaluation(
-        Architecture((first, *rest)), "full", 3, {"val_accuracy": 0.8}, Cost(1000, 10), 1, 2.5
+        Architecture((first, *rest)),
+        "full",
+        3,
+        {"val_accuracy": 0.8},
+        Cost({"macs": 1000, "params": 10}),
+        1,
+        2.5,
     )
     failure = Failure(Architecture((second, *rest)), "full", 3, "align", "loss is nan")
 

@@ -43,7 +43,7 @@ class Bench:
     def study(self) -> Study:
         return open_study(
             StudySettings("one", self.storage, "nsga2", 0),
-            Problem(Genome(SPACE), SPACE.goals, (), lambda _: Cost(1, 1)),
+            Problem(Genome(SPACE), SPACE.goals, (), lambda _: Cost({"macs": 1, "params": 1})),
             lambda architecture: self.results.get(architecture.id),
         )
 
@@ -52,7 +52,7 @@ class Bench:
         assert proposal is not None
         number = int(proposal.architecture.id, 16)
         values = {"val_accuracy": number % 1009 / 1009}
-        cost = Cost(number % 9973, 1)
+        cost = Cost({"macs": number % 9973, "params": 1})
         done = Evaluation(proposal.architecture, "r", 0, values, cost, 0, 0.0)
         self.results[proposal.architecture.id] = done
         study.report(proposal, done)
@@ -117,7 +117,15 @@ def test_a_database_that_mlflow_uses_is_told(
 
 def evaluation(width: int) -> Evaluation:
     architecture = Architecture((BlockChoice(Span(0, 3), "depthwise", (("expand", width),)),))
-    return Evaluation(architecture, "full", 3, {"val_accuracy": 0.8}, Cost(width, width), 1, 0.5)
+    return Evaluation(
+        architecture,
+        "full",
+        3,
+        {"val_accuracy": 0.8},
+        Cost({"macs": width, "params": width}),
+        1,
+        0.5,
+    )
 
 
 def runs(uri: str) -> list[Run]:

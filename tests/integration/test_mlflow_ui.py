@@ -36,7 +36,7 @@ def evaluation(width: int) -> Evaluation:
         recipe="full",
         seed=3,
         metrics={"val_accuracy": 0.7 + width / 100},
-        cost=Cost(macs=600_000 * width, params=1000 * width, latency_ms=None),
+        cost=Cost({"macs": 600_000 * width, "params": 1000 * width}),
         train_macs_spent=12345,
         seconds=2.5,
         curve=(),

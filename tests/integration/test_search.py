@@ -153,7 +153,7 @@ def test_the_winner_is_rebuilt_only_on_consent(desk: Desk) -> None:
         for batch in task.batches("validation", 64):
             correct += int((network(batch.inputs).argmax(1) == batch.targets).sum())
             total += len(batch.targets)
-    assert correct / total == pytest.approx(values["val_accuracy"], abs=1e-9)
+    assert correct / total == pytest.approx(values["val_accuracy"], abs=1e-6)
 
 
 @pytest.mark.slow
@@ -201,7 +201,7 @@ def test_a_changed_space_under_the_same_name_is_refused_with_the_difference(desk
     assert done.returncode == 2
     assert "-        max_span=2," in done.stderr and "+        max_span=1," in done.stderr
     seed = desk.run("search", "small.py", "--trials", "7", "--seed", "5")
-    assert seed.returncode == 2 and "began with --seed 0, not 5" in seed.stderr
+    assert seed.returncode == 2 and "began with --seed 0, not with --seed 5" in seed.stderr
 
 
 def test_convert_one_architecture_by_id_shows_similarity(desk: Desk) -> None:
@@ -223,15 +223,15 @@ def test_convert_one_architecture_by_id_shows_similarity(desk: Desk) -> None:
         (('["0", "1", "2"]', '["0", "9"]'), ["cannot cut after '9'", "known: 0,"]),
         (
             ('keep=["head"],', 'keep=["tail"], constraints=["macs <= 10", "mac <= 3"],'),
-            ["no part is called 'tail'", "unknown 'mac'"],
+            ["no part is named 'tail'", "unknown 'mac'"],
         ),
         (
             ('keep=["head"],', 'keep=["head"], constraints=["macs <= 10"],'),
-            ["'macs <= 10' can be met by no architecture: the cheapest has macs ="],
+            ["no architecture meets the constraint 'macs <= 10': the cheapest has macs ="],
         ),
         (
             ("blocks=[Keep(), ", "blocks=["),
-            ["keep: needs Keep()", "none can stand for part 'head'"],
+            ["keep: needs Keep()", "none can replace part 'head'"],
         ),
         (("Recipe(epochs=1,", "Recipe(epochs=-1,"), ["epochs", "got -1"]),
     ],
@@ -258,9 +258,11 @@ def test_bad_spaces_are_told_before_any_training(
 def test_bad_arguments_and_files(desk: Desk) -> None:
     missing = desk.run("search", "nowhere.py")
     assert missing.returncode == 2 and "No such file" in missing.stderr
-    sampler = desk.run("search", "small.py", "--name", "x", "--sampler", "grid", "--trials", "0")
+    sampler = desk.run("search", "small.py", "--name", "x", "--sampler", "grid")
     assert sampler.returncode == 2
-    assert "sampler" in sampler.stderr and "'tpe'" in sampler.stderr and "trials" in sampler.stderr
+    assert "no sampler is called 'grid'" in sampler.stderr and "tpe" in sampler.stderr
+    none = desk.run("search", "small.py", "--name", "x", "--trials", "0")
+    assert none.returncode == 2 and "trials" in none.stderr
     front = desk.run("front", "nothing")
     assert front.returncode == 2 and "no search 'nothing'" in front.stderr
     assert "Traceback" in desk.run("--debug", "front", "nothing").stderr

@@ -9,12 +9,10 @@ from nas_theseus.cli.options import SpaceFile
 
 def command(space: SpaceFile) -> None:
     """Every mistake of a search space at once, before any training; its size and cost range."""
-    from nas_theseus.cli.tables import plain_table
+    from nas_theseus.cli.tables import figure, plain_table
     from nas_theseus.costs.table import CostTable
     from nas_theseus.searches.beginning import refuse_mistakes
-    from nas_theseus.searches.figures import short_count
     from nas_theseus.space.load import load_space
-    from nas_theseus.space.search_space import COSTS
 
     found = load_space(space)
     refuse_mistakes(found, str(space))
@@ -22,8 +20,8 @@ def command(space: SpaceFile) -> None:
     table = CostTable(found)
     guide = table.of_parts().known()
     rows = [
-        [name, *(short_count(v) for v in table.range(name)), short_count(guide[name])]
-        for name in COSTS
+        [name, *(figure(name, value) for value in (*table.range(name), guide[name]))]
+        for name in found.additive
     ]
     console = Console()
     console.print(f"{space}: no mistakes; {found.count():,} architectures", highlight=False)

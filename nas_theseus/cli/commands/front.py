@@ -186,6 +186,6 @@ def _show_answer(found: Answer, title: str, as_json: bool) -> None:
     if not predicted:
         console.print("no predictions: all else within it was evaluated or cannot be converted")
         return
-    console.print(predicted_table(predicted, found.metric, f"predicted of {title}", console.width))
+    console.print(predicted_table(found, f"predicted of {title}", console.width))
     if found.epsilon:
         console.print(f"predictions are the best up to {found.epsilon:.0%} of each cost")

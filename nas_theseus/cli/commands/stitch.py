@@ -57,7 +57,7 @@ def command(
     """
     from nas_theseus.api.stitch import ComparisonSettings, compare
     from nas_theseus.stitching.cells import StitchRecipe
-    from nas_theseus.stitching.sources import pairs_of, read_sources
+    from nas_theseus.stitching.named_networks import pairs_of, read_sources
     from nas_theseus.values.validation import assigned, validated
 
     console = Console()

@@ -8,7 +8,7 @@ from typing import Any
 import torch
 
 from nas_theseus.errors import ServiceError, StorageError
-from nas_theseus.searches.executor import GoesOn, Job, Jobs, MakeWorker, Worker
+from nas_theseus.searches.execution import GoesOn, Job, Jobs, MakeWorker, Worker
 from nas_theseus.values.events import Ended, Reached
 from nas_theseus.values.settings import ExecutorSettings
 

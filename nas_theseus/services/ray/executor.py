@@ -13,7 +13,7 @@ from ray import tune
 from ray.autoscaler.sdk import request_resources
 
 from nas_theseus.errors import ServiceError, TheseusError
-from nas_theseus.searches.executor import GoesOn, Jobs, MakeWorker
+from nas_theseus.searches.execution import GoesOn, Jobs, MakeWorker
 from nas_theseus.services.ray.log import divert_logging
 from nas_theseus.services.ray.nodes import check_nodes
 from nas_theseus.services.ray.requests import refuse_too_small, request_of, room

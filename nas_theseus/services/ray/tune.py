@@ -23,7 +23,7 @@ if TYPE_CHECKING:
     from ray.tune.execution.tune_controller import TuneController
     from ray.tune.experiment import Trial
 
-    from nas_theseus.searches.executor import GoesOn, Job, Jobs, MakeWorker
+    from nas_theseus.searches.execution import GoesOn, Job, Jobs, MakeWorker
 
 
 class JobSearcher(Searcher):

@@ -38,7 +38,9 @@ ARCHITECTURE = Architecture(
         BlockChoice(Span(5, 6), "keep"),
     )
 )
-EVALUATION = Evaluation(ARCHITECTURE, "r", 0, {"val_accuracy": 0.5}, Cost(10, 5), 0, 0.1)
+EVALUATION = Evaluation(
+    ARCHITECTURE, "r", 0, {"val_accuracy": 0.5}, Cost({"macs": 10, "params": 5}), 0, 0.1
+)
 
 
 @pytest.fixture(scope="module")

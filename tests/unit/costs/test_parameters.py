@@ -23,4 +23,4 @@ def test_buffers_are_not_parameters() -> None:
 
 
 def test_cost_of_counts_both() -> None:
-    assert cost_of(nn.Linear(4, 3), Boundary((5, 4))) == Cost(macs=60, params=15)
+    assert cost_of(nn.Linear(4, 3), Boundary((5, 4))) == Cost({"macs": 60, "params": 15})

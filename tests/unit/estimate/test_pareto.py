@@ -39,7 +39,7 @@ def evaluation(seed: int, accuracy: float, macs: int, params: int = 1) -> Evalua
         recipe="r",
         seed=seed,
         metrics={"val_accuracy": accuracy},
-        cost=Cost(macs, params),
+        cost=Cost({"macs": macs, "params": params}),
         train_macs_spent=0,
         seconds=0.0,
     )
@@ -251,7 +251,7 @@ def test_the_same_evaluation_again_changes_nothing() -> None:
     assert growing.add(first) == FrontChange()
     assert growing.add(better) == FrontChange(entered=(better.name,), left=(first.name,))
     assert growing.add(first) == FrontChange()
-    with pytest.raises(ValueError, match="came before with other objectives"):
+    with pytest.raises(ValueError, match="was added before with other objectives"):
         growing.add(evaluation(0, 0.9, 100))
 
 

@@ -29,7 +29,7 @@ def candidate(
     steps = zip((0, 2, 4, 8), qualities, strict=False)
     curve = tuple(CurvePoint(metric, step, quality) for step, quality in steps)
     metrics = {metric: qualities[-1]}
-    return Evaluation(chosen, "r", 0, metrics, Cost(macs, 1), 0, 0.0, curve)
+    return Evaluation(chosen, "r", 0, metrics, Cost({"macs": macs, "params": 1}), 0, 0.0, curve)
 
 
 def record(
@@ -153,12 +153,12 @@ def test_one_that_runs_again_is_compared_as_it_is_now() -> None:
 
 def test_a_measured_cost_beyond_its_limit_stops_at_once() -> None:
     slow = candidate(1, [0.9])
-    slow = replace(slow, cost=replace(slow.cost, latency_ms=3.0))
+    slow = replace(slow, cost=Cost({**slow.cost.known(), "latency_ms": 3.0}))
     goals = (maximize("val_accuracy"), minimize("latency_ms"))
     found = record([], goals, ["latency_ms <= 2", "val_accuracy >= 0.95"])
     assert not goes_on(found, slow)
     assert found.predict(slow, "converted") == 0.9
-    quick = replace(slow, cost=replace(slow.cost, latency_ms=1.0))
+    quick = replace(slow, cost=Cost({**slow.cost.known(), "latency_ms": 1.0}))
     assert goes_on(found, quick)  # its quality may still come to keep its limit
 
 

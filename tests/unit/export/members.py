@@ -100,7 +100,9 @@ def member(guide: Guide, *families: BlockFamily) -> Member:
     network = assemble(space, architecture, 0)
     with torch.no_grad():  # statistics other than a new batch norm's
         network.train()(next(task.batches("train", 9)).inputs)
-    found = Evaluation(architecture, "r", 0, {"val_accuracy": 0.5}, Cost(10, 5), 0, 0.1)
+    found = Evaluation(
+        architecture, "r", 0, {"val_accuracy": 0.5}, Cost({"macs": 10, "params": 5}), 0, 0.1
+    )
     return Member(network.eval(), space, found)
 
 

@@ -51,7 +51,9 @@ class Doubled(nn.Module):
 """
 SOURCES = Sources("/elsewhere/mine.py", SPACE, (("own_blocks.py", BLOCKS),))
 ARCHITECTURE = Architecture((BlockChoice(Span(0, 1), "doubled"), BlockChoice(Span(1, 2), "keep")))
-EVALUATION = Evaluation(ARCHITECTURE, "r", 0, {"val_accuracy": 0.5}, Cost(10, 5), 0, 0.1)
+EVALUATION = Evaluation(
+    ARCHITECTURE, "r", 0, {"val_accuracy": 0.5}, Cost({"macs": 10, "params": 5}), 0, 0.1
+)
 
 
 @pytest.fixture

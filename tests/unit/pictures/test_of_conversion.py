@@ -46,7 +46,9 @@ def space(parts: int, widths: tuple[float, ...] = (1.0,)) -> SearchSpace:
 
 def evaluation(architecture: Architecture, *curve: tuple[str, int, float]) -> Evaluation:
     points = tuple(CurvePoint(*point) for point in curve)
-    return Evaluation(architecture, "r", 0, {"val_accuracy": 0.5}, Cost(1, 1), 0, 1.0, points)
+    return Evaluation(
+        architecture, "r", 0, {"val_accuracy": 0.5}, Cost({"macs": 1, "params": 1}), 0, 1.0, points
+    )
 
 
 def boxes(figure: Figure) -> list[tuple[str, float, float, float]]:

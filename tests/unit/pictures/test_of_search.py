@@ -24,12 +24,13 @@ def evaluation(
     width: int, accuracy: float, macs: int, latency_ms: float | None = None
 ) -> Evaluation:
     choice = BlockChoice(Span(0, 2), "mlp", (("hidden", width), ("note", "<b>&")))
+    measured = {} if latency_ms is None else {"latency_ms": latency_ms}
     return Evaluation(
         architecture=Architecture((choice,)),
         recipe="full",
         seed=1,
         metrics={"val_accuracy": accuracy},
-        cost=Cost(macs, 10, latency_ms),
+        cost=Cost({"macs": macs, "params": 10, **measured}),
         train_macs_spent=0,
         seconds=1.0,
     )

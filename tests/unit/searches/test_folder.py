@@ -14,7 +14,9 @@ from nas_theseus.values.architecture import Architecture, BlockChoice, Span
 from nas_theseus.values.outcomes import Cost, Evaluation, Failure, Stopped
 
 ARCHITECTURE = Architecture((BlockChoice(Span(0, 1), "keep"),))
-EVALUATION = Evaluation(ARCHITECTURE, "r", 0, {"val_accuracy": 0.5}, Cost(1, 1), 0, 0.1)
+EVALUATION = Evaluation(
+    ARCHITECTURE, "r", 0, {"val_accuracy": 0.5}, Cost({"macs": 1, "params": 1}), 0, 0.1
+)
 
 
 @pytest.fixture

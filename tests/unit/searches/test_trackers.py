@@ -24,7 +24,7 @@ def architecture(width: int) -> Architecture:
 
 
 def evaluation(width: int) -> Evaluation:
-    cost = Cost(macs=1000 * width, params=10 * width)
+    cost = Cost({"macs": 1000 * width, "params": 10 * width})
     return Evaluation(architecture(width), "full", 3, {"val_accuracy": 0.8}, cost, 12345, 2.5)
 
 

@@ -11,8 +11,8 @@ from nas_theseus.errors import SpaceError
 from nas_theseus.guide.weights import plain_state
 from nas_theseus.stitching import rows as rows_module
 from nas_theseus.stitching.cells import Endpoint, StitchRecipe
+from nas_theseus.stitching.named_networks import Source, pairs_of, read_sources
 from nas_theseus.stitching.rows import Pair, RowSettings, RowWorker
-from nas_theseus.stitching.sources import Source, pairs_of, read_sources
 from nas_theseus.values.events import Ended
 
 RECIPE = StitchRecipe(examples=64, score_examples=100, epochs=0.25, cka_examples=32)

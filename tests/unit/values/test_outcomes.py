@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import json
 
+import pytest
+
 from nas_theseus.values.architecture import Architecture, BlockChoice, Span
 from nas_theseus.values.outcomes import Cost, CurvePoint, Evaluation, Failure, Stopped
 
@@ -13,8 +15,9 @@ ARCHITECTURE = Architecture(
 
 
 def test_outcomes_survive_json() -> None:
+    cost = Cost({"macs": 10, "params": 5, "latency_ms": 1.5})
     evaluation = Evaluation(
-        ARCHITECTURE, "r", 3, {"val_accuracy": 0.5}, Cost(10, 5, 1.5), 7, 0.25,
+        ARCHITECTURE, "r", 3, {"val_accuracy": 0.5}, cost, 7, 0.25,
         (CurvePoint("train_loss", 1, 2.0),), ("note",),
     )  # fmt: skip
     assert Evaluation.from_json(evaluation.to_json()) == evaluation
@@ -25,3 +28,19 @@ def test_outcomes_survive_json() -> None:
     assert Stopped.from_json(json.loads(json.dumps(stopped.to_json()))) == stopped
     assert stopped.name == evaluation.name == failure.name
     assert stopped.values() == {**evaluation.values(), "val_accuracy": 0.75}
+
+
+def test_files_of_earlier_versions_have_null_where_a_cost_was_not_measured() -> None:
+    data = Evaluation(ARCHITECTURE, "r", 3, {}, Cost({"macs": 10, "params": 5}), 7, 0.25).to_json()
+    assert data["cost"] == {"macs": 10, "params": 5}
+    data["cost"] |= {"latency_ms": 1.5, "peak_memory_bytes": None}
+    assert Evaluation.from_json(data).cost == Cost({"macs": 10, "params": 5, "latency_ms": 1.5})
+
+
+def test_costs_are_added_exactly_whatever_their_order() -> None:
+    blocks = [Cost({"macs": 2**60 + i, "energy_mj": 0.1}) for i in range(30)]
+    total = Cost.total(blocks)
+    assert total.macs == 30 * 2**60 + 435 and isinstance(total["macs"], int)
+    assert total["energy_mj"] == 3.0 == Cost.total(blocks[::-1])["energy_mj"]
+    with pytest.raises(KeyError):
+        total["params"]

@@ -31,7 +31,7 @@ def architecture(width: int) -> Architecture:
 
 
 def evaluation(width: int) -> Evaluation:
-    cost = Cost(macs=1_000_000 * width, params=1000 * width)
+    cost = Cost({"macs": 1_000_000 * width, "params": 1000 * width})
     return Evaluation(architecture(width), "full", 3, {"val_accuracy": 0.8}, cost, 12345, 2.5)
 
 

@@ -45,7 +45,7 @@ def evaluation(width: int, accuracy: float = 0.8, recipe: str = "full") -> Evalu
         recipe=recipe,
         seed=3,
         metrics={"val_accuracy": accuracy},
-        cost=Cost(macs=1_000_000 * width, params=1000 * width, latency_ms=1.5),
+        cost=Cost({"macs": 1_000_000 * width, "params": 1000 * width, "latency_ms": 1.5}),
         train_macs_spent=12345,
         seconds=2.5,
         curve=(
@@ -338,7 +338,15 @@ def test_long_curves_and_texts_fit_mlflow(new: Callable[..., MlflowTracker], uri
     )
     curve = tuple(CurvePoint("loss", step, 1 / (step + 1)) for step in range(2300))
     item = Evaluation(
-        long, "full", 1, {"val_accuracy": float("nan")}, Cost(1, 1), 1, 0.1, curve, ("n" * 9000,)
+        long,
+        "full",
+        1,
+        {"val_accuracy": float("nan")},
+        Cost({"macs": 1, "params": 1}),
+        1,
+        0.1,
+        curve,
+        ("n" * 9000,),
     )
     tracker = new()
     tracker.begin({f"setting_{i}": i for i in range(230)})

@@ -26,7 +26,7 @@ def architecture(width: int) -> Architecture:
 
 
 def evaluation(width: int) -> Evaluation:
-    cost = Cost(macs=1000 * width, params=10 * width)
+    cost = Cost({"macs": 1000 * width, "params": 10 * width})
     return Evaluation(architecture(width), "full", 3, {"val_accuracy": 0.8}, cost, 12345, 2.5)
 
 
@@ -140,7 +140,8 @@ from nas_theseus.values.tracking import TrackerContext
 def evaluation(width):
     architecture = Architecture((BlockChoice(Span(0, 3), "depthwise", (("expand", width),)),))
     notes = ("x" * 5000,)
-    return Evaluation(architecture, "full", 3, {"q": 0.8}, Cost(width, 1), 1, 2.5, (), notes)
+    cost = Cost({"macs": width, "params": 1})
+    return Evaluation(architecture, "full", 3, {"q": 0.8}, cost, 1, 2.5, (), notes)
 
 folder = Path(sys.argv[1])
 tracker = JsonLinesTracker(TrackerContext("one", "me", folder, folder, folder))
