@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Literal, Protocol, TypeAlias, TypedDict, Unpack
+from typing import Any, Literal, Protocol, TypeAlias
 
 import numpy as np
 import torch
@@ -29,20 +29,6 @@ from nas_theseus.values.architecture import Boundary
 # they are imported there: every command and every worker imports this module.
 
 Augment: TypeAlias = Literal["flip-crop"] | None
-
-
-class ImageOptions(TypedDict, total=False):
-    """What every image task takes besides its data.
-
-    Attributes:
-        label_smoothing, augment: see `ImageTask`.
-        metric: a name, or a metric of your own (`own_metric`). Default: ``accuracy``.
-    """
-
-    label_smoothing: float
-    augment: Augment
-    metric: Any
-
 
 DEBIAN_FASHION_MNIST = Path("/usr/share/datasets/fashion-mnist")
 
@@ -135,13 +121,18 @@ class ImageTask(Measured, SplitTask):
             )
 
 
-def digits(seed: int = 0, **options: Unpack[ImageOptions]) -> ImageTask:
+def digits(
+    seed: int = 0,
+    label_smoothing: float = 0.0,
+    augment: Augment = None,
+    metric: Any = "accuracy",
+) -> ImageTask:
     """scikit-learn's 1,797 handwritten digits, 1×8×8, split 60/20/20 and stratified.
 
     For trying things out: the data come with scikit-learn.
     """
     inlet = Boundary((1, 8, 8))
-    return ImageTask("digits", inlet, _Digits(seed), **options)
+    return ImageTask("digits", inlet, _Digits(seed), label_smoothing, augment, metric)
 
 
 def fashion_mnist(
@@ -150,7 +141,9 @@ def fashion_mnist(
     validation_images: int = 5_000,
     pad: int = 2,
     seed: int = 0,
-    **options: Unpack[ImageOptions],
+    label_smoothing: float = 0.0,
+    augment: Augment = None,
+    metric: Any = "accuracy",
 ) -> ImageTask:
     """Fashion-MNIST: 28×28 grey images of ten kinds of clothes, padded with black to 32×32.
 
@@ -163,7 +156,9 @@ def fashion_mnist(
         validation_images: how many of the 60,000 training images are kept for validation.
         pad: black pixels added on each side.
         seed: fixes the split.
-        options: see `ImageOptions`.
+        label_smoothing: see `ImageTask`.
+        augment: see `ImageTask`.
+        metric: a name, or a metric of your own (`own_metric`).
 
     Raises:
         DataError: a count that cannot be; on first use also when the files are missing or damaged.
@@ -182,7 +177,7 @@ def fashion_mnist(
         places.append(DEBIAN_FASHION_MNIST)
     source = _FashionMNIST(tuple(places), train_images, validation_images, pad, seed)
     inlet = Boundary((1, 28 + 2 * pad, 28 + 2 * pad))
-    return ImageTask("fashion-mnist", inlet, source, **options)
+    return ImageTask("fashion-mnist", inlet, source, label_smoothing, augment, metric)
 
 
 def from_datasets(
@@ -193,7 +188,9 @@ def from_datasets(
     validation_share: float = 0.1,
     seed: int = 0,
     name: str = "images",
-    **options: Unpack[ImageOptions],
+    label_smoothing: float = 0.0,
+    augment: Augment = None,
+    metric: Any = "accuracy",
 ) -> ImageTask:
     """Any torchvision-style data sets that fit in memory.
 
@@ -207,14 +204,16 @@ def from_datasets(
         validation_share: share of `train` that is kept for validation.
         seed: fixes the split.
         name: what records call the task.
-        options: see `ImageOptions`.
+        label_smoothing: see `ImageTask`.
+        augment: see `ImageTask`.
+        metric: a name, or a metric of your own (`own_metric`).
 
     Raises:
         DataError: a share outside (0, 1); on first use also when images or labels do not fit.
     """
     pairs = Datasets(name, train, test, inlet, ClassLabels(classes), validation_share, seed)
     source = _Classes(classes, pairs)
-    return ImageTask(name, Boundary(inlet), source, **options)
+    return ImageTask(name, Boundary(inlet), source, label_smoothing, augment, metric)
 
 
 def image_folder(
@@ -224,7 +223,9 @@ def image_folder(
     seed: int = 0,
     workers: int = 4,
     name: str | None = None,
-    **options: Unpack[ImageOptions],
+    label_smoothing: float = 0.0,
+    augment: Augment = None,
+    metric: Any = "accuracy",
 ) -> ImageTask:
     """A folder of images too many for memory, as ImageNet is laid out: one folder a class.
 
@@ -236,7 +237,9 @@ def image_folder(
         seed: fixes the split and its order.
         workers: processes that read images; never more than there are cores.
         name: what records call the task; the folder's name when None.
-        options: see `ImageOptions`.
+        label_smoothing: see `ImageTask`.
+        augment: see `ImageTask`.
+        metric: a name, or a metric of your own (`own_metric`).
 
     Raises:
         DataError: a share or size that cannot be; on first use also when folders are missing,
@@ -251,7 +254,7 @@ def image_folder(
     path = Path(root).expanduser().absolute()
     source = ImageFolders(path, size, validation_share, seed, workers)
     inlet = Boundary((3, size, size))
-    return ImageTask(name or path.name, inlet, source, **options)
+    return ImageTask(name or path.name, inlet, source, label_smoothing, augment, metric)
 
 
 @dataclass(frozen=True, eq=False)

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator
 from dataclasses import dataclass
 from functools import cached_property
-from typing import Any, Protocol, TypedDict, Unpack
+from typing import Any, Protocol
 
 import numpy as np
 import torch
@@ -144,28 +144,16 @@ class NumberTask(Measured, SplitTask):
             )
 
 
-class NumberOptions(TypedDict, total=False):
-    """What regression takes besides its data.
-
-    Attributes:
-        standardise: see `NumberTask`. Default: True.
-        metric: a name, or a metric of your own (`own_metric`), in the targets' own units.
-            Default: ``r2``.
-    """
-
-    standardise: bool
-    metric: Any
-
-
 def regression(
     train: Any,
     test: Any,
     inlet: tuple[int, ...],
     numbers: int = 1,
+    standardise: bool = True,
     validation_share: float = 0.1,
     seed: int = 0,
     name: str = "numbers",
-    **options: Unpack[NumberOptions],
+    metric: Any = "r2",
 ) -> NumberTask:
     """Data sets with numbers to predict that fit in memory.
 
@@ -175,16 +163,17 @@ def regression(
         test: the test split, in the same form.
         inlet: shape of one input.
         numbers: how many numbers are predicted.
+        standardise: see `NumberTask`.
         validation_share: share of `train` that is kept for validation.
         seed: fixes the split.
         name: what records call the task.
-        options: see `NumberOptions`.
+        metric: a name, or a metric of your own (`own_metric`), in the targets' own units.
 
     Raises:
         DataError: a share outside (0, 1); on first use also when inputs or targets do not fit.
     """
     source = Datasets(name, train, test, inlet, SeveralNumbers(numbers), validation_share, seed)
-    return NumberTask(name, Boundary(inlet), numbers, source, **options)
+    return NumberTask(name, Boundary(inlet), numbers, source, standardise, metric)
 
 
 def diabetes(seed: int = 0, metric: Any = "r2") -> NumberTask:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Any, Protocol, TypedDict, Unpack
+from typing import Any, Protocol
 
 import numpy as np
 import torch
@@ -102,27 +102,16 @@ class MaskTask(Measured, SplitTask):
             )
 
 
-class MaskOptions(TypedDict, total=False):
-    """What segmentation takes besides its data.
-
-    Attributes:
-        ignored: mask value of the pixels without a class, such as 255; they do not count.
-        metric: a name, or a metric of your own (`own_metric`). Default: ``mean_iou``.
-    """
-
-    ignored: int | None
-    metric: Any
-
-
 def segmentation(
     train: Any,
     test: Any,
     inlet: tuple[int, int, int] = (3, 32, 32),
     classes: int = 2,
+    ignored: int | None = None,
     validation_share: float = 0.1,
     seed: int = 0,
     name: str = "masks",
-    **options: Unpack[MaskOptions],
+    metric: Any = "mean_iou",
 ) -> MaskTask:
     """Data sets of images with masks that fit in memory, such as torchvision's VOCSegmentation.
 
@@ -132,19 +121,20 @@ def segmentation(
         test: the test split, in the same form.
         inlet: shape of one image (C, H, W).
         classes: a pixel's class is 0 … classes-1.
+        ignored: mask value of the pixels without a class, such as 255; they do not count.
         validation_share: share of `train` that is kept for validation.
         seed: fixes the split.
         name: what records call the task.
-        options: see `MaskOptions`.
+        metric: a name, or a metric of your own (`own_metric`).
 
     Raises:
         DataError: a share outside (0, 1); on first use also when images or masks do not fit.
     """
     size = (inlet[1], inlet[2])
-    read = ClassMaps(classes, size, options.get("ignored"))
+    read = ClassMaps(classes, size, ignored)
     cost = output_bytes((classes, *size))
     source = Datasets(name, train, test, inlet, read, validation_share, seed, cost)
-    return MaskTask(name, Boundary(inlet), classes, source, **options)
+    return MaskTask(name, Boundary(inlet), classes, source, ignored, metric)
 
 
 def digit_masks(seed: int = 0, metric: Any = "mean_iou") -> MaskTask:

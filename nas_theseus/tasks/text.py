@@ -8,7 +8,7 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
 from functools import cached_property, lru_cache
 from pathlib import Path
-from typing import Any, ClassVar, Literal, TypeAlias, TypedDict, Unpack
+from typing import Any, ClassVar, Literal, TypeAlias
 
 import torch
 from torch import Tensor
@@ -181,21 +181,6 @@ class TextTask(Measured, SplitTask):
             )
 
 
-class TextOptions(TypedDict, total=False):
-    """What is rarely needed of a text.
-
-    Attributes:
-        characters: read only so many, from the beginning.
-        tokenizer: a ``tokenizer.json`` of Hugging Face's tokenizers, such as a pretrained guide's
-            own; needs level bpe and decides the vocabulary.
-        metric: a name, or a metric of your own (`own_metric`). Default: ``perplexity``.
-    """
-
-    characters: int | None
-    tokenizer: str | Path | None
-    metric: Any
-
-
 def text_file(
     path: str | Path | Sequence[str | Path],
     *,
@@ -204,7 +189,9 @@ def text_file(
     vocabulary: int | None = None,
     seed: int = 0,
     name: str | None = None,
-    **options: Unpack[TextOptions],
+    characters: int | None = None,
+    tokenizer: str | Path | None = None,
+    metric: Any = "perplexity",
 ) -> TextTask:
     """Model one text file or several, joined in the order given; see `TextTask`.
 
@@ -216,7 +203,10 @@ def text_file(
             text, the rest become one unknown token; a byte-level bpe needs at least 256.
         seed: fixes the order of the training windows.
         name: what records call the task; the first file's name without ending when None.
-        options: see `TextOptions`.
+        characters: read only so many, from the beginning.
+        tokenizer: a ``tokenizer.json`` of Hugging Face's tokenizers, such as a pretrained guide's
+            own; needs `level` bpe and decides the vocabulary.
+        metric: a name, or a metric of your own (`own_metric`).
 
     Raises:
         DataError: no file, an unknown level, or a context or vocabulary that cannot be.
@@ -232,8 +222,6 @@ def text_file(
             f"text_file: context is at least 1 and vocabulary at least {least} at level {level!r}, "
             f"not {context} and {vocabulary}"
         )
-    others: dict[str, Any] = {**options}
-    characters, tokenizer = others.pop("characters", None), others.pop("tokenizer", None)
     if characters is not None and characters < 1:
         raise DataError(f"text_file: characters is at least 1, not {characters}")
     if tokenizer is not None and (level != "bpe" or vocabulary is not None):
@@ -244,7 +232,9 @@ def text_file(
     paths = tuple(Path(one).expanduser().absolute() for one in given)
     known = None if tokenizer is None else Path(tokenizer).expanduser().absolute()
     called = name or paths[0].stem
-    return TextTask(called, paths, level, context, vocabulary, seed, characters, known, **others)
+    return TextTask(
+        called, paths, level, context, vocabulary, seed, characters, known, metric=metric
+    )
 
 
 def _read(path: Path) -> str:
