@@ -19,7 +19,7 @@ from nas_theseus.candidate.workshop import result_of
 from nas_theseus.conversion.target import assemble
 from nas_theseus.costs.table import CostTable
 from nas_theseus.estimate.pareto import is_feasible
-from nas_theseus.estimate.thompson import Proposer, Told
+from nas_theseus.estimate.thompson import PastProposal, Proposer
 from nas_theseus.guide.weights import load_weights
 from nas_theseus.library.block_key import BlockKey, BlockKeys
 from nas_theseus.library.store import Library
@@ -191,7 +191,7 @@ def further_budget(
     told = []
     for one in evaluations:
         blocks.look_up(one.architecture)  # those that are there have errors
-        told.append(Told(one.architecture, one.values(), is_feasible(one, asked.limits)))
+        told.append(PastProposal(one.architecture, one.values(), is_feasible(one, asked.limits)))
     reference = reference_of(asked.goals, values)
     proposer = Proposer(asked, shop.costs, reference, blocks.errors)
     architecture = proposer.propose(told, derive_seed("further", seed))

@@ -1,4 +1,4 @@
-"""Target blocks by family, and `block` and `choice` to declare one's own.
+"""The families of target blocks, and `block` and `choice` to declare your own.
 
 blocks=[Keep(), Depthwise(expand=choice(1, 2, 4)), block(MyModule, hidden=choice(32, 64))]
 """
@@ -78,12 +78,12 @@ def Pointwise(expand: Hyperparameter | Choice = 1.0) -> BlockFamily:
 
 
 def TokenMLP(hidden: Hyperparameter | Choice = 64) -> BlockFamily:
-    """Position and channel MLP (a mixer), on maps or tokens of any size; reads later tokens."""
+    """MLP over positions, then channels (a mixer), on maps or tokens; reads later tokens."""
     return block(TokenMixer, "token_mlp", hidden=hidden)
 
 
 def CausalTokenMLP(hidden: Hyperparameter | Choice = 1.0) -> BlockFamily:
-    """Triangular map over tokens and channel MLP, its width a multiple of the inlet's."""
+    """Triangular map over tokens, then MLP, hidden width as a multiple of the inlet's."""
     return block(CausalTokenMLPBlock, "causal_token_mlp", hidden=hidden)
 
 
@@ -95,7 +95,7 @@ def ChannelMLP(hidden: Hyperparameter | Choice = 1.0) -> BlockFamily:
 def CausalConv(
     kernel: Hyperparameter | Choice = 4, expand: Hyperparameter | Choice = 2.0
 ) -> BlockFamily:
-    """Causal depthwise convolution over tokens and MLP, its width a multiple of the inlet's."""
+    """Causal depthwise convolution over tokens, then MLP, `expand` times as wide as the inlet."""
     return block(CausalConvBlock, "causal_conv", kernel=kernel, expand=expand)
 
 
@@ -104,7 +104,7 @@ def SelfAttention(
     mlp: Hyperparameter | Choice = 4.0,
     causal: Hyperparameter | Choice = False,
 ) -> BlockFamily:
-    """Self-attention and MLP, its width a multiple of the inlet's; causal=True for text."""
+    """Self-attention, then MLP, `mlp` times as wide as the inlet; use causal=True for text."""
     return block(SelfAttentionBlock, "self_attention", heads=heads, mlp=mlp, causal=causal)
 
 
@@ -113,12 +113,12 @@ def LinearAttention(
     mlp: Hyperparameter | Choice = 4.0,
     causal: Hyperparameter | Choice = False,
 ) -> BlockFamily:
-    """Linear attention, gated where causal, and MLP; causal=True for text."""
+    """Linear attention (gated if causal), then MLP; use causal=True for text."""
     return block(LinearAttentionBlock, "linear_attention", heads=heads, mlp=mlp, causal=causal)
 
 
 def GRU(hidden: Hyperparameter | Choice = 1.0, mlp: Hyperparameter | Choice = 0.0) -> BlockFamily:
-    """GRU, state width as a multiple of the inlet's, and an MLP behind it unless 0."""
+    """GRU, `hidden` times as wide as the inlet, then an MLP unless `mlp` is 0."""
     return block(GRUBlock, "gru", hidden=hidden, mlp=mlp)
 
 
@@ -127,12 +127,12 @@ def MinimalRNN(
     kernel: Hyperparameter | Choice = 0,
     mlp: Hyperparameter | Choice = 0.0,
 ) -> BlockFamily:
-    """minGRU, behind a causal convolution and before an MLP unless these are 0."""
+    """minGRU, after a causal convolution unless `kernel` is 0, before an MLP unless `mlp` is 0."""
     return block(MinimalRNNBlock, "minimal_rnn", hidden=hidden, kernel=kernel, mlp=mlp)
 
 
 def MLP(hidden: Hyperparameter | Choice = 1.0) -> BlockFamily:
-    """Pooled MLP to a vector: replaces the head, or a last span with it."""
+    """Pooled MLP to a vector: replaces the head, or a span that ends with it."""
     return block(PooledMLP, "mlp", hidden=hidden)
 
 
@@ -142,10 +142,10 @@ def Linear() -> BlockFamily:
 
 
 def Identity() -> BlockFamily:
-    """Drops the span; inlet and outlet must agree."""
+    """Removes the span; inlet and outlet must be equal."""
     return block(IdentityBlock, "identity")
 
 
 def Pool() -> BlockFamily:
-    """Average pooling; only the map's size may change."""
+    """Average pooling; changes only the map's size."""
     return block(PoolBlock, "pool")

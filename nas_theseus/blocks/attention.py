@@ -11,23 +11,22 @@ from nas_theseus.blocks.sequence import SequenceBlock, token_shape
 from nas_theseus.errors import ShapeError
 from nas_theseus.values.architecture import Boundary
 
-# Slows forgetting down to what spans many tokens from the start (Yang et al. 2024, section 4).
+# Slows forgetting, so that memory spans many tokens from the start (Yang et al. 2024, section 4).
 FORGET_TEMPERATURE = 16
 
 
 class SelfAttentionBlock(SequenceBlock):
     """Softmax self-attention and an MLP. Source: Vaswani et al. 2017, arXiv:1706.03762.
 
-    Positions are told apart only by what the tokens hold: a guide's tokens carry their position
-    already.
+    There is no position embedding, since a guide's tokens already encode their position.
 
     Args:
-        heads: attention heads; they divide the inlet's width.
+        heads: number of attention heads; must divide the inlet's width.
         mlp: hidden width of the MLP as a multiple of the inlet's; 0 for attention alone.
-        causal: no token reads a later one.
+        causal: whether no token reads a later one.
 
     Raises:
-        ShapeError: not (T,D) on both sides, or heads that do not divide the width.
+        ShapeError: a side is not (T,D), or the heads do not divide the width.
     """
 
     def __init__(
@@ -45,20 +44,20 @@ class SelfAttentionBlock(SequenceBlock):
 class LinearAttentionBlock(SequenceBlock):
     """Linear attention and an MLP: linear in the number of tokens.
 
-    The feature map is elu + 1. In the causal form, each head forgets by a gate that every token
-    sets. A second gate acts on each channel of what the attention gives.
+    The feature map is elu + 1. In the causal form, each head has a forget gate computed from every
+    token, and a second gate scales each output channel of the attention.
 
     Args:
-        heads: attention heads; they divide the inlet's width.
+        heads: number of attention heads; must divide the inlet's width.
         mlp: hidden width of the MLP as a multiple of the inlet's; 0 for attention alone.
-        causal: no token reads a later one.
+        causal: whether no token reads a later one.
 
     Raises:
-        ShapeError: not (T,D) on both sides, or heads that do not divide the width.
+        ShapeError: a side is not (T,D), or the heads do not divide the width.
 
     Source: Katharopoulos et al. 2020, arXiv:2006.16236, section 3.2 (linear attention); Yang et al.
-    2024, arXiv:2312.06635, section 4 (gates). One forget gate a head in place of one a channel is
-    ours: products within a chunk are then plain matrix products and every decay is at most 1.
+    2024, arXiv:2312.06635, section 4 (gates). One forget gate per head instead of one per channel
+    is ours: products within a chunk are then plain matrix products and every decay is at most 1.
     """
 
     def __init__(
@@ -74,14 +73,14 @@ class LinearAttentionBlock(SequenceBlock):
 
 
 class _Heads(nn.Module):
-    """Queries, keys and values of several heads, made by one linear map."""
+    """Queries, keys and values of several heads, computed by one linear map."""
 
     def __init__(self, width: int, heads: int) -> None:
         super().__init__()
         if heads < 1 or width % heads:
             fitting = ", ".join(str(n) for n in range(1, width + 1) if width % n == 0)
             raise ShapeError(
-                f"needs heads that divide the width {width}, got {heads}; these would: {fitting}"
+                f"heads must divide the width {width}, got {heads}; possible: {fitting}"
             )
         self.heads = heads
         self.qkv = nn.Linear(width, 3 * width)
@@ -118,7 +117,7 @@ class _LinearAttention(_Heads):
         else:
             log_forget = F.logsigmoid(self.forget_gate(x)).mT / FORGET_TEMPERATURE
             summed = gated_linear_attention(query, key, value, log_forget, self.tokens)
-        # A query so negative that elu + 1 is 0 weighs nothing; it must not divide by 0.
+        # A very negative query has elu + 1 = 0 and thus zero weights; avoid dividing by 0.
         found = summed[..., :-1] / (summed[..., -1:] + 1e-6)
         return found.transpose(1, 2).flatten(2) * F.silu(self.output_gate(x))
 
@@ -128,23 +127,24 @@ def gated_linear_attention(
 ) -> Tensor:
     """Causal linear attention with forgetting, o_t = S_tᵀ q_t with S_t = α_t S_(t−1) + k_t v_tᵀ.
 
-    Chunk by chunk: products within a chunk, and the state S carried from chunk to chunk. Decays
-    are differences of cumulative log α, never negative powers, so that no gate overflows.
+    Computed chunk by chunk: matrix products within a chunk, and the state S carried from chunk to
+    chunk. Decays are differences of cumulative log α, never negative powers, so that no gate
+    overflows.
 
     Args:
         query: shape (N, heads, T, K).
         key: shape (N, heads, T, K).
         value: shape (N, heads, T, V).
         log_forget: log α, at most 0, shape (N, heads, T).
-        tokens: T, given as a number since a traced shape is none.
-        chunk: tokens in a chunk.
+        tokens: T as a number, since shapes are not numbers while tracing.
+        chunk: number of tokens in a chunk.
 
     Returns:
         Shape (N, heads, T, V).
 
-    Source: Yang et al. 2024, arXiv:2312.06635, section 4, with a scalar gate a head.
+    Source: Yang et al. 2024, arXiv:2312.06635, section 4, with one scalar gate per head.
     """
-    # Gates are summed in float32 at least, whatever precision autocast chose for them.
+    # Gates are summed in float32 or more, even if autocast computed them in lower precision.
     log_forget = log_forget.to(torch.promote_types(log_forget.dtype, torch.float32))
     query, key, value, log_forget = (
         in_chunks(tensor, tokens, chunk) for tensor in (query, key, value, log_forget[..., None])

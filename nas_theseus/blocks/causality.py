@@ -1,4 +1,4 @@
-"""Whether a module reads later tokens: they are changed, and earlier outputs compared."""
+"""Test whether a module reads later tokens, by changing them and comparing earlier outputs."""
 
 from __future__ import annotations
 
@@ -9,7 +9,8 @@ from torch import Tensor, nn
 
 from nas_theseus.values.architecture import Boundary
 
-# Rounding may differ between two runs of the same arithmetic; what is read moves outputs far more.
+# Rounding may differ between two runs of the same arithmetic; a token that is read changes outputs
+# far more.
 TOLERANCE = 1e-5
 
 
@@ -17,10 +18,10 @@ TOLERANCE = 1e-5
 def reads_ahead(module: nn.Module, inlet: Boundary, vocabulary: int = 2) -> bool:
     """Whether an output at one token changes with a later token, in evaluation mode.
 
-    All tokens from a place on are changed, for several places, the first and the last among them.
-    The module is copied, not changed; parameters that are all zero become random in the copy, as
-    a branch that starts at zero would hide what it reads. The answer is always the same for the
-    same module.
+    All tokens from a position on are changed, for several positions including the first and last.
+    The test runs on a copy of the module, in which parameters that are all zero become random,
+    since a branch that starts at zero would hide what it reads. The same module always gives the
+    same answer.
 
     Args:
         module: maps (N, T, D), or token ids (N, T), to (N, T, E).

@@ -1,7 +1,7 @@
-"""Linear recurrences over tokens, chunk by chunk: parallel within a chunk, carried between them.
+"""Linear recurrences over tokens, chunk by chunk: parallel within a chunk, sequential between them.
 
-Logarithms of gates are summed within a chunk only, so the sums stay small whatever the number of
-tokens: over thousands of them, float32 would lose most of their digits.
+Logarithms of gates are summed within a chunk only, so the sums stay small for any number of tokens.
+Over thousands of tokens, sums in float32 would lose most of their digits.
 """
 
 from __future__ import annotations
@@ -14,11 +14,11 @@ CHUNK = 64
 
 
 def in_chunks(tensor: Tensor, tokens: int, chunk: int = CHUNK) -> Tensor:
-    """Tokens (…, T, D) as (…, n, C, D), filled up with zeros at the end.
+    """Tokens (…, T, D) as (…, n, C, D), padded with zeros at the end.
 
     Args:
-        tokens: T, given as a number since a traced shape is none.
-        chunk: tokens in a chunk; C is the smaller of it and T.
+        tokens: T as a number, since shapes are not numbers while tracing.
+        chunk: number of tokens in a chunk; C is the smaller of it and T.
     """
     size = min(chunk, tokens)
     padded = F.pad(tensor, (0, 0, 0, -tokens % size))

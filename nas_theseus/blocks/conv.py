@@ -1,4 +1,4 @@
-"""Convolutional blocks; each ends in one linear map `last`, so that a stitch folds into it."""
+"""Convolutional blocks; each ends in one linear map `last`, into which a stitch is folded."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from nas_theseus.values.architecture import Boundary
 
 
 class ConvBlock(nn.Module):
-    """Hidden layers, then `last`; plus the input itself where inlet and outlet agree."""
+    """Hidden layers, then `last`, with a skip connection if inlet and outlet are equal."""
 
     def __init__(self, inlet: Boundary, outlet: Boundary, hidden: nn.Module, last: nn.Conv2d):
         super().__init__()
@@ -78,7 +78,7 @@ class DepthwiseSeparable(ConvBlock):
 
 
 class PointwiseNet(ConvBlock):
-    """Average pooling where the map shrinks, then two 1×1 convolutions: no spatial mixing."""
+    """Average pooling if the map shrinks, then two 1×1 convolutions: no spatial mixing."""
 
     def __init__(self, inlet: Boundary, outlet: Boundary, expand: float = 1.0) -> None:
         stride = downsampling(inlet, outlet)

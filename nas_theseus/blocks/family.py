@@ -1,4 +1,4 @@
-"""What a block is: a module made from inlet and outlet shape, and its declaration."""
+"""Declaration of blocks: modules built from an inlet and an outlet shape."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ BlockFactory = Callable[..., nn.Module]
 
 @dataclass(frozen=True)
 class Choice:
-    """Values of a hyperparameter that the search may take, best guess first."""
+    """Values of a hyperparameter that the search can choose from, best guess first."""
 
     values: tuple[Hyperparameter, ...]
 
@@ -27,15 +27,16 @@ def choice(*values: Hyperparameter) -> Choice:
     """A searched hyperparameter: ``Depthwise(expand=choice(1, 2, 4))``.
 
     Raises:
-        ValueError: no value, a value twice, or a value that is not bool, int, float or str.
+        ValueError: there is no value, a value occurs twice, or a value is not bool, int, float or
+            str.
     """
     if not values:
         raise ValueError("choice() needs at least one value")
     if len(set(map(repr, values))) != len(values):
-        raise ValueError(f"choice{values} holds a value twice")
+        raise ValueError(f"choice{values} has a value twice")
     for value in values:
         if not isinstance(value, bool | int | float | str):
-            raise ValueError(f"choice holds bool, int, float or str, not {value!r}")
+            raise ValueError(f"choice() takes bool, int, float or str, not {value!r}")
     return Choice(values)
 
 
@@ -44,16 +45,16 @@ class BlockFamily:
     """A block as a search space declares it: a factory and the values of its hyperparameters.
 
     Attributes:
-        name: what architectures call it.
+        name: name of the block in architectures.
         factory: called as ``factory(inlet, outlet, **hyperparameters)``, or with `of_part` as
             ``factory(part, features, **hyperparameters)``; None keeps the guide's own part.
         choices: hyperparameters and their possible values, in a fixed order.
-        parts: guide part names where it may be used; empty for everywhere. A block for a span
-            must be allowed on each of its parts.
-        of_part: made of the guide's own part, whose boundaries it has: for single parts between
-            the guide's own widths.
-        preserves: it computes what the guide's part computes until it is trained, so it is never
-            aligned.
+        parts: names of guide parts that it can replace; empty for all. A block that replaces a
+            span must be allowed on each of its parts.
+        of_part: whether it is made from the guide's own part, with the part's boundaries. Such a
+            block replaces single parts and keeps the guide's widths.
+        preserves: whether it computes the same as the guide's part until it is trained. Such a
+            block is never aligned.
     """
 
     name: str
@@ -83,17 +84,17 @@ class BlockFamily:
         """A new block; its random weights come from torch's global generator.
 
         Raises:
-            PairingError: the block cannot stand between these shapes.
+            PairingError: the block cannot be built for these shapes.
         """
         if self.factory is None:
-            raise PairingError(f"block {self.name!r} keeps the guide's part, nothing is built")
+            raise PairingError(f"block {self.name!r} keeps the guide's part; nothing is built")
         if self.of_part:
-            raise PairingError(f"block {self.name!r} is made of a guide's part, not of two shapes")
+            raise PairingError(f"block {self.name!r} is made from a guide part, not from shapes")
         try:
             module = self.factory(inlet, outlet, **hyperparameters)
         except ShapeError as error:
             raise PairingError(
-                f"block {self.name!r} cannot stand between {inlet} and {outlet}: {error}"
+                f"block {self.name!r} cannot be built from {inlet} to {outlet}: {error}"
             ) from error
         if last_map(module) is None and any(True for _ in module.parameters()):
             return Stitched(module, outlet)
@@ -102,31 +103,31 @@ class BlockFamily:
     def transform(
         self, part: nn.Module, features: Tensor, hyperparameters: Mapping[str, Hyperparameter]
     ) -> nn.Module:
-        """A block made of a guide's part; what it draws comes from torch's global generator.
+        """A block made from a guide part; random weights come from torch's global generator.
 
         Args:
-            part: a copy, which the block may use up.
-            features: what the part is fed, shape (N, *inlet).
+            part: a copy of the part, which the block may change.
+            features: inputs of the part, shape (N, *inlet).
 
         Raises:
-            PairingError: the part has no such form.
+            PairingError: the block cannot be made from this part.
         """
         assert self.factory is not None and self.of_part
         try:
             return self.factory(part, features, **hyperparameters)
         except TransformError as error:
-            raise PairingError(f"block {self.name!r} cannot be made of a part: {error}") from error
+            raise PairingError(f"block {self.name!r} cannot be made from it: {error}") from error
 
     def refusal(self, inlet: Boundary, outlet: Boundary) -> str | None:
-        """Why the block cannot stand between two boundaries; None when it can."""
+        """Why the block cannot be built between two boundaries; None if it can."""
         try:
             with torch.device("meta"):
                 self.build(inlet, outlet, dict(next(self.variants())))
         except PairingError as error:
             return str(error)
-        except Exception as error:  # a custom block that is not written for such shapes
+        except Exception as error:  # a custom block that does not support such shapes
             return (
-                f"block {self.name!r} cannot be made between {inlet} and {outlet}: "
+                f"block {self.name!r} cannot be built from {inlet} to {outlet}: "
                 f"{type(error).__name__}: {error}"
             )
         return None
@@ -137,12 +138,12 @@ def block(factory: BlockFactory, name: str | None = None, **hyperparameters: Any
 
     Args:
         factory: ``nn.Module`` class (or function) called as ``factory(inlet, outlet, **values)``
-            with two `Boundary` values; it raises `ShapeError` where it cannot stand. If it has an
-            attribute `last`, the ``nn.Linear`` or ``nn.Conv2d`` whose output is the block's output
-            (plus, at most, a skip), the stitch into the guide's basis is folded into it; otherwise
-            a linear stitch is added behind the block and counted in its cost.
-        name: what architectures call it; the factory's name in lower case by default.
-        hyperparameters: a fixed value each, or a `choice`.
+            with two `Boundary` values; it raises `ShapeError` for shapes that it does not support.
+            If it has an attribute `last`, the ``nn.Linear`` or ``nn.Conv2d`` whose output is the
+            block's output (plus, at most, a skip), the stitch into the guide's basis is folded into
+            `last`. Otherwise a linear stitch is added after the block and counted in its cost.
+        name: name of the block in architectures. Default: the factory's name in lower case.
+        hyperparameters: a fixed value or a `choice` for each.
     """
     choices = tuple(
         (key, value.values if isinstance(value, Choice) else (value,))
@@ -152,12 +153,12 @@ def block(factory: BlockFactory, name: str | None = None, **hyperparameters: Any
 
 
 def Keep() -> BlockFamily:
-    """Keep the guide's own part; stands for single parts only."""
+    """Keep the guide's own part; for single parts only."""
     return BlockFamily("keep", None, of_part=True, preserves=True)
 
 
 class Stitched(nn.Module):
-    """A block without a last linear map of its own, and a linear map per position behind it."""
+    """A block that has no linear map at its end, followed by one per position."""
 
     def __init__(self, inner: nn.Module, outlet: Boundary) -> None:
         super().__init__()
@@ -174,7 +175,7 @@ class Stitched(nn.Module):
 
 
 def last_map(module: nn.Module) -> nn.Linear | nn.Conv2d | None:
-    """The linear map that a block ends in, into which a stitch can be folded; None without one."""
+    """The linear map at a block's end, into which a stitch can be folded; None if there is none."""
     last = getattr(module, "last", None)
     if isinstance(last, nn.Linear):
         return last
@@ -187,7 +188,7 @@ def downsampling(inlet: Boundary, outlet: Boundary) -> int:
     """The stride of a feature-map block: inlet height over outlet height, equal in both axes.
 
     Raises:
-        ShapeError: not two maps, or sizes that no whole stride joins.
+        ShapeError: a side is not a map, or the sizes need a stride that is not whole.
     """
     if inlet.kind != "map" or outlet.kind != "map":
         raise ShapeError(f"needs (C,H,W) on both sides, got {inlet} and {outlet}")
@@ -196,7 +197,7 @@ def downsampling(inlet: Boundary, outlet: Boundary) -> int:
     stride = height // height_out if height_out else 0
     if stride < 1 or height_out * stride != height or width_out * stride != width:
         raise ShapeError(
-            f"needs a whole stride, but {height}×{width} does not divide into "
+            f"needs a whole stride, but {height}×{width} is not a multiple of "
             f"{height_out}×{width_out}; pad the inputs or cut elsewhere"
         )
     return stride
@@ -208,5 +209,5 @@ def scaled_width(width: int, factor: float) -> int:
 
 
 def layer_norm(width: int) -> nn.Module:
-    """Layer norm; none for a single channel, which it would turn into a constant."""
+    """Layer norm; the identity for a single channel, which a norm would make constant."""
     return nn.LayerNorm(width) if width > 1 else nn.Identity()

@@ -57,7 +57,7 @@ class PooledMLP(nn.Module):
     def __init__(self, inlet: Boundary, outlet: Boundary, hidden: float = 1.0) -> None:
         super().__init__()
         if outlet.kind != "vector" or inlet.kind == "ids":
-            raise ShapeError(f"gives a vector (D,) from features; asked for {inlet} to {outlet}")
+            raise ShapeError(f"maps features to a vector (D,), not {inlet} to {outlet}")
         self.inlet = inlet
         width = scaled_width(inlet.width, hidden) if hidden else inlet.width
         self.hidden = nn.Sequential(nn.Linear(inlet.width, width), nn.ReLU()) if hidden else None

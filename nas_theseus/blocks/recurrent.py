@@ -1,4 +1,4 @@
-"""Recurrent blocks over tokens, causal by nature: GRU, and minGRU by a parallel scan."""
+"""Recurrent blocks over tokens, always causal: GRU, and minGRU by a parallel scan."""
 
 from __future__ import annotations
 
@@ -17,11 +17,11 @@ class GRUBlock(SequenceBlock):
     """A gated recurrent unit of one layer. Source: Cho et al. 2014, arXiv:1406.1078.
 
     Args:
-        hidden: width of its state as a multiple of the inlet's.
-        mlp: hidden width of an MLP behind it as a multiple of the inlet's; 0 for none.
+        hidden: width of the state as a multiple of the inlet's.
+        mlp: hidden width of an MLP after the GRU as a multiple of the inlet's; 0 for none.
 
     Raises:
-        ShapeError: not (T,D) on both sides.
+        ShapeError: a side is not (T,D).
     """
 
     def __init__(
@@ -33,15 +33,15 @@ class GRUBlock(SequenceBlock):
 
 
 class MinimalRNNBlock(SequenceBlock):
-    """minGRU: gates read the token alone, so that all steps run at once.
+    """minGRU: gates depend on the token alone, so that all steps run at once.
 
     Args:
-        hidden: width of its state as a multiple of the inlet's.
-        kernel: tokens that a causal depthwise convolution in front reads; 0 for none.
-        mlp: hidden width of an MLP behind it as a multiple of the inlet's; 0 for none.
+        hidden: width of the state as a multiple of the inlet's.
+        kernel: number of tokens read by a causal depthwise convolution before it; 0 for none.
+        mlp: hidden width of an MLP after it as a multiple of the inlet's; 0 for none.
 
     Raises:
-        ShapeError: not (T,D) on both sides.
+        ShapeError: a side is not (T,D).
 
     Source: Feng et al. 2024, arXiv:2410.01201, section 3.1 and appendix B.
     """
@@ -67,10 +67,10 @@ class _GRU(nn.Module):
         self.gru = nn.GRU(width, hidden, batch_first=True)
 
     def train(self, mode: bool = True) -> Self:
-        """As ever, but the GRU itself, which has no dropout, stays in training mode.
+        """Set the mode of all but the GRU itself, which has no dropout and stays in training mode.
 
-        cuDNN refuses gradients through a GRU in evaluation mode, and a schedule sends them through
-        frozen blocks.
+        cuDNN refuses gradients through a GRU in evaluation mode, and schedules backpropagate
+        through frozen blocks.
         """
         super().train(mode)
         self.gru.train()
@@ -95,17 +95,17 @@ class _MinimalGRU(nn.Module):
 def minimal_gru(gate: Tensor, candidate: Tensor, tokens: int) -> Tensor:
     """h_t = (1 − z_t) h_(t−1) + z_t g(candidate_t), z = σ(gate), h_0 = 0, by a scan over T.
 
-    g(x) is x + 1/2 for x ≥ 0, else σ(x), as in the source. Its scan runs in log space; ours
-    doubles the reach of each token's recurrence log2(T) times (Hillis and Steele 1986): products
-    of numbers below 1 and sums of positive ones, so that nothing overflows or cancels.
+    g(x) is x + 1/2 for x ≥ 0, else σ(x), as in the source. The source scans in log space. This scan
+    doubles the reach of each token's recurrence log2(T) times (Hillis and Steele 1986), with
+    products of numbers below 1 and sums of positive ones, so that nothing overflows or cancels.
 
     Args:
         gate: shape (N, T, H).
         candidate: shape (N, T, H).
-        tokens: T, given as a number since a traced shape is none.
+        tokens: T as a number, since shapes are not numbers while tracing.
 
     Returns:
-        Shape (N, T, H), float32 at least.
+        Shape (N, T, H), in float32 or higher precision.
 
     Source: Feng et al. 2024, arXiv:2410.01201, section 3.1 and appendix B.
     """
@@ -116,7 +116,7 @@ def minimal_gru(gate: Tensor, candidate: Tensor, tokens: int) -> Tensor:
     kept = (-gate).sigmoid()
     reach = 1
     while reach < tokens:
-        # What a token's state takes from the one `reach` before it; nothing lies before the first.
+        # Contribution of the state `reach` tokens before; zero before the first token.
         earlier = F.pad(added[:, :-reach], (0, 0, reach, 0))
         added = added + kept * earlier
         kept = kept * F.pad(kept[:, :-reach], (0, 0, reach, 0))

@@ -1,4 +1,4 @@
-"""What blocks over tokens share, and those that mix positions by fixed weights or not at all."""
+"""Base of blocks over tokens, and blocks that mix positions by fixed weights or not at all."""
 
 from __future__ import annotations
 
@@ -12,30 +12,30 @@ from nas_theseus.values.architecture import Boundary
 
 
 def token_shape(inlet: Boundary, outlet: Boundary) -> tuple[int, int]:
-    """Number of tokens T and inlet width D of a block over tokens; only the width may change.
+    """Number of tokens T and inlet width D of a block over tokens; only the width can change.
 
     Raises:
-        ShapeError: not (T,D) on both sides, or another number of tokens.
+        ShapeError: a side is not (T,D), or the numbers of tokens differ.
     """
     if inlet.kind != "tokens" or outlet.kind != "tokens":
         raise ShapeError(f"needs (T,D) on both sides, got {inlet} and {outlet}")
     if inlet.shape[0] != outlet.shape[0]:
         raise ShapeError(
-            f"needs as many tokens on both sides, got {inlet.shape[0]} and {outlet.shape[0]}; "
+            f"needs equal numbers of tokens, got {inlet.shape[0]} and {outlet.shape[0]}; "
             "cut elsewhere"
         )
     return inlet.shape[0], inlet.shape[1]
 
 
 class SequenceBlock(nn.Module):
-    """A mixer over tokens (N,T,D) behind a layer norm, then an MLP, in pre-norm residual form.
+    """A mixer over tokens (N,T,D) after a layer norm, then an MLP, in pre-norm residual form.
 
     With h = x + project(mixer(norm(x))) the output is h + last(gelu(up(norm(h)))); without the MLP
-    it is x + last(mixer(norm(x))). Where the widths differ, the output is `last`'s alone.
+    it is x + last(mixer(norm(x))). If the widths differ, there is no skip connection around `last`.
 
     Args:
         mixer: maps (N, T, D) to (N, T, mixed).
-        mixed: width of what the mixer gives.
+        mixed: width of the mixer's output.
         mlp: hidden width of the MLP as a multiple of the inlet's; 0 for none.
 
     Raises:
@@ -86,8 +86,8 @@ class ChannelMLPBlock(SequenceBlock):
 class CausalTokenMLPBlock(SequenceBlock):
     """Each token becomes a learned sum of itself and the tokens before it, then a channel MLP.
 
-    The mixer is one T×T matrix, shared by the channels, of which the lower triangle is used. Its
-    costs are told in full, as those of a causal attention are: T² parameters and T²·D products.
+    The mixer is the lower triangle of one T×T matrix, shared by all channels. Its costs are counted
+    in full, as for causal attention: T² parameters and T²·D products.
     Source: MLP-Mixer, Tolstikhin et al. 2021, with one triangular layer over positions (ours).
 
     Args:
@@ -105,7 +105,7 @@ class CausalConvBlock(SequenceBlock):
     Source: ConvNeXt's block, Liu et al. 2022, arXiv:2201.03545, in one causal dimension.
 
     Args:
-        kernel: how many tokens a token sees, itself the last of them.
+        kernel: number of tokens that a token reads, including itself as the last.
         expand: hidden width of the MLP as a multiple of the inlet's.
     """
 
@@ -121,7 +121,7 @@ class CausalConvBlock(SequenceBlock):
 
 
 class TriangularMixer(nn.Module):
-    """A linear map over positions, (N, T, D) to (N, T, D), that reads no later position."""
+    """A linear map over positions, (N, T, D) to (N, T, D), that reads no later positions."""
 
     def __init__(self, tokens: int) -> None:
         super().__init__()
@@ -130,7 +130,7 @@ class TriangularMixer(nn.Module):
         self.reset_parameters()
 
     def reset_parameters(self) -> None:
-        """Each row as nn.Linear would draw it for as many inputs as the row may read."""
+        """Draw each row as nn.Linear does for the number of inputs that the row reads."""
         reads = torch.arange(1, len(self.weight) + 1, device=self.weight.device)
         with torch.no_grad():
             nn.init.uniform_(self.weight, -1, 1).div_(reads.sqrt()[:, None])
@@ -141,7 +141,7 @@ class TriangularMixer(nn.Module):
 
 
 class CausalDepthwiseConv(nn.Module):
-    """One filter a channel over a token and the `kernel` − 1 before it; (N, T, D) to (N, T, D).
+    """One filter per channel over a token and the `kernel` − 1 before it; (N, T, D) to (N, T, D).
 
     Raises:
         ShapeError: the kernel is below 1.

@@ -1,4 +1,4 @@
-"""Blocks that leave a span out: identity, pooling, and a bare linear map."""
+"""Blocks that do little: identity, pooling, and a single linear map."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from nas_theseus.values.architecture import Boundary
 
 
 class IdentityBlock(nn.Module):
-    """Drops a span whose inlet and outlet agree."""
+    """Removes a span whose inlet and outlet are equal."""
 
     def __init__(self, inlet: Boundary, outlet: Boundary) -> None:
         super().__init__()
@@ -37,7 +37,7 @@ class PoolBlock(nn.Module):
 
 
 class LinearBlock(nn.Module):
-    """A bare linear map of channels or features, behind average pooling where a map shrinks."""
+    """A linear map of channels or features, after average pooling if the map shrinks."""
 
     def __init__(self, inlet: Boundary, outlet: Boundary) -> None:
         super().__init__()
@@ -49,7 +49,7 @@ class LinearBlock(nn.Module):
         elif inlet.kind == outlet.kind != "ids" and inlet.shape[:-1] == outlet.shape[:-1]:
             self.last = nn.Linear(inlet.width, outlet.width)
         else:
-            raise ShapeError(f"no linear map per position joins {inlet} and {outlet}")
+            raise ShapeError(f"no linear map per position leads from {inlet} to {outlet}")
 
     def forward(self, x: Tensor) -> Tensor:
         out: Tensor = self.last(self.pool(x))

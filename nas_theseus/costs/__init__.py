@@ -22,7 +22,7 @@ __all__ = [
 
 
 def cost_of(module: nn.Module, inlet: Boundary) -> Cost:
-    """The costs that are counted, not measured: multiply-adds of one input, and parameters.
+    """The counted costs: multiply-adds for one input, and parameters.
 
     Raises:
         CostError: the multiply-adds cannot be counted truthfully.

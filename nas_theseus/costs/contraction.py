@@ -25,7 +25,7 @@ def _letters(equation: str, ranks: Sequence[int]) -> tuple[list[list[str]], list
         hidden = rank - len(before) - len(after)
         if hidden < 0 or (hidden and not dots):
             raise CostError(
-                f"aten::einsum: {equation!r} gives {term!r} to an operand of rank {rank}"
+                f"aten::einsum: {equation!r} has the term {term!r} for an operand of rank {rank}"
             )
         widest = max(widest, hidden)
         # Ellipses are aligned at their last axis.
@@ -41,10 +41,10 @@ def _letters(equation: str, ranks: Sequence[int]) -> tuple[list[list[str]], list
 def _pair_macs(first: Axes, second: Axes, kept: set[str]) -> tuple[int, Axes]:
     """Multiply-adds of one pairwise contraction and the axes that remain.
 
-    An axis that only one operand has and nobody needs is summed away first. Without a contracted
-    axis the pair is an element-wise product, which counts 0 like any other.
+    An axis of only one operand that is not needed later is summed first. Without a contracted axis
+    the pair is an element-wise product, which counts 0.
     """
-    # Torch sums lone axes before multiplying, so they do not multiply the work.
+    # Torch sums axes of a single operand before multiplying, so they do not multiply the work.
     first = {axis: size for axis, size in first.items() if axis in second or axis in kept}
     second = {axis: size for axis, size in second.items() if axis in first or axis in kept}
     union = first | second
@@ -58,9 +58,9 @@ def einsum_macs(
     """Multiply-adds of ``torch.einsum(equation, ...)`` on operands of these shapes.
 
     Args:
-        equation: as torch takes it; spaces, ellipses and an implicit output are understood.
-        shapes: one shape an operand.
-        path: flat pairs of operand positions as torch records them; left to right when None.
+        equation: as for torch; may have spaces, ellipses and an implicit output.
+        shapes: one shape per operand.
+        path: flat pairs of operand positions as torch records them. Default: left to right.
 
     Raises:
         CostError: the equation does not fit the shapes.
@@ -73,7 +73,7 @@ def einsum_macs(
     pairs = list(zip(path[::2], path[1::2], strict=True)) if path else []
     macs = 0
     while len(operands) > 1:
-        # Torch puts each result last along a path, and first when going left to right.
+        # With a path torch puts each result last; from left to right it puts it first.
         positions = pairs.pop(0) if pairs else (0, 1)
         second, first = (operands.pop(index) for index in sorted(positions, reverse=True))
         kept = set(output).union(*operands)

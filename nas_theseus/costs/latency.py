@@ -18,7 +18,7 @@ from nas_theseus.values.architecture import Boundary
 
 @dataclass(frozen=True)
 class Latency:
-    """Milliseconds of one forward over all repeats: median and the 10th and 90th percentile.
+    """Milliseconds of one forward pass over all repeats: median, 10th and 90th percentile.
 
     Attributes:
         threads: torch's intra-operator threads during the measurement.
@@ -68,16 +68,16 @@ def measure_latency(
     warmup: int = 5,
     repeats: int = 30,
 ) -> Latency:
-    """Time forwards in evaluation and inference mode; the module and the thread count stay.
+    """Time forward passes in evaluation and inference mode; module and thread count are restored.
 
-    On CUDA the time is the device's, between two events; else the wall clock's.
+    On CUDA, the device's time between two events is measured; elsewhere, wall time.
 
     Args:
-        inlet: shape of one input; the forward runs on (batch, *inlet.shape).
-        device: where to measure; the module is copied there if it lies elsewhere.
-        threads: torch's intra-operator threads; as they are when None.
-        warmup: forwards before the measured ones.
-        repeats: measured forwards.
+        inlet: shape of one input; the module runs on (batch, *inlet.shape).
+        device: where to measure; the module is copied there if it is elsewhere.
+        threads: torch's intra-operator threads. Default: unchanged.
+        warmup: number of forward passes before the measured ones.
+        repeats: number of measured forward passes.
 
     Raises:
         ValueError: batch, threads or repeats < 1, or warmup < 0.

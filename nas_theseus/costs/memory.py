@@ -19,13 +19,13 @@ from nas_theseus.values.architecture import Boundary
 
 
 def _state_bytes(module: nn.Module) -> int:
-    """Bytes of the storages of parameters and buffers, a shared storage once."""
+    """Bytes of the storages of parameters and buffers, each shared storage counted once."""
     storages = [tensor.untyped_storage() for tensor in (*module.parameters(), *module.buffers())]
     return sum({storage.data_ptr(): storage.nbytes() for storage in storages}.values())
 
 
 class _LiveStorages(TorchDispatchMode):  # type: ignore[no-untyped-call]
-    """Follows the bytes of the storages that operators hand out, until each is freed."""
+    """Tracks the bytes of storages that operators return, until each is freed."""
 
     def __init__(self) -> None:
         super().__init__()  # type: ignore[no-untyped-call]
@@ -34,7 +34,7 @@ class _LiveStorages(TorchDispatchMode):  # type: ignore[no-untyped-call]
         self._watched: set[int] = set()
 
     def watch(self, tensors: Iterable[object], *, count: bool = True) -> None:
-        """Count the tensors' storages from now on; without `count`, as already accounted for."""
+        """Track the tensors' storages from now on; without `count` they add no bytes."""
         for tensor in tensors:
             if not isinstance(tensor, Tensor):
                 continue
@@ -68,7 +68,7 @@ def _cpu_peak(view: nn.Module, inputs: Tensor) -> int:
     storages = _LiveStorages()
     storages.watch((*view.parameters(), *view.buffers()), count=False)
     storages.watch([inputs])
-    # Inference mode and fused transformer kernels hide what a compound operator makes inside.
+    # Inference mode and fused transformer kernels hide the tensors inside a compound operator.
     with torch.no_grad(), unfused_attention(), storages:
         view(inputs)
     return storages.peak_bytes
@@ -77,7 +77,7 @@ def _cpu_peak(view: nn.Module, inputs: Tensor) -> int:
 def _cuda_peak(view: nn.Module, inputs: Tensor) -> int:
     device = inputs.device
     with torch.inference_mode():
-        view(inputs)  # so that libraries' lasting workspaces are not taken for activations
+        view(inputs)  # so that libraries' permanent workspaces do not count as activations
         torch.cuda.synchronize(device)
         before = torch.cuda.memory_allocated(device)
         torch.cuda.reset_peak_memory_stats(device)
@@ -89,21 +89,21 @@ def _cuda_peak(view: nn.Module, inputs: Tensor) -> int:
 def measure_peak_memory(
     module: nn.Module, inlet: Boundary, *, batch: int = 1, device: torch.device | str
 ) -> int:
-    """Peak bytes held during one forward in evaluation mode without gradients.
+    """Peak bytes allocated during one forward pass in evaluation mode without gradients.
 
-    Counted: parameters and buffers (shared storages once), the input, and at the worst moment
-    all activations alive at once. On CUDA the last part is the caching allocator's peak above
-    what it held before, so kernels' passing workspaces are in it and other models are not. On
-    the CPU it is the sum of live tensor storages after each operator: exact and the same on
-    every machine, without scratch memory inside a kernel, and with fused transformer kernels
-    off, whose insides could not be seen.
+    Counts parameters and buffers (shared storages once), the input, and the activations at the
+    moment when they take most memory. On CUDA, activations are the caching allocator's peak above
+    its level before the forward pass, which includes kernels' temporary workspaces and excludes
+    other models. On the CPU, they are the largest sum of live tensor storages after any operator:
+    exact and the same on every machine, but without scratch memory inside kernels. Fused
+    transformer kernels are switched off on the CPU, as they hide their tensors.
 
     Args:
-        inlet: shape of one input; the forward runs on (batch, *inlet.shape).
-        device: a CPU or CUDA device; the module is copied there if it lies elsewhere.
+        inlet: shape of one input; the module runs on (batch, *inlet.shape).
+        device: a CPU or CUDA device; the module is copied there if it is elsewhere.
 
     Raises:
-        CostError: another kind of device, or the module cannot be copied.
+        CostError: the device is neither, or the module cannot be copied.
         ValueError: batch < 1.
     """
     place = torch.device(device)

@@ -20,7 +20,7 @@ from nas_theseus.values.architecture import Boundary
 
 @contextmanager
 def unfused_attention() -> Iterator[None]:
-    """Keep torch's fused transformer kernels off, so that every operator inside is seen."""
+    """Switch torch's fused transformer kernels off, so that every operator is visible."""
     enabled = torch.backends.mha.get_fastpath_enabled()
     torch.backends.mha.set_fastpath_enabled(False)
     try:
@@ -31,7 +31,7 @@ def unfused_attention() -> Iterator[None]:
 
 @cache
 def _fvcore() -> Any:
-    """The counter of fvcore, imported on first use: that takes seconds, and warns."""
+    """Fvcore's counter, imported on first use, since the import takes seconds and warns."""
     with warnings.catch_warnings():
         warnings.simplefilter("ignore", FutureWarning)
         from fvcore.nn import FlopCountAnalysis  # type: ignore[import-untyped]
@@ -39,9 +39,9 @@ def _fvcore() -> Any:
 
 
 def _record_calls(view: nn.Module) -> set[str]:
-    """Names of submodules with parameters of their own that ran, filled in during the trace.
+    """Names of submodules with own parameters that ran, filled in during the trace.
 
-    A module that only hands out one of its parameters does no work and is left out.
+    A module that only returns one of its parameters does no work and is left out.
     """
     called: set[str] = set()
 
@@ -64,12 +64,12 @@ def count_macs(module: nn.Module, inlet: Boundary) -> int:
     """Multiply-adds of one forward at batch 1 in evaluation mode, counted with fvcore.
 
     Linear maps and attention products count; normalisation, activations and other element-wise
-    work count 0 (`nas_theseus.costs.operators` lists them). Attention masks save nothing.
+    work count 0 (listed in `nas_theseus.costs.operators`). Attention masks do not reduce the count.
     Submodules that do not run in evaluation mode (auxiliary heads, unselected stitches) cost
-    nothing. Tracing drops operators whose result reaches no output; a submodule whose work is
-    dropped so, or done outside the trace, is refused.
+    nothing. Tracing drops operators whose result reaches no output; a module is refused if a
+    submodule's work is dropped in this way or happens outside the trace.
 
-    The module is not changed: training flags, buffers, hooks and the global random state stay.
+    Training flags, buffers, hooks and the global random state are not changed.
 
     Args:
         module: maps (1, *inlet.shape) to tensors; run on its own device and dtype.
@@ -77,7 +77,7 @@ def count_macs(module: nn.Module, inlet: Boundary) -> int:
 
     Raises:
         CostError: an operator has no count, the module cannot run on the inlet, or a submodule's
-            work does not show in the trace; the message names it.
+            work is missing from the trace; the message names it.
     """
     name = type(module).__name__
     view = eval_view(module)

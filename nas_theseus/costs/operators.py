@@ -1,14 +1,14 @@
-"""Multiply-adds of each traced operator, and the operators that count as none.
+"""Multiply-adds of each traced operator, and the operators that count as 0.
 
 A multiply-add (MAC) is one product summed into a linear map or an attention product. Everything
-else counts 0, in its fused and its written-out form alike: normalisation (batch norm folds into
-its neighbour at inference, and a hand-written RMS norm is element-wise operators anyway),
-activations, softmax, pooling, resampling, biases, gates of recurrent cells, lookups. So counts
-equal half of torch's FlopCounterMode wherever that one sees the operator. A map that a module
-writes as ``(x * weight).sum()`` is therefore 0: write it as a linear map to have it counted.
+else counts 0, whether fused or written out: normalisation (batch norm folds into its neighbour at
+inference, and a hand-written RMS norm consists of element-wise operators anyway), activations,
+softmax, pooling, resampling, biases, gates of recurrent cells, lookups. Counts therefore equal half
+of those of torch's FlopCounterMode for every operator that it supports. A map written as
+``(x * weight).sum()`` counts 0: write it as a linear map to have it counted.
 
-`FREE` is closed: what is neither there, nor in `HANDLES`, nor in fvcore's own list of shape and
-copy operators is refused by `count_macs` with its name.
+`FREE` is complete: `count_macs` refuses any operator that is neither in it, nor in `HANDLES`, nor
+in fvcore's own list of shape and copy operators, and names it.
 """
 
 from __future__ import annotations
@@ -20,7 +20,7 @@ from typing import Any, NoReturn, TypeAlias
 from nas_theseus.costs.contraction import einsum_macs
 from nas_theseus.errors import CostError
 
-# torch._C.Value has no public type; a handle gets the operator's inputs and outputs.
+# torch._C.Value has no public type; a handle receives the operator's inputs and outputs.
 Handle: TypeAlias = Callable[[list[Any], list[Any]], int]
 
 
@@ -28,7 +28,7 @@ def _shape(value: Any) -> list[int]:
     """Sizes of a traced tensor.
 
     Raises:
-        CostError: the trace does not know them.
+        CostError: the trace does not have them.
     """
     if not value.isCompleteTensor():
         raise CostError(
@@ -70,10 +70,10 @@ def _bilinear(inputs: list[Any], outputs: list[Any]) -> int:
 
 
 def _convolution(inputs: list[Any], outputs: list[Any]) -> int:
-    """Every weight meets every position: of the output, or of the input when transposed.
+    """Every weight is applied at every position: of the output, or of the input if transposed.
 
-    Positions in the padding count, as is usual. The weight is (O, I / groups, *kernel), or
-    (I, O / groups, *kernel) transposed; either way axis 1 on is what one element meets.
+    Positions in the padding count, as usual. The weight is (O, I / groups, *kernel), or
+    (I, O / groups, *kernel) if transposed; in both, the axes from 1 on apply to one element.
     """
     transposed = len(inputs) > 6 and inputs[6].toIValue() is True
     positions = _shape(inputs[0]) if transposed else _shape(outputs[0])
@@ -81,10 +81,10 @@ def _convolution(inputs: list[Any], outputs: list[Any]) -> int:
 
 
 def _attention(inputs: list[Any], outputs: list[Any]) -> int:
-    """Q Kᵀ and its product with V, in full: a causal mask saves nothing in this count.
+    """Q Kᵀ and its product with V, in full: a causal mask does not reduce the count.
 
-    Heads are those of the queries, so grouped-query attention counts each shared key once a
-    query head; widths of keys and values and the two lengths may differ.
+    Heads are those of the queries, so grouped-query attention counts each shared key once per
+    query head. Widths of keys and values and the two lengths may differ.
     """
     *_, kv_length, value_width = _shape(inputs[2])
     *batch, length, _ = _shape(outputs[0])
@@ -93,7 +93,7 @@ def _attention(inputs: list[Any], outputs: list[Any]) -> int:
 
 
 def _recurrent(inputs: list[Any], outputs: list[Any]) -> int:
-    """GRU, LSTM and plain recurrence: each step multiplies by every weight matrix once.
+    """GRU, LSTM and plain RNN: each step multiplies by every weight matrix once.
 
     The matrices of all layers, directions and projections are in the last list; biases are
     vectors. The input is (steps, batch, D), (batch, steps, D) or packed (total steps, D).
@@ -146,7 +146,7 @@ HANDLES: dict[str, Handle] = {
     "aten::scaled_dot_product_attention": _attention,
     **{f"aten::{name}": _recurrent for name in ("gru", "lstm", "rnn_tanh", "rnn_relu")},
     **{f"aten::{name}_cell": _recurrent_cell for name in ("gru", "lstm", "rnn_tanh", "rnn_relu")},
-    # fvcore skips most prim:: operators, and these may hold any number of others.
+    # fvcore skips most prim:: operators, and these may contain any number of others.
     **{
         f"prim::{kind}": _refuse(f"prim::{kind}")
         for kind in ("If", "Loop", "CallMethod", "CallFunction")

@@ -1,4 +1,4 @@
-"""What a cost is taken on: an evaluation-mode view of a module."""
+"""Evaluation-mode view of a module, on which costs are counted and measured."""
 
 from __future__ import annotations
 
@@ -14,12 +14,12 @@ from nas_theseus.guide.chain import device_of
 def eval_view(module: nn.Module, device: torch.device | None = None) -> nn.Module:
     """A copy of the module in evaluation mode that shares its parameters.
 
-    Counting and measuring run on the view, so the module keeps its training flags, buffers,
-    hooks and whatever Python state its forward writes, even when the run fails half-way. On
-    another `device` the parameters are copied too.
+    Counting and measuring run on the view, so the module's training flags, buffers, hooks and any
+    Python state that its forward writes stay unchanged, even if the run fails. If `device` is
+    another device, the parameters are copied too.
 
     Raises:
-        CostError: the module holds something that cannot be copied.
+        CostError: the module contains something that cannot be copied.
     """
     memo: dict[int, object] = {id(parameter): parameter for parameter in module.parameters()}
     memo.update((id(buffer), buffer.detach().clone()) for buffer in module.buffers())
@@ -39,7 +39,7 @@ def eval_view(module: nn.Module, device: torch.device | None = None) -> nn.Modul
             view = copy.deepcopy(view).to(device)
     except Exception as error:
         raise CostError(
-            f"{type(module).__name__} cannot be copied, so its cost cannot be taken without "
+            f"{type(module).__name__} cannot be copied, so its cost cannot be determined without "
             f"changing it: {error}. Keep locks, files and other live objects out of the module."
         ) from error
     return view.eval()

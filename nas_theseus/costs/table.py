@@ -1,4 +1,4 @@
-"""Additive costs of a search space's blocks, counted once each: known before anything runs."""
+"""Additive costs of a search space's blocks, each counted once, before anything runs."""
 
 from __future__ import annotations
 
@@ -19,11 +19,12 @@ _Key = tuple[object, Boundary, Boundary]
 
 
 class CostTable:
-    """Additive costs of every block of a space; an architecture's are their sums.
+    """Additive costs of every block of a space; those of an architecture are their sums.
 
     They are multiply-adds, parameters, and the additive costs that the space's objectives and
-    constraints name. Sums are exact because a stitch belongs to its block. Parameters tied between
-    parts that are always kept count in the first of them; other ties count in each part.
+    constraints name. Sums are exact because each stitch is folded into its block. Parameters tied
+    between parts that are always kept count in the first of them; other tied parameters count in
+    each part.
     """
 
     def __init__(self, space: SearchSpace) -> None:
@@ -31,10 +32,10 @@ class CostTable:
         self._known: dict[_Key, Cost] = {}
 
     def of_choice(self, choice: BlockChoice, inlet_share: float = 1.0) -> Cost:
-        """Cost of one block for its span, behind an inlet of a share of the guide's width.
+        """Cost of one block for its span, with an inlet of a share of the guide's width.
 
         Raises:
-            CostError: an operator cannot be counted; the message names block and operator.
+            CostError: an operator cannot be counted; the message names the block and operator.
         """
         space = self._space
         inlet = space.boundary(choice.span.start, inlet_share)
@@ -51,7 +52,7 @@ class CostTable:
         return self._known[key]
 
     def _kept_before(self, index: int) -> Sequence[nn.Module]:
-        """The parts before this one that are always kept, if it is so itself."""
+        """The always-kept parts before this one, if this one is always kept too."""
         names, parts = self._space.guide.names, self._space.guide.parts
         if names[index] not in self._space.keep:
             return ()
@@ -91,16 +92,16 @@ class CostTable:
         return tuple(cost.macs for cost in self._parts)
 
     def range(self, name: str) -> tuple[float, float]:
-        """Cheapest and dearest architecture of the space by one cost: shortest and longest path.
+        """One cost of the space's cheapest and most expensive architecture.
 
         Raises:
-            ValueError: it is no additive cost of the space.
+            ValueError: it is not an additive cost of the space.
         """
         if name not in self._space.additive:
             names = ", ".join(self._space.additive)
             raise ValueError(f"only additive costs have a range: {names}, not {name}")
         best: dict[tuple[int, float], tuple[float, float]] = {(0, 1.0): (0, 0)}
-        # Spans come by start, so a boundary's own range is known before it is built upon.
+        # Spans are sorted by start, so a boundary's range is complete before it is used.
         for span, share in self._space.fitting:
             if (span.start, share) not in best:
                 continue
@@ -113,7 +114,7 @@ class CostTable:
         return best[len(self._space.guide), 1.0]
 
     def uncountable(self) -> list[str]:
-        """Blocks and guide parts with an operator that cannot be counted, each told once."""
+        """One message for each block or guide part with an operator that cannot be counted."""
         said: dict[str, None] = {}
         try:
             self.of_parts()
@@ -128,16 +129,16 @@ class CostTable:
         return list(said)
 
     def without_logarithm(self) -> list[str]:
-        """Costs that are objectives on a log scale, though an architecture has none of them."""
+        """Messages on costs that are objectives on a log scale though an architecture has 0."""
         return [
-            f"objective {goal.name!r} is on a log scale, but the cheapest architecture has none; "
+            f"objective {goal.name!r} is on a log scale, but is 0 for the cheapest architecture; "
             f"use minimize({goal.name!r}, log=False)"
             for goal in self._space.goals
             if goal.log and goal.name in self._space.additive and self.range(goal.name)[0] <= 0
         ]
 
     def unmeetable(self) -> list[str]:
-        """Constraints that no architecture of the space meets, with the nearest value."""
+        """Messages on constraints that no architecture meets, with the nearest value."""
         said = []
         for limit in self._space.limits:
             if limit.name not in self._space.additive:
@@ -145,12 +146,12 @@ class CostTable:
             low, high = self.range(limit.name)
             if limit.operator == "<=" and low > limit.limit:
                 said.append(
-                    f"constraint '{limit}' can be met by no architecture: the cheapest has "
+                    f"no architecture meets the constraint '{limit}': the cheapest has "
                     f"{limit.name} = {plain_number(low)}; raise the limit or add cheaper blocks"
                 )
             elif limit.operator == ">=" and high < limit.limit:
                 said.append(
-                    f"constraint '{limit}' can be met by no architecture: the largest has "
+                    f"no architecture meets the constraint '{limit}': the largest has "
                     f"{limit.name} = {plain_number(high)}; lower the limit or add larger blocks"
                 )
         return said

@@ -1,4 +1,4 @@
-"""Take costs: run a measure on a module, and refuse what is no number."""
+"""Count and measure costs: run a measure on a module and check the result."""
 
 from __future__ import annotations
 
@@ -20,11 +20,11 @@ from nas_theseus.values.registers import COSTS
 
 @dataclass(frozen=True)
 class MeasuredCosts:
-    """What was measured on one network.
+    """Costs measured on one network.
 
     Attributes:
-        costs: by name.
-        beside: metrics that came with them, such as the spread of a latency.
+        costs: costs by name.
+        beside: further metrics of the measurement, such as the spread of a latency.
     """
 
     costs: Mapping[str, float]
@@ -37,11 +37,11 @@ def counted(
     """An additive cost of one block.
 
     Args:
-        module: in evaluation mode; one that the measure may change, as by running it.
-        earlier: what shared parts, such as tied parameters, count in already.
+        module: block in evaluation mode; the measure may change it, for example by running it.
+        earlier: modules in which shared parts, such as tied parameters, are already counted.
 
     Raises:
-        CostError: it cannot be counted, or the count is no finite number of at least 0.
+        CostError: the cost cannot be counted, or the count is not a finite number of at least 0.
     """
     cost = f"{measure.name} of {type(module).__name__} on {inlet}"
     try:
@@ -54,8 +54,8 @@ def counted(
     except Exception as error:  # a cost of the user's own may raise anything
         raise CostError(
             f"cost {cost} cannot be counted: {type(measure).__name__} failed with "
-            f"{type(error).__name__}: {error}. Mend its method count, or raise CostError with the "
-            "reason where a block cannot be counted"
+            f"{type(error).__name__}: {error}. Correct its method count, or raise CostError with "
+            "the reason if a block cannot be counted"
         ) from error
     if count is None or count < 0:
         raise CostError(
@@ -69,15 +69,15 @@ def counted(
 def measured_costs(
     space: SearchSpace, network: nn.Module, device: torch.device, threads: int | None = None
 ) -> MeasuredCosts:
-    """The measured costs that a space names, each measured once.
+    """Measure all measured costs that a space names, each once.
 
     Args:
-        network: takes the task's inputs; it stays as it is.
-        threads: torch's while measuring; as many as it has now when None.
+        network: takes the task's inputs; it is not changed.
+        threads: torch's threads during the measurement. Default: unchanged.
 
     Raises:
-        CostError: one cannot be measured on this device, is no finite number, or has no logarithm
-            where its objective is on a log scale.
+        CostError: a cost cannot be measured on this device, is not a finite number, or has no
+            logarithm though its objective is on a log scale.
     """
     costs: dict[str, float] = {}
     beside: dict[str, float] = {}
@@ -89,9 +89,9 @@ def measured_costs(
 
 
 def unmeasurable(space: SearchSpace) -> list[str]:
-    """What goes wrong where the user's own measured costs are tried on the guide, on the CPU.
+    """Errors when the user's own measured costs are tried on the guide, on the CPU.
 
-    A cost that raises `CostError` is passed over: it may be measured where trials run.
+    A cost that raises `CostError` is skipped: it may be measurable on the device of the trials.
     """
     said = []
     for name in space.measured:
@@ -107,13 +107,13 @@ def unmeasurable(space: SearchSpace) -> list[str]:
 
 
 class _WrongMeasureError(CostError):
-    """A measure that does not do what a cost must."""
+    """A measure fails, or returns something other than a cost."""
 
 
 def _measured(
     space: SearchSpace, name: str, network: nn.Module, device: torch.device, threads: int | None
 ) -> dict[str, float]:
-    """One cost by name, and what came with it."""
+    """One cost by name, and further metrics of its measurement."""
     measure, inlet = space.measures[name], space.task.inlet
     view = eval_view(network, device)
     kind, cost = type(measure).__name__, f"cost {name} of {type(network).__name__}"
@@ -123,8 +123,9 @@ def _measured(
         raise
     except Exception as error:  # a cost of the user's own may raise anything
         raise _WrongMeasureError(
-            f"{cost} cannot be measured: {kind} failed with {type(error).__name__}: {error}. Mend "
-            "its method measure, or raise CostError with the reason where a device does not do"
+            f"{cost} cannot be measured: {kind} failed with {type(error).__name__}: {error}. "
+            "Correct its method measure, or raise CostError with the reason if it does not support "
+            "a device"
         ) from error
     named = found if isinstance(found, Mapping) else {name: found}
     numbers = {each: _number(value) for each, value in named.items()}
@@ -136,14 +137,14 @@ def _measured(
     value = {each: number for each, number in numbers.items() if number is not None}
     if value[name] <= 0 and any(goal.name == name and goal.log for goal in space.goals):
         raise _WrongMeasureError(
-            f"{cost} is {value[name]}, which has no logarithm; give its objective log=False: "
+            f"{cost} is {value[name]}, which has no logarithm; set log=False for its objective: "
             "minimize(…, log=False)"
         )
     return value
 
 
 def _number(value: object) -> float | None:
-    """A plain int or float that JSON can hold; None for what is no finite number."""
+    """The value as a plain int or float for JSON; None if it is not a finite number."""
     if isinstance(value, bool) or not isinstance(value, Real) or not math.isfinite(value):
         return None
     return int(value) if isinstance(value, Integral) else float(value)

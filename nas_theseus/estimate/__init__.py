@@ -1,1 +1,1 @@
-"""Quality foreseen: an additive model that learns, its exact front, proposals, rungs."""
+"""Predicted quality: an additive estimate, its exact front, proposals, and rungs to stop at."""

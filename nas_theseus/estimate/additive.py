@@ -1,22 +1,24 @@
-"""An additive estimate of quality that learns from finished trials: Bayesian, with rungs and pairs.
+"""Bayesian additive estimate of quality, learnt from finished trials, rungs and block errors.
 
 For an architecture a with choices c and neighbours (c, d), measured at rung r,
 
     y = o_r + s_r · g(a) + noise,    g(a) = Σ w_c + Σ p_cd + δ_a,    w_c = β · z_c + u_c,
     u_c ~ N(0, τ²),  p_cd ~ N(0, π²),  δ_a ~ N(0, κ²),  noise ~ N(0, σ_r² + its own²).
 
-z_c says how much less than usual a block's error is, β how much that matters, u_c what the block
-error does not tell; δ_a is what no sum over blocks explains, shared by all measurements of one
-architecture. Rungs have an offset o_r and a scale s_r (1 at the last), so cheap ones inform the
-last. All that is linear is integrated out: a Gaussian process whose kernel counts shared choices,
+z_c is how far a block's error lies below the usual one, β the effect of that on quality, and u_c
+the block's effect beyond its error. δ_a is the part of an architecture's quality that no sum over
+blocks explains; all measurements of the architecture share it. Each rung has an offset o_r and a
+scale s_r (1 at the last rung), so that cheap rungs inform the last. All linear terms are integrated
+out, which leaves a Gaussian process whose kernel counts shared choices,
 
     K = s sᵀ ∘ (v z zᵀ + τ² Φ Φᵀ + π² Ψ Ψᵀ + κ² [same]) + v_o [same rung] + diag(σ_r² + own²),
 
-Φ and Ψ one-hot over choices and pairs. Variances and scales maximise its evidence (MacKay 1992,
-"Bayesian interpolation"; Rasmussen & Williams 2006, section 5.4.1) times wide log-normal priors,
-which decide while data are few. Variances are then widened by ν / (ν - 2), Student's for
-a scale known from ν values. Draws are Thompson's (1933), made by Matheron's rule (Wilson et al.
-2020, arXiv:2002.09309). The model of rungs and block errors and all constants are ours.
+with Φ and Ψ one-hot over choices and pairs. Variances and scales maximise its evidence (MacKay
+1992, "Bayesian interpolation"; Rasmussen & Williams 2006, section 5.4.1) times wide log-normal
+priors, which dominate while there are few data. The variances are then multiplied by ν / (ν - 2),
+the variance of Student's t, since the scale was estimated from ν values. Thompson sampling (1933)
+draws by Matheron's rule (Wilson et al. 2020, arXiv:2002.09309). The model of rungs and block errors
+and all constants are ours.
 """
 
 from __future__ import annotations
@@ -40,21 +42,22 @@ _TINY = 1e-12
 
 
 class AdditiveEstimate:
-    """Learns what each block choice adds to quality; works from no observation on.
+    """Learns what each block choice adds to quality; also predicts without any observation.
 
-    Variances are learnt from all observations below 64, then from the first of them, at most 3 %
-    fewer: so learning is not repeated each time, and depends on observations alone, not on when
-    one asks.
+    Up to 64 observations, variances are learnt from all of them. Beyond that they are learnt from
+    the first ones only, at most 3 % fewer, so that they are not learnt anew after each trial.
+    Which ones depends on the observations alone, not on when predictions are made.
 
     Args:
         parts: number of guide parts.
-        errors: errors of converted blocks by choice, as far as known; less is better. A block
-            without one is taken to have the usual error of its number of parts.
-        rungs: names of the fidelities, cheap to sure; estimates are of the last.
-        level: quality that is expected before anything is observed.
-        spread: rough standard deviation of quality among architectures; counts as four trials.
-        pairs: whether terms of neighbouring choices are tried. They are kept where they raise
-            the log evidence by more than ½ log n (Schwarz 1978).
+        errors: known errors of converted blocks by choice; less is better. A block without a known
+            error is assumed to have the usual error for its number of parts.
+        rungs: names of the fidelities, from cheap to reliable; predictions are for the last.
+        level: quality expected before any observation.
+        spread: rough standard deviation of quality among architectures; weighs as much as four
+            trials.
+        pairs: whether to try terms for pairs of neighbouring choices. They stay in the model if
+            they raise the log evidence by more than ½ log n (Schwarz 1978).
 
     Raises:
         EstimateError: no parts or rungs, a spread that is not positive, or errors not finite.
@@ -84,11 +87,11 @@ class AdditiveEstimate:
         self._observations: list[Observation] = []
         self._learnt: tuple[int, Standard, Learnt] | None = None
         self._posterior: Posterior | None = None
-        self.tell_errors(errors or {})
+        self.add_errors(errors or {})
 
     @property
     def observations(self) -> tuple[Observation, ...]:
-        """All that was told, in order."""
+        """All observations so far, in order."""
         return tuple(self._observations)
 
     @property
@@ -101,8 +104,8 @@ class AdditiveEstimate:
         """Standard deviation of quality among architectures, in quality's units."""
         return self._fitted.scale.spread
 
-    def tell_errors(self, errors: Mapping[BlockChoice, float]) -> None:
-        """More block errors; a known one is replaced.
+    def add_errors(self, errors: Mapping[BlockChoice, float]) -> None:
+        """Add block errors, or replace those of blocks that have one.
 
         Raises:
             EstimateError: an error is not finite.
@@ -127,9 +130,9 @@ class AdditiveEstimate:
 
         Args:
             quality: more is better (negate a perplexity).
-            noise: standard deviation of this measurement as far as known, for instance
-                sqrt(p (1 - p) / N) of an accuracy p on N examples; the rest is learnt.
-            rung: the last when None.
+            noise: known part of this measurement's standard deviation, for instance
+                sqrt(p (1 - p) / N) for an accuracy p on N examples; the rest is learnt.
+            rung: rung of the measurement. Default: the last.
 
         Raises:
             EstimateError: quality or noise is not finite, the rung is unknown, or the architecture
@@ -137,11 +140,11 @@ class AdditiveEstimate:
         """
         rung = self.rungs[-1] if rung is None else rung
         if rung not in self.rungs:
-            raise EstimateError(f"rung {rung!r} is none of {', '.join(self.rungs)}")
+            raise EstimateError(f"unknown rung {rung!r}; available: {', '.join(self.rungs)}")
         if not (math.isfinite(quality) and 0 <= noise < math.inf):
             raise EstimateError(
                 f"architecture {architecture.id} at {rung}: quality {quality}, noise {noise}; "
-                "both must be finite, noise >= 0. Do not tell failed trials"
+                "both must be finite, noise >= 0. Leave out failed trials"
             )
         self._check([architecture])
         self._observations.append(Observation(architecture, quality, noise, rung))
@@ -150,7 +153,7 @@ class AdditiveEstimate:
     def predict(self, architectures: Sequence[Architecture]) -> tuple[_Floats, _Floats]:
         """Mean and standard deviation of the true quality at the last rung, each of shape (N,).
 
-        The noise of a measurement is not included; what no sum explains is.
+        The deviation includes what no sum over blocks explains, but not measurement noise.
 
         Raises:
             EstimateError: an architecture does not cover the guide.
@@ -159,7 +162,7 @@ class AdditiveEstimate:
         return self._fitted.predict(architectures)
 
     def weights(self, choices: Sequence[BlockChoice]) -> tuple[_Floats, _Floats]:
-        """Posterior mean, shape (C,), and covariance, shape (C, C), of what choices add."""
+        """Posterior mean, shape (C,), and covariance, shape (C, C), of the choices' weights."""
         return self._fitted.weights(choices)
 
     def draw(self, rng: np.random.Generator) -> Draw:
@@ -193,7 +196,7 @@ class AdditiveEstimate:
         return self._posterior
 
     def _scale(self, observations: Sequence[Observation]) -> Standard:
-        """Level of each rung and pooled spread within rungs, shrunk to what was expected."""
+        """Level of each rung and pooled spread within rungs, shrunk to the expected spread."""
         values = [[o.quality for o in observations if o.rung == rung] for rung in self.rungs]
         known = {place: float(np.mean(v)) for place, v in enumerate(values) if v}
         inside = sum((value - known[place]) ** 2 for place in known for value in values[place])
@@ -201,14 +204,14 @@ class AdditiveEstimate:
         spread = math.sqrt((_SPREAD_WEIGHT * self._spread**2 + inside) / (_SPREAD_WEIGHT + freedom))
         levels = []
         for place in range(len(self.rungs)):
-            # A rung without data starts from the one nearest to it.
+            # A rung without data takes the level of the nearest rung with data.
             near = min(known, key=lambda other: abs(other - place), default=None)
             levels.append(self._level if near is None else known[near])
         return Standard(spread, tuple(levels))
 
 
 def as_learnt(quality: float, goal: Objective) -> float:
-    """Quality as it is learnt, more is better: what is minimised, as perplexity, in logs."""
+    """Quality as the estimate learns it, more is better: a minimised metric as negative log."""
     return quality if goal.direction == "maximize" else -math.log(max(quality, _TINY))
 
 
@@ -218,7 +221,7 @@ def as_measured(learnt: float, goal: Objective) -> float:
 
 
 def advantages(errors: Mapping[BlockChoice, float], parts: int) -> dict[BlockChoice, float]:
-    """z: usual error of a choice's parts less its own, so that sums over nets vary by about 1."""
+    """z: the usual error for a choice's parts minus its own; sums over networks vary by about 1."""
     if not errors:
         return {}
     usual = sum(errors.values()) / sum(len(choice.span) for choice in errors)

@@ -20,13 +20,13 @@ _EXACT_INTEGERS = 2**53
 
 @dataclass(frozen=True)
 class Option:
-    """One block that may stand between two states of a partial architecture.
+    """One block that fits between two states of a partial architecture.
 
     Attributes:
-        tail, head: states before and behind the block: a boundary's number, or with free widths
-            (boundary, width share). A state holds all that decides which blocks may follow.
-        costs: additive, not negative, in the order of the space's names; whole or not.
-        before: the choice in front, where the state remembers it (`with_neighbours`).
+        tail, head: states before and after the block: a boundary's number, or with free widths
+            (boundary, width share). A state holds everything that decides which blocks can follow.
+        costs: additive, not negative, in the order of the space's `cost_names`; whole or not.
+        before: the choice before this block, if states include it (`with_neighbours`).
     """
 
     tail: Hashable
@@ -38,7 +38,7 @@ class Option:
 
 @dataclass(frozen=True)
 class Solution:
-    """One architecture with its estimated error and its costs by name; epsilon as `Solutions`."""
+    """One architecture, its estimated error and costs by name; epsilon as in `Solutions`."""
 
     architecture: Architecture
     error: float
@@ -47,15 +47,15 @@ class Solution:
 
 
 class Solutions:
-    """Architectures by rising error, each made when it is asked for.
+    """Architectures by rising error, each built on access.
 
     Attributes:
         errors: shape (N,).
         costs: shape (N, C).
         edges: numbers of the options in order, shape (N, longest); -1 in front of shorter ones.
-        epsilon: 0 when exact. Otherwise every architecture that keeps the limits with a factor
-            1 + epsilon to spare has one here with no more error and at most 1 + epsilon times
-            each of its costs.
+        epsilon: 0 when exact. Otherwise, for every architecture that keeps the limits with a factor
+            1 + epsilon to spare, there is a solution with no more error and at most 1 + epsilon
+            times each of its costs.
     """
 
     def __init__(self, space: AdditiveSpace, paths: Paths) -> None:
@@ -84,13 +84,13 @@ class Solutions:
         return (self[index] for index in range(len(self)))
 
     def only(self, index: int) -> Solutions:
-        """One of them alone."""
+        """The solution at an index, as `Solutions` of length 1."""
         row = [index]
         paths = Paths(self.errors[row], self._costs[row], self.edges[row], self.epsilon)
         return Solutions(self._space, paths)
 
     def within(self, budget: Sequence[Constraint], count: int | None = None) -> list[Solution]:
-        """The first `count` (all when None) that keep a budget; none, if no one does.
+        """The first `count` solutions within a budget (all when None); empty if there are none.
 
         These are the best of the whole space if the budget consists of upper limits on objectives
         and `count` is at most the `layers` that the front was solved with.
@@ -106,29 +106,31 @@ class Solutions:
 class AdditiveSpace:
     """Every architecture as a path over states; its error and costs are sums over its options.
 
-    The space is made once; errors, such as posterior draws of an estimate, come with each
-    question. How it is solved and where that is exact: `label_setting.Graph`.
+    The space is built once; each call to `front`, `best` or `diverse` takes its own errors, such as
+    a posterior draw of an estimate. `label_setting.Graph` says how the space is solved and when the
+    solution is exact.
 
-    Limits are hard: a partial architecture goes when the cheapest (dearest) rest cannot bring it
-    under an upper (over a lower) limit. Until it is sure to keep a lower limit, a cheaper one
-    does not dominate it, so lower limits take longer.
+    Limits are hard: a partial architecture is dropped when even the cheapest completion exceeds an
+    upper limit, or even the most expensive one misses a lower limit. While a partial architecture
+    may still miss a lower limit, a cheaper one does not dominate it, so lower limits take longer.
 
-    Errors are sums of floats in path order, compared as they are: what ties in exact arithmetic
-    may differ in the last bit. Of architectures with equal error and costs one is returned.
+    Errors are sums of floats in path order, compared without tolerance: a tie in exact arithmetic
+    may differ in the last bit. Of several architectures with equal error and costs, one is
+    returned.
 
     Args:
         options: every block choice of the space.
-        start, stop: the states before the first part and behind the last.
-        cost_names: what `Option.costs` holds, in order.
-        max_labels: partial architectures that a state may hold before epsilon is made larger; when
-            None a million, and ten thousand where several costs are compared.
+        start, stop: the states before the first part and after the last.
+        cost_names: names of the values in `Option.costs`, in order.
+        max_labels: partial architectures that a state may hold before epsilon is increased.
+            Default: a million, or ten thousand where several costs are compared.
 
     Attributes:
         units: what costs are counted in, shape (C,): 1 for whole numbers; a power of two for
             others, to which each option's cost is rounded (to 2^-50 of the dearest sum).
 
     Raises:
-        PairingError: no row of blocks leads from start to stop, or states form a circle.
+        PairingError: no sequence of blocks leads from start to stop, or states form a cycle.
         ShapeError: an option's costs do not fit the names, are negative, or add up beyond 2^53.
     """
 
@@ -159,7 +161,7 @@ class AdditiveSpace:
             raise ShapeError(f"costs add up to {dearest:,}; count in units that stay below 2^53")
 
     def count(self) -> int:
-        """How many different architectures there are, limits apart."""
+        """Number of different architectures, ignoring limits."""
         return self._graph.count()
 
     def front(
@@ -173,18 +175,18 @@ class AdditiveSpace:
         """The Pareto front of error and costs over all architectures that keep the limits.
 
         Args:
-            errors: one finite value an option, shape (E,); less is better, may be negative.
-            objectives: costs to minimise beside the error; all when None.
-            epsilon: precision of costs; when None 0 (exact) if one cost is an objective or has an
-                upper limit, 0.05 if several. A larger one is used, and told, where `max_labels`
-                asks for it.
-            layers: how many fronts deep to go. With k layers the k best under any budget on the
-                objectives are among the solutions (`Solutions.within`).
+            errors: one finite value per option, shape (E,); less is better, may be negative.
+            objectives: costs to minimise besides the error. Default: all.
+            epsilon: precision of costs. Default: 0 (exact) if one cost is an objective or has an
+                upper limit, 0.05 if several do. If a state exceeds `max_labels`, a larger epsilon
+                is used and returned.
+            layers: number of successive fronts to return. With k layers, the k best architectures
+                under any budget on the objectives are among the solutions (`Solutions.within`).
 
         Raises:
             ShapeError: errors of another shape, or not finite.
-            LimitError: a limit or objective is no cost of the space, or no architecture keeps
-                the limits; names the limit and the closest architecture's value.
+            LimitError: a limit or objective is not a cost of the space, or no architecture keeps
+                the limits; the message names the limit and the closest architecture's value.
         """
         question = self._question(
             self.cost_names if objectives is None else objectives, constraints
@@ -198,9 +200,9 @@ class AdditiveSpace:
         constraints: Sequence[Constraint] = (),
         epsilon: float | None = None,
     ) -> Solutions:
-        """The `count` architectures of least error within the limits, fewer if there are no more.
+        """The `count` architectures of least error within the limits, or all if there are fewer.
 
-        Exact if the epsilon that is returned is 0. Arguments and errors as `front`.
+        Exact if the returned epsilon is 0. Arguments and errors as for `front`.
         """
         return self.front(errors, constraints, (), epsilon, layers=count)
 
@@ -215,20 +217,21 @@ class AdditiveSpace:
     ) -> list[Solution]:
         """Architectures of little error that differ pairwise in at least `distance` guide parts.
 
-        The distance is Hamming's over guide parts: those that two architectures do not put under
-        the same block choice for the same span. The first is the best; each next is the best at
-        this distance from all before it, exactly if its own search was (epsilon 0; label sets
-        grow up to (distance + 1)-fold with each architecture, so `max_labels` may end that). As a
-        set they are greedy: another set may have less error in sum, or more members. Fewer than
-        `count` are returned when none is left.
+        The distance is the Hamming distance over guide parts: the number of parts that two
+        architectures do not cover by the same block choice for the same span. The first
+        architecture is the best; each further one is the best at this distance from all before it.
+        It is exactly the best if its epsilon is 0; label sets grow up to (distance + 1)-fold with
+        each architecture, so `max_labels` may force a larger epsilon. The choice is greedy: another
+        set may have a smaller sum of errors, or more members. Fewer than `count` are returned when
+        no more exist.
 
-        Arguments and errors as `front`; those of `without` are passed over.
+        Arguments and errors as for `front`; architectures in `without` are skipped.
         """
         question, found = self._question((), constraints), list[Solution]()
         answer = self._answer(errors, question, constraints, epsilon, 1)
         while True:
             layers = 1
-            # As many as were asked for, and all of them passed over: there may be more.
+            # All requested architectures are to be skipped: there may be more beyond them.
             while len(answer) == layers and all(one.architecture in without for one in answer):
                 layers *= 4
                 answer = self._solve(self._checked(errors), question, epsilon, layers)
@@ -267,8 +270,8 @@ class AdditiveSpace:
         unknown = [name for name in names if name not in self.cost_names]
         if unknown:
             raise LimitError(
-                f"{', '.join(unknown)}: no such cost in this estimate; limits and objectives can "
-                f"be on {', '.join(self.cost_names) or 'nothing, as options have no costs'}"
+                f"unknown cost {', '.join(unknown)} in a limit or objective; available: "
+                f"{', '.join(self.cost_names) or 'none, as options have no costs'}"
             )
 
     def _question(self, objectives: Sequence[str], constraints: Sequence[Constraint]) -> Question:
@@ -281,8 +284,8 @@ class AdditiveSpace:
         array = np.asarray(errors, dtype=np.float64)
         if array.shape != (len(self.options),) or not np.isfinite(array).all():
             raise ShapeError(
-                f"errors must be finite, one for each of {len(self.options)} options; given: "
-                f"shape {array.shape}, {np.count_nonzero(~np.isfinite(array))} not finite"
+                f"errors must be finite, one for each of {len(self.options)} options, not of "
+                f"shape {array.shape} with {np.count_nonzero(~np.isfinite(array))} not finite"
             )
         return array
 
@@ -310,13 +313,13 @@ class AdditiveSpace:
         closest, missed = self._closest(constraints)
         if missed:
             raise self._no_architecture(constraints)
-        # Rounded costs have lost what keeps the limits only just.
+        # With rounded costs, architectures that only just keep the limits were dropped.
         closest.errors = np.array([checked[closest.edges[0]].sum()])
         closest.epsilon = answer.epsilon
         return closest
 
     def _no_architecture(self, constraints: Sequence[Constraint]) -> LimitError:
-        """Which limit cannot be kept, and how near an architecture comes to it."""
+        """The error that names the limit no architecture keeps, and the closest architecture."""
         for constraint in constraints:
             if self._closest([constraint])[1]:
                 constraints = [constraint]
@@ -338,7 +341,7 @@ class AdditiveSpace:
         )
 
     def _closest(self, constraints: Sequence[Constraint]) -> tuple[Solutions, float]:
-        """The architecture that misses limits least, and its shares missed summed over them."""
+        """The architecture that misses the limits least, and the sum of its relative excesses."""
         question = replace(self._question((), constraints), hard=False)
         answer = self._solve(np.zeros(len(self.options)), question, 0.0, 1)
         named = [one.costs for one in answer]
@@ -364,10 +367,10 @@ def _whole(costs: Sequence[float], unit: float) -> list[int]:
 
 
 def with_neighbours(options: Sequence[Option], start: Hashable, stop: Hashable) -> list[Option]:
-    """The same space with states that remember the choice before, for errors of pairs.
+    """The same space with states that include the previous choice, for errors of pairs.
 
-    An option becomes as many as there are choices that may stand before it (`Option.before`), so
-    that its error may depend on that choice; states are (state, choice) but for start and stop.
+    Each option is repeated for every choice that can precede it (`Option.before`), so that its
+    error can depend on that choice. States are (state, choice), except for start and stop.
     """
     inlets: dict[Hashable, dict[BlockChoice, None]] = {}
     for option in options:

@@ -1,4 +1,4 @@
-"""Pareto label setting over a graph of states: partial sums that no other can beat any more."""
+"""Pareto label setting over a graph of states: keeps the partial paths that none dominates."""
 
 from __future__ import annotations
 
@@ -24,13 +24,14 @@ _BEAM, _SWEEPS, _BISECTIONS, _STEEPEST = 300, 3, 25, 100.0
 
 @dataclass(frozen=True)
 class Question:
-    """What is asked of the costs of a graph's edges.
+    """Objectives and limits on the costs of a graph's edges.
 
     Attributes:
         values: costs of the edges, shape (C, E), not negative.
         objectives: which of them the front minimises, shape (C,).
         lower, upper: limits on a path's sums, shape (C,), infinite where there is none.
-        hard: whether paths that miss a limit are left out; else they are compared by how far.
+        hard: whether paths that miss a limit are dropped; if not, they are compared by how far
+            they miss it.
     """
 
     values: Integers
@@ -45,7 +46,7 @@ class Question:
         return self.objectives | np.isfinite(self.upper)
 
     def away_from(self, distances: Integers, least: int) -> Question:
-        """The same, and each path's sum of the distances, shape (E,), must reach `least`."""
+        """The same question, requiring each path's distances, shape (E,), to sum to `least`."""
         return Question(
             np.vstack([self.values, distances]),
             np.append(self.objectives, False),
@@ -62,7 +63,7 @@ class _Labels:
         errors: shape (N,).
         costs: shape (C, N).
         edges: number of the last edge, shape (N,); -1 at the start.
-        before: number, over all states, of the label that it continues, shape (N,).
+        before: number, over all states, of the label that each one extends, shape (N,).
         offset: number of the first label.
     """
 
@@ -73,11 +74,14 @@ class _Labels:
     offset: int = 0
 
     def take(self, rows: _Rows) -> _Labels:
-        """The labels of some rows."""
+        """The labels in the selected rows."""
         return replace(
-            self, errors=self.errors[rows], costs=self.costs[:, rows],
-            edges=self.edges[rows], before=self.before[rows],
-        )  # fmt: skip
+            self,
+            errors=self.errors[rows],
+            costs=self.costs[:, rows],
+            edges=self.edges[rows],
+            before=self.before[rows],
+        )
 
 
 @dataclass(frozen=True)
@@ -98,23 +102,24 @@ class Paths:
 
 
 class Graph:
-    """Edges between states, those on a path from start to stop.
+    """Edges between states; only those on a path from start to stop.
 
     The front over paths is found by label setting: states in topological order, each with the
     non-dominated partial paths that reach it (Hansen 1980, "Bicriterion path problems"; Martins
-    1984). What is dominated in a state stays so whatever follows, hence the front is exact while
-    epsilon is 0, for any number of costs.
+    1984). A path that is dominated in a state stays dominated whatever follows, so the front is
+    exact when epsilon is 0, for any number of costs.
 
-    With epsilon, costs are compared rounded down to powers of 1 + δ, (1 + δ)ⁿ = 1 + epsilon for
-    paths of at most n edges (Warburton 1987; Papadimitriou & Yannakakis 2000); errors never are.
-    What is rounded is a label's cost with the cheapest rest (ours): the same bound, fewer labels.
+    With epsilon, costs are rounded down to powers of 1 + δ before they are compared, where
+    (1 + δ)ⁿ = 1 + epsilon for paths of at most n edges (Warburton 1987; Papadimitriou & Yannakakis
+    2000); errors are never rounded. The rounded value is a label's cost plus that of its cheapest
+    completion (ours), which keeps the same bound with fewer labels.
 
     Args:
         edges: (tail, head) of each edge.
         start, stop: where paths begin and end.
 
     Raises:
-        PairingError: no path leads from start to stop, or the states form a circle.
+        PairingError: no path leads from start to stop, or the states form a cycle.
     """
 
     def __init__(
@@ -130,8 +135,8 @@ class Graph:
             order = list(sorter.static_order())
         except CycleError as error:
             raise PairingError(
-                f"blocks lead in a circle: {' -> '.join(map(str, error.args[1]))}; a block must "
-                "end behind the part that it starts with"
+                f"blocks form a cycle: {' -> '.join(map(str, error.args[1]))}; a block must end "
+                "after the part it starts with"
             ) from error
         behind, ahead = {start}, {stop}
         for state in order:
@@ -143,8 +148,8 @@ class Graph:
         if stop not in behind or start == stop:
             reached = ", ".join(str(state) for state in order if state in behind)
             raise PairingError(
-                f"no row of blocks leads from {start} to {stop}: blocks reach {reached}; offer a "
-                "block that leads on from there"
+                f"no sequence of blocks leads from {start} to {stop}: blocks reach {reached}; add "
+                "a block that continues from there"
             )
         open_states = behind & ahead
         #: For each state in topological order, the edges that lead to it by their tail.
@@ -157,7 +162,7 @@ class Graph:
         self.longest = int(self.rest(ones, np.maximum)[start][0])
 
     def rest(self, values: Integers, extreme: np.ufunc) -> dict[Hashable, Integers]:
-        """Least (np.minimum) or largest (np.maximum) sum of (C, E) from each state to the stop."""
+        """Least (np.minimum) or largest (np.maximum) path sum of (C, E) from each state to stop."""
         rest = {self.stop: np.zeros(len(values), dtype=np.int64)}
         for head in reversed(self._inlets):
             for tail, edges in self._inlets[head].items():
@@ -166,14 +171,14 @@ class Graph:
         return rest
 
     def count(self) -> int:
-        """How many paths lead from start to stop."""
+        """Number of paths from start to stop."""
         ways = {self.start: 1}
         for head, tails in self._inlets.items():
             ways[head] = sum(ways[tail] * len(edges) for tail, edges in tails.items())
         return ways[self.stop]
 
     def cheapest(self, values: Floats, costs: Integers) -> tuple[dict[Hashable, float], Integers]:
-        """Least sum of values (E,) from each state, and the costs (C,) of the least whole path."""
+        """Least sum of values (E,) from each state, and costs (C,) of the path with least sum."""
         found = {self.stop: (0.0, np.zeros(len(costs), dtype=np.int64))}
         for head in reversed(self._inlets):
             rest, spent = found[head]
@@ -190,10 +195,10 @@ class Graph:
         """The first `layers` fronts of error, shape (E,) by edge, and objectives; may be empty.
 
         Args:
-            max_labels: where a state has more of them, epsilon becomes 0.01 or is doubled.
+            max_labels: if a state has more labels, epsilon is set to 0.01 or doubled.
 
-        Without objectives (the best few within limits) a beam search first finds good paths;
-        then labels are left out whose Lagrangian bound is above them (`Bound`), which is exact.
+        Without objectives (the best few within limits), a beam search first finds good paths;
+        labels whose Lagrangian bound is above those are then dropped (`Bound`), which is exact.
         """
         bound, ceiling = None, math.inf
         if question.hard and not question.objectives.any():
@@ -218,7 +223,7 @@ class Graph:
         ceiling: float = math.inf,
         beam: int | None = None,
     ) -> Paths:
-        """One pass; drops labels that must end above the ceiling, or all but the best `beam`."""
+        """One pass; drops labels bounded above the ceiling, or all but the best `beam`."""
         least = self.rest(question.values, np.minimum)
         most = self.rest(question.values, np.maximum)
         step = math.log1p(epsilon) / self.longest
@@ -239,13 +244,13 @@ class Graph:
                     labels = labels.take(np.argsort(bound.of(labels, state))[:beam])
                 return labels
 
-            # Tail by tail first: all that leads to a state at once could be too much memory.
+            # One tail at a time: all labels that lead to a state may not fit into memory.
             room = (question.lower - most[state], question.upper - least[state])
             each = []
             for tail, edges in tails.items():
                 labels = _continued(errors, question, known[tail], edges, room)
                 if bound and ceiling < math.inf:
-                    # A little room, as the bound is a sum in another order.
+                    # With a tolerance, as the bound sums in another order.
                     hope = bound.of(labels, state) <= ceiling + 1e-9 * (1 + abs(ceiling))
                     labels = labels.take(np.flatnonzero(hope))
                 each.append(sift(labels))
@@ -261,14 +266,14 @@ class Graph:
 class Bound:
     """Lagrangian lower bound on the error of every completion that keeps the limits.
 
-    With multipliers λ >= 0 of limits written as s (cost - limit) <= 0, s = 1 above and -1 below:
-    error + Σ λ s (cost - limit) + the least rest of error + Σ λ s cost.
+    With multipliers λ >= 0 for limits written as s (cost - limit) <= 0, where s is 1 for upper and
+    -1 for lower limits: error + Σ λ s (cost - limit) + the least completion of error + Σ λ s cost.
     Source: Handler & Zang 1980, "A dual algorithm for the constrained shortest path problem".
 
     Attributes:
         weights: Σ λ s of each cost, shape (C,).
         constant: Σ λ s limit.
-        rest: least rest from each state.
+        rest: least completion from each state.
     """
 
     weights: Floats
@@ -281,7 +286,7 @@ class Bound:
 
 
 def best_bound(graph: Graph, errors: Floats, question: Question) -> Bound:
-    """Multipliers found limit by limit, by bisection on whether the least path keeps it."""
+    """The bound with multipliers found limit by limit, bisecting until the best path keeps it."""
     limits = [(row, 1.0, limit) for row, limit in enumerate(question.upper)]
     limits += [(row, -1.0, limit) for row, limit in enumerate(question.lower)]
     limits = [each for each in limits if math.isfinite(each[2])]
@@ -316,7 +321,7 @@ class _TooManyLabels(Exception):
 
 
 def _traced(known: Sequence[_Labels], last: _Labels, epsilon: float) -> Paths:
-    """The last labels by rising error, then costs, each traced back to the start."""
+    """Paths of the last labels by rising error, then costs, each traced back to the start."""
     order = np.lexsort((*last.costs[::-1], last.errors))
     edges = np.concatenate([labels.edges for labels in known])
     before = np.concatenate([labels.before for labels in known])
@@ -331,7 +336,7 @@ def _traced(known: Sequence[_Labels], last: _Labels, epsilon: float) -> Paths:
 def _continued(
     errors: Floats, question: Question, labels: _Labels, edges: _Rows, room: tuple[Floats, Floats]
 ) -> _Labels:
-    """Every label of a tail with every edge that leads on from it, costs within the room (C,)."""
+    """Each label of a tail extended by each edge from it, if costs stay within the room (C,)."""
     count = len(labels.errors)
     costs = labels.costs[:, None] + question.values[:, edges][:, :, None]
     own = np.arange(labels.offset, labels.offset + count)
@@ -357,10 +362,10 @@ def _joined(pieces: Sequence[_Labels]) -> _Labels:
 
 
 def _columns(labels: _Labels, question: Question, least: Integers, step: float) -> list[Floats]:
-    """What labels of one state are compared by, less is better: error, costs, lower limits.
+    """Criteria that compare labels of one state, less is better: error, costs, lower limits.
 
-    Labels that cannot miss a lower limit any more (cost + least rest >= limit) are equal in it;
-    until then a dearer one is better (ours).
+    Labels that can no longer miss a lower limit (cost + least completion >= limit) count as equal
+    in it; before that, the more expensive one is better (ours).
     """
     columns = [labels.errors]
     for row, costs in enumerate(labels.costs):

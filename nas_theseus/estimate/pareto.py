@@ -22,7 +22,7 @@ def _points(points: ArrayLike, name: str = "points") -> NDArray[np.float64]:
     """Points as finite floats of shape (N, M).
 
     Raises:
-        ValueError: another shape, or a row that is not finite.
+        ValueError: the shape is not (N, M), or a row is not finite.
     """
     array = np.asarray(points, dtype=np.float64)
     if array.size == 0 and array.ndim < 2:
@@ -34,7 +34,7 @@ def _points(points: ArrayLike, name: str = "points") -> NDArray[np.float64]:
         row = int(bad[0])
         raise ValueError(
             f"row {row} of {name} is not finite: {array[row].tolist()} "
-            f"({bad.size} such rows of {len(array)}); leave out what failed before comparing"
+            f"({bad.size} such rows of {len(array)}); leave out failed candidates"
         )
     return array
 
@@ -68,13 +68,13 @@ def dominates(a: ArrayLike, b: ArrayLike) -> bool:
 
 
 def front(points: ArrayLike) -> list[int]:
-    """Indices of the points that no other dominates, in order; equal points all stay.
+    """Indices of the points that no other dominates, in order; all of several equal points stay.
 
     Args:
         points: minimised objectives, shape (N, M).
 
     Raises:
-        ValueError: another shape, or a row that is not finite.
+        ValueError: the shape is not (N, M), or a row is not finite.
     """
     array = _points(points)
     if not len(array):
@@ -89,7 +89,7 @@ def ranks(points: ArrayLike) -> list[int]:
         points: minimised objectives, shape (N, M).
 
     Raises:
-        ValueError: another shape, or a row that is not finite.
+        ValueError: the shape is not (N, M), or a row is not finite.
 
     Source: Deb et al. 2002 (NSGA-II), section III-A.
     """
@@ -98,12 +98,12 @@ def ranks(points: ArrayLike) -> list[int]:
 
 
 def first_fronts(columns: Sequence[_Column], layers: int) -> _Rows:
-    """Rows of the first `layers` fronts of many points, in order; of equal ones one a layer.
+    """Rows of the first `layers` fronts of many points, in order; of equal rows, one per layer.
 
     Args:
         columns: minimised objectives, each finite and of shape (N,).
 
-    A row that is left out has one in each layer that dominates or equals it. So k layers contain
+    For every row left out, each layer has a row that dominates or equals it. So k layers contain
     the k-skyband (Papadias et al. 2005) and are found in k passes.
     """
     if len(columns) == 1:
@@ -119,7 +119,7 @@ def first_fronts(columns: Sequence[_Column], layers: int) -> _Rows:
 
 
 def _layer(columns: Sequence[_Column]) -> _Rows:
-    """Rows that no other dominates, one of equal ones."""
+    """Rows that no other dominates; one of several equal rows."""
     if not len(columns[0]):
         return np.empty(0, dtype=np.intp)
     likely = _likely(columns)
@@ -131,10 +131,10 @@ def _layer(columns: Sequence[_Column]) -> _Rows:
 
 
 def _likely(columns: Sequence[_Column]) -> _Rows:
-    """Rows that a coarse grid cannot rule out: a cheap pass that leaves few to be sorted (ours).
+    """Rows that a coarse grid cannot rule out: a cheap pass before the exact sort (ours).
 
-    All columns but the first are put into the cells of a grid; a row is dominated if a cell that
-    is lower in every one of them holds no more of the first.
+    All columns but the first are sorted into the cells of a grid. A row is dominated if a cell that
+    is lower in all of these columns contains a row whose first column is not larger.
     """
     first, rest = columns[0], columns[1:]
     side = max(1, int(min(_CELLS, len(first)) ** (1 / len(rest))))
@@ -155,7 +155,7 @@ def _likely(columns: Sequence[_Column]) -> _Rows:
 
 
 def _staircase(errors: _Column, costs: _Column) -> _Rows:
-    """Rows that no other dominates in two columns; the first of equal ones."""
+    """Rows that no other dominates in two columns; the first of several equal rows."""
     order = np.lexsort((errors, costs))
     in_order = errors[order]
     inside = np.ones(len(order), dtype=bool)
@@ -164,7 +164,7 @@ def _staircase(errors: _Column, costs: _Column) -> _Rows:
 
 
 def hypervolume(points: ArrayLike, reference: ArrayLike) -> float:
-    """Volume that the points dominate within the reference; points beyond it count nothing.
+    """Volume that the points dominate up to the reference; points beyond it add nothing.
 
     Args:
         points: minimised objectives, shape (N, M).
@@ -196,7 +196,7 @@ def contributions(points: ArrayLike, reference: ArrayLike) -> NDArray[np.float64
 
 
 def minimised(value: float, objective: Objective, owner: str) -> float:
-    """One objective's value so that less is better: log10 first if asked, then the sign.
+    """One objective's value turned so that less is better: log10 if the objective asks, then sign.
 
     Raises:
         ValueError: the value is not finite, or not positive where its logarithm is wanted.
@@ -266,7 +266,7 @@ def hypervolume_of(
 
     Args:
         reference: the worst value that counts by objective name, in the objective's own units;
-            evaluations beyond it count nothing.
+            evaluations beyond it add nothing.
 
     Raises:
         ValueError: the reference lacks an objective, or as `as_minimised`.
@@ -282,7 +282,7 @@ def hypervolume_of(
 
 
 def is_feasible(evaluation: Evaluation, constraints: Sequence[Constraint]) -> bool:
-    """Whether no constraint is violated; one on a cost not yet known is not, NaN always is."""
+    """Whether no constraint is violated; an unknown cost violates none, NaN always does."""
     values = evaluation.values()
     return all(
         not math.isnan(values.get(constraint.name, 0.0)) and constraint.violation(values) <= 0
@@ -292,16 +292,16 @@ def is_feasible(evaluation: Evaluation, constraints: Sequence[Constraint]) -> bo
 
 @dataclass(frozen=True)
 class FrontChange:
-    """What one more evaluation did to the front: names that entered and that left it."""
+    """How one more evaluation changed the front: names of evaluations that entered or left it."""
 
     entered: tuple[str, ...] = ()
     left: tuple[str, ...] = ()
 
 
 class IncrementalFront:
-    """The front of all evaluations given so far, one at a time.
+    """The front of all evaluations added so far.
 
-    Evaluations that violate a constraint are never on it; equal ones all are.
+    Evaluations that violate a constraint are never on it; all of several equal ones are.
 
     Raises:
         ValueError: no objectives.
@@ -324,10 +324,10 @@ class IncrementalFront:
         return [member for _, member in ranked]
 
     def add(self, evaluation: Evaluation) -> FrontChange:
-        """Take one evaluation in; the same one again (same name and objectives) changes nothing.
+        """Add an evaluation; adding the same name and objectives again changes nothing.
 
         Raises:
-            ValueError: an evaluation of this name came with other objectives, or as
+            ValueError: an evaluation of this name was added with other objectives, or as
                 `as_minimised`.
         """
         point = as_minimised([evaluation], self._objectives)[0]
@@ -335,7 +335,7 @@ class IncrementalFront:
         if name in self._seen:
             if self._seen[name] != known:
                 raise ValueError(
-                    f"evaluation {name} came before with other objectives: "
+                    f"evaluation {name} was added before with other objectives: "
                     f"{self._seen[name]} then, {known} now (minimised)"
                 )
             return FrontChange()

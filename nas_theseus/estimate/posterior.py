@@ -20,7 +20,7 @@ _Floats = NDArray[np.float64]
 
 @dataclass(frozen=True)
 class Observation:
-    """One measured quality, more is better; `noise` is its standard deviation as far as known."""
+    """One measured quality, more is better; `noise` is the known part of its standard deviation."""
 
     architecture: Architecture
     quality: float
@@ -37,15 +37,21 @@ class Standard:
 
 
 class Draw:
-    """One possible world: weights drawn from the posterior, in quality's units.
+    """Weights drawn from their joint posterior, in quality's units.
 
-    What was never observed is drawn from its prior when it is asked for, the same in any order.
+    Weights of choices that were never observed are drawn from their prior on access; the order of
+    access does not change them.
     """
 
     def __init__(
-        self, level: float, slope: float, seed: int, deviation: Mapping[type, float],
-        known: Mapping[Hashable, float], advantage: Mapping[BlockChoice, float],
-    ) -> None:  # fmt: skip
+        self,
+        level: float,
+        slope: float,
+        seed: int,
+        deviation: Mapping[type, float],
+        known: Mapping[Hashable, float],
+        advantage: Mapping[BlockChoice, float],
+    ) -> None:
         self.level = level
         self._slope, self._seed, self._deviation = slope, seed, deviation
         self._known, self._advantage = known, advantage
@@ -56,7 +62,7 @@ class Draw:
         return own + self._part(choice, self._deviation[BlockChoice])
 
     def pair(self, before: BlockChoice, choice: BlockChoice) -> float:
-        """What two neighbours add beyond their own weights; 0 unless the data carry pairs."""
+        """What two neighbours add beyond their own weights; 0 if the model has no pair terms."""
         return self._part((before, choice), self._deviation[tuple])
 
     def error(self, choice: BlockChoice, before: BlockChoice | None = None) -> float:
@@ -65,7 +71,7 @@ class Draw:
         return -self.weight(choice) - paired
 
     def quality(self, architecture: Architecture) -> float:
-        """The level and all weights together, without what no sum explains."""
+        """The level plus all weights, without the part that no sum over blocks explains."""
         choices = architecture.choices
         pairs = sum(self.pair(*pair) for pair in itertools.pairwise(choices))
         return self.level + sum(map(self.weight, choices)) + pairs
@@ -109,7 +115,7 @@ class Rows:
         )
 
     def features(self, architectures: Sequence[Architecture]) -> tuple[_Floats, _Floats, _Floats]:
-        """One-hot over observed choices, pairs and architectures; the rest is left out."""
+        """One-hot over observed choices, pairs and architectures; others have no column."""
         return (
             _one_hot([a.choices for a in architectures], self.choices),
             _one_hot([itertools.pairwise(a.choices) for a in architectures], self.pairs),
@@ -139,7 +145,7 @@ def _summed(
 
 
 class Posterior:
-    """What follows from observations and learnt variances; in standard units inside."""
+    """Posterior given observations and learnt variances; in standard units internally."""
 
     def __init__(
         self, rows: Rows, learnt: Learnt, scale: Standard, advantage: Mapping[BlockChoice, float]
@@ -188,7 +194,7 @@ class Posterior:
         return self.scale.spread * mean, self.scale.spread**2 * (covariance + covariance.T) / 2
 
     def draw(self, rng: np.random.Generator) -> Draw:
-        """Matheron's rule: a draw from the prior, corrected by how it misses the data."""
+        """Matheron's rule: a draw from the prior, corrected by its residuals on the data."""
         learnt, rows, data = self.learnt, self._rows, self._rows.components
         slope = learnt.slope_mean + math.sqrt(learnt.slope_variance) * rng.standard_normal()
         offsets = math.sqrt(learnt.offset_variance) * rng.standard_normal(data.rungs)

@@ -1,12 +1,12 @@
-"""Rungs: where candidates are compared before their end, which go on, and what the others promise.
+"""Rungs: early stopping of candidates, and the predicted final quality of stopped ones.
 
 Asynchronous successive halving (ASHA, Li et al. 2020, arXiv:1810.05934, algorithm 2, in the form
-that stops instead of pausing), over several objectives: a candidate goes on from a rung if it is
-among the best 1/η of those that have reached it so far, by non-dominated rank and then by
+that stops instead of pausing), over several objectives: a candidate continues past a rung if it is
+among the best 1/η of those that have reached the rung so far, by non-dominated rank and then by
 hypervolume contribution (the order of SMS-EMOA, Beume et al. 2007). Ours: η = 2 where ASHA takes 3
-or 4, since ranks may flip in training; the rung's front always goes on; and a rung stops nobody
-until five candidates have gone the whole way and it has put three of four pairs of those in the
-order of their ends.
+or 4, since ranks may flip in training. The rung's front always continues. A rung stops candidates
+only once five candidates have finished and its ranking agrees with their final ranking in three of
+four pairs.
 """
 
 from __future__ import annotations
@@ -25,13 +25,13 @@ from nas_theseus.values.outcomes import Evaluation
 from nas_theseus.values.recipe import Recipe
 
 ETA = 2
-# Kendall's τ from which a rung is trusted: three of four pairs in the right order. It is that among
-# candidates that rungs let through, hence rather too low than too high.
+# Kendall's τ from which a rung is trusted: three of four pairs in the right order. τ is measured
+# among candidates that no rung stopped, so it is too low rather than too high.
 MIN_TAU = 0.5
 MIN_FOR_TAU = 5
 _MIN_EPOCHS = 2
 _SHARES = (0.25, 0.5)
-# Of each objective's range: how far the reference point lies beyond the worst value.
+# How far the reference point lies beyond the worst value, as a share of the objective's range.
 _MARGIN = 0.1
 
 
@@ -40,8 +40,8 @@ class Rung:
     """A point in a candidate's training.
 
     Attributes:
-        metric: what is compared there besides costs.
-        epoch: epochs of task training that lie before it.
+        metric: metric by which candidates are compared, besides costs.
+        epoch: epochs of task training before it.
     """
 
     name: str
@@ -49,15 +49,15 @@ class Rung:
     epoch: int
 
     def quality(self, evaluation: Evaluation) -> float | None:
-        """The metric at the rung; None where a candidate has not come to it."""
+        """The metric at the rung; None if the candidate has not reached it."""
         there = (self.metric, self.epoch)
         return next((p.value for p in evaluation.curve if (p.metric, p.step) == there), None)
 
 
 def rungs_of(recipe: Recipe, metric: str) -> tuple[Rung, ...]:
-    """Before task training, and after a quarter and a half of its epochs, in whole ones.
+    """Rungs before task training, and after a quarter and half of its epochs, in whole epochs.
 
-    Controls have no rung before task training: what was not aligned says nothing by then.
+    Ablations without alignment have no rung before task training: their quality then says nothing.
     """
     if recipe.epochs == 0:
         return ()
@@ -69,15 +69,15 @@ def rungs_of(recipe: Recipe, metric: str) -> tuple[Rung, ...]:
 
 
 def may_stop(recipe: Recipe) -> bool:
-    """Whether task training is long enough for stopping to save something."""
+    """Whether task training is long enough for early stopping to save work."""
     return recipe.epochs >= _MIN_EPOCHS
 
 
 def examples_left(recipe: Recipe, examples: int, rung: Rung) -> int:
-    """Examples of task training behind a rung.
+    """Examples of task training that remain after a rung.
 
     Args:
-        examples: in the training split.
+        examples: number of examples in the training split.
     """
     batch = min(recipe.batch_size, examples)
     epoch_steps = examples // batch
@@ -85,23 +85,23 @@ def examples_left(recipe: Recipe, examples: int, rung: Rung) -> int:
 
 
 def qualities(evaluation: Evaluation, rungs: Iterable[Rung]) -> dict[str, float]:
-    """The metric at the rungs that a candidate has come to, by their names."""
+    """The metric at each rung that a candidate has reached, by rung name."""
     found = {rung.name: rung.quality(evaluation) for rung in rungs}
     return {name: quality for name, quality in found.items() if quality is not None}
 
 
 def standing(points: ArrayLike, row: int) -> tuple[int, int]:
-    """Non-dominated rank of one point, and how many stand before it.
+    """Non-dominated rank of one point, and the number of points ranked before it.
 
-    Within a rank the larger hypervolume contribution stands before the smaller one, with respect to
-    a point a tenth of the range beyond the worst values.
+    Within a rank, points are ordered by falling hypervolume contribution, with the reference point
+    a tenth of the range beyond the worst values.
 
     Args:
         points: minimised objectives, shape (N, M).
-        row: of the point.
+        row: row of the point.
 
     Raises:
-        ValueError: another shape, or a row that is not finite.
+        ValueError: the shape is not (N, M), or a row is not finite.
     """
     found = np.array(ranks(points))
     array = np.asarray(points, dtype=np.float64)
@@ -114,12 +114,12 @@ def standing(points: ArrayLike, row: int) -> tuple[int, int]:
 
 
 class RungRecord:
-    """What the candidates of a search were at its rungs: who goes on, and what a rung tells.
+    """Values of a search's candidates at its rungs: decides who continues, predicts final quality.
 
     Args:
-        rungs: of the search's recipe.
-        goals: of the space; all are compared, the metric of the rungs as it is there.
-        limits: of the space; those on costs are held at every rung.
+        rungs: rungs of the search's recipe.
+        goals: objectives of the space; all are compared, with the metric measured at the rung.
+        limits: constraints of the space; those on costs are enforced at every rung.
     """
 
     def __init__(
@@ -131,7 +131,7 @@ class RungRecord:
         self._finished: dict[str, Evaluation] = {}
 
     def take(self, evaluation: Evaluation, *, finished: bool) -> None:
-        """Keep what a candidate was at the rungs that it has come to, in place of what was kept."""
+        """Record a candidate at the rungs it has reached, replacing its earlier record."""
         self.forget(evaluation.architecture.id)
         if self._breaks_limits(evaluation):
             return
@@ -144,18 +144,18 @@ class RungRecord:
             self._finished[evaluation.architecture.id] = evaluation
 
     def forget(self, architecture: str) -> None:
-        """Leave out a candidate, such as one that failed."""
+        """Remove a candidate, such as one that failed."""
         for points in self._points.values():
             points.pop(architecture, None)
         self._finished.pop(architecture, None)
 
     def goes_on(self, evaluation: Evaluation, rung: str) -> bool:
-        """Whether a candidate that was taken in at a rung goes on from it."""
+        """Whether a recorded candidate continues past a rung."""
         if self._breaks_limits(evaluation):
             return False
         if self.correlations().get(rung, 0.0) < MIN_TAU:
             return True
-        # In an order that a restart does not change, nor the last bits of what is summed.
+        # Sorted, so that sums are bit-equal after a restart.
         points = sorted(self._points[rung].items())
         names = [name for name, _ in points]
         row = names.index(evaluation.architecture.id)
@@ -163,15 +163,16 @@ class RungRecord:
         return rank == 0 or before * ETA < len(points)
 
     def predict(self, evaluation: Evaluation, rung: str) -> float:
-        """The metric at a candidate's end, from what it is at a rung.
+        """Predict a candidate's final metric from its metric at a rung.
 
-        Its line is fitted by least squares to the candidates that finished, its slope held
-        between 0 and 1: 1 adds their mean gain, less than 1 says that the worse gain more. It is
-        no better than the best of them: a line knows no ceiling. Where none finished, what it is
-        now. A perplexity is predicted in logarithms.
+        A line is fitted by least squares to the candidates that finished, with its slope limited to
+        0 to 1: slope 1 adds their mean gain, a smaller slope means that worse candidates gain more.
+        The prediction is at most the best final metric so far, as a line has no ceiling. If no
+        candidate finished, the metric at the rung is returned. A perplexity is predicted in
+        logarithms.
 
         Raises:
-            ValueError: the candidate has not come to this rung.
+            ValueError: the candidate has not reached this rung.
         """
         quality = self.rungs[rung].quality(evaluation)
         if quality is None:
@@ -187,10 +188,10 @@ class RungRecord:
         return as_measured(min(float(end.mean()) + slope * ahead, float(end.max())), goal)
 
     def correlations(self) -> dict[str, float]:
-        """Kendall's τ-b of each rung with the end, over all that finished, by rung.
+        """Kendall's τ-b between each rung and the end, over all finished candidates, by rung.
 
-        A rung is left out where fewer than five finished, or all are equal. Those that a rung
-        stopped are missing, so τ is that among the better ones.
+        A rung is left out if fewer than five candidates finished, or all are equal. Stopped
+        candidates are not included, so τ is measured among the better ones.
         """
         found = {}
         for name in self.rungs:
@@ -201,11 +202,11 @@ class RungRecord:
 
     @property
     def finished(self) -> int:
-        """How many candidates came through all rungs to the end."""
+        """Number of candidates that finished."""
         return len(self._finished)
 
     def _pairs(self, rung: str) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
-        """Quality at a rung and at the end of all that finished, each of shape (N,), as learnt."""
+        """Quality of finished candidates at a rung and at the end, `as_learnt`, shapes (N,)."""
         place, goal = self.rungs[rung], self._goal(rung)
         finished = [self._finished[name] for name in sorted(self._finished)]
         pairs = [(place.quality(e), e.value(place.metric)) for e in finished]
@@ -217,6 +218,6 @@ class RungRecord:
         return next(goal for goal in self._goals if goal.name == self.rungs[rung].metric)
 
     def _breaks_limits(self, evaluation: Evaluation) -> bool:
-        """A cost that was measured breaks a limit; what is learnt may still come to keep one."""
+        """Whether a measured cost breaks a limit; quality does not count, it may still improve."""
         costs = evaluation.cost.known()
         return any(limit.violation(costs) > 0 for limit in self._limits)

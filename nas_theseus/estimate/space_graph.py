@@ -1,4 +1,4 @@
-"""A search space as a graph: every block for every span an option with its additive costs."""
+"""A search space as a graph: every block for every span is an option with additive costs."""
 
 from __future__ import annotations
 
@@ -16,10 +16,10 @@ def options(
     cost_names: Sequence[str],
     without: Collection[tuple[BlockChoice, float]] = (),
 ) -> Iterator[Option]:
-    """Every block choice behind every inlet width; states are (boundary, width share).
+    """Every block choice after every inlet width; states are (boundary, width share).
 
     Args:
-        without: choices, each with its inlet's width share, that are left out.
+        without: (choice, width share of its inlet) pairs to leave out.
 
     Raises:
         CostError: a block has an operator that cannot be counted.
@@ -40,16 +40,16 @@ def additive_space(
     max_labels: int | None = None,
     without: Collection[tuple[BlockChoice, float]] = (),
 ) -> AdditiveSpace:
-    """All architectures of a search space as paths; time and memory grow with blocks, not nets.
+    """All architectures of a search space as paths; time and memory grow with blocks only.
 
     Args:
-        cost_names: additive costs that options carry; all of the space's when None.
-        max_labels: as `AdditiveSpace` takes it.
-        without: as `options`.
+        cost_names: additive costs of the options. Default: all of the space's.
+        max_labels: as for `AdditiveSpace`.
+        without: as for `options`.
 
     Raises:
         CostError: a block has an operator that cannot be counted.
-        PairingError: no row of blocks covers the guide.
+        PairingError: no sequence of blocks covers the guide.
     """
     cost_names = space.additive if cost_names is None else cost_names
     found = list(options(space, costs, cost_names, without))

@@ -1,4 +1,4 @@
-"""Which architecture to evaluate next: fronts of posterior draws, most expected hypervolume."""
+"""Proposes the next architecture: Thompson sampling of fronts, then most expected hypervolume."""
 
 from __future__ import annotations
 
@@ -27,24 +27,24 @@ _Costs = Mapping[str, float]
 
 STARTUP = 8
 _DRAWS, _LAYERS, _CANDIDATES, _MAX_LABELS = 4, 2, 200, 3_000
-# Middles of equally likely pieces of a standard normal distribution.
+# Medians of five equally likely intervals of a standard normal distribution.
 _QUANTILES = norm.ppf((np.arange(5) + 0.5) / 5)
 _END = "end"
-# Of the libraries that are loaded by now: NumPy's and SciPy's.
+# Controls the BLAS threads of the libraries loaded so far: NumPy and SciPy.
 _THREADS = ThreadpoolController()
 
 
 @dataclass(frozen=True)
-class Told:
-    """What is known of an architecture that was proposed before.
+class PastProposal:
+    """Result so far of an architecture that was proposed before.
 
     Attributes:
-        values: its objectives and measured costs by name; None while it runs, if it failed or was
+        values: objectives and measured costs by name; None while it runs, if it failed or if it was
             refused.
         feasible: whether it keeps all constraints.
-        running: whether its result is still to come.
-        predicted: whether its quality is no measurement; its costs are.
-        rungs: quality at the rungs that it reached, by their names.
+        running: whether its evaluation is unfinished.
+        predicted: whether its quality is predicted, not measured; its costs are measured.
+        rungs: quality at the rungs it reached, by rung name.
     """
 
     architecture: Architecture
@@ -56,27 +56,30 @@ class Told:
 
 
 class Proposer:
-    """Proposals for one search space, from what was told of earlier ones.
+    """Proposals for one search space, given the results of earlier proposals.
 
-    At first: the front of one draw of the estimate, and of it the architecture nearest to a cost;
-    these costs are spread evenly over their logarithmic range, cheap ones first. Then Thompson
-    sampling: the exact fronts of draws from the posterior give candidates, and the one is proposed
-    that adds most expected hypervolume to the front so far, in which running ones count with what
-    is expected of them ("kriging believer", Ginsbourger et al. 2010).
+    The first `startup` proposals are taken from the front of one draw of the estimate: the
+    architecture nearest to a target cost. The target costs are spread evenly over the logarithmic
+    range of costs, cheap ones first. After that, Thompson sampling: the exact fronts of several
+    posterior draws give candidates, and the one that adds most expected hypervolume to the front so
+    far is proposed. Running architectures count in that front with their expected quality
+    ("kriging believer", Ginsbourger et al. 2010).
 
-    Measured costs are no sums over blocks: candidates are solved for MACs in their stead, and
-    judged by an additive estimate of each measured cost, which learns from trials too. MACs also
-    stand for an additive cost of which more is better; candidates are judged by its true sum.
+    Measured costs are not sums over blocks. Fronts are solved for MACs instead, and candidates are
+    judged by an additive estimate of each measured cost, learnt from trials. Fronts are also solved
+    for MACs instead of an additive cost of which more is better; candidates are judged by its true
+    sum.
 
     Args:
-        reference: worst values that count, by objective; of one that is left out, the dearest
-            architecture's cost, or the worst that was told.
-        errors: block errors by choice as far as known, asked for at every proposal; kept parts
-            have none.
-        startup: proposals before the estimate decides.
+        reference: worst value that counts, by objective. Default for an objective: the most
+            expensive architecture's cost, or the worst result.
+        errors: returns the known block errors by choice; called at every proposal. Kept guide
+            parts have none.
+        startup: number of proposals before the estimate decides.
         spread: rough standard deviation of quality among architectures (of its logarithm where
             less is better).
-        known: whether an architecture has a result, though that may not be told any more.
+        known: whether an architecture has a result that may be missing from those passed to
+            `propose`.
     """
 
     def __init__(
@@ -114,19 +117,21 @@ class Proposer:
         numbers = [found.setdefault(o.choice, len(found)) for o in self._graph.options]
         return list(found), np.array(numbers, dtype=np.intp)
 
-    def propose(self, told: Sequence[Told], seed: int) -> Architecture | None:
-        """What to evaluate next, within the limits on additive costs; None if all of it is told.
+    def propose(self, past: Sequence[PastProposal], seed: int) -> Architecture | None:
+        """The next architecture within the limits on additive costs; None if all were proposed.
 
         Raises:
             LimitError: no architecture keeps the limits.
         """
-        # Its matrices are small: more threads only slow a proposal down.
+        # The matrices are small: more threads only slow a proposal down.
         with _THREADS.limit(limits=1, user_api="blas"):
-            return self._proposed(told, np.random.default_rng(seed))
+            return self._proposed(past, np.random.default_rng(seed))
 
-    def _proposed(self, told: Sequence[Told], rng: np.random.Generator) -> Architecture | None:
-        taken = {one.architecture for one in told}
-        estimate = self._estimate(told)
+    def _proposed(
+        self, past: Sequence[PastProposal], rng: np.random.Generator
+    ) -> Architecture | None:
+        taken = {one.architecture for one in past}
+        estimate = self._estimate(past)
         if len(taken) < self._startup or not estimate.observations:
             return self._spread_out(self._of_a_draw(estimate, taken, rng), len(taken))
         choices, _ = self._choices
@@ -137,20 +142,20 @@ class Proposer:
         if len(candidates) > _CANDIDATES:
             some = rng.choice(len(candidates), _CANDIDATES, replace=False)
             candidates = [candidates[i] for i in some]
-        return self._most_gaining(candidates, told, estimate)
+        return self._most_gaining(candidates, past, estimate)
 
-    def _estimate(self, told: Iterable[Told]) -> AdditiveEstimate:
+    def _estimate(self, past: Iterable[PastProposal]) -> AdditiveEstimate:
         errors = dict(self._errors())
         if errors:
             families = self.space.families
             errors |= {
                 choice: 0.0 for choice in self._choices[0] if families[choice.block].preserves
             }
-        told = list(told)
-        rungs = self._stopping_rungs(told)
+        past = list(past)
+        rungs = self._stopping_rungs(past)
         names = (*rungs, _END)
         estimate = AdditiveEstimate(len(self.space.guide), errors, names, spread=self._spread)
-        for one in told:
+        for one in past:
             for rung in rungs:
                 if rung in one.rungs:
                     quality = as_learnt(one.rungs[rung], self._quality)
@@ -160,30 +165,30 @@ class Proposer:
                 estimate.update(one.architecture, quality)
         return estimate
 
-    def _stopping_rungs(self, told: Iterable[Told]) -> list[str]:
-        """Rungs that were the last of some: of the others, all have a surer value to learn from."""
+    def _stopping_rungs(self, past: Iterable[PastProposal]) -> list[str]:
+        """Rungs at which candidates were stopped; the others have a later, surer value."""
         rungs = [rung.name for rung in rungs_of(self.space.recipe, self._quality.name)]
-        reached = [[r for r in rungs if r in one.rungs] for one in told if one.predicted]
+        reached = [[r for r in rungs if r in one.rungs] for one in past if one.predicted]
         last = {names[-1] for names in reached if names}
         return [rung for rung in rungs if rung in last]
 
     def _of_a_draw(
         self, estimate: AdditiveEstimate, taken: Collection[Architecture], rng: np.random.Generator
     ) -> dict[Architecture, _Costs]:
-        """New ones on a draw's front, with costs.
+        """New architectures on the front of a posterior draw, with costs.
 
-        Terms of pairs are left out, as they would make the graph quadratic in the choices;
-        candidates are judged with them.
+        Pair terms are left out here, as they would make the graph quadratic in the choices; they
+        are included when candidates are judged.
         """
         draw = estimate.draw(rng)
         choices, _ = self._choices
         return self._new(np.array([draw.error(choice) for choice in choices]), taken)
 
     def _new(self, errors: _Floats, taken: Collection[Architecture]) -> dict[Architecture, _Costs]:
-        """New ones, with costs, in the first fronts of errors, shape (choices,).
+        """New architectures, with costs, on the first fronts for errors of shape (choices,).
 
-        A front that is not empty has a member: with one more front than are taken there is a new
-        one, if any is left.
+        Each non-empty front has at least one member, so with one front more than there are taken
+        architectures, a new one is found if any is left.
         """
         _, numbers = self._choices
         layers = _LAYERS
@@ -199,7 +204,7 @@ class Proposer:
             layers *= 8
 
     def _spread_out(self, found: Mapping[Architecture, _Costs], turn: int) -> Architecture | None:
-        """The one nearest to the cost whose turn it is."""
+        """The architecture nearest to this turn's target cost."""
         if not found or not self._solved:
             return next(iter(found), None)
         name = self._solved[turn % len(self._solved)]
@@ -219,25 +224,25 @@ class Proposer:
     def _most_gaining(
         self,
         candidates: Sequence[tuple[Architecture, _Costs]],
-        told: Sequence[Told],
+        past: Sequence[PastProposal],
         estimate: AdditiveEstimate,
     ) -> Architecture | None:
-        """The candidate that adds most expected hypervolume, the least known of equal ones."""
+        """The candidate that adds most expected hypervolume; of equal ones, the most uncertain."""
         if not candidates:
             return None
-        running = [one.architecture for one in told if one.running]
+        running = [one.architecture for one in past if one.running]
         architectures = [architecture for architecture, _ in candidates] + running
         costs = [dict(known) for _, known in candidates]
         costs += [self._costs.of(architecture).known() for architecture in running]
         mean, deviation = estimate.predict(architectures)
         for name in self.space.measured:
-            for known, value in zip(costs, self._expected(name, architectures, told), strict=True):
+            for known, value in zip(costs, self._expected(name, architectures, past), strict=True):
                 known[name] = value
         count = len(candidates)
-        measured = [one for one in told if one.feasible and not one.predicted]
+        measured = [one for one in past if one.feasible and not one.predicted]
         points = [self._point(one.values) for one in measured if one.values]
         points += map(self._of_quality, costs[count:], mean[count:])
-        reference = self._worst(told)
+        reference = self._worst(past)
         best_known = np.array(points).reshape(len(points), len(reference))
         best_known = best_known[front(best_known)]
         before = hypervolume(best_known, reference)
@@ -247,7 +252,7 @@ class Proposer:
             return hypervolume(np.vstack([best_known, point]), reference) - before
 
         keeping = [i for i in range(count) if not self._broken(costs[i])] or list(range(count))
-        # More quality never gains less: the most that is likely bounds what is expected.
+        # The gain rises with quality, so the gain at the highest quantile bounds the expected gain.
         most = {i: gain(i, mean[i] + deviation[i] * _QUANTILES[-1]) for i in keeping}
         best, most_expected = max(keeping, key=lambda i: (most[i], deviation[i])), 0.0
         for i in sorted(keeping, key=most.__getitem__, reverse=True):
@@ -262,10 +267,10 @@ class Proposer:
         return any(limit.violation(costs) > 0 for limit in self.space.limits)
 
     def _expected(
-        self, name: str, architectures: Sequence[Architecture], told: Sequence[Told]
+        self, name: str, architectures: Sequence[Architecture], past: Sequence[PastProposal]
     ) -> list[float]:
-        """A measured cost of each architecture, by an additive estimate of its own."""
-        known = {o.architecture: o.values[name] for o in told if o.values and name in o.values}
+        """Predictions of a measured cost for each architecture, by its own additive estimate."""
+        known = {o.architecture: o.values[name] for o in past if o.values and name in o.values}
         if not known:
             return [1.0] * len(architectures)
         macs = self._graph.cost_names.index("macs")
@@ -274,7 +279,7 @@ class Proposer:
         estimate = AdditiveEstimate(len(self.space.guide), errors, level=-usual, spread=usual / 2)
         for architecture, value in known.items():
             estimate.update(architecture, -value)
-        least = min(known.values()) / 10  # a sum of weights may be negative
+        least = min(known.values()) / 10  # a predicted sum of weights may be negative
         return [max(-float(value), least) for value in estimate.predict(architectures)[0]]
 
     def _of_quality(self, costs: _Costs, quality: float) -> _Floats:
@@ -285,9 +290,9 @@ class Proposer:
         goals = self.space.goals
         return np.array([minimised(values[goal.name], goal, "a proposal") for goal in goals])
 
-    def _worst(self, told: Iterable[Told]) -> _Floats:
-        """The hypervolume's reference point, shape (M,); limits make it stricter."""
-        known = [one for one in told if one.values]
+    def _worst(self, past: Iterable[PastProposal]) -> _Floats:
+        """The hypervolume's reference point, shape (M,); limits tighten it."""
+        known = [one for one in past if one.values]
         known = [one for one in known if not one.predicted] or known
         worst: dict[str, float] = {}
         for goal in self.space.goals:
@@ -306,10 +311,10 @@ class Proposer:
 
 
 def cheap_first(turn: int, turns: int) -> float:
-    """The share of a range that is looked at in turn: its end, its middle, then upwards.
+    """The share of the cost range to target at a turn: first 0, then the middle, then upwards.
 
-    Training a network costs as much as it does: the dearest are tried when the cheap ones have
-    told what blocks are worth.
+    Training an expensive network costs most, so the most expensive ones are tried last, when cheap
+    ones have shown what blocks are worth.
     """
     place, middle = turn % turns, turns // 2
     step = middle if place == 1 else place - 1 if 1 < place <= middle else place

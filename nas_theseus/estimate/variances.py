@@ -14,7 +14,7 @@ from scipy.optimize import minimize  # type: ignore[import-untyped]
 _Floats = NDArray[np.float64]
 _Integers = NDArray[np.int64]
 
-# Guesses of variances relative to that among architectures, and how sure of their logarithms.
+# Prior medians of variances, relative to that among architectures, and deviations of their logs.
 _PAIRS, _RESIDUAL, _NOISE = 0.2, 0.03, 0.1
 _LOG_VARIANCE_DEVIATION, _LOG_SCALE_DEVIATION = 1.5, 0.5
 _WIDEST = 4.0
@@ -22,11 +22,11 @@ _WIDEST = 4.0
 
 @dataclass(frozen=True)
 class Components:
-    """What the covariance of n observations is made of, in standard units.
+    """Components of the covariance of n observations, in standard units.
 
     Attributes:
         quality, advantage, known_noise: y, z and own noise variance, shape (n,).
-        rung: number of each one's rung, shape (n,), of `rungs`.
+        rung: number of each observation's rung, shape (n,), below `rungs`.
         choices, pairs, same: shared choices, shared pairs and same architecture, shape (n, n).
     """
 
@@ -45,8 +45,8 @@ class Learnt:
     """Variances and scales, in units of the spread of quality among architectures.
 
     Attributes:
-        choice, pair, residual: τ², π² (0 unless the data carry pairs) and κ² (0 while no
-            architecture was measured twice: it cannot be told from noise then).
+        choice, pair, residual: τ², π² (0 without pair terms) and κ² (0 while no architecture was
+            measured twice, as it cannot be distinguished from noise then).
         noise: σ² of each rung, shape (R,).
         scale: s of each rung, shape (R,); 1 for the last.
         log_evidence: log p(y) without the priors of the variances; 0 without data.
@@ -65,13 +65,16 @@ class Learnt:
     offset_variance: float = 9.0
 
     def widened(self, factor: float) -> Learnt:
-        """All variances times a factor: the same means, wider intervals."""
+        """All variances multiplied by a factor: the same means, wider intervals."""
         return replace(
-            self, choice=self.choice * factor, pair=self.pair * factor,
-            residual=self.residual * factor, noise=self.noise * factor,
+            self,
+            choice=self.choice * factor,
+            pair=self.pair * factor,
+            residual=self.residual * factor,
+            noise=self.noise * factor,
             slope_variance=self.slope_variance * factor,
             offset_variance=self.offset_variance * factor,
-        )  # fmt: skip
+        )
 
     def covariance(self, data: Components) -> _Floats:
         """K, shape (n, n)."""
@@ -100,7 +103,7 @@ class Unknown:
 
 
 def learn(data: Components, parts: int, pairs: bool) -> Learnt:
-    """Variances and scales of largest evidence times prior; the priors' medians without data."""
+    """Variances and scales that maximise evidence times prior; without data, the prior medians."""
     unknown = [Unknown("choice", 0, -math.log(parts), _LOG_VARIANCE_DEVIATION)]
     if data.same.sum() > len(data.quality):
         unknown.append(Unknown("residual", 0, math.log(_RESIDUAL), _LOG_VARIANCE_DEVIATION))
@@ -132,15 +135,18 @@ def _maximum(data: Components, start: Learnt, unknown: Sequence[Unknown]) -> Lea
 
     reach = _WIDEST * deviations
     found = minimize(
-        loss, guesses, jac=True, method="L-BFGS-B",
+        loss,
+        guesses,
+        jac=True,
+        method="L-BFGS-B",
         bounds=list(zip(guesses - reach, guesses + reach, strict=True)),
-    )  # fmt: skip
+    )
     best = with_values(start, unknown, found.x)
     return replace(best, log_evidence=-negative_log_evidence(data, best, ())[0])
 
 
 def with_values(start: Learnt, unknown: Sequence[Unknown], logs: _Floats) -> Learnt:
-    """The values whose logarithms these are."""
+    """`start` with the unknowns set to the exponentials of their logarithms."""
     noise, scale = start.noise.copy(), start.scale.copy()
     single = {"choice": start.choice, "pair": start.pair, "residual": start.residual}
     for one, value in zip(unknown, np.exp(logs).tolist(), strict=True):
@@ -178,7 +184,7 @@ def negative_log_evidence(
         if one.name == "noise":
             slope = 0.5 * learnt.noise[one.rung] * float(np.diag(weight)[here].sum())
         elif one.name == "scale":
-            # Rows and columns of the rung change alike, hence no factor ½.
+            # The rung's rows and columns both change, hence no factor ½.
             slope = float((scaled * learnt.shared(data))[here].sum())
             slope -= float((alpha * s * learnt.slope_mean * data.advantage)[here].sum())
         else:

@@ -1,4 +1,4 @@
-"""Guides of networks that torch.fx does not trace, made of the network's own modules."""
+"""Guides for networks that torch.fx cannot trace, built from the network's own modules."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ _GPT2_MODULES = (
 
 
 class _Embedding(nn.Module):
-    """Tokens and their positions, (N, T) ids to (N, T, D)."""
+    """Token and position embeddings, ids (N, T) to (N, T, D)."""
 
     def __init__(self, tokens: nn.Module, positions: nn.Module, dropout: nn.Module) -> None:
         super().__init__()
@@ -38,7 +38,7 @@ class _Embedding(nn.Module):
 
 
 class _CausalBlock(nn.Module):
-    """One transformer block in which no token sees a later one, (N, T, D) to (N, T, D)."""
+    """One transformer block with a causal mask, (N, T, D) to (N, T, D)."""
 
     def __init__(self, block: nn.Module, attention: str) -> None:
         super().__init__()
@@ -52,7 +52,7 @@ class _CausalBlock(nn.Module):
             lowest = torch.finfo(features.dtype).min
             mask = features.new_full((1, 1, length, length), lowest).triu(diagonal=1)
         found = self.block(features, attention_mask=mask)
-        # Blocks of older releases of transformers give a tuple.
+        # Blocks of older transformers releases return a tuple.
         result: Tensor = found[0] if isinstance(found, tuple) else found
         return result
 
@@ -60,16 +60,16 @@ class _CausalBlock(nn.Module):
 def gpt2_guide(model: nn.Module, context: int, *, weights: str | Path | None = None) -> Guide:
     """The guide of a Hugging Face ``GPT2LMHeadModel``: parts embed, block0, block1, … and head.
 
-    Parts share the model's parameters; embed and head stay tied where the model ties them.
+    The parts share the model's parameters; embed and head stay tied if the model ties them.
 
     Args:
-        context: tokens of one input, T; the guide maps ids (T,) to logits (T, V).
+        context: number of tokens of one input, T; the guide maps ids (T,) to logits (T, V).
         weights: safetensors file or weights-only checkpoint with the state dict of `model`.
 
     Raises:
-        CutError: another kind of model, an attention that is neither "sdpa" nor "eager", a
-            context beyond the model's positions, or a chain that computes something else.
-        GuideError: the weights file is missing, damaged or of another network.
+        CutError: the model is of another kind, its attention is neither "sdpa" nor "eager", the
+            context is longer than the model's positions, or the chain computes other outputs.
+        GuideError: the weights file is missing, damaged or from another network.
     """
     config: Any = getattr(model, "config", None)
     attention = getattr(config, "_attn_implementation", None)
@@ -77,18 +77,18 @@ def gpt2_guide(model: nn.Module, context: int, *, weights: str | Path | None = N
     if getattr(config, "model_type", None) != "gpt2" or missing:
         raise CutError(
             f"gpt2_guide takes a GPT2LMHeadModel of transformers (config.model_type 'gpt2' with "
-            f"{', '.join(_GPT2_MODULES)}), not {type(model).__name__}; give other language models "
-            "as a chain: Guide([(name, module), …], Boundary((context,), integer=True))"
+            f"{', '.join(_GPT2_MODULES)}), not {type(model).__name__}; for other language models "
+            "build a chain: Guide([(name, module), …], Boundary((context,), integer=True))"
         )
     if attention not in ("sdpa", "eager"):
         raise CutError(
-            f"gpt2_guide knows the attention implementations 'sdpa' and 'eager', not {attention!r}"
-            "; load the model with attn_implementation='sdpa'"
+            "gpt2_guide supports the attention implementations 'sdpa' and 'eager', not "
+            f"{attention!r}; load the model with attn_implementation='sdpa'"
         )
     embedding, positions, dropout, blocks, norm, head = map(model.get_submodule, _GPT2_MODULES)
     longest = int(config.max_position_embeddings)
     if not 1 <= context <= longest:
-        raise CutError(f"a context of {context} tokens does not fit; this model has 1 to {longest}")
+        raise CutError(f"a context of {context} tokens does not fit; this model has {longest}")
     load_given_weights(model, weights)
     parts = [
         ("embed", _Embedding(embedding, positions, dropout)),

@@ -1,4 +1,4 @@
-"""Cut a network into an ordered chain of parts: the guide, its boundaries and its weights."""
+"""The guide: an ordered chain of parts, with its boundaries and weights."""
 
 from __future__ import annotations
 
@@ -14,16 +14,16 @@ from nas_theseus.values.architecture import Boundary
 
 
 class Guide(nn.Module):
-    """A network as a chain of parts, each fed by exactly one tensor.
+    """A network as a chain of parts; each part takes exactly one tensor.
 
     Args:
-        parts: name and module of each part, input to output.
-        inlet: shape of one input without the batch dimension; a task's own (`task.inlet`) also
-            says whether it is token ids.
+        parts: name and module of each part, from input to output.
+        inlet: shape of one input without the batch dimension; a task's `task.inlet` also says
+            whether the input is token ids.
 
     Raises:
-        CutError: a part does not take one tensor and give one tensor with the batch in front,
-            or two runs in eval mode differ.
+        CutError: a part does not map one tensor to one tensor with the batch dimension first, or
+            two runs in eval mode differ.
     """
 
     def __init__(
@@ -53,18 +53,19 @@ class Guide(nn.Module):
                     copy_input(name, part)
                 if not isinstance(features, Tensor) or features.shape[:1] != before.shape[:1]:
                     raise CutError(
-                        f"part {name!r} must give one tensor with the batch in front; it gave "
-                        f"{describe(features)} for an input of shape {tuple(before.shape)}"
+                        f"part {name!r} must return one tensor with the batch dimension first; it "
+                        f"returned {describe(features)} for an input of shape {tuple(before.shape)}"
                     )
                 if not torch.equal(features, part(before)):
                     raise CutError(
-                        f"part {name!r} gives different outputs for the same input in eval mode; "
-                        "a guide must be deterministic there (is something random outside Dropout?)"
+                        f"part {name!r} returns different outputs for the same input in eval mode; "
+                        "a guide must be deterministic in eval mode (does it use random numbers "
+                        "outside Dropout?)"
                     )
                 shape = tuple(features.shape[1:])
                 if not 1 <= len(shape) <= 3:
                     raise CutError(
-                        f"the boundary behind part {name!r} has shape {shape}; a boundary is "
+                        f"the boundary after part {name!r} has shape {shape}; a boundary is "
                         "(C,H,W), (T,D) or (D,): cut elsewhere"
                     )
                 boundaries.append(Boundary(shape, integer=not features.is_floating_point()))
@@ -101,7 +102,7 @@ class Guide(nn.Module):
 
 
 def as_inlet(given: Boundary | Sequence[int]) -> Boundary:
-    """The shape of one input as a boundary, whichever way it was written."""
+    """The shape of one input, given as a boundary or a sequence, as a boundary."""
     if isinstance(given, Boundary):
         return given
     sizes = tuple(given) if isinstance(given, Sequence) else ()
@@ -114,18 +115,18 @@ def as_inlet(given: Boundary | Sequence[int]) -> Boundary:
 
 
 def does_not_run(what: str, features: Tensor, inlet: Boundary, error: Exception) -> CutError:
-    """The error of a network or part that fails on its own inputs, with the likely cause."""
-    ids = " For token ids give the task's own, task.inlet." if inlet.kind == "vector" else ""
+    """The error for a network or part that fails on its own inputs, with the likely cause."""
+    ids = " For token ids use the task's inlet, task.inlet." if inlet.kind == "vector" else ""
     said = str(error).strip().partition("\n")[0]
     return CutError(
         f"{what} cannot be run on an input of shape {tuple(features.shape)}: "
         f"{type(error).__name__}: {said}. The guide's inlet is {inlet}: does the network take "
-        f"it?{ids}"
+        f"inputs of this shape?{ids}"
     )
 
 
 def device_of(module: nn.Module) -> torch.device:
-    """Where the module's first parameter or buffer lies; the CPU when it has none."""
+    """Device of the module's first parameter or buffer; the CPU if it has none."""
     return next((tensor.device for tensor in _state(module)), torch.device("cpu"))
 
 
@@ -139,7 +140,7 @@ def example_input(module: nn.Module, inlet: Boundary, batch: int = 1, seed: int 
         ValueError: batch < 1.
     """
     if batch < 1:
-        raise ValueError(f"a batch holds at least one example, not {batch}")
+        raise ValueError(f"a batch needs at least one example, not {batch}")
     shape = (batch, *inlet.shape)
     device = device_of(module)
     if inlet.integer:
@@ -156,11 +157,11 @@ def _state(module: nn.Module) -> Iterator[Tensor]:
 
 
 def copy_input(name: str, part: nn.Module) -> None:
-    """Let a part that begins with an operation in place leave its input as it is."""
+    """Make a part that begins with an in-place operation copy its input first."""
     if not isinstance(part, torch.fx.GraphModule):
         raise CutError(
-            f"part {name!r} changes its input in place, so that the boundary before it is lost; "
-            "use inplace=False at its beginning"
+            f"part {name!r} changes its input in place, which overwrites the boundary before it; "
+            "use inplace=False at the beginning of the part"
         )
     features = next(iter(part.graph.nodes))
     with part.graph.inserting_after(features):
@@ -170,5 +171,5 @@ def copy_input(name: str, part: nn.Module) -> None:
 
 
 def describe(value: object) -> str:
-    """What a message calls a value: its shape, or its type."""
+    """Describe a value in a message: the shape of a tensor, or the type."""
     return f"shape {tuple(value.shape)}" if isinstance(value, Tensor) else type(value).__name__

@@ -29,26 +29,26 @@ def cut(
 ) -> Guide:
     """Split a torch module into a chain of parts, after each named submodule or operation.
 
-    The model is traced with torch.fx in eval mode; submodules that do not trace, or that depend
-    on `training` themselves, run whole. The parts share the model's parameters, nothing is
-    copied, and the chain is held to the model's own output.
+    The model is traced with torch.fx in eval mode. Submodules that cannot be traced, or that
+    depend on `training` themselves, are kept whole. The parts share the model's parameters;
+    nothing is copied. The chain's output is compared with the model's.
 
     Args:
-        model: any module whose `forward` torch.fx traces and whose first argument is the input;
-            others are given as `Guide([(name, module), …])`.
-        at: names to cut after, as `cut_points` (or ``nas-theseus parts``) lists them, in order.
+        model: any module whose `forward` torch.fx can trace and whose first argument is the input.
+            For other modules, build `Guide([(name, module), …])`.
+        at: names to cut after, in order, as listed by `cut_points` (or ``nas-theseus parts``).
         inlet: shape of one input without the batch dimension, such as (3, 224, 224).
         weights: safetensors file, or a checkpoint that ``torch.load(weights_only=True)`` reads,
             with the state dict of `model`.
 
     Raises:
-        CutError: the model does not trace or does not take the inlet, a name is unknown, the names
-            are out of order, or more than one tensor crosses a cut; the message names what else
-            crosses.
-        GuideError: the weights file is missing, damaged or of another network.
+        CutError: the model cannot be traced or does not take the inlet, a name is unknown, the
+            names are out of order, or more than one tensor crosses a cut; the message names the
+            other tensors.
+        GuideError: the weights file is missing, damaged or from another network.
     """
     if isinstance(at, str):
-        raise CutError(f"at: a list of names to cut after, such as [{at!r}], not {at!r}")
+        raise CutError(f"at: must be a list of names to cut after, such as [{at!r}], not {at!r}")
     boundary = as_inlet(inlet)
     load_given_weights(model, weights)
     traced = trace(model)
@@ -60,8 +60,8 @@ def cut(
         if previous not in before:
             behind = repr(parts[-1][0]) if parts else "the network's input"
             raise CutError(
-                f"cannot cut after {name!r} here: it does not come behind {behind}; "
-                "give the names in the order in which the network runs them"
+                f"cannot cut after {name!r} here: it does not come after {behind}; "
+                "list the names in the order in which the network runs them"
             )
         if node is not traced.output and (crossing := traced.crossing(before, node)):
             raise CutError(
@@ -78,7 +78,7 @@ def cut(
 
 
 def refuse_other_outputs(guide: Guide, model: nn.Module, inputs: Tensor) -> None:
-    """Hold a chain to what its model computes; both in eval mode.
+    """Check that a chain computes the same outputs as its model, both in eval mode.
 
     Raises:
         CutError: the outputs differ by more than rounding.
@@ -90,15 +90,15 @@ def refuse_other_outputs(guide: Guide, model: nn.Module, inputs: Tensor) -> None
     if not difference <= 1e-4 * expected.abs().max():
         raise CutError(
             f"the chain of {', '.join(guide.names)} does not compute what {type(model).__name__} "
-            f"computes: outputs differ by up to {float(difference):.2g}. A trace holds neither "
-            "random numbers nor what a forward keeps between calls; give the parts as a chain: "
+            f"computes: outputs differ by up to {float(difference):.2g}. A trace records neither "
+            "random numbers nor state that a forward keeps between calls; build the chain by hand: "
             "Guide([(name, module), …], inlet)"
         )
 
 
 @dataclass(frozen=True)
 class CutPoint:
-    """A place where exactly one tensor crosses: the name to give to `cut`."""
+    """A place where exactly one tensor crosses, by the name that `cut` takes."""
 
     name: str
     also: tuple[str, ...] = ()
@@ -108,11 +108,11 @@ def cut_points(model: nn.Module, inlet: Sequence[int] | None = None) -> list[Cut
     """Every place where a model can be cut, in the order in which it runs.
 
     Args:
-        inlet: shape of one input; with it, places are left out whose tensor is no boundary, such
-            as the windows of a Swin transformer.
+        inlet: shape of one input. If given, places are left out whose tensor is not a boundary,
+            such as the windows of a Swin transformer.
 
     Raises:
-        CutError: torch.fx cannot trace the model, or it does not take the inlet.
+        CutError: torch.fx cannot trace the model, or the model does not take the inlet.
     """
     traced = trace(model)
     by_node: dict[torch.fx.Node, list[str]] = {}
@@ -146,13 +146,13 @@ def _node_of(traced: Trace, name: str) -> torch.fx.Node:
         return traced.last_of[name]
     if whole := traced.whole(name):
         raise CutError(
-            f"cannot cut after {name!r}: {whole!r} runs whole, because it depends on `training` "
-            f"or does not trace; cut after {whole!r}, or give the parts as a chain: "
+            f"cannot cut after {name!r}: {whole!r} is kept whole, because it depends on `training` "
+            f"or cannot be traced; cut after {whole!r}, or build the chain by hand: "
             "Guide([(name, module), …], inlet)"
         )
     known = sorted(traced.last_of)
     raise CutError(
-        f"cannot cut after {name!r}: no submodule or operation has this name; known: "
+        f"cannot cut after {name!r}: no submodule or operation has this name; available: "
         + ", ".join(known[:40])
         + (", …" if len(known) > 40 else "")
     )
@@ -161,13 +161,13 @@ def _node_of(traced: Trace, name: str) -> torch.fx.Node:
 def _part(
     traced: Trace, nodes: set[torch.fx.Node], previous: torch.fx.Node, last: torch.fx.Node
 ) -> torch.fx.GraphModule:
-    """The module that runs `nodes`, fed by the tensor of `previous`, giving that of `last`."""
+    """The module that runs `nodes` on the tensor of `previous` and returns that of `last`."""
     graph = torch.fx.Graph()
     features = graph.placeholder("features")
     copies = {previous: features}
 
     def copy_of(node: torch.fx.Node) -> torch.fx.Node:
-        if node not in copies:  # also what an earlier part reads too: parameters, batch size
+        if node not in copies:  # parameters and batch size may also be read by an earlier part
             copies[node] = (
                 graph.call_method("size", (features, 0))
                 if is_batch_size(node)
@@ -180,18 +180,18 @@ def _part(
             copy_of(node)
     result = last.args[0] if last.op == "output" else last
     if not isinstance(result, torch.fx.Node):
-        raise CutError(f"the network must give one tensor; it gives {result!r}")
+        raise CutError(f"the network must return one tensor; it returns {result!r}")
     graph.output(copy_of(result))
     return torch.fx.GraphModule(traced.module, graph)
 
 
 def _refuse_shared_buffers(parts: Sequence[tuple[str, nn.Module]]) -> None:
-    """A module with state that is updated (batch norm) must not run in two parts."""
+    """Refuse parts that share a module whose state is updated (batch norm)."""
     owner: dict[int, str] = {}
     for name, part in parts:
         for buffer in part.buffers():
             if owner.setdefault(id(buffer), name) != name:
                 raise CutError(
                     f"parts {owner[id(buffer)]!r} and {name!r} share a module with running "
-                    "statistics; cut so that both uses lie in one part"
+                    "statistics; cut so that both uses are in one part"
                 )

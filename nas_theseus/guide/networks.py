@@ -1,4 +1,4 @@
-"""Ready networks to serve as guides: residual nets and a small vision transformer."""
+"""Networks ready to use as guides: residual networks and a small vision transformer."""
 
 from __future__ import annotations
 
@@ -57,16 +57,16 @@ def _skip(inlet: int, outlet: int, stride: int) -> nn.Module:
 
 
 class ResNet(nn.Module):
-    """A residual net for small images: `stem`, `block1` … `blockN`, `head`, one part each.
+    """A residual network for small images: `stem`, `block1` … `blockN`, `head`, one part each.
 
-    The stem halves the image, and so does the first block of every stage but the first; widths
-    double from stage to stage. Source: He et al. 2016, section 4.2.
+    The stem and the first block of every stage except the first halve the image; widths double
+    from stage to stage. Source: He et al. 2016, section 4.2.
 
     Args:
-        blocks: how many blocks each stage has.
-        width: of the stem and the first stage; bottleneck blocks give four times as much.
-        channels: of the image.
-        bottleneck: bottleneck blocks instead of basic ones.
+        blocks: number of blocks of each stage.
+        width: width of the stem and the first stage; four times as much with bottleneck blocks.
+        channels: number of image channels.
+        bottleneck: use bottleneck blocks instead of basic ones.
     """
 
     def __init__(
@@ -111,7 +111,7 @@ def vision_transformer(
     mlp: int = 128,
     classes: int = 10,
 ) -> tuple[VisionTransformer, list[str]]:
-    """The vision transformer of torchvision for images of any channels, and its cut names.
+    """Torchvision's vision transformer for images with any number of channels.
 
     Returns:
         The network, and the names to cut after: the embedding, then each encoder layer.
@@ -132,23 +132,23 @@ READY = (*SMALL_RESNETS, *_TORCHVISION)
 def ready_network(
     name: str, channels: int = 3, classes: int = 10, width: int = 64
 ) -> tuple[nn.Module, list[str]]:
-    """An untrained network by name, and the names to cut it after: stem, then every block.
+    """An untrained network by name, and the names to cut after: the stem, then every block.
 
     Args:
-        name: one of `READY`: ``resnet1212`` is `ResNet` with so many blocks a stage, ``resnet18``
-            and ``resnet34`` are torchvision's.
-        channels: of the images.
-        width: of the first stage; torchvision's have 64 whatever is given.
+        name: one of `READY`: ``resnet1212`` is `ResNet` with 1, 2, 1 and 2 blocks in its stages,
+            ``resnet18`` and ``resnet34`` are torchvision's.
+        channels: number of image channels.
+        width: width of the first stage; ignored for torchvision's networks, which have 64.
 
     Raises:
-        CutError: no network is called so.
+        CutError: no network has this name.
     """
     if name in SMALL_RESNETS:
         network = ResNet(tuple(map(int, name.removeprefix("resnet"))), width, channels, classes)
         return network, network.cuts
     if name not in _TORCHVISION:
         raise CutError(
-            f"no ready network {name!r}: give SPACE.py, resnet18, resnet34, or resnet followed by "
+            f"unknown network {name!r}: use SPACE.py, resnet18, resnet34, or resnet followed by "
             "four numbers of blocks, each 1 or 2 (resnet1212)"
         )
     blocks = _TORCHVISION[name]

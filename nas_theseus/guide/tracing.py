@@ -1,4 +1,4 @@
-"""Trace a network with torch.fx as one stream from its input, so that it can be cut."""
+"""Trace a network with torch.fx, so that it can be cut."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ _ALIASES = "theseus_names"
 
 @contextmanager
 def evaluating(*models: nn.Module) -> Iterator[None]:
-    """Eval mode and no gradients inside; each module's own mode again behind."""
+    """Context with eval mode and no gradients; restores each module's mode on exit."""
     modes = [(module, module.training) for model in models for module in model.modules()]
     for model in models:
         model.eval()
@@ -36,7 +36,7 @@ def evaluating(*models: nn.Module) -> Iterator[None]:
 
 @dataclass(frozen=True)
 class Trace:
-    """A traced network and what may cross a cut of it."""
+    """A traced network, and which tensors cross a cut of it."""
 
     module: GraphModule
 
@@ -58,17 +58,17 @@ class Trace:
 
     @cached_property
     def streamed(self) -> set[Node]:
-        """Nodes made of the network's input; the others are made of parameters alone."""
+        """Nodes computed from the network's input; the others depend on parameters only."""
         found: set[Node] = set()
         for node in self.nodes:
-            # Modules too, since one with dropout or statistics must not run in two parts.
+            # Also modules, since one with dropout or statistics must not run in two parts.
             if node.op in ("placeholder", "call_module") or found & set(node.all_input_nodes):
                 found.add(node)
         return found
 
     @cached_property
     def last_of(self) -> dict[str, Node]:
-        """The node behind which each name is complete."""
+        """The last node of each name."""
         stream = self.needed & self.streamed
         return {name: node for node in self.nodes if node in stream for name in names_of(node)}
 
@@ -88,15 +88,15 @@ class Trace:
         return found
 
     def whole(self, name: str) -> str | None:
-        """The submodule around `name` that runs whole, if there is one."""
+        """The submodule around `name` that is kept whole, if there is one."""
         leaves = {str(node.target) for node in self.nodes if node.op == "call_module"}
         return next((leaf for leaf in leaves if name.startswith(f"{leaf}.")), None)
 
     def crossing(self, inside: set[Node], cut_node: Node) -> list[str]:
-        """What crosses a cut beside the cut's own tensor.
+        """Names of the tensors that cross a cut besides the cut's own.
 
-        Each side reads parameters, and what is made of them alone, for itself; the batch size is
-        that of any boundary.
+        Parameters, and values computed from them alone, do not count, since each side can read
+        them. Neither does the batch size, which is the same at every boundary.
         """
         carried = {node for node in self.needed & self.streamed if not is_batch_size(node)}
         return [
@@ -109,14 +109,14 @@ class Trace:
 
 
 class _Tracer(torch.fx.Tracer):
-    """Follows the first argument of `forward`; the others keep their defaults.
+    """Traces the first argument of `forward`; the other arguments keep their defaults.
 
     Args:
-        opaque: submodules known not to trace.
-        whole: which further modules run whole.
+        opaque: names of submodules that cannot be traced.
+        whole: whether to keep a further module whole.
 
     Attributes:
-        failed: the innermost submodule in which tracing broke off.
+        failed: name of the innermost submodule in which tracing failed.
     """
 
     def __init__(self, opaque: Collection[str], whole: Callable[[nn.Module], bool]) -> None:
@@ -155,7 +155,7 @@ class _Tracer(torch.fx.Tracer):
 
 
 def _is_layer(module: nn.Module) -> bool:
-    """Whether a class is made from one of torch's layers, such as timm's batch norms."""
+    """Whether a class derives from one of torch's layers, as timm's batch norms do."""
     containers = (nn.Module, nn.Sequential, nn.ModuleList, nn.ModuleDict)
     return any(
         issubclass(base, nn.Module)
@@ -166,7 +166,7 @@ def _is_layer(module: nn.Module) -> bool:
 
 
 def _depends_on_mode(module: nn.Module) -> bool:
-    """Whether a class reads `training` itself (stochastic depth); a trace holds one mode only."""
+    """Whether a class reads `training` itself (stochastic depth); a trace records only one mode."""
     return any(
         "training" in function.__code__.co_names
         for base in type(module).__mro__
@@ -180,16 +180,16 @@ def _depends_on_mode(module: nn.Module) -> bool:
 def trace(model: nn.Module, whole: Callable[[nn.Module], bool] = lambda _: False) -> Trace:
     """Trace a model in eval mode.
 
-    Submodules run whole where torch.fx cannot look into them, or where they are torch's layers or
-    depend on `training`, so that a trace can be trained. Identities leave the trace and batch
-    sizes are read from the input, so that neither stands in the way of a cut.
+    Submodules are kept whole if torch.fx cannot trace them, if they are torch layers, or if they
+    depend on `training`, so that the trace can be trained. Identities are removed from the trace
+    and batch sizes are read from the input, so that neither prevents a cut.
 
     Args:
         model: any module whose `forward` torch.fx can trace.
-        whole: which further modules are not to be looked into.
+        whole: whether to keep a further module whole.
 
     Raises:
-        CutError: the model's own forward does not trace.
+        CutError: the model's own forward cannot be traced.
     """
     with evaluating(model):
         graph = _graph_of(model, whole)
@@ -204,18 +204,18 @@ def _graph_of(model: nn.Module, whole: Callable[[nn.Module], bool]) -> Graph:
         tracer = _Tracer(opaque, whole)
         try:
             return tracer.trace(model)
-        except Exception as error:  # fx lets through whatever a forward raises on proxies
+        except Exception as error:  # fx passes on whatever a forward raises on proxies
             if tracer.failed is None:
                 said = str(error) or type(error).__name__
                 raise CutError(
                     f"torch.fx cannot trace {type(model).__name__}: {said.splitlines()[0]}. "
-                    "Give its parts as a chain: Guide([(name, module), …], inlet)"
+                    "Build the chain by hand: Guide([(name, module), …], inlet)"
                 ) from error
             opaque.add(tracer.failed)
 
 
 def _read_batch_size_from_input(graph: Graph) -> None:
-    """One form, ``inputs.size(0)``, for ``inputs.shape[0]`` and ``inputs.size()[0]`` too."""
+    """Rewrite ``inputs.shape[0]`` and ``inputs.size()[0]`` as ``inputs.size(0)``."""
     inputs = next(iter(graph.nodes))
     for node in list(graph.nodes):
         if node.target is not operator.getitem or node.args[1] != 0:
@@ -234,7 +234,7 @@ def is_batch_size(node: Node) -> bool:
 
 
 def _drop_identities(graph: Graph, model: nn.Module) -> None:
-    """Cuts around an identity are one place; the node before it takes over its names."""
+    """Remove identities; the node before each takes over its names as a cut point."""
     for node in list(graph.nodes):
         if node.op == "call_module" and type(model.get_submodule(node.target)) is nn.Identity:
             before = node.args[0]
@@ -244,7 +244,7 @@ def _drop_identities(graph: Graph, model: nn.Module) -> None:
 
 
 def names_of(node: Node) -> list[str]:
-    """Names a node can be called by: its enclosing submodules, and its own for operations."""
+    """Names of a node: its enclosing submodules, and its own name for operations."""
     if node.op in ("placeholder", "output", "get_attr"):
         return []
     stack = node.meta.get("nn_module_stack") or {}
@@ -258,7 +258,7 @@ def label(node: Node) -> str:
 
 
 def ancestors(node: Node) -> set[Node]:
-    """A node and all that it is computed from."""
+    """A node and all nodes that it is computed from."""
     found = {node}
     waiting = [node]
     while waiting:

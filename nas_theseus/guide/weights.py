@@ -1,4 +1,4 @@
-"""Weights of a network: read from files, written as plain tensors."""
+"""Read a network's weights from files, and prepare them for writing."""
 
 from __future__ import annotations
 
@@ -28,7 +28,7 @@ _REBUILDING: ContextVar[bool] = ContextVar("rebuilding", default=False)
 
 @contextmanager
 def rebuilding() -> Iterator[None]:
-    """While a found network is rebuilt, `cut` does not ask for the guide's own weights file."""
+    """Context for rebuilding a found network: `cut` does not need the guide's weights file."""
     token = _REBUILDING.set(True)
     try:
         yield
@@ -37,7 +37,7 @@ def rebuilding() -> Iterator[None]:
 
 
 def load_given_weights(model: nn.Module, weights: str | Path | None) -> None:
-    """Load a guide's own weights, if any are given and no found network is being rebuilt."""
+    """Load a guide's weights file, if one is given and no found network is being rebuilt."""
     if weights is not None and not _REBUILDING.get():
         load_weights(model, weights)
 
@@ -45,10 +45,10 @@ def load_given_weights(model: nn.Module, weights: str | Path | None) -> None:
 def load_weights(model: nn.Module, path: str | Path) -> None:
     """Load a state dict into a model, from safetensors or a checkpoint of tensors.
 
-    Prefixes that wrappers put in front of all names are removed where the names do not fit.
+    Prefixes that wrappers add to all names are removed if the names do not fit otherwise.
 
     Raises:
-        GuideError: the file is missing or damaged, or its names and shapes are of another model.
+        GuideError: the file is missing or damaged, or its names or shapes do not fit the model.
     """
     expected = model.state_dict()
     model_state = _without_prefixes(read_weights(path), expected)
@@ -57,7 +57,7 @@ def load_weights(model: nn.Module, path: str | Path) -> None:
         for name, tensor in model_state.items()
         if name in expected and tensor.shape != expected[name].shape
     ]
-    # Of tied weights a file may hold one name only, as Hugging Face's do.
+    # A file may contain only one name of tied weights, as Hugging Face's do.
     given = {expected[name].data_ptr() for name in model_state if name in expected}
     missing = sorted(
         name
@@ -79,7 +79,7 @@ def load_weights(model: nn.Module, path: str | Path) -> None:
 def _without_prefixes(
     state: Mapping[str, Tensor], model: Mapping[str, Tensor]
 ) -> Mapping[str, Tensor]:
-    """A state dict without prefixes that all its names have, as long as none is in the model."""
+    """A state dict without the prefixes of all its names, removed until a name is in the model."""
     found = state
     while found and not any(name in model for name in found):
         prefix = next((p for p in _PREFIXES if all(n.startswith(p) for n in found)), None)
@@ -92,18 +92,18 @@ def _without_prefixes(
 def read_weights(path: str | Path) -> Mapping[str, Tensor]:
     """A state dict from safetensors or a checkpoint of tensors; never unpickles code.
 
-    In a checkpoint it may stand under ``state_dict``, ``model_state_dict`` or ``model``, beside
-    numbers and the state of an optimizer.
+    In a checkpoint, the state dict may be nested under ``state_dict``, ``model_state_dict`` or
+    ``model``, next to numbers and the state of an optimizer.
 
     Raises:
-        GuideError: the file is missing, empty or damaged, or holds more than tensors and numbers.
+        GuideError: the file is missing, empty or damaged, or has more than tensors and numbers.
     """
     file = Path(path)
     if not file.is_file():
-        raise GuideError(f"weights file {file} does not exist; give the path of a state dict")
+        raise GuideError(f"weights file {file} does not exist; pass the path of a state dict")
     if file.stat().st_size == 0:
         raise GuideError(
-            f"weights file {file} is empty (0 bytes), as an interrupted copy leaves it; copy or "
+            f"weights file {file} is empty (0 bytes), possibly after an interrupted copy; copy or "
             "save it again"
         )
     try:
@@ -116,7 +116,7 @@ def read_weights(path: str | Path) -> Mapping[str, Tensor]:
 
 
 def _state_in(checkpoint: object, file: Path) -> Mapping[str, Tensor]:
-    """The state dict that a checkpoint is or holds."""
+    """The state dict that a checkpoint is or contains."""
     if _is_state(checkpoint):
         return checkpoint
     names = list(checkpoint) if isinstance(checkpoint, Mapping) else []
@@ -124,8 +124,8 @@ def _state_in(checkpoint: object, file: Path) -> Mapping[str, Tensor]:
     states = {name: state for name, state in held.items() if _is_state(state)}
     if len(states) > 1:
         raise GuideError(
-            f"{file} holds several state dicts ({', '.join(states)}); save the one that is meant "
-            "into a file of its own"
+            f"{file} holds several state dicts ({', '.join(states)}); save the one to use to a "
+            "separate file"
         )
     for state in states.values():
         return state

@@ -1,4 +1,4 @@
-"""Convert one block alone, the same whoever asks for it, and put kept blocks into a target."""
+"""Convert one block on its own, with the same result everywhere, and load converted blocks."""
 
 from __future__ import annotations
 
@@ -28,30 +28,30 @@ from nas_theseus.values.outcomes import BlockOutcome
 def convert_block(
     space: SearchSpace, key: BlockKey, activations: GuideActivations
 ) -> tuple[dict[str, Tensor], Facts]:
-    """One block, aligned with its span between the guide's activations and stitched.
+    """Align one block with its span between the guide's activations, and stitch it.
 
-    The stage is that of the schedule `independent`; its seed comes from the key, so the result is
-    bit-equal wherever it is made on one kind of machine with one number of threads.
+    The stage is that of the schedule `independent`. Its seed comes from the key, so the result is
+    bit-equal on all machines of one kind with the same number of threads.
 
     Args:
-        key: of this space (`BlockKeys`).
-        activations: of the space's guide.
+        key: key of the block in this space (`BlockKeys`).
+        activations: activations of the space's guide.
 
     Returns:
-        The block's state dict on the CPU, and how it came out.
+        The block's state dict on the CPU, and how the conversion went.
 
     Raises:
-        ConversionError: it diverged, has nothing to convert, or the activations are of another
-            sample than the key's.
+        ConversionError: alignment diverged, the block has no parameters, or the activations are of
+            a different number of examples than the key's recipe says.
         PairingError: the block cannot stand for its span.
     """
     started = time.perf_counter()
     recipe = key.recipe
     if activations.count != recipe.align_examples:
         raise ConversionError(
-            f"block {key}: its key is for {recipe.align_examples} "
-            f"examples, the guide's activations are of {activations.count}; give the activations "
-            "of the recipe's align_examples"
+            f"block {key}: its key says {recipe.align_examples} alignment examples, but the "
+            f"guide's activations are of {activations.count}; pass activations of as many "
+            "examples as the recipe's align_examples"
         )
     device = activations.at(0).device
     target = _alone(space, key, activations).to(device)
@@ -81,7 +81,7 @@ def convert_block(
 
 
 def _alone(space: SearchSpace, key: BlockKey, activations: GuideActivations) -> Target:
-    """A target whose only block is the key's; the parts before it are empty, and never run."""
+    """A target whose only block is the key's; the parts before it are empty and never run."""
     family, start = space.families[key.block], key.span.start
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(key.seed)
@@ -102,14 +102,14 @@ def _alone(space: SearchSpace, key: BlockKey, activations: GuideActivations) -> 
 def keep_block(
     space: SearchSpace, library: Library, key: BlockKey, activations: GuideActivations
 ) -> tuple[Entry, BlockOutcome | None]:
-    """The library's entry of a key; converted and saved first where there is none.
+    """The library's entry for a key; if there is none, the block is converted and saved first.
 
     Args:
         key, activations: as for `convert_block`.
 
     Returns:
-        The entry, and what converting it here took; None when it was there, maybe because another
-        process that worked on it was first.
+        The entry, and the outcome of converting it here. The outcome is None if the entry existed,
+        possibly because another process finished converting it first.
 
     Raises:
         LibraryError: the library cannot be read or written.
@@ -126,10 +126,10 @@ def keep_block(
 
 
 def load_into(block: nn.Module, state: Mapping[str, Tensor]) -> None:
-    """Put a converted block's weights into a new one, in place.
+    """Load a converted block's weights into a new block, in place.
 
     Args:
-        state: as the library holds it for this block.
+        state: state dict of the block's library entry.
     """
     last = last_map(block)
     if last is not None and last.bias is None and "last.bias" in state:

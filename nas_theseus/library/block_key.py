@@ -21,7 +21,8 @@ from nas_theseus.values.fingerprint import fingerprint
 from nas_theseus.values.ids import derive_seed, short_hash
 from nas_theseus.values.recipe import Recipe
 
-# Raised when blocks come out differently for the same key: older ones are then not found.
+# Increase this when conversion gives different blocks for the same key: old entries are then not
+# found.
 FORMAT = 1
 
 
@@ -32,13 +33,13 @@ class BlockKey:
     Attributes:
         guide: hash of the guide's weights, structure and code.
         data: hash of the task's training data, in order.
-        block: what architectures call it.
-        hyperparameters: in any order; kept sorted.
-        inlet, outlet: what it stands between; they tell free widths.
-        code: fingerprint of the block as it is built, a custom block's source text included.
-        recipe: only what alignment depends on is kept, the rest is put back to its default;
-            `align_examples` are those that are seen indeed.
-        format: of the library.
+        block: the block's name in architectures.
+        hyperparameters: given in any order, stored sorted.
+        inlet, outlet: boundaries before and after the block; they include free widths.
+        code: fingerprint of the built block, including a custom block's source text.
+        recipe: settings that alignment depends on; all others are reset to their defaults.
+            `align_examples` is the number of examples actually used.
+        format: format of the library.
     """
 
     guide: str
@@ -64,12 +65,12 @@ class BlockKey:
 
     @property
     def seed(self) -> int:
-        """Fixes random weights, batches and dropout; of the key alone (design, decision 2)."""
+        """Seed of random weights, batches and dropout; it depends on the key alone."""
         return derive_seed("block", self.id)
 
     @property
     def choice(self) -> BlockChoice:
-        """The block without its widths, as people read it."""
+        """The block choice without its widths, for messages."""
         return BlockChoice(self.span, self.block, self.hyperparameters)
 
     def __str__(self) -> str:
@@ -94,25 +95,32 @@ class BlockKey:
         """The inverse of `to_json`.
 
         Raises:
-            ValueError, KeyError, TypeError: the data are no key.
+            ValueError, KeyError, TypeError: the data are not a key.
         """
         inlet, outlet = (
             Boundary(tuple(data[side]["shape"]), data[side]["integer"])
             for side in ("inlet", "outlet")
         )
         return cls(
-            data["guide"], data["data"], Span(*data["span"]), data["block"],
-            tuple(data["hyperparameters"].items()), inlet, outlet, data["code"],
-            Recipe.from_record(data["recipe"]), data["format"],
-        )  # fmt: skip
+            data["guide"],
+            data["data"],
+            Span(*data["span"]),
+            data["block"],
+            tuple(data["hyperparameters"].items()),
+            inlet,
+            outlet,
+            data["code"],
+            Recipe.from_record(data["recipe"]),
+            data["format"],
+        )
 
 
 class BlockKeys:
     """Makes the keys of one space; its guide and data are hashed once.
 
     Args:
-        space: its guide holds the prepared weights.
-        recipe: the space's by default.
+        space: search space whose guide has its prepared weights.
+        recipe: recipe of the conversion. Default: the space's.
     """
 
     def __init__(self, space: SearchSpace, recipe: Recipe | None = None) -> None:
@@ -127,18 +135,17 @@ class BlockKeys:
         self._known: dict[tuple[BlockChoice, float], tuple[BlockKey, bool]] = {}
 
     def of(self, choice: BlockChoice, inlet_share: float = 1.0) -> BlockKey:
-        """The key of one block behind an inlet of a share of the guide's width.
+        """The key of one block whose inlet has a share of the guide's width.
 
         Raises:
-            PairingError: the block cannot stand for its span, or keeps the guide's part.
+            PairingError: the block cannot replace its span, or keeps the guide's part.
         """
         return self._key(choice, inlet_share)[0]
 
     def of_blocks(self, architecture: Architecture) -> list[BlockKey | None]:
-        """The key of each block of an architecture, in order; None where nothing is converted.
+        """The key of each block of an architecture, in order; None for blocks without conversion.
 
-        That is where a block begins as what the guide's part computes, and for one without
-        parameters.
+        Those are blocks that start with the guide part's function, and blocks without parameters.
         """
         shares = [1.0, *(choice.width_share for choice in architecture.choices)]
         found: list[BlockKey | None] = []
@@ -166,7 +173,14 @@ class BlockKeys:
             with torch.device("meta"):
                 built = family.build(inlet, outlet, choice.kwargs)
         key = BlockKey(
-            self._guide, self._data, choice.span, choice.block, choice.hyperparameters,
-            inlet, outlet, fingerprint(built, family.factory), self._recipe,
-        )  # fmt: skip
+            self._guide,
+            self._data,
+            choice.span,
+            choice.block,
+            choice.hyperparameters,
+            inlet,
+            outlet,
+            fingerprint(built, family.factory),
+            self._recipe,
+        )
         return key, any(True for _ in built.parameters())

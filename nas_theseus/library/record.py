@@ -1,4 +1,4 @@
-"""What the library knows of a converted block, and how damage shows."""
+"""Record of a converted block in the library, with checks that detect damage."""
 
 from __future__ import annotations
 
@@ -18,21 +18,21 @@ from nas_theseus.values.ids import short_hash
 
 
 class DamagedEntry(LibraryError):
-    """An entry that cannot be trusted; it is set aside and made again."""
+    """An entry is damaged; it is moved aside and the block converted again."""
 
 
 @dataclass(frozen=True)
 class Facts:
-    """How a block came out.
+    """Result and effort of converting a block.
 
     Attributes:
-        similarity: to the guide, by the recipe's measure, when alignment ended.
+        similarity: similarity to the guide at the end of alignment, by the recipe's measure.
         residual: the block's error: share of the guide's variance at its outlet that it leaves
-            unexplained in the guide's basis; 0 when all is explained, above 1 when a skip harms.
-        steps: of the optimiser.
-        macs: multiply-adds spent on making it.
-        seconds: wall time of making it.
-        device: cpu or cuda; bits are equal on one kind of machine only.
+            unexplained in the guide's basis; 0 if it explains all, above 1 if a skip harms.
+        steps: number of optimiser steps.
+        macs: multiply-adds of the conversion.
+        seconds: wall time of the conversion.
+        device: cpu or cuda; results are bit-equal on one kind of machine only.
     """
 
     similarity: float
@@ -48,9 +48,9 @@ class Record:
     """The JSON beside a block's weights.
 
     Attributes:
-        sha256, size_bytes: of the weights file.
-        version: of the package that made it.
-        created: UTC, ISO 8601.
+        sha256, size_bytes: hash and size of the weights file.
+        version: version of the package that converted the block.
+        created: time in UTC, ISO 8601.
     """
 
     key: BlockKey
@@ -75,30 +75,30 @@ class Record:
         return json.dumps(content, indent=1, allow_nan=False).encode()
 
     def _check(self) -> None:
-        """Raise ValueError for what no writer of ours writes.
+        """Raise ValueError for values that this package never writes.
 
-        The hash becomes part of a file's name, which must not lead out of the library, and the
-        facts are learnt from.
+        The hash becomes part of a file name, which must not lead out of the library, and the
+        estimate learns from the facts.
         """
         facts = asdict(self.facts)
         device = facts.pop("device")
         numbers = [*facts.values(), self.size_bytes]
         if not all(type(n) in (int, float) and math.isfinite(n) for n in numbers):
-            raise ValueError("a fact is no finite number")
+            raise ValueError("a fact is not a finite number")
         if not re.fullmatch("[0-9a-f]{64}", self.sha256) or self.size_bytes < 0:
-            raise ValueError("no SHA-256 or size")
+            raise ValueError("the SHA-256 or size is invalid")
         if (
             not all(isinstance(text, str) for text in (device, self.version))
             or not self.made.tzinfo
         ):
-            raise ValueError("a version, device or time is none")
+            raise ValueError("the version, device or time is invalid")
 
     @classmethod
     def from_bytes(cls, text: bytes) -> Record:
         """The inverse of `to_bytes`.
 
         Raises:
-            DamagedEntry: anything else.
+            DamagedEntry: the text is not a record, or its checksum does not match.
         """
         try:
             content = json.loads(text, parse_constant=_no_number)
@@ -113,13 +113,13 @@ class Record:
 
 
 def _no_number(text: str) -> float:
-    raise ValueError(f"{text} is no number of JSON")
+    raise ValueError(f"{text} is not a JSON number")
 
 
 def misfit(state: Mapping[str, Tensor], block: nn.Module) -> str | None:
-    """How tensors differ from a block's own in names, shapes or types; None when they fit.
+    """How tensors differ from a block's own in names, shapes or types; None if they fit.
 
-    A last map without bias may have got one from its stitch.
+    A last linear map without bias may have gained one when its stitch was folded in.
     """
     expected = {name: (tuple(t.shape), t.dtype) for name, t in block.state_dict().items()}
     found = {name: (tuple(t.shape), t.dtype) for name, t in state.items()}
@@ -133,6 +133,6 @@ def misfit(state: Mapping[str, Tensor], block: nn.Module) -> str | None:
         return None
     name = wrong[0]
     return (
-        f"{len(wrong)} tensors are not those of {type(block).__name__}, first {name}: found "
+        f"{len(wrong)} tensors do not fit {type(block).__name__}; the first is {name}: found "
         f"{found.get(name)}, expected {expected.get(name)}"
     )

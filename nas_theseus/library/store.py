@@ -1,4 +1,4 @@
-"""Store of converted blocks by key: a folder or any fsspec address, entries whole or not there."""
+"""Store of converted blocks by key, in a folder or at any fsspec address; entries are atomic."""
 
 from __future__ import annotations
 
@@ -26,11 +26,11 @@ from nas_theseus.values.version import VERSION
 
 logger = logging.getLogger(__name__)
 
-# Another format is another folder: versions that share a library leave each other's blocks alone.
+# Each format has its own folder, so that package versions can share a library without conflicts.
 BLOCKS = f"blocks-{FORMAT}"
 DAMAGED = "damaged"
 MARKER = "library.txt"
-# Most that is read of one file: a shared library may hold anything.
+# Largest files that are read: a shared library may contain anything.
 MAX_RECORD_BYTES, MAX_WEIGHTS_BYTES = 2**20, 8 * 2**30
 
 Found = TypeVar("Found")
@@ -38,7 +38,7 @@ Found = TypeVar("Found")
 
 @dataclass(frozen=True)
 class Entry:
-    """One converted block: what is known of it, and its weights on the CPU."""
+    """One converted block: its record, and its weights on the CPU."""
 
     record: Record
     state: Mapping[str, Tensor]
@@ -46,7 +46,7 @@ class Entry:
 
 @dataclass(frozen=True)
 class SetAside:
-    """A damaged entry that was moved away, and why."""
+    """A damaged entry that was moved aside, and the reason."""
 
     id: str
     reason: str
@@ -54,12 +54,12 @@ class SetAside:
 
 @dataclass(frozen=True)
 class Verified:
-    """What `Library.verify` found.
+    """Result of `Library.verify`.
 
     Attributes:
-        sound: how many entries are whole.
-        set_aside: those that were not.
-        leftovers: files that no entry names, of a writer at work or of one that was killed.
+        sound: number of intact entries.
+        set_aside: damaged entries that were moved aside.
+        leftovers: files that belong to no entry, left by a running or killed writer.
     """
 
     sound: int
@@ -69,24 +69,25 @@ class Verified:
 
 @dataclass(frozen=True)
 class Pruned:
-    """What `Library.prune` removed, or would have removed: entries, and other files."""
+    """Entries and leftover files that `Library.prune` removed, or would remove in a dry run."""
 
     records: tuple[Record, ...]
     leftovers: tuple[str, ...]
 
 
 class Library:
-    """Converted blocks that all searches with the same guide and data share.
+    """Converted blocks, shared by all searches with the same guide and data.
 
-    An entry is ``<id>.<sha256>.safetensors`` and then ``<id>.json``, each written whole
-    (`blobs`). The weights' name holds their hash and the JSON comes last, so an entry is there
-    whole or not at all, and two writers of one key never mix, even on machines that do not give
-    equal bits; no lock is needed for that. What is damaged all the same is found when it is read,
-    moved to ``damaged/`` with the reason, and counts as absent, so that it is made again.
+    An entry is a file ``<id>.<sha256>.safetensors`` and then a file ``<id>.json``, each written
+    atomically (`blobs`). The weights file has its hash in its name and the JSON is written last.
+    So an entry exists whole or not at all, and files of two writers of one key never mix, even from
+    machines whose results differ in bits. This needs no lock. Reading an entry detects damage: the
+    entry is moved to ``damaged/`` with the reason and counts as absent, so that the block is
+    converted again.
 
     Args:
         location: a folder, or an fsspec address such as ``s3://bucket/library``.
-        create: make it where there is none.
+        create: whether to create the library if it does not exist.
 
     Raises:
         LibraryError: here and in all methods: the storage cannot be read or written, or is gone.
@@ -98,44 +99,44 @@ class Library:
         if self._blobs.read(MARKER) is None:
             if not create:
                 raise LibraryError(
-                    f"there is no library at {self._shown}: it begins with the first block that is "
-                    "kept there; give the storage that holds one"
+                    f"there is no library at {self._shown}: a library is created when its first "
+                    "block is saved; pass the --storage or --library of a search that ran"
                 )
             self._blobs.write(MARKER, b"Blocks converted by nas-theseus: nas-theseus library ls\n")
 
     @property
     def location(self) -> str:
-        """As another process on this machine finds it: a folder's whole path, or the address."""
+        """A folder's absolute path, or the address, so that other processes can open it."""
         folder = self._blobs.folder
         return self._blobs.location if folder is None else str(folder)
 
     def __contains__(self, key: BlockKey) -> bool:
-        """Whether an entry is there, its weights of the right size; `get` reads them too."""
+        """Whether an entry exists with weights of the right size; only `get` reads the weights."""
         return self.record(key) is not None
 
     def record(self, key: BlockKey) -> Record | None:
-        """What is known of an entry that is there, its weights of the right size."""
+        """The record of an entry that exists with weights of the right size; None otherwise."""
         return self._peek(key.id)
 
     def records(self, keys: Iterable[BlockKey]) -> dict[str, Record]:
-        """Records of those of many keys that have an entry, by id; files are listed once."""
+        """Records of all keys that have an entry, by id; lists the files only once."""
         there = set(self._ids())
         found = {key.id: self.record(key) for key in keys if key.id in there}
         return {id_: record for id_, record in found.items() if record is not None}
 
     def get(self, key: BlockKey, block: nn.Module | None = None) -> Entry | None:
-        """The entry of a key; None when there is none, or it was damaged and is now set aside.
+        """The entry of a key; None if there is none, or it was damaged and is now moved aside.
 
         Args:
-            block: what the weights are for; an entry whose tensors are not its is damaged.
+            block: block to load the weights into; an entry whose tensors do not fit is damaged.
         """
         return self._checked(key.id, lambda record: self._whole(record, block))
 
     def put(self, key: BlockKey, state: Mapping[str, Tensor], facts: Facts) -> Record:
-        """Keep a block; one that is there already stays as it is.
+        """Save a block; an existing entry is not changed.
 
         Returns:
-            The record of the entry that is there now.
+            The record of the entry now in the library.
         """
         known = self.record(key)
         if known is not None:
@@ -150,14 +151,14 @@ class Library:
         return self.record(key) or record
 
     def entries(self) -> Iterator[Record]:
-        """The record of every entry, in order of ids; the content of weights is not read."""
+        """The record of every entry, in order of ids; does not read the weights."""
         for id_ in self._ids():
             record = self._peek(id_)
             if record is not None:
                 yield record
 
     def verify(self) -> Verified:
-        """Read every entry whole and set the damaged ones aside."""
+        """Read all of every entry and move damaged ones aside."""
         before = self._blobs.names(BLOCKS)
         sound: list[Record] = []
         damaged: list[SetAside] = []
@@ -175,15 +176,17 @@ class Library:
         guide: str | None = None,
         dry_run: bool = False,
     ) -> Pruned:
-        """Remove the entries that meet every condition given, and what killed writers left.
+        """Remove the entries that meet all given conditions, and files left by killed writers.
+
+        Without any condition, no entry is removed.
 
         Args:
-            older_than: time since an entry was made.
-            guide: beginning of one guide's hash. Without any condition no entry is removed.
-            dry_run: remove nothing.
+            older_than: smallest age of an entry.
+            guide: first digits of one guide's hash.
+            dry_run: return what would be removed, but remove nothing.
 
         Raises:
-            LibraryError: blocks of several guides are here whose hashes begin so.
+            LibraryError: the hashes of several guides begin with these digits.
         """
         now = datetime.now(UTC)
         records = list(self.entries())
@@ -191,7 +194,7 @@ class Library:
         if guide and len(meant) > 1:
             raise LibraryError(
                 f"{len(meant)} guides have hashes that begin with {guide!r}: "
-                f"{', '.join(sorted(meant))}; give more digits of one of them"
+                f"{', '.join(sorted(meant))}; add more digits"
             )
         chosen = [
             record
@@ -200,14 +203,14 @@ class Library:
             and (older_than is None or now - record.made > older_than)
             and record.key.guide.startswith(guide or "")
         ]
-        # What is younger than a day may be of a writer at work.
+        # Files younger than a day may belong to a running writer.
         leftovers = [
             name
             for name in sorted(set(self._blobs.names(BLOCKS)) - _files(records))
             if now - self._blobs.modified(f"{BLOCKS}/{name}") > timedelta(days=1)
         ]
         if not dry_run:
-            # The JSON first: no entry without weights.
+            # JSON files first, so that no entry is without weights.
             entries = [name for r in chosen for name in (f"{r.key.id}.json", r.weights)]
             for name in [*entries, *leftovers]:
                 self._blobs.remove(f"{BLOCKS}/{name}")
@@ -215,9 +218,10 @@ class Library:
 
     @contextmanager
     def working_on(self, key: BlockKey, timeout_s: float = 3600.0) -> Iterator[None]:
-        """Wait while another process converts the same block; look for it again inside.
+        """Wait while another process converts the same block; call `get` again once inside.
 
-        It only saves work: on storage that is no folder or cannot lock, nothing waits.
+        The lock only avoids double work: storage that is not a folder, or cannot lock, does not
+        wait.
         """
         lock = None
         if self._blobs.folder is not None:
@@ -227,7 +231,7 @@ class Library:
                 path.parent.mkdir(exist_ok=True)
                 lock.acquire()
             except (OSError, NotImplementedError) as error:  # a timeout is an OSError too
-                logger.info("block %s is worked on without a lock: %s", key.id, error)
+                logger.info("converting block %s without a lock: %s", key.id, error)
                 lock = None
         try:
             yield
@@ -246,9 +250,9 @@ class Library:
         self,
         id_: str,
         check: Callable[[Record], Found],
-        told: Callable[[SetAside], None] = lambda _: None,
+        on_damage: Callable[[SetAside], None] = lambda _: None,
     ) -> Found | None:
-        """What `check` makes of an entry's record; None when there is none that can be trusted."""
+        """The result of `check` on an entry's record; None if there is no intact entry."""
         name = f"{BLOCKS}/{id_}.json"
         while (text := self._blobs.read(name, MAX_RECORD_BYTES)) is not None:
             record = None
@@ -257,17 +261,17 @@ class Library:
                     raise DamagedEntry(f"the record has more than {MAX_RECORD_BYTES:,} bytes")
                 record = Record.from_bytes(text)
                 if record.key.id != id_:
-                    raise DamagedEntry(f"the record is of block {record.key.id}")
+                    raise DamagedEntry(f"the record belongs to block {record.key.id}")
                 return check(record)
             except DamagedEntry as damage:
-                # Otherwise another process has removed it or made it again meanwhile.
+                # Otherwise another process has removed or replaced the entry meanwhile.
                 if self._blobs.read(name, MAX_RECORD_BYTES) == text:
                     self._set_aside(id_, str(damage), record)
-                    told(SetAside(id_, str(damage)))
+                    on_damage(SetAside(id_, str(damage)))
         if self._blobs.read(MARKER) is None:
             raise LibraryError(
-                f"library {self._shown} is gone: it was there when it was opened; mount "
-                "or restore its storage, or give another"
+                f"library {self._shown} is gone since it was opened; mount or restore its storage, "
+                "or use another library"
             )
         return None
 
@@ -283,13 +287,13 @@ class Library:
     def _whole(self, record: Record, block: nn.Module | None) -> Entry:
         weights = self._blobs.read(f"{BLOCKS}/{self._sized(record).weights}") or b""
         if hashlib.sha256(weights).hexdigest() != record.sha256:
-            raise DamagedEntry("the weights' SHA-256 is not the record's")
+            raise DamagedEntry("the weights' SHA-256 differs from the record's")
         try:
             state = safetensors.torch.load(weights)
         except SafetensorError as error:
-            raise DamagedEntry(f"the weights are no safetensors: {error}") from error
-        if block is not None and (said := misfit(state, block)):
-            raise DamagedEntry(said)
+            raise DamagedEntry(f"the weights are not a safetensors file: {error}") from error
+        if block is not None and (mismatch := misfit(state, block)):
+            raise DamagedEntry(mismatch)
         return Entry(record, state)
 
     def _set_aside(self, id_: str, reason: str, record: Record | None) -> None:

@@ -17,7 +17,7 @@ from nas_theseus.estimate.additive import as_measured
 from nas_theseus.estimate.front import AdditiveSpace
 from nas_theseus.estimate.rungs import qualities, rungs_of
 from nas_theseus.estimate.space_graph import additive_space
-from nas_theseus.estimate.thompson import Proposer, Told
+from nas_theseus.estimate.thompson import PastProposal, Proposer
 from nas_theseus.library.block_key import BlockKeys
 from nas_theseus.library.store import Library
 from nas_theseus.searches.beginning import read_space
@@ -243,13 +243,15 @@ class _Forecaster(Proposer):
         ]
         return predictions, max(one.epsilon for one in found)
 
-    def _told(self, outcome: Outcome) -> Told:
+    def _told(self, outcome: Outcome) -> PastProposal:
         if isinstance(outcome, Failure):
-            return Told(outcome.architecture)
+            return PastProposal(outcome.architecture)
         stopped = isinstance(outcome, Stopped)
         evaluation = outcome.evaluation if isinstance(outcome, Stopped) else outcome
         reached = qualities(evaluation, rungs_of(self.space.recipe, self.metric))
-        return Told(outcome.architecture, outcome.values(), predicted=stopped, rungs=reached)
+        return PastProposal(
+            outcome.architecture, outcome.values(), predicted=stopped, rungs=reached
+        )
 
     def _prediction(self, architecture: Architecture, mean: float, deviation: float) -> Prediction:
         quality = as_measured(mean, self._quality)

@@ -1,1 +1,1 @@
-"""What is searched, read from one Python file."""
+"""The search space: loaded from one Python file, checked, and encoded as a genome."""

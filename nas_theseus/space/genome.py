@@ -1,4 +1,4 @@
-"""Fixed-length genome of a search space: every gene is in every trial."""
+"""Fixed-length genome of a search space: every trial has a value for every gene."""
 
 from __future__ import annotations
 
@@ -11,8 +11,9 @@ from nas_theseus.values.architecture import Architecture, BlockChoice, Hyperpara
 class Genome:
     """Genes ``cut_i``, ``block_i``, ``<block>.<hyperparameter>_i`` and ``width_i`` of every part i.
 
-    `decode` is total: a gene whose value cannot stand is replaced by the nearest that can, and
-    inactive genes are dropped, so that genomes with one meaning give one architecture.
+    `decode` is total: every genome is an architecture. A gene whose value does not fit is replaced
+    by the nearest value that does, and inactive genes are ignored, so that genomes with the same
+    meaning give the same architecture.
     """
 
     def __init__(self, space: SearchSpace) -> None:
@@ -41,7 +42,7 @@ class Genome:
         return genes
 
     def _open_outlets(self) -> dict[tuple[Span, float], dict[str, tuple[float, ...]]]:
-        """`fitting` without choices behind which the rest cannot be covered."""
+        """`fitting` without choices after which the remaining parts cannot be covered."""
         coverable = {(self._parts, 1.0)}
         found = {}
         for span, share in sorted(self._space.fitting, key=lambda key: -key[0].start):
@@ -57,7 +58,7 @@ class Genome:
         return found
 
     def decode(self, genes: Mapping[str, Hyperparameter]) -> Architecture:
-        """The architecture that a genome means."""
+        """The architecture that a genome encodes."""
         choices: list[BlockChoice] = []
         start, share = 0, 1.0
         while start < self._parts:
@@ -92,7 +93,7 @@ class Genome:
     def _outlet_share(
         self, span: Span, offered: tuple[float, ...], genes: Mapping[str, Hyperparameter]
     ) -> float:
-        """The gene's width; the guide's own where the next part is wanted as it is."""
+        """The gene's width, or the guide's own if the next part's gene says to keep the part."""
         after = genes.get(f"block_{span.stop}")
         if 1.0 in offered and after is not None and self._space.families[str(after)].of_part:
             return 1.0

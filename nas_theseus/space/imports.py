@@ -1,4 +1,4 @@
-"""Which modules a Python text imports, and whether another machine can install them."""
+"""Find the modules that Python source imports, and those that another machine cannot install."""
 
 from __future__ import annotations
 
@@ -16,13 +16,13 @@ from urllib.parse import unquote, urlparse
 
 @dataclass(frozen=True)
 class Import:
-    """One module that a text imports.
+    """One module that Python source imports.
 
     Attributes:
-        name: dotted, from the folder of the space file on: ``my_blocks``, ``package.module``.
-        line: where in the text.
-        relative: written with leading dots, so that it can only lie in the folder.
-        call: imported by ``importlib.import_module("…")``, not by a statement.
+        name: dotted name relative to the space file's folder: ``my_blocks``, ``package.module``.
+        line: line number in the source.
+        relative: whether it is written with leading dots, so that it can only be in the folder.
+        call: whether it is imported by ``importlib.import_module("…")``, not by a statement.
     """
 
     name: str
@@ -32,12 +32,12 @@ class Import:
 
 
 def imports_of(tree: ast.Module, package: str) -> list[Import]:
-    """All modules that a text may import, those inside functions included.
+    """All modules that Python source can import, including those imported inside functions.
 
     ``from a import b`` gives ``a`` and ``a.b``, as b may be a module.
 
     Args:
-        package: dotted name of the package that the text is a module of; "" for none.
+        package: dotted name of the package that the source is a module of; "" for none.
     """
     found: list[Import] = []
     for node in ast.walk(tree):
@@ -55,7 +55,7 @@ def imports_of(tree: ast.Module, package: str) -> list[Import]:
 
 
 def _base(node: ast.ImportFrom, package: str) -> str | None:
-    """The module in front of ``import``; None where leading dots lead out of the folder."""
+    """The module before ``import``; None if leading dots lead out of the folder."""
     if node.level == 0:
         return node.module
     parts = package.split(".") if package else []
@@ -70,7 +70,7 @@ def _joined(base: str, name: str) -> str:
 
 
 def _called(node: ast.Call) -> str | None:
-    """What ``import_module("…")`` or ``__import__("…")`` imports, where it is written out."""
+    """The module that ``import_module("…")`` or ``__import__("…")`` imports, if it is a literal."""
     named = node.func.attr if isinstance(node.func, ast.Attribute) else None
     named = node.func.id if isinstance(node.func, ast.Name) else named
     if named not in ("import_module", "__import__") or not node.args:
@@ -82,14 +82,14 @@ def _called(node: ast.Call) -> str | None:
 
 
 def private_origin(name: str) -> str | None:
-    """Where a module lies that another machine cannot install.
+    """The location of a module that another machine cannot install.
 
     Args:
-        name: a module's dotted name; its first part decides.
+        name: the module's dotted name; only its first component counts.
 
     Returns:
-        None for Python's own modules, for those of installed distributions (editable ones
-        included) and for those that are not found at all, which Python itself reports.
+        None for Python's own modules, for those of installed distributions (including editable
+        ones), and for modules that are not found at all, which Python itself reports.
     """
     top = name.partition(".")[0]
     if top in sys.stdlib_module_names or top == "nas_theseus":
@@ -98,7 +98,7 @@ def private_origin(name: str) -> str | None:
         return "the program that is running"
     try:
         spec = importlib.util.find_spec(top)
-    except (ImportError, ValueError):  # made by a program, without a file
+    except (ImportError, ValueError):  # created by a program, without a file
         return None
     if spec is None or spec.origin in ("built-in", "frozen"):
         return None
@@ -109,7 +109,7 @@ def private_origin(name: str) -> str | None:
 
 
 def is_installed(top: str, place: Path) -> bool:
-    """Whether a top-level module that lies there belongs to Python or to a distribution."""
+    """Whether a top-level module at this place belongs to Python or to a distribution."""
     if {"site-packages", "dist-packages"} & set(place.parts):
         return True
     real = place.resolve()
@@ -121,7 +121,7 @@ def is_installed(top: str, place: Path) -> bool:
 
 @cache
 def _editable_folders() -> tuple[Path, ...]:
-    """Folders of projects that are installed in editable mode (PEP 610)."""
+    """Folders of projects installed in editable mode (PEP 610)."""
     found = []
     for distribution in importlib.metadata.distributions():
         said = json.loads(distribution.read_text("direct_url.json") or "{}")

@@ -1,4 +1,4 @@
-"""What is wrong with a search space, told all at once before any training."""
+"""Check a search space before any training, and report all mistakes together."""
 
 from __future__ import annotations
 
@@ -20,9 +20,9 @@ from nas_theseus.values.registers import COSTS
 
 
 def mistakes_in(space: SearchSpace) -> list[str]:
-    """Every mistake that can be seen before any training; empty when there is none.
+    """All mistakes that can be found before any training; empty if there are none.
 
-    Reads the data: a few examples of each split are looked at.
+    Reads a few examples of each split of the data.
     """
     tasks = {"task": space.task, "guide_task": space.guide_task}
     declared = [
@@ -32,7 +32,7 @@ def mistakes_in(space: SearchSpace) -> list[str]:
         for mistake in declaration_mistakes(task)
     ]
     if declared:
-        return declared  # nothing else can be said about a space whose task has no shape or metric
+        return declared  # a space whose task has no shape or metric cannot be checked further
     return [
         *_task_mistakes(space),
         *_declaration_mistakes(space),
@@ -53,44 +53,45 @@ def _task_mistakes(space: SearchSpace) -> Iterator[str]:
 def _declaration_mistakes(space: SearchSpace) -> Iterator[str]:
     names = [family.name for family in space.blocks]
     for name in sorted({name for name in names if names.count(name) > 1}):
-        yield f"blocks: two blocks are called {name!r}; give one a name of its own"
+        yield f"blocks: two blocks are named {name!r}; rename one of them"
     if not names:
         yield "blocks: empty; a space needs at least one block, such as Keep()"
     if space.max_span < 1:
         yield f"max_span: must be at least 1, got {space.max_span}"
     if not space.widths:
-        yield "widths: empty; (1.0,) is the guide's own"
+        yield "widths: empty; (1.0,) keeps the guide's widths"
     parts = set(space.guide.names)
     known = f"; the guide's parts are {', '.join(space.guide.names)}"
     for name in space.keep:
         if name not in parts:
-            yield f"keep: no part is called {name!r}{known}"
+            yield f"keep: no part is named {name!r}{known}"
     if space.keep and not any(family.keeps for family in space.blocks):
         yield "keep: needs Keep() among the blocks"
     for family in space.blocks:
         for name in family.parts:
             if name not in parts:
-                yield f"block {family.name!r}: no part is called {name!r}{known}"
+                yield f"block {family.name!r}: no part is named {name!r}{known}"
     if space.guide.boundaries[0] != space.task.inlet:
         yield (
-            f"guide: takes {space.guide.boundaries[0]}, but task {space.task.name!r} gives "
-            f"{space.task.inlet}; cut the guide with inlet={space.task.inlet.shape}"
+            f"guide: takes inputs {space.guide.boundaries[0]}, but those of task "
+            f"{space.task.name!r} are {space.task.inlet}; cut the guide with "
+            f"inlet={space.task.inlet.shape}"
         )
     learnt = space.learnt_from
     if (learnt.inlet, learnt.outputs) != (space.task.inlet, space.task.outputs):
         yield (
-            f"guide_task: {learnt.name!r} maps {learnt.inlet} to {learnt.outputs}, task "
-            f"{space.task.name!r} {space.task.inlet} to {space.task.outputs}; they must agree"
+            f"guide_task: {learnt.name!r} maps {learnt.inlet} to {learnt.outputs}, but task "
+            f"{space.task.name!r} maps {space.task.inlet} to {space.task.outputs}; they must agree"
         )
     if space.guide.boundaries[-1].shape != space.task.outputs.shape:
         yield (
-            f"guide: gives {space.guide.boundaries[-1]}, but task {space.task.name!r} needs "
-            f"{space.task.outputs}; give the guide a head for it"
+            f"guide: its outputs are {space.guide.boundaries[-1]}, but task {space.task.name!r} "
+            f"needs {space.task.outputs}; give the guide a head for the task"
         )
 
 
 def _predicts_tokens(space: SearchSpace) -> bool:
-    """Whether the task is to tell each next token, so that nothing may read later ones."""
+    """Whether the task is to predict each next token, so that nothing may read later tokens."""
     return space.task.inlet.kind == "ids" and space.task.outputs.kind == "tokens"
 
 
@@ -117,14 +118,14 @@ def _guide_reads_ahead(space: SearchSpace) -> Iterator[str]:
         return
     where = f", in {', '.join(map(repr, reading))}" if reading else ""
     yield (
-        f"guide: reads later tokens{where}: what it tells of a token changes with those behind "
-        "it, which it is to predict; give its attention a causal mask"
+        f"guide: reads later tokens{where}: its output at a token changes with the tokens after "
+        "it, which it has to predict; give its attention a causal mask"
     )
 
 
 def _block_mistakes(space: SearchSpace) -> Iterator[str]:
     if space.max_span < 1:
-        return  # told already; no block stands anywhere
+        return  # already reported: no block fits anywhere
     stuck = max((span.stop for span, _ in space.fitting), default=0)
     if stuck < len(space.guide):
         name = space.guide.names[stuck]
@@ -134,13 +135,13 @@ def _block_mistakes(space: SearchSpace) -> Iterator[str]:
             for family in space.blocks
             if not family.keeps
         )
-        yield f"blocks: none can stand for part {name!r} (add Keep()): {refusals}"
+        yield f"blocks: none can replace part {name!r} (add Keep()): {refusals}"
     used = {name for fits in space.fitting.values() for name in fits}
     for family in space.blocks:
         if family.name not in used and set(family.parts) <= set(space.guide.names):
             reasons = (space.block_refusal(family, span) for span in space.spans())
             reason = next(filter(None, reasons), "keep or max_span leaves it no span")
-            yield f"block {family.name!r} can stand for no span; first reason: {reason}"
+            yield f"block {family.name!r} cannot replace any span; first reason: {reason}"
     tested: set[tuple[object, ...]] = set()
     wrong: dict[str, list[str]] = {}
     for span, share in space.fitting:
@@ -157,7 +158,7 @@ def _block_mistakes(space: SearchSpace) -> Iterator[str]:
             if mistake:
                 found = f"block {choice} for parts {span}: {mistake}"
                 wrong.setdefault(choice.block, []).append(found)
-    # One slip in a custom block shows in all its choices.
+    # One mistake in a custom block affects all its choices.
     for first, *others in wrong.values():
         yield f"{first} (and {len(others)} more of its choices)" if others else first
 
@@ -182,20 +183,20 @@ def _build_mistake(space: SearchSpace, choice: BlockChoice, inlet_share: float) 
             and _token_wise(inlet, outlet)
             and reads_ahead(module, inlet, space.task.outputs.width)
         )
-    except Exception as error:  # a custom block may raise anything; all of it is the user's
+    except Exception as error:  # a custom block may raise anything; report it to its author
         return f"cannot be built and run: {type(error).__name__}: {error}"
     if not fits:
         shape = tuple(found.shape[1:]) if isinstance(found, Tensor) else type(found)
-        return f"gives {shape}, its outlet is {outlet}"
+        return f"returns {shape}, but its outlet is {outlet}"
     if behind_last:
         return (
-            "something follows its layer `last`, so a stitch cannot be folded into it; make "
-            "`last` the end (a skip may be added to it), or give it another name"
+            "its layer `last` is not the last operation, so a stitch cannot be folded into it; "
+            "make `last` the end (a skip may be added to it), or rename the layer"
         )
     if ahead:
         return (
-            "reads later tokens: its output at a token changes with those behind it, which the "
-            "network is to predict; use causal=True, or a block that is causal by nature"
+            "reads later tokens: its output at a token changes with the tokens after it, which the "
+            "network has to predict; use causal=True, or a block that is always causal"
         )
     return None
 
@@ -231,7 +232,7 @@ def _goal_mistakes(space: SearchSpace) -> Iterator[str]:
                     f"direction; use {wanted}({goal.name!r})"
                 )
     if len(set(names)) != len(names):
-        yield "objectives: one is named twice"
+        yield "objectives: one objective is listed twice"
     if not set(names) - set(COSTS):
         yield f"objectives: one of them must be a quality, such as {space.metric!r}"
     for text in space.constraints:
@@ -248,13 +249,13 @@ def _goal_mistakes(space: SearchSpace) -> Iterator[str]:
 
 
 def _token_wise(inlet: Boundary, outlet: Boundary) -> bool:
-    """Whether both sides are tokens, as many on each: only then is one side's later the other's."""
+    """Whether both sides have the same number of tokens, so that their positions correspond."""
     kinds = inlet.kind in ("ids", "tokens") and outlet.kind == "tokens"
     return kinds and inlet.shape[0] == outlet.shape[0]
 
 
 def _follows_last(module: nn.Module, inputs: Tensor, found: Tensor) -> bool:
-    """Whether a block's output is not that of `last` plus what does not depend on it."""
+    """Whether a block's output is more than that of `last` plus terms independent of it."""
     last = last_map(module)
     if last is None or not isinstance(found, Tensor):
         return False

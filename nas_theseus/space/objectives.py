@@ -1,4 +1,4 @@
-"""What a search maximizes and minimizes, by name or by a cost of the user's own."""
+"""Objectives of a search: metrics and costs by name, or the user's own costs."""
 
 from __future__ import annotations
 
@@ -13,21 +13,21 @@ from nas_theseus.values.goals import Direction, Objective
 from nas_theseus.values.registers import COSTS
 
 _NAME = re.compile(r"[A-Za-z_][A-Za-z0-9_]*")
-# What results and tables hold beside costs.
+# Other columns of results and tables, which a cost must not be named after.
 _TAKEN = ("architecture", "pairing", "blocks", "choices", "deviation", "seconds", "run_id")
 _TAKEN_PREFIXES = ("val_", "test_", "train_", "predicted_", "blocks_")
 
 
 def maximize(goal: str | CostMeasure, reference: float | None = None) -> Objective:
-    """An objective that grows, such as ``maximize("val_accuracy")``.
+    """An objective to maximise, such as ``maximize("val_accuracy")``.
 
     Args:
-        goal: a metric's or cost's name, or a cost of your own.
-        reference: the worst value that still counts; from the guide when None.
+        goal: name of a metric or cost, or a cost of your own.
+        reference: worst value that still counts. Default: derived from the guide.
 
     Raises:
-        SpaceError: a cost of your own lacks something; all that is wrong with it.
-        UnknownNameError: its name is that of a cost of nas-theseus.
+        SpaceError: a cost of your own is incomplete or wrong; the message lists all mistakes.
+        UnknownNameError: a cost of your own has the name of a cost of nas-theseus.
     """
     return Objective(_name_of(goal, "maximize"), "maximize", log=False, reference=reference)
 
@@ -35,23 +35,23 @@ def maximize(goal: str | CostMeasure, reference: float | None = None) -> Objecti
 def minimize(
     goal: str | CostMeasure, log: bool | None = None, reference: float | None = None
 ) -> Objective:
-    """An objective that shrinks, such as ``minimize("macs")``.
+    """An objective to minimise, such as ``minimize("macs")``.
 
     Args:
-        goal: a metric's or cost's name, or a cost of your own.
-        log: whether it is compared on a log scale; costs are by default.
-        reference: the worst value that still counts; from the guide when None.
+        goal: name of a metric or cost, or a cost of your own.
+        log: whether to compare values on a log scale. Default: true for costs.
+        reference: worst value that still counts. Default: derived from the guide.
 
     Raises:
-        SpaceError: a cost of your own lacks something; all that is wrong with it.
-        UnknownNameError: its name is that of a cost of nas-theseus.
+        SpaceError: a cost of your own is incomplete or wrong; the message lists all mistakes.
+        UnknownNameError: a cost of your own has the name of a cost of nas-theseus.
     """
     name = _name_of(goal, "minimize")
     return Objective(name, "minimize", name in COSTS if log is None else log, reference)
 
 
 def _name_of(goal: str | CostMeasure, call: Direction) -> str:
-    """The name of an objective; a cost that is given as an object is registered under its name."""
+    """The name of an objective; registers a cost given as an object."""
     if isinstance(goal, str):
         return goal
     if mistakes := list(measure_mistakes(goal)):
@@ -61,7 +61,7 @@ def _name_of(goal: str | CostMeasure, call: Direction) -> str:
 
 
 def measure_mistakes(measure: object) -> Iterator[str]:
-    """What is wrong with a cost of the user's own, as far as can be seen without using it."""
+    """Mistakes in a user's own cost that can be found without running it."""
     if isinstance(measure, type):
         yield f"cost {measure.__name__}: this is the class itself; call it: {measure.__name__}()"
         return
@@ -78,11 +78,11 @@ def measure_mistakes(measure: object) -> Iterator[str]:
     cost = f"cost {name!r} ({kind})"
     if not (isinstance(name, str) and _NAME.fullmatch(name)):
         yield (
-            f"{cost}: a name is an identifier, of letters, digits and '_', such as 'energy_mj', "
-            "so that constraints and --where can take it"
+            f"{cost}: a name must be an identifier of letters, digits and '_', such as "
+            "'energy_mj', so that it can be used in constraints and --where"
         )
     elif name in _TAKEN or name.startswith(_TAKEN_PREFIXES):
-        yield f"{cost}: results hold something else under this name; choose another"
+        yield f"{cost}: results use this name for something else; choose another"
     if not isinstance(unit, str):
         yield f"{cost}: unit must be text, such as 'mJ', not {unit!r}"
     if direction not in get_args(Direction):
@@ -101,7 +101,7 @@ def measure_mistakes(measure: object) -> Iterator[str]:
 
 
 def _takes(method: object, count: int) -> bool:
-    """Whether something can be called with so many arguments."""
+    """Whether a method can be called with `count` arguments."""
     if not callable(method):
         return False
     try:

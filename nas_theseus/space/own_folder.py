@@ -1,4 +1,4 @@
-"""Find the modules that a space file imports from its own folder, by reading their texts."""
+"""Find the modules that a space file imports from its own folder, without running them."""
 
 from __future__ import annotations
 
@@ -18,11 +18,11 @@ _COMPILED = (*importlib.machinery.EXTENSION_SUFFIXES, ".pyc")
 
 @dataclass(frozen=True)
 class Found:
-    """What was read of a folder.
+    """A space file and its modules, read from a folder.
 
     Attributes:
-        text: of the space file.
-        modules: path from the folder on and text of each module, sorted.
+        text: source of the space file.
+        modules: path relative to the folder and source of each module, sorted.
         mistakes: one sentence for each import that cannot be saved with a found network.
     """
 
@@ -34,11 +34,11 @@ class Found:
 def read_folder(space_file: Path) -> Found:
     """Read a space file, the modules that it imports from its folder, and those that they import.
 
-    A module beside the space file comes before an installed one of its name, as it does for a
-    script that Python runs; Python's built-in modules and nas_theseus are never looked for there.
+    A module next to the space file takes precedence over an installed one of the same name, as for
+    any script. Python's built-in modules and nas_theseus are never searched in the folder.
 
     Raises:
-        SpaceError: a file cannot be read, or is not Python.
+        SpaceError: a file cannot be read or is not valid Python.
     """
     reader = _Reader(space_file)
     text = reader.read(space_file.resolve())
@@ -58,12 +58,12 @@ def private_import(name: str, importer: str, folder: Path) -> str | None:
     """Why a module that a space imports from outside its folder cannot be saved, and the remedy.
 
     Args:
-        name: of the module.
-        importer: what imports it, such as "line 3 of mine.py".
-        folder: of the space file.
+        name: dotted name of the module.
+        importer: where it is imported, such as "line 3 of mine.py".
+        folder: folder of the space file.
 
     Returns:
-        One sentence; None where the module is installed or not found at all.
+        One sentence; None if the module is installed or not found at all.
     """
     origin = private_origin(name)
     if origin is None:
@@ -77,7 +77,7 @@ def private_import(name: str, importer: str, folder: Path) -> str | None:
 
 @dataclass(frozen=True)
 class _Met:
-    """An import and the file, as messages call it, in which it stands."""
+    """An import and the file that has it, as named in messages."""
 
     file: str
     one: Import
@@ -87,12 +87,12 @@ class _Met:
 
 
 class _Reader:
-    """Reads texts of one folder and notes the imports that cannot be saved.
+    """Reads source files of one folder and collects the imports that cannot be saved.
 
     Attributes:
-        folder: of the space file.
-        installed: top-level modules in the folder that are part of an installed distribution and
-            partly compiled: they are taken for installed.
+        folder: folder of the space file.
+        installed: top-level modules in the folder that belong to an installed distribution and are
+            partly compiled; they count as installed.
     """
 
     def __init__(self, space_file: Path) -> None:
@@ -107,7 +107,7 @@ class _Reader:
         """A file's text, decoded as Python does: byte-order mark and coding line included."""
         try:
             return importlib.util.decode_source(path.read_bytes())
-        except (OSError, UnicodeDecodeError, SyntaxError) as error:  # of a wrong coding line
+        except (OSError, UnicodeDecodeError, SyntaxError) as error:  # the last: wrong coding line
             reason = getattr(error, "strerror", None) or str(error)
             if path.name == self._name:
                 mistake = f"{reason}; give a Python file with a function space()"
@@ -116,7 +116,7 @@ class _Reader:
             raise SpaceError(self._shown, [mistake]) from error
 
     def imports(self, text: str, file: str, package: str) -> list[_Met]:
-        """All imports in a text; of the space file `load_space` reports what is no Python."""
+        """All imports in a source file, whose name is left out of messages on the space file."""
         try:
             return [_Met(file, one) for one in imports_of(ast.parse(text), package)]
         except (SyntaxError, ValueError) as error:  # ValueError: a NUL in the text
@@ -142,7 +142,7 @@ class _Reader:
             return
         found = [file for path in paths if (file := self._file(path)) is not None]
         if found and not one.relative and self._file(paths[0]) is None and _is_elsewhere(top):
-            found = []  # a folder of data that happens to have the name of a package
+            found = []  # a data folder with the name of an imported package
         if not found:
             if not one.relative:
                 self._outside.setdefault(top, met)
@@ -152,7 +152,7 @@ class _Reader:
             yield from found
 
     def mistakes(self) -> Iterator[str]:
-        """One sentence for each import met that cannot be saved."""
+        """One sentence for each import so far that cannot be saved."""
         for path, met in self._compiled.items():
             if _top(met.one.name) not in self.installed:
                 yield (
@@ -161,8 +161,8 @@ class _Reader:
                 )
         for met in self._called.values():
             yield (
-                f"{met} imports {met.one.name!r} by a call, which would not find it in a found "
-                f"network. Write 'import {met.one.name}' instead"
+                f"{met} imports {met.one.name!r} by a call, which fails when a found network is "
+                f"loaded. Write 'import {met.one.name}' instead"
             )
         for met in self._outside.values():
             mistake = private_import(met.one.name, str(met), self.folder)
@@ -176,7 +176,7 @@ class _Reader:
         return None
 
     def _compiled_file(self, paths: list[PurePosixPath]) -> Path | None:
-        """Compiled code that stands for one of these modules, where no Python text does."""
+        """The compiled file of one of these modules that has no Python source."""
         candidates = (
             self.folder / f"{path}{middle}{suffix}"
             for path in paths
@@ -188,12 +188,12 @@ class _Reader:
 
 
 def _top(path: str) -> str:
-    """The top-level module that a module's path or dotted name is of."""
+    """The top-level module of a module's path or dotted name."""
     return path.removesuffix(".py").replace("/", ".").partition(".")[0]
 
 
 def _is_elsewhere(top: str) -> bool:
-    """Whether a regular module of this name can be imported from elsewhere."""
+    """Whether a module with this name can be imported from another place."""
     try:
         spec = importlib.util.find_spec(top)
     except (ImportError, ValueError):

@@ -1,10 +1,10 @@
-"""Import the modules of a space from its sources alone, apart from those of every other space.
+"""Import the modules of a space from its sources only, separately for each space.
 
-The space file becomes a package of a name made from its sources, and its modules the modules of
-that package. So two spaces can each have their own ``blocks.py`` in one process, and the classes in
-them can be pickled by name. Their import statements are redirected through ``__import__``, which
-Python looks up in the builtins of the module that runs the statement, also in functions that run
-later.
+The space file becomes a package whose name is derived from its sources, and its modules become
+modules of that package. So two spaces can each have their own ``blocks.py`` in one process, and
+their classes can be pickled by name. Import statements are redirected through ``__import__``, which
+Python looks up in the builtins of the module that runs the statement, including statements in
+functions that run later.
 """
 
 from __future__ import annotations
@@ -23,16 +23,16 @@ from nas_theseus.space.sources import Sources
 from nas_theseus.values.ids import short_hash
 
 _PREFIX = "theseus_space_"
-_packages: dict[str, OwnPackage] = {}  # those that the finder knows, by name
+_packages: dict[str, OwnPackage] = {}  # packages known to the finder, by name
 
 
 class OwnPackage:
-    """The modules of one space under one name.
+    """The modules of one space as a package.
 
     Attributes:
-        name: of the package, made from its texts and from where they lie.
-        met: modules from elsewhere that import statements have asked for so far, by name, with
-            the file that asked first.
+        name: name of the package, derived from its sources and their location.
+        met: names of modules from elsewhere that were imported so far, each with the file that
+            imported it first.
     """
 
     def __init__(self, sources: Sources) -> None:
@@ -43,10 +43,10 @@ class OwnPackage:
         self._tops = {name.partition(".")[0] for name in self._texts}
 
     def spec(self, name: str) -> ModuleSpec | None:
-        """How to import one module of the package; None where it has no such module.
+        """The import spec of one module of the package; None if there is no such module.
 
         Args:
-            name: dotted, from the package on; "" for the space file itself.
+            name: dotted name within the package; "" for the space file itself.
         """
         full = f"{self.name}.{name}" if name else self.name
         if not name:
@@ -66,7 +66,7 @@ class OwnPackage:
         return spec
 
     def run_space_file(self) -> ModuleType:
-        """Run the space file anew; modules that it imports run once in a process, as always."""
+        """Run the space file again; modules that it imports run once per process, as usual."""
         spec = self.spec("")
         assert spec is not None and spec.loader is not None
         module = importlib.util.module_from_spec(spec)
@@ -82,7 +82,7 @@ class OwnPackage:
         fromlist: Sequence[str] | None = (),
         level: int = 0,
     ) -> ModuleType:
-        """``__import__`` of the space's own code."""
+        """``__import__`` for the space's own code."""
         top = name.partition(".")[0]
         if level or top not in self._tops:
             if not level:
@@ -90,12 +90,12 @@ class OwnPackage:
                 self.met.setdefault(name, file)
             return builtins.__import__(name, globals, locals, fromlist or (), level)
         found = builtins.__import__(f"{self.name}.{name}", globals, locals, fromlist or (), 0)
-        # Without a list of names `import a.b` binds a, here a module of the package.
+        # Without `fromlist`, `import a.b` binds a, here a module of the package.
         return found if fromlist else sys.modules[f"{self.name}.{top}"]
 
 
 class _Loader(importlib.abc.InspectLoader):
-    """Runs one text as a module."""
+    """Runs one source text as a module."""
 
     def __init__(self, package: OwnPackage, path: str | None, text: str, is_package: bool) -> None:
         self._package, self._path, self._text = package, path, text
@@ -109,17 +109,17 @@ class _Loader(importlib.abc.InspectLoader):
 
     def exec_module(self, module: ModuleType) -> None:
         own: dict[str, Any] = {**vars(builtins), "__import__": self._package.import_}
-        # What runs; the file itself may be changed, or be on another machine, when it is asked for.
+        # The source that runs; the file may have changed, or be on another machine.
         module.__dict__.update(__builtins__=own, __source__=self._text)
         path = self._path or f"<{module.__name__}>"
-        # Without a time of change the text stands for the file, also where there is none.
+        # Without a modification time, linecache uses this text even if there is no file.
         lines = self._text.splitlines(keepends=True)
         linecache.cache[path] = (len(self._text), None, lines, path)
-        exec(compile(self._text, path, "exec"), module.__dict__)  # the user's code, run knowingly
+        exec(compile(self._text, path, "exec"), module.__dict__)  # the user consented to run this
 
 
 class _Finder(importlib.abc.MetaPathFinder):
-    """Finds the modules of the packages of spaces."""
+    """Finds the modules of spaces' packages."""
 
     def find_spec(
         self, fullname: str, path: Sequence[str] | None, target: ModuleType | None = None
@@ -132,7 +132,7 @@ _finder = _Finder()
 
 
 def own_package(sources: Sources) -> OwnPackage:
-    """The package of these sources; the same one for the same texts from the same place."""
+    """The package of these sources; equal sources from the same place share one."""
     if _finder not in sys.meta_path:
         sys.meta_path.insert(0, _finder)
     made = OwnPackage(sources)

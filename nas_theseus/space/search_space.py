@@ -1,4 +1,4 @@
-"""What is searched: guide, task, blocks, objectives, constraints; read from one Python file."""
+"""The search space: guide, task, blocks, objectives and constraints."""
 
 from __future__ import annotations
 
@@ -28,37 +28,37 @@ from nas_theseus.values.goals import Constraint, Direction, Objective
 from nas_theseus.values.recipe import Recipe
 from nas_theseus.values.registers import COSTS
 
-# Counted in every space, whether an objective names them or not.
+# Counted in every space, even if no objective names them.
 ALWAYS_COUNTED = ("macs", "params")
 
 
 @dataclass(frozen=True, eq=False)
 class SearchSpace:
-    """All architectures that one search may propose, and how they are judged.
+    """All architectures that a search can propose, and the criteria to compare them.
 
     Attributes:
         guide: the network that candidates are converted from, cut into parts.
         task: data, loss and metric.
-        blocks: what may stand for a span of guide parts, preferred first.
-        max_span: how many guide parts one block may stand for.
-        widths: free boundary widths, as shares of the guide's: what a block's outlet may have
-            where no kept part follows. The default is the guide's own.
-        guide_training: recipe that trains the guide once before the search (its task-training
-            settings are used); None takes the guide with the weights that it has.
-        guide_task: what the guide is trained on, such as more data than candidates are given;
-            None for `task`.
-        recipe: how every candidate is converted and trained.
-        objectives: qualities and costs, by ``maximize`` and ``minimize``. Default: the task's
-            validation metric, and multiply-adds. A cost is a name (each file of `costs/measures`
-            is one) or an object of your own (`values.cost_measure`). Costs that are not additive
-            are measured on each finished network where trials run.
+        blocks: families of blocks that can replace a span of guide parts, preferred first.
+        max_span: largest number of guide parts that one block can replace.
+        widths: widths that a block's outlet can have, as shares of the guide's, unless a kept part
+            follows. Default: the guide's own widths.
+        guide_training: recipe that trains the guide once before the search (only its task-training
+            settings are used). Default: none; the guide is used with the weights it has.
+        guide_task: task that the guide is trained on, for example with more data than candidates
+            are trained on. Default: `task`.
+        recipe: recipe for the conversion and training of every candidate.
+        objectives: qualities and costs, made by ``maximize`` and ``minimize``. A cost is a name
+            (each file of `costs/measures` is one) or an object of your own (`values.cost_measure`).
+            Costs that are not additive are measured on each finished network on the machine of the
+            trial. Default: the task's validation metric, and multiply-adds.
         constraints: hard limits on metrics and costs, such as ``"macs <= 2e6"``. A cost of your
-            own is known here once an objective names it, or ``COSTS.add(name, cost)`` did.
-        keep: guide parts that are always kept.
+            own is available here if an objective names it or ``COSTS.add(name, cost)`` added it.
+        keep: names of guide parts that are always kept.
         measures: the costs that this space counts and measures, by name.
         callbacks: called with every outcome of a search: functions of one argument, or objects
-            with any of the methods begin, outcome, front, results and end. An error in one is
-            reported and does not stop the search.
+            with any of the methods begin, outcome, front, results and end. An error in a callback
+            is reported and does not stop the search.
     """
 
     guide: Guide
@@ -76,12 +76,12 @@ class SearchSpace:
     measures: Mapping[str, Any] = field(init=False, repr=False)
 
     def __post_init__(self) -> None:
-        """Refuse what is of another kind; `mistakes` has what can be wrong beyond that.
+        """Refuse settings of a wrong type; the module `mistakes` checks everything else.
 
         The costs are looked up now: a space file read later may bring another of the same name.
 
         Raises:
-            SpaceError: every such setting, together.
+            SpaceError: a setting has a wrong type; the message lists all of them.
         """
         if mistakes := [*_wrong_values(self), *_wrong_sequences(self)]:
             raise SpaceError("SearchSpace", mistakes)
@@ -92,17 +92,17 @@ class SearchSpace:
 
     @property
     def learnt_from(self) -> Task:
-        """What the guide is trained on."""
+        """The task that the guide is trained on."""
         return self.guide_task or self.task
 
     @property
     def metric(self) -> str:
-        """The validation metric that the task names."""
+        """Name of the task's validation metric."""
         return f"val_{self.task.metric}"
 
     @cached_property
     def goals(self) -> tuple[Objective, ...]:
-        """The objectives, with the defaults filled in."""
+        """The objectives, or the default ones if none were given."""
         direction: Direction = self.task.direction
         return tuple(self.objectives) or (Objective(self.metric, direction), minimize("macs"))
 
@@ -126,7 +126,7 @@ class SearchSpace:
         return {family.name: family for family in self.blocks}
 
     def spans(self) -> Iterator[Span]:
-        """Every span a block could stand for, by start, shortest first."""
+        """Every span that a block could replace, by start, shortest first."""
         for start in range(len(self.guide)):
             for stop in range(start + 1, min(start + self.max_span, len(self.guide)) + 1):
                 yield Span(start, stop)
@@ -136,32 +136,32 @@ class SearchSpace:
         return self.guide.boundaries[index].scaled(share)
 
     def boundaries(self, architecture: Architecture) -> tuple[Boundary, ...]:
-        """What passes between an architecture's blocks: its input, then every block's outlet."""
+        """The boundaries of an architecture: its input, then the outlet of every block."""
         outlets = (self.boundary(c.span.stop, c.width_share) for c in architecture.choices)
         return (self.guide.boundaries[0], *outlets)
 
     def shares(self, index: int) -> tuple[float, ...]:
-        """Width shares that a block's outlet may have at boundary `index`.
+        """Width shares that a block's outlet can have at boundary `index`.
 
-        The guide's own where a part follows that is always kept, and at the end; also where one
-        may be kept or transformed.
+        Only the guide's own at the end and before a part that is always kept. The guide's own is
+        added to `widths` before a part that can be kept or transformed.
         """
         if index in (0, len(self.guide)) or self.guide.names[index] in self.keep:
             return (1.0,)
         name = self.guide.names[index]
         kept = any(f.of_part and (not f.parts or name in f.parts) for f in self.blocks)
         shares = (*self.widths, 1.0) if kept else self.widths
-        # Shares that round to the same width are one.
+        # Shares that round to the same width count as one.
         widths = [self.boundary(index, share).width for share in shares]
         return tuple(share for i, share in enumerate(shares) if widths[i] not in widths[:i])
 
     @cached_property
     def fitting(self) -> dict[tuple[Span, float], dict[str, tuple[float, ...]]]:
-        """Which blocks can stand for a span behind an inlet of a width share.
+        """Blocks that can replace each span, by the width share of the span's inlet.
 
-        For each span and each share that can be reached: names of the blocks, in declared order,
-        and the width shares that each one's outlet may have. Spans that no block can stand for
-        are left out.
+        For each span and each reachable inlet share: names of the blocks, in declared order, and
+        the width shares that each one's outlet can have. Spans that no block can replace are left
+        out.
         """
         found: dict[tuple[Span, float], dict[str, tuple[float, ...]]] = {}
         reached = {0: {1.0: None}}
@@ -189,20 +189,20 @@ class SearchSpace:
     def block_refusal(
         self, family: BlockFamily, span: Span, inlet_share: float = 1.0, outlet_share: float = 1.0
     ) -> str | None:
-        """Why a block cannot stand for a span between two widths; None when it can."""
+        """Why a block cannot replace a span between two widths; None if it can."""
         if not family.of_part:
             inlet = self.boundary(span.start, inlet_share)
             return family.refusal(inlet, self.boundary(span.stop, outlet_share))
         if len(span) > 1 or (inlet_share, outlet_share) != (1.0, 1.0):
             return (
-                f"block {family.name!r} is made of a guide's part: it stands for one part, between "
-                "the guide's own widths"
+                f"block {family.name!r} is made from a guide part: it replaces one part and keeps "
+                "the guide's widths"
             )
         if family.keeps:
             return None
         try:
             with torch.random.fork_rng(devices=[]):
-                # Not every part has every form: one may have nothing that can be widened.
+                # Not every variant fits every part: a part may have nothing to widen.
                 for variant in family.variants():
                     self.build(BlockChoice(span, family.name, variant))
         except PairingError as error:
@@ -217,15 +217,16 @@ class SearchSpace:
         part: nn.Module | None = None,
         features: Tensor | None = None,
     ) -> nn.Module:
-        """A new block for one choice, from torch's global generator.
+        """Build a new block for one choice, initialised from torch's global generator.
 
         Args:
-            part: copy of the guide's part that a block may be made of; made here by default.
-            features: what the guide feeds that part, which says what of it matters; without, only
-                shapes and parameters that no activation decides are as they will be.
+            part: copy of the guide part for blocks that are made from one. Default: made here.
+            features: the guide's activations at the part's inlet, for blocks that choose what to
+                keep of the part by them. Without, only shapes and parameters that do not depend on
+                activations are final.
 
         Raises:
-            PairingError: the block cannot stand for its span, or keeps the guide's part.
+            PairingError: the block cannot replace its span, or keeps the guide's part.
         """
         family = self.families[choice.block]
         inlet = self.boundary(choice.span.start, inlet_share)
@@ -245,7 +246,7 @@ class SearchSpace:
                     yield BlockChoice(span, name, variant, share)
 
     def count(self) -> int:
-        """How many different architectures the space holds, before constraints."""
+        """Number of different architectures in the space, ignoring constraints."""
         ways = {(0, 1.0): 1}
         for (span, share), fits in self.fitting.items():
             here = ways.get((span.start, share), 0)
@@ -257,7 +258,7 @@ class SearchSpace:
         return ways.get((len(self.guide), 1.0), 0)
 
     def guide_architecture(self) -> Architecture | None:
-        """Every part kept: the guide itself; None when it is not of this space."""
+        """The architecture that keeps every part; None if it is not in this space."""
         keep = next((family.name for family in self.blocks if family.keeps), None)
         if keep is None:
             return None
@@ -267,14 +268,14 @@ class SearchSpace:
         return guide if self.refusal(guide) is None else None
 
     def refusal(self, architecture: Architecture) -> str | None:
-        """Why an architecture is not of this space; None when it is."""
+        """Why an architecture is not in this space; None if it is."""
         if architecture.stop != len(self.guide):
-            return f"covers {architecture.stop} parts, the guide has {len(self.guide)}"
+            return f"covers {architecture.stop} parts, but the guide has {len(self.guide)}"
         share = 1.0
         for choice in architecture.choices:
             if choice not in set(self.choices(choice.span, share)):
-                behind = "" if share == 1 else f" behind an inlet of {share:g} the guide's width"
-                return f"block {choice} cannot stand for parts {choice.span}{behind} in this space"
+                behind = "" if share == 1 else f" with an inlet of {share:g} the guide's width"
+                return f"block {choice} cannot replace parts {choice.span}{behind} in this space"
             share = choice.width_share
         return None
 
@@ -298,7 +299,7 @@ def _wrong_values(space: SearchSpace) -> Iterator[str]:
             yield f"{name}: must be {wanted}, not {_shown(value)}"
     for name in ("task", "guide_task"):
         value = getattr(space, name)
-        # Looked up without being read: a property may load data.
+        # Looked up without calling it: a property may load data.
         if value is not None and inspect.getattr_static(value, "inlet", None) is None:
             wanted = "a task, such as digits() of nas_theseus.tasks"
             yield f"{name}: must be {wanted}, not {_shown(value)}"
@@ -316,18 +317,18 @@ def _wrong_sequences(space: SearchSpace) -> Iterator[str]:
     for name, (kind, example) in kinds.items():
         values = getattr(space, name)
         if isinstance(values, str) or not isinstance(values, Collection):
-            yield f"{name}: must be a list, its members such as {example}, not {_shown(values)}"
+            yield f"{name}: must be a list of items such as {example}, not {_shown(values)}"
             continue
         for value in values:
             if not isinstance(value, kind):
-                yield f"{name}: members are such as {example}, not {_shown(value)}"
+                yield f"{name}: items must be such as {example}, not {_shown(value)}"
             elif isinstance(value, Real) and not 0 < float(value) < math.inf:
-                yield f"{name}: shares of the guide's widths, above 0 and finite, not {value}"
+                yield f"{name}: must be finite shares above 0 of the guide's widths, not {value}"
             elif name == "callbacks" and (reason := callbacks.refusal(value)):
                 yield f"{name}: {reason}"
 
 
 def _shown(value: object) -> str:
     if isinstance(value, type | types.FunctionType):
-        return f"{value.__name__} itself, which is not called"
+        return f"{value.__name__} itself; call it: {value.__name__}(…)"
     return f"{repr(value).splitlines()[0]:.60} ({type(value).__name__})"

@@ -223,15 +223,15 @@ def test_convert_one_architecture_by_id_shows_similarity(desk: Desk) -> None:
         (('["0", "1", "2"]', '["0", "9"]'), ["cannot cut after '9'", "known: 0,"]),
         (
             ('keep=["head"],', 'keep=["tail"], constraints=["macs <= 10", "mac <= 3"],'),
-            ["no part is called 'tail'", "unknown 'mac'"],
+            ["no part is named 'tail'", "unknown 'mac'"],
         ),
         (
             ('keep=["head"],', 'keep=["head"], constraints=["macs <= 10"],'),
-            ["'macs <= 10' can be met by no architecture: the cheapest has macs ="],
+            ["no architecture meets the constraint 'macs <= 10': the cheapest has macs ="],
         ),
         (
             ("blocks=[Keep(), ", "blocks=["),
-            ["keep: needs Keep()", "none can stand for part 'head'"],
+            ["keep: needs Keep()", "none can replace part 'head'"],
         ),
         (("Recipe(epochs=1,", "Recipe(epochs=-1,"), ["epochs", "got -1"]),
     ],

@@ -1,1 +1,1 @@
-"""The costs that a search may name, one file each; `MEMBER` is the cost."""
+"""The costs that a search can name, one file each; `MEMBER` is the cost."""

@@ -1,4 +1,4 @@
-"""Milliseconds of one forward of one input."""
+"""Latency: milliseconds of one forward pass for one input."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from nas_theseus.values.goals import Direction
 
 
 class LatencyMs:
-    """Median wall time of one forward at batch 1, with its spread."""
+    """Median wall time of one forward pass at batch 1, with its spread."""
 
     name = "latency_ms"
     unit = "ms"
@@ -21,7 +21,7 @@ class LatencyMs:
     def measure(
         self, network: nn.Module, inlet: Boundary, device: torch.device, threads: int | None
     ) -> dict[str, float]:
-        """As `measure_latency`: the median, and the 10th and 90th percentile beside it."""
+        """Median, 10th and 90th percentile of `measure_latency`."""
         latency = measure_latency(network, inlet, device=device, threads=threads)
         return {
             "latency_ms": latency.median_ms,

@@ -1,4 +1,4 @@
-"""Multiply-adds of one input."""
+"""Multiply-adds of one forward pass for one input."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from nas_theseus.values.goals import Direction
 
 
 class Macs:
-    """Multiply-adds of one forward at batch 1, counted with fvcore."""
+    """Multiply-adds of one forward pass at batch 1, counted with fvcore."""
 
     name = "macs"
     unit = "multiply-adds"
@@ -18,7 +18,7 @@ class Macs:
     additive = True
 
     def count(self, module: nn.Module, inlet: Boundary) -> int:
-        """As `count_macs`.
+        """Count with `count_macs`.
 
         Raises:
             CostError: an operator has no count.

@@ -1,4 +1,4 @@
-"""Parameters, tied ones once."""
+"""Number of parameters, tied ones counted once."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from nas_theseus.values.goals import Direction
 
 
 class Params:
-    """Elements of all parameters; one that is shared counts once."""
+    """Elements of all parameters; a shared parameter counts once."""
 
     name = "params"
     unit = "parameters"
@@ -20,11 +20,11 @@ class Params:
     additive = True
 
     def count(self, module: nn.Module, _inlet: Boundary) -> int:
-        """As `count_params`."""
+        """Count with `count_params`."""
         return count_params(module)
 
     def shared(self, module: nn.Module, earlier: Sequence[nn.Module]) -> int:
-        """How many of a module's parameters earlier ones hold too."""
+        """Number of a module's parameters that it shares with earlier modules."""
         return count_params(*earlier) + count_params(module) - count_params(*earlier, module)
 
 

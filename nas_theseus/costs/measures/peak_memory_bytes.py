@@ -1,4 +1,4 @@
-"""Peak memory of one forward of one input."""
+"""Peak memory of one forward pass for one input."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from nas_theseus.values.goals import Direction
 
 
 class PeakMemoryBytes:
-    """Bytes of weights, input and the activations alive at the worst moment."""
+    """Bytes of weights, input, and activations at the moment when they take most memory."""
 
     name = "peak_memory_bytes"
     unit = "bytes"
@@ -21,10 +21,10 @@ class PeakMemoryBytes:
     def measure(
         self, network: nn.Module, inlet: Boundary, device: torch.device, _threads: int | None
     ) -> int:
-        """As `measure_peak_memory`.
+        """Measure with `measure_peak_memory`.
 
         Raises:
-            CostError: it cannot be measured on this kind of device.
+            CostError: peak memory cannot be measured on this kind of device.
         """
         return measure_peak_memory(network, inlet, device=device)
 

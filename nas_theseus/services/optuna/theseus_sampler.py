@@ -9,7 +9,7 @@ from optuna.distributions import BaseDistribution
 from optuna.samplers import BaseSampler, RandomSampler
 from optuna.trial import FrozenTrial, TrialState
 
-from nas_theseus.estimate.thompson import Proposer, Told
+from nas_theseus.estimate.thompson import PastProposal, Proposer
 from nas_theseus.services.optuna.genes import distributions
 from nas_theseus.services.optuna.marks import COSTS, ESTIMATED, REASON, RUNGS
 from nas_theseus.values.architecture import Architecture
@@ -63,7 +63,7 @@ class TheseusSampler(BaseSampler):
         self, study: optuna.Study, trial: FrozenTrial, search_space: dict[str, BaseDistribution]
     ) -> dict[str, Any]:
         """Genes of the next architecture; none when all are known, so that they are random."""
-        known: dict[Architecture, Told] = {}
+        known: dict[Architecture, PastProposal] = {}
         for other in study.get_trials(deepcopy=False):
             one = self._told(other) if other.number != trial.number else None
             # One that was proposed again has the same result, which must not count twice.
@@ -76,18 +76,18 @@ class TheseusSampler(BaseSampler):
         genes = self._proposer.genome.encode(architecture)
         return {name: value for name, value in genes.items() if name in search_space}
 
-    def _told(self, trial: FrozenTrial) -> Told | None:
+    def _told(self, trial: FrozenTrial) -> PastProposal | None:
         genome, space = self._proposer.genome, self._proposer.space
         if not trial.params.keys() >= genome.genes.keys():
             return None
         architecture = genome.decode(trial.params)
         marks = trial.user_attrs
         if trial.state != TrialState.COMPLETE or REASON in marks:
-            return Told(architecture, running=trial.state == TrialState.RUNNING)
+            return PastProposal(architecture, running=trial.state == TrialState.RUNNING)
         names = [goal.name for goal in space.goals]
         values = dict(zip(names, trial.values, strict=True)) | marks.get(COSTS, {})
         feasible = all(violation <= 0 for violation in trial.constraints.values())
-        return Told(
+        return PastProposal(
             architecture,
             values,
             feasible,

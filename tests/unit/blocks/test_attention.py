@@ -97,7 +97,7 @@ def test_softmax_attention_equals_torch_s_own_module(causal: bool) -> None:
 @pytest.mark.parametrize("family", [SelfAttention, LinearAttention])
 def test_heads_must_divide_the_width(family) -> None:
     for heads in (5, 0):
-        with pytest.raises(PairingError, match=f"got {heads}; these would: 1, 2, 3, 4, 6, 12"):
+        with pytest.raises(PairingError, match=f"got {heads}; possible: 1, 2, 3, 4, 6, 12"):
             family().build(TOKENS, TOKENS, {"heads": heads})
 
 

@@ -70,9 +70,9 @@ FITS = [
 
 REFUSES = [
     (Basic(), MAP, VECTOR, "needs (C,H,W) on both sides"),
-    (Depthwise(), MAP, Boundary((6, 3, 3)), "8×8 does not divide into 3×3"),
+    (Depthwise(), MAP, Boundary((6, 3, 3)), "8×8 is not a multiple of 3×3"),
     (TokenMLP(), MAP, VECTOR, "needs (C,H,W) or (T,D)"),
-    (MLP(), MAP, HALF, "gives a vector"),
+    (MLP(), MAP, HALF, "to a vector"),
     (Identity(), MAP, HALF, "needs equal shapes"),
     (Pool(), MAP, HALF, "same width"),
     (Linear(), MAP, TOKENS, "no linear map per position"),

@@ -74,7 +74,7 @@ def test_an_image_or_a_vector_is_refused_by_its_shape(family: BlockFamily) -> No
         assert f"needs (T,D) on both sides, got {inlet} and {outlet}" in reason
     ids = Boundary((11,), integer=True)
     assert "(T,D) on both sides" in (family.refusal(ids, TOKENS) or "")
-    assert "as many tokens on both sides, got 11 and 5" in (
+    assert "equal numbers of tokens, got 11 and 5" in (
         family.refusal(TOKENS, Boundary((5, 12))) or ""
     )
 

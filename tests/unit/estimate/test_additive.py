@@ -331,7 +331,7 @@ def test_errors_told_later_count() -> None:
     nets = [architecture([0] * PARTS), architecture([1] * PARTS)]
     estimate = AdditiveEstimate(PARTS)
     before = estimate.predict(nets)[0]
-    estimate.tell_errors(errors)
+    estimate.add_errors(errors)
     after = estimate.predict(nets)[0]
     assert before[0] == before[1]
     np.testing.assert_array_equal(after, AdditiveEstimate(PARTS, errors).predict(nets)[0])
@@ -402,7 +402,7 @@ def test_what_cannot_be_learnt_from_is_refused() -> None:
     for quality_, noise in [(math.nan, 0.0), (0.9, math.inf), (0.9, -1.0)]:
         with pytest.raises(EstimateError, match="must be finite"):
             estimate.update(net, quality_, noise)
-    with pytest.raises(EstimateError, match="rung 'short' is none of final"):
+    with pytest.raises(EstimateError, match="unknown rung 'short'; available: final"):
         estimate.update(net, 0.9, rung="short")
     short = Architecture(net.choices[:2])
     with pytest.raises(EstimateError, match=r"covers 2 parts, the guide has 6"):
@@ -410,7 +410,7 @@ def test_what_cannot_be_learnt_from_is_refused() -> None:
     with pytest.raises(EstimateError, match="covers 2 parts"):
         estimate.predict([short])
     with pytest.raises(EstimateError, match="error of block 'b0' for parts 0 is nan"):
-        estimate.tell_errors({choice(0, 0): math.nan})
+        estimate.add_errors({choice(0, 0): math.nan})
     with pytest.raises(EstimateError, match="different rungs"):
         AdditiveEstimate(PARTS, rungs=("a", "a"))
     with pytest.raises(EstimateError, match="spread"):

@@ -251,7 +251,7 @@ def test_the_same_evaluation_again_changes_nothing() -> None:
     assert growing.add(first) == FrontChange()
     assert growing.add(better) == FrontChange(entered=(better.name,), left=(first.name,))
     assert growing.add(first) == FrontChange()
-    with pytest.raises(ValueError, match="came before with other objectives"):
+    with pytest.raises(ValueError, match="was added before with other objectives"):
         growing.add(evaluation(0, 0.9, 100))
 
 

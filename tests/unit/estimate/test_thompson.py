@@ -13,7 +13,7 @@ from nas_theseus.blocks import Bottleneck, Depthwise, Identity, Keep, Linear
 from nas_theseus.costs.table import CostTable
 from nas_theseus.errors import LimitError
 from nas_theseus.estimate.pareto import hypervolume
-from nas_theseus.estimate.thompson import Proposer, Told, cheap_first
+from nas_theseus.estimate.thompson import PastProposal, Proposer, cheap_first
 from nas_theseus.space.genome import Genome
 from nas_theseus.tasks import digits
 from nas_theseus.values.architecture import Architecture, BlockChoice, Span
@@ -66,10 +66,10 @@ class Truth:
     def accuracy(self, architecture: Architecture) -> float:
         return 0.95 - sum(map(self.loss, architecture.choices))
 
-    def told(self, architecture: Architecture) -> Told:
+    def told(self, architecture: Architecture) -> PastProposal:
         noise = np.random.default_rng(derive_seed(self.seed, architecture.id)).standard_normal()
         values = {"val_accuracy": self.accuracy(architecture) + 0.005 * float(noise)}
-        return Told(architecture, values | self.costs.of(architecture).known())
+        return PastProposal(architecture, values | self.costs.of(architecture).known())
 
     def hypervolume(self, architectures: list[Architecture]) -> float:
         points = [[math.log10(self.costs.of(a).macs), -self.accuracy(a)] for a in architectures]
@@ -140,9 +140,13 @@ def test_what_runs_failed_or_was_predicted_is_not_proposed_again_and_teaches_not
     told = [truth.told(one) for one in at_random(LARGE, 0, 10)]
     first = proposer.propose(told, 5)
     assert first is not None
-    for waiting in (Told(first), Told(first, running=True), Told(first, None, feasible=False)):
+    for waiting in (
+        PastProposal(first),
+        PastProposal(first, running=True),
+        PastProposal(first, None, feasible=False),
+    ):
         assert proposer.propose([*told, waiting], 5) not in (None, first)
-    only_failed = [Told(one.architecture) for one in told]
+    only_failed = [PastProposal(one.architecture) for one in told]
     assert proposer.propose(only_failed, 5) not in [None, *(one.architecture for one in told)]
 
 
@@ -154,7 +158,7 @@ def test_a_running_one_counts_with_what_is_expected_of_it() -> None:
     while len(told) < 22:
         found = proposer.propose(told, 7)
         assert found is not None
-        told.append(Told(found, running=True))
+        told.append(PastProposal(found, running=True))
     macs = np.log10([truth.costs.of(one.architecture).macs for one in told[16:]])
     assert len({one.architecture for one in told}) == 22
     assert macs.max() - macs.min() > 0.2
@@ -222,9 +226,11 @@ def test_a_measured_cost_is_learnt_from_trials() -> None:
     space = make_space(6, (maximize("val_accuracy"), minimize("latency_ms")))
     costs = CostTable(space)
 
-    def told(architecture: Architecture) -> Told:
+    def told(architecture: Architecture) -> PastProposal:
         slow = sum(choice.block == "depthwise" for choice in architecture.choices)
-        return Told(architecture, {"val_accuracy": 0.9, "latency_ms": 1.0 + slow, "macs": 1.0})
+        return PastProposal(
+            architecture, {"val_accuracy": 0.9, "latency_ms": 1.0 + slow, "macs": 1.0}
+        )
 
     proposer = Proposer(space, costs)
     known = [told(one) for one in at_random(space, 0, 14)]
@@ -243,10 +249,10 @@ def test_stopped_ones_teach_what_they_cost_and_what_they_were_at_a_rung(reason: 
     space = make_space(6, (maximize("val_accuracy"), minimize("latency_ms")))
     costs = CostTable(space)
 
-    def told(architecture: Architecture) -> Told:
+    def told(architecture: Architecture) -> PastProposal:
         used = sum(choice.block == "depthwise" for choice in architecture.choices)
         lost = 0.1 * used if reason == "bad" else 0.0
-        return Told(
+        return PastProposal(
             architecture,
             # What was predicted is worth nothing: it must not be learnt.
             {"val_accuracy": 0.99 if used else 0.9,
@@ -270,10 +276,10 @@ def test_a_quality_that_is_minimised_is_improved() -> None:
     space = make_space(6, (minimize("val_accuracy", log=False), minimize("macs")))
     truth = Truth(space, 0)
 
-    def told(architecture: Architecture) -> Told:
+    def told(architecture: Architecture) -> PastProposal:
         perplexity = math.exp(4 * (1 - truth.accuracy(architecture)))
         values: dict[str, float] = {"val_accuracy": perplexity}
-        return Told(architecture, values | truth.costs.of(architecture).known())
+        return PastProposal(architecture, values | truth.costs.of(architecture).known())
 
     proposer = Proposer(space, truth.costs)
     known = [told(one) for one in at_random(space, 0, 8)]

@@ -72,7 +72,7 @@ def test_one_name_is_no_list_of_names() -> None:
 
 def test_a_chain_takes_a_shape_and_token_ids_as_the_task_has_them() -> None:
     assert Guide([("act", nn.ReLU())], (3,)).boundaries == (Boundary((3,)), Boundary((3,)))
-    with pytest.raises(CutError, match="For token ids give the task's own, task.inlet"):
+    with pytest.raises(CutError, match="For token ids use the task's inlet, task.inlet"):
         Guide([("embed", nn.Embedding(5, 4))], (3,))
 
 
@@ -82,7 +82,7 @@ class Branches(nn.Module):
 
 
 def test_a_model_that_does_not_trace_says_what_to_do() -> None:
-    with pytest.raises(CutError, match=r"Give its parts as a chain: Guide"):
+    with pytest.raises(CutError, match=r"Build the chain by hand: Guide"):
         cut(Branches(), [], (3,))
 
 

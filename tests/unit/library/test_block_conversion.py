@@ -170,7 +170,7 @@ def test_what_cannot_be_converted_says_why() -> None:
     with pytest.raises(ConversionError, match="identity for parts 1 has no parameters"):
         convert_block(SPACE, keys.of(BlockChoice(Span(1, 2), "identity")), ACTIVATIONS)
     few = GuideActivations(SPACE.guide, SPACE.task.sample(64), torch.device("cpu"))
-    with pytest.raises(ConversionError, match="for 192 examples.*are of 64"):
+    with pytest.raises(ConversionError, match="192 alignment examples.*are of 64"):
         convert_block(SPACE, keys.of(BASIC), few)
     wild = SPACE.recipe.model_copy(update={"align_learning_rate": 1e30, "align_steps": 30})
     with pytest.raises(ConversionError, match="lower align_learning_rate"):

@@ -186,7 +186,7 @@ def test_verify_sets_every_damaged_entry_aside_and_says_why(tmp_path: Path) -> N
     found = library.verify()
     assert found.sound == 1
     assert [(damaged.id, damaged.reason) for damaged in found.set_aside] == [
-        (KEY.id, "the weights' SHA-256 is not the record's")
+        (KEY.id, "the weights' SHA-256 differs from the record's")
     ]
     assert library.verify().set_aside == ()
 
@@ -213,7 +213,7 @@ def test_weights_of_another_block_are_damage(misfit: str, tmp_path: Path) -> Non
         other = nn.Linear(3, 2).double()
     assert library.get(KEY, other) is None
     (reason,) = (tmp_path / DAMAGED).glob("*.txt")
-    assert "tensors are not those of Linear" in reason.read_text()
+    assert "tensors do not fit Linear" in reason.read_text()
     assert KEY not in library
 
 
@@ -227,7 +227,7 @@ def test_damaged_weights_that_are_no_safetensors_are_told(tmp_path: Path) -> Non
     (tmp_path / BLOCKS / forged.weights).write_bytes(content)
     (tmp_path / BLOCKS / f"{KEY.id}.json").write_bytes(forged.to_bytes())
     assert library.get(KEY) is None
-    assert "no safetensors" in next((tmp_path / DAMAGED).glob("*.txt")).read_text()
+    assert "not a safetensors file" in next((tmp_path / DAMAGED).glob("*.txt")).read_text()
 
 
 def test_an_entry_is_plain_json_and_safetensors(tmp_path: Path) -> None:
@@ -396,7 +396,7 @@ def test_a_beginning_that_two_guides_have_prunes_neither(location: str) -> None:
     library = Library(location)
     library.put(make_key(guide="ga" * 8), STATE, FACTS)
     mine = library.put(make_key(guide="gb" * 8), STATE, FACTS)
-    with pytest.raises(LibraryError, match="2 guides .*'g': gaga.*, gbgb.*; give more digits"):
+    with pytest.raises(LibraryError, match="2 guides .*'g': gaga.*, gbgb.*; add more digits"):
         library.prune(guide="g")
     assert len(list(library.entries())) == 2
     assert library.prune(guide="gb").records == (mine,)

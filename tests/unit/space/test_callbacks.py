@@ -48,11 +48,11 @@ def test_functions_and_objects_with_a_method_are_callbacks(callback: object) -> 
 @pytest.mark.parametrize(
     ("callback", "reason"),
     [
-        (Both, r"Both is a class; give an object of it, such as Both\(\)"),
-        ("print", r"'print' \(str\) is no function and has none of the methods begin, outcome"),
+        (Both, r"Both is a class; pass an instance, such as Both\(\)"),
+        ("print", r"'print' \(str\) is not a function and has none of the methods begin, outcome"),
         (NoArgument(), r"NoArgument.outcome must take one argument, not \(\) -> "),
         (TwoArguments(), r"TwoArguments must take one argument, not \(outcome"),
-        (SimpleNamespace(front=3), r"SimpleNamespace.front is no method but 3 \(int\)"),
+        (SimpleNamespace(front=3), r"SimpleNamespace.front must be a method, not 3 \(int\)"),
     ],
 )
 def test_what_is_no_callback_is_refused_with_the_reason(callback: object, reason: str) -> None:

@@ -74,10 +74,10 @@ def test_all_mistakes_are_told_together() -> None:
     )  # fmt: skip
     text = "\n".join(mistakes_in(space))
     for expected in (
-        "two blocks are called 'linear'",
-        "no part is called 'tail'; the guide's parts are 0, 1, head",
-        "block 'depthwise': no part is called 'stem'",
-        "something follows its layer `last`",
+        "two blocks are named 'linear'",
+        "no part is named 'tail'; the guide's parts are 0, 1, head",
+        "block 'depthwise': no part is named 'stem'",
+        "its layer `last` is not the last operation",
         "unknown 'val_accurracy'; known: latency_ms, macs, params, peak_memory_bytes, val_accuracy",
         "constraint 'macs < 3' must read",
         "unknown 'mac' in 'mac <= 3'",
@@ -90,7 +90,7 @@ def test_a_block_that_gives_the_wrong_shape_or_raises_is_named() -> None:
     assert "block wrongshape(hidden" not in wrong and "block wrongshape for parts 0: " in wrong
     assert wrong.endswith("(and 2 more of its choices)")
     (broken,) = mistakes_in(make([Keep(), block(Broken)]))
-    assert "block 'broken' can stand for no span; first reason: " in broken
+    assert "block 'broken' cannot replace any span; first reason: " in broken
     assert "RuntimeError: no such thing" in broken
 
 
@@ -104,12 +104,12 @@ def test_guide_and_task_must_fit() -> None:
     net = nn.Sequential(nn.Conv2d(3, 4, 3), nn.Flatten(), nn.Linear(4 * 36, 7))
     text = "\n".join(mistakes_in(make([Keep()], guide=cut(net, ["0"], (3, 8, 8)))))
     assert "guide: takes (C,H,W) = (3, 8, 8), but task 'digits' gives (C,H,W) = (1, 8, 8)" in text
-    assert "guide: gives (D) = (7)" in text
+    assert "guide: its outputs are (D) = (7)" in text
 
 
 def test_no_block_for_a_part() -> None:
     (said,) = mistakes_in(make([Basic(), TokenMLP()]))
-    assert "none can stand for part 'head' (add Keep())" in said
+    assert "none can replace part 'head' (add Keep())" in said
     assert "needs (C,H,W)" in said
 
 
@@ -147,22 +147,21 @@ def test_settings_of_another_kind_are_told_together() -> None:
         "max_span: must be a whole number, such as 2, not '2' (str)",
         "recipe: must be Recipe(…), not {'epochs': 3} (dict)",
         "task: must be a task, such as digits() of nas_theseus.tasks, "
-        "not digits itself, which is not called",
-        "blocks: members are such as Keep() or block(MyBlock), "
-        "not Keep itself, which is not called",
-        "blocks: members are such as Keep() or block(MyBlock), "
-        "not Broken itself, which is not called",
-        "widths: must be a list, its members such as 0.5, not 0.5 (float)",
-        "objectives: members are such as minimize('macs') or maximize('val_accuracy'), "
+        "not digits itself; call it: digits(…)",
+        "blocks: items must be such as Keep() or block(MyBlock), not Keep itself; call it: Keep(…)",
+        "blocks: items must be such as Keep() or block(MyBlock), "
+        "not Broken itself; call it: Broken(…)",
+        "widths: must be a list of items such as 0.5, not 0.5 (float)",
+        "objectives: items must be such as minimize('macs') or maximize('val_accuracy'), "
         "not 'macs' (str)",
-        "constraints: must be a list, its members such as 'macs <= 2e6', not 'macs <= 1e6' (str)",
-        "keep: must be a list, its members such as 'head', not 'head' (str)",
+        "constraints: must be a list of items such as 'macs <= 2e6', not 'macs <= 1e6' (str)",
+        "keep: must be a list of items such as 'head', not 'head' (str)",
     )
 
 
 @pytest.mark.parametrize("share", [0.0, -1.0, float("nan"), float("inf")])
 def test_a_width_that_is_none_is_refused_where_it_is_given(share: float) -> None:
-    with pytest.raises(SpaceError, match="widths: shares of the guide's widths, above 0"):
+    with pytest.raises(SpaceError, match="widths: must be finite shares above 0"):
         make([Keep(), Linear()], widths=(1.0, share))
 
 

@@ -175,7 +175,7 @@ def test_a_space_offers_the_forms_that_every_part_has() -> None:
 def test_a_form_that_no_part_has_is_told() -> None:
     said = mistakes_in(make_space([Keep(), Narrower(width=2.0), Wider(kernel=3)]))
     assert [line.partition(";")[0] for line in said] == [
-        "block 'narrower' can stand for no span", "block 'wider' can stand for no span",
+        "block 'narrower' cannot replace any span", "block 'wider' cannot replace any span",
     ]  # fmt: skip
     assert "does not shrink it" in said[0] and "no hidden channels" in said[1]
     with pytest.raises(PairingError, match="'wider' cannot be made of a part"):
