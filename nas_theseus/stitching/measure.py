@@ -196,10 +196,14 @@ def measure(
         )
     few = slice(recipe.cka_examples)
     return Cell(
-        source, target, score(network, taught, "validation"), start_quality,
-        float(agreement(similarity("cka"), given[few], expected[few])), residual,
+        source,
+        target,
+        score(network, taught, "validation"),
+        start_quality,
+        float(agreement(similarity("cka"), given[few], expected[few])),
+        residual,
         time.perf_counter() - started,
-    )  # fmt: skip
+    )
 
 
 def _writes(module: nn.Module) -> list[int]:

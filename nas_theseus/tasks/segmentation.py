@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Any, Protocol
+from typing import Any, Protocol, Unpack
 
 import numpy as np
 import torch
@@ -14,6 +14,7 @@ from nas_theseus.errors import ShapeError
 from nas_theseus.tasks.datasets import Datasets, by_class, output_bytes
 from nas_theseus.tasks.distillation import of_classes
 from nas_theseus.tasks.metric import Measured, OwnMetric, Targets
+from nas_theseus.tasks.options import SplitOptions, completed
 from nas_theseus.tasks.target_readers import ClassMaps
 from nas_theseus.tasks.task import Splits, SplitTask
 from nas_theseus.values.architecture import Boundary
@@ -108,10 +109,7 @@ def segmentation(
     inlet: tuple[int, int, int] = (3, 32, 32),
     classes: int = 2,
     ignored: int | None = None,
-    validation_share: float = 0.1,
-    seed: int = 0,
-    name: str = "masks",
-    metric: Any = "mean_iou",
+    **options: Unpack[SplitOptions],
 ) -> MaskTask:
     """Data sets of images with masks that fit in memory, such as torchvision's VOCSegmentation.
 
@@ -122,10 +120,7 @@ def segmentation(
         inlet: shape of one image (C, H, W).
         classes: a pixel's class is 0 … classes-1.
         ignored: mask value of the pixels without a class, such as 255; they do not count.
-        validation_share: share of `train` that is kept for validation.
-        seed: fixes the split.
-        name: what records call the task.
-        metric: a name, or a metric of your own (`own_metric`).
+        options: see `SplitOptions`; the name is "masks" and the metric "mean_iou" by default.
 
     Raises:
         DataError: a share outside (0, 1); on first use also when images or masks do not fit.
@@ -133,8 +128,11 @@ def segmentation(
     size = (inlet[1], inlet[2])
     read = ClassMaps(classes, size, ignored)
     cost = output_bytes((classes, *size))
-    source = Datasets(name, train, test, inlet, read, validation_share, seed, cost)
-    return MaskTask(name, Boundary(inlet), classes, source, ignored, metric)
+    defaults = SplitOptions(validation_share=0.1, seed=0, name="masks", metric="mean_iou")
+    chosen = completed("segmentation", options, defaults)
+    name, share, seed = chosen["name"] or "masks", chosen["validation_share"], chosen["seed"]
+    source = Datasets(name, train, test, inlet, read, share, seed, cost)
+    return MaskTask(name, Boundary(inlet), classes, source, ignored, chosen["metric"])
 
 
 def digit_masks(seed: int = 0, metric: Any = "mean_iou") -> MaskTask:
