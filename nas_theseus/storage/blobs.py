@@ -121,14 +121,9 @@ class Blobs:
     def _path(self, name: str) -> str:
         if name.startswith("/") or ".." in name.split("/"):
             raise LibraryError(
-<<<<<<< HEAD
-                f"library {without_credentials(self.location)}: {name!r} leads out of it; if the "
-                "library did not make that name, somebody else did: see docs/guides/security.md"
-=======
                 f"library {without_credentials(self.location)}: the file name {name!r} leads out "
-                "of the library, so the library may have been tampered with; see the documentation "
-                "on security"
->>>>>>> language
+                "of the library, so the library may have been tampered with; see "
+                "docs/guides/security.md"
             )
         return f"{self._root}/{name}"
 
@@ -141,6 +136,6 @@ class Blobs:
             reason = getattr(cause, "strerror", None) or str(cause) or type(cause).__name__
             message = f"cannot {doing} {path}: {reason}"
             raise LibraryError(
-                f"library {without_credentials(self.location)}: {scrub(message, self.location)}; free "
-                "space there, restore access to it, or use another storage"
+                f"library {without_credentials(self.location)}: {scrub(message, self.location)}; "
+                "free space there, restore access to it, or use another storage"
             ) from error
