@@ -7,10 +7,10 @@ BIN := $(VENV)/bin
 METHODS_VENV := .venv-methods
 METHODS_BIN := $(METHODS_VENV)/bin
 METHODS_PACKAGES := 'torch==2.11.*' 'torchvision==0.26.*' numpy safetensors pydantic scikit-learn \
-	fvcore torchmetrics filelock fsspec moocore tokenizers ckatorch pytest pytest-timeout hypothesis
-METHODS_TESTS := $(addprefix tests/unit/,conversion library transforms blocks tasks costs \
-	estimate/test_additive.py estimate/test_front.py \
-	test_guide.py test_tracing.py test_pareto.py test_candidate.py)
+	fvcore torchmetrics scipy threadpoolctl filelock fsspec moocore tokenizers ckatorch pytest \
+	pytest-timeout hypothesis
+METHODS_TESTS := $(addprefix tests/unit/,conversion library transforms blocks tasks costs candidate \
+	estimate space values stitching guide/test_chain.py guide/test_tracing.py)
 
 .PHONY: demo test test-methods check lint format types contracts clean
 

@@ -142,8 +142,8 @@ def _likely(columns: Sequence[_Column]) -> _Rows:
     for column in rest:
         low, high = column.min(), column.max()
         # Half a cell short, so that the highest value is in the last cell.
-        scale = (side - 0.5) / (high - low) if high > low else 0.0
-        cells = cells * (side + 1) + ((column - low) * scale).astype(np.int64) + 1
+        shares = (column - low) / (high - low) if high > low else np.zeros(len(column))
+        cells = cells * (side + 1) + (shares * (side - 0.5)).astype(np.int64) + 1
     best = np.full((side + 1) ** len(rest), np.inf)
     np.minimum.at(best, cells, first)
     grid = best.reshape((side + 1,) * len(rest))

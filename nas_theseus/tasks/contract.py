@@ -83,10 +83,12 @@ def behaviour_mistakes(task: Task, taught: bool) -> list[str]:
     if not data:
         batch = _first(task, "validation", None)
         # Each part by itself, so that one that raises does not hide the others.
-        checks = [_loss_mistakes, _metric_mistakes, *([_distillation_mistakes] if taught else [])]
-        for check in checks:
+        checks = {"loss": _loss_mistakes, "metric": _metric_mistakes}
+        if taught:
+            checks["distillation"] = _distillation_mistakes
+        for what, check in checks.items():
             found = _caught(lambda check=check: list(check(task, batch)))  # type: ignore[misc]
-            data += [found.text] if isinstance(found, _Failure) else found
+            data += [found.of(what)] if isinstance(found, _Failure) else found
     prefix = f"task {task.name!r}: "
     return [*mistakes, *(prefix + mistake.removeprefix(prefix) for mistake in data)]
 
@@ -97,7 +99,7 @@ def _data_mistakes(task: Task) -> Iterator[str]:
         if isinstance(hashed, _Failure) and hashed.known:
             yield hashed.text
         else:
-            yield _not(hashed, "data_hash()", "a text, the data's own")
+            yield _not(hashed, "data_hash()", "a text, the same for the same data")
         return  # the data cannot be read: all else would fail for the same reason
     for split in SPLITS:
         size = _caught(lambda split=split: task.size(split))  # type: ignore[misc]
@@ -106,7 +108,8 @@ def _data_mistakes(task: Task) -> Iterator[str]:
             continue
         for seed in (None, 0) if split == "train" else (None,):
             found = _caught(lambda s=split, n=seed: list(_split_mistakes(task, s, n)))  # type: ignore[misc]
-            yield from [found.text] if isinstance(found, _Failure) else found
+            what = f"batches({split!r}, …)"
+            yield from [found.of(what)] if isinstance(found, _Failure) else found
     sample = _caught(lambda: task.sample(1))
     if not isinstance(sample, Tensor) or tuple(sample.shape) != (1, *task.inlet.shape):
         yield _not(sample, "sample(1)", f"a tensor of shape {(1, *task.inlet.shape)}")
@@ -190,13 +193,13 @@ def _metric_mistakes(task: Task, batch: Batch) -> Iterator[str]:
             meter.update(outputs.flip(0), batch.targets)
             values.append(as_number(task.metric, meter.compute()))
     first, second = values
-    if not math.isclose(first, second, rel_tol=1e-5, abs_tol=1e-6):
+    if math.isnan(first):
+        yield f"metric {task.metric!r} of random outputs is NaN; it must be a number"
+    elif not math.isclose(first, second, rel_tol=1e-5, abs_tol=1e-6):
         yield (
             f"metric {task.metric!r} is {first:g} for some batches and {second:g} for the same "
             "batches after reset(); reset() must forget what came before"
         )
-    if math.isnan(first):
-        yield f"metric {task.metric!r} of random outputs is NaN; it must be a number"
 
 
 def _random_outputs(task: Task, batch: Batch, seed: int) -> Tensor:
@@ -221,6 +224,10 @@ class _Failure:
         self.known = isinstance(error, TheseusError)
         said = str(error).strip()
         self.text = said if self.known else f"{type(error).__name__}: {said.partition(chr(10))[0]}"
+
+    def of(self, what: str) -> str:
+        """What was raised, and by what where the error does not say it."""
+        return self.text if self.known else f"{what}: {self.text}"
 
 
 def _caught(call: Callable[[], Any]) -> Any:

@@ -3,20 +3,17 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable
 from dataclasses import dataclass, replace
-from typing import Any, TypeAlias
+from typing import Any
 
 import numpy as np
 import torch
 from torch import Tensor
 
 from nas_theseus.errors import DataError
+from nas_theseus.tasks.target_readers import ReadTargets, as_tensor
 from nas_theseus.tasks.task import Splits, shuffled
-from nas_theseus.tasks.tensors import TensorExamples, channel_statistics, check_labels
-
-# Targets of a whole data set, given one by one, as one tensor (N, ...); the name is for messages.
-ReadTargets: TypeAlias = Callable[[str, list[Any]], Tensor]
+from nas_theseus.tasks.tensors import TensorExamples, channel_statistics
 
 _MOST_KEPT_BYTES = 1 << 30
 
@@ -103,104 +100,6 @@ class Datasets:
         return tensor
 
 
-def as_tensor(given: Any) -> Tensor:
-    """A tensor, array, sequence of numbers, or PIL image as a tensor; images are (C, H, W)."""
-    if isinstance(given, Tensor):
-        return given
-    if isinstance(given, np.ndarray | np.generic | int | float | list | tuple):
-        return torch.as_tensor(np.asarray(given))
-    # torchvision takes a second to import and is needed for PIL images only.
-    from torchvision.transforms.functional import pil_to_tensor
-
-    tensor: Tensor = pil_to_tensor(given)
-    return tensor
-
-
-def class_labels(classes: int) -> ReadTargets:
-    """Reads one class an example: 0 … classes-1, as (N,) int64."""
-
-    def read(name: str, targets: list[Any]) -> Tensor:
-        try:
-            labels = torch.tensor([int(target) for target in targets])
-        except (TypeError, ValueError, RuntimeError) as error:
-            raise DataError(
-                f"{name}: each target must be the number of one class, not "
-                f"{_described(targets[0])}; masks need segmentation(…), several labels "
-                "multilabel(…), numbers regression(…)"
-            ) from error
-        check_labels(name, labels, len(targets), classes)
-        return labels
-
-    return read
-
-
-def class_maps(classes: int, size: tuple[int, int], ignored: int | None) -> ReadTargets:
-    """Reads one class a pixel: masks (H, W) of 0 … classes-1 or `ignored`, as (N, H, W) int64."""
-
-    def read(name: str, targets: list[Any]) -> Tensor:
-        masks = []
-        for index, given in enumerate(targets):
-            mask = as_tensor(given)
-            if mask.dim() == 3 and mask.shape[0] == 1:  # a grey image
-                mask = mask[0]
-            if tuple(mask.shape) != size:
-                raise DataError(
-                    f"{name}: mask {index} has shape {tuple(mask.shape)}, expected {size} (H, W) "
-                    "as its image; give the data set a transform"
-                )
-            wrong = mask != mask.long() if mask.is_floating_point() else torch.zeros(1)
-            counted = mask if ignored is None else mask[mask != ignored]
-            outside = counted.numel() and not 0 <= counted.min() <= counted.max() < classes
-            if wrong.any() or outside:
-                left = "" if ignored is not None else ", or ignored= for pixels without a class"
-                raise DataError(
-                    f"{name}: mask {index} has values from {mask.min():g} to {mask.max():g}, "
-                    f"{classes} classes allow whole numbers 0 to {classes - 1}; correct the "
-                    f"masks or classes={left}"
-                )
-            masks.append(mask.long())
-        return torch.stack(masks)
-
-    return read
-
-
-def several_labels(count: int) -> ReadTargets:
-    """Reads which labels are there: `count` zeros and ones an example, as (N, count) float32."""
-
-    def read(name: str, targets: list[Any]) -> Tensor:
-        rows = [as_tensor(target).float() for target in targets]
-        for index, row in enumerate(rows):
-            if tuple(row.shape) != (count,) or not ((row == 0) | (row == 1)).all():
-                raise DataError(
-                    f"{name}: target {index} must be {count} zeros and ones, one for each label; "
-                    f"it is {_described(targets[index])}"
-                )
-        return torch.stack(rows)
-
-    return read
-
-
-def several_numbers(count: int) -> ReadTargets:
-    """Reads `count` finite numbers an example, as (N, count) float64; one may be a plain number."""
-
-    def read(name: str, targets: list[Any]) -> Tensor:
-        rows = [tensor.reshape(tensor.shape or (1,)) for tensor in map(as_tensor, targets)]
-        for index, row in enumerate(rows):
-            if tuple(row.shape) != (count,):
-                raise DataError(
-                    f"{name}: target {index} has shape {tuple(row.shape)}, expected ({count},); "
-                    "correct the targets or numbers="
-                )
-            if not torch.isfinite(row).all():
-                raise DataError(
-                    f"{name}: target {index} is {_described(targets[index])}, which is not "
-                    "finite; remove the example or correct it"
-                )
-        return torch.stack(rows).double()
-
-    return read
-
-
 def split_training(
     name: str,
     training: tuple[Tensor, Tensor],
@@ -256,11 +155,3 @@ def by_class(inputs: Tensor, targets: Tensor, classes: Tensor, seed: int) -> Spl
 def output_bytes(shape: tuple[int, ...]) -> int:
     """Bytes of one prediction in float32."""
     return 4 * math.prod(shape)
-
-
-def _described(value: Any) -> str:
-    if isinstance(value, Tensor | np.ndarray) and value.size:
-        shape = tuple(value.shape)
-        if math.prod(shape) > 4:
-            return f"of shape {shape}"
-    return repr(value).partition("\n")[0][:60]

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Literal, Protocol, TypeAlias
+from typing import Any, Protocol, Unpack
 
 import numpy as np
 import torch
@@ -12,10 +12,12 @@ from torch import Tensor
 from torch.nn import functional
 
 from nas_theseus.errors import DataError, ShapeError
-from nas_theseus.tasks.datasets import Datasets, by_class, class_labels, split_training
+from nas_theseus.tasks.datasets import Datasets, by_class, split_training
 from nas_theseus.tasks.distillation import of_classes
 from nas_theseus.tasks.idx import read_idx
 from nas_theseus.tasks.metric import Measured, OwnMetric, Targets
+from nas_theseus.tasks.options import Augment, ImageOptions
+from nas_theseus.tasks.target_readers import ClassLabels
 from nas_theseus.tasks.task import Splits, SplitTask
 from nas_theseus.tasks.tensors import (
     TensorExamples,
@@ -23,11 +25,11 @@ from nas_theseus.tasks.tensors import (
     flip_and_crop,
 )
 from nas_theseus.values.architecture import Boundary
+from nas_theseus.values.keywords import completed
 
 # scikit-learn and torchvision take seconds to import and are needed where their data are read, so
 # they are imported there: every command and every worker imports this module.
 
-Augment: TypeAlias = Literal["flip-crop"] | None
 
 DEBIAN_FASHION_MNIST = Path("/usr/share/datasets/fashion-mnist")
 
@@ -184,12 +186,7 @@ def from_datasets(
     test: Any,
     inlet: tuple[int, int, int] = (3, 32, 32),
     classes: int = 10,
-    validation_share: float = 0.1,
-    seed: int = 0,
-    name: str = "images",
-    label_smoothing: float = 0.0,
-    augment: Augment = None,
-    metric: Any = "accuracy",
+    **options: Unpack[ImageOptions],
 ) -> ImageTask:
     """Any torchvision-style data sets that fit in memory.
 
@@ -200,31 +197,22 @@ def from_datasets(
         test: the test split, in the same form.
         inlet: shape of one image (C, H, W).
         classes: labels are 0 … classes-1.
-        validation_share: share of `train` that is kept for validation.
-        seed: fixes the split.
-        name: what records call the task.
-        label_smoothing: see `ImageTask`.
-        augment: see `ImageTask`.
-        metric: a name, or a metric of your own (`own_metric`).
+        options: see `ImageOptions`; the name is "images" by default.
 
     Raises:
         DataError: a share outside (0, 1); on first use also when images or labels do not fit.
     """
-    pairs = Datasets(name, train, test, inlet, class_labels(classes), validation_share, seed)
-    source = _Classes(classes, pairs)
-    return ImageTask(name, Boundary(inlet), source, label_smoothing, augment, metric)
+    chosen = completed("from_datasets", options, _defaults("images"))
+    name, share, seed = chosen["name"] or "images", chosen["validation_share"], chosen["seed"]
+    pairs = Datasets(name, train, test, inlet, ClassLabels(classes), share, seed)
+    return _task(name, Boundary(inlet), _Classes(classes, pairs), chosen)
 
 
 def image_folder(
     root: str | Path,
     size: int = 224,
-    validation_share: float = 0.1,
-    seed: int = 0,
     workers: int = 4,
-    name: str | None = None,
-    label_smoothing: float = 0.0,
-    augment: Augment = None,
-    metric: Any = "accuracy",
+    **options: Unpack[ImageOptions],
 ) -> ImageTask:
     """A folder of images too many for memory, as ImageNet is laid out: one folder a class.
 
@@ -232,18 +220,15 @@ def image_folder(
         root: holds ``train/<class>/…`` and ``test/<class>/…`` (or ``val/<class>/…``, which is
             then the test split). Validation is taken from ``train``.
         size: images are resized to 8/7 of this and the middle is cut out.
-        validation_share: share of the training images that is kept for validation.
-        seed: fixes the split and its order.
         workers: processes that read images; never more than there are cores.
-        name: what records call the task; the folder's name when None.
-        label_smoothing: see `ImageTask`.
-        augment: see `ImageTask`.
-        metric: a name, or a metric of your own (`own_metric`).
+        options: see `ImageOptions`; the name is the folder's by default.
 
     Raises:
         DataError: a share or size that cannot be; on first use also when folders are missing,
             train and test have other classes, or an image cannot be read.
     """
+    chosen = completed("image_folder", options, _defaults(None))
+    validation_share, seed = chosen["validation_share"], chosen["seed"]
     if not 0 < validation_share < 1:
         raise DataError(f"validation_share is between 0 and 1, not {validation_share}")
     if size < 1 or workers < 0:
@@ -253,7 +238,24 @@ def image_folder(
     path = Path(root).expanduser().absolute()
     source = ImageFolders(path, size, validation_share, seed, workers)
     inlet = Boundary((3, size, size))
-    return ImageTask(name or path.name, inlet, source, label_smoothing, augment, metric)
+    return _task(chosen["name"] or path.name, inlet, source, chosen)
+
+
+def _defaults(name: str | None) -> ImageOptions:
+    return ImageOptions(
+        validation_share=0.1,
+        seed=0,
+        name=name,
+        label_smoothing=0.0,
+        augment=None,
+        metric="accuracy",
+    )
+
+
+def _task(name: str, inlet: Boundary, source: Any, chosen: ImageOptions) -> ImageTask:
+    """A task over a source of images."""
+    smoothing, augment = chosen["label_smoothing"], chosen["augment"]
+    return ImageTask(name, inlet, source, smoothing, augment, chosen["metric"])
 
 
 @dataclass(frozen=True, eq=False)

@@ -9,9 +9,10 @@ from torch import Tensor
 from torch.nn import functional
 
 from nas_theseus.errors import ShapeError
-from nas_theseus.tasks.datasets import Datasets, several_labels
+from nas_theseus.tasks.datasets import Datasets
 from nas_theseus.tasks.distillation import of_labels
 from nas_theseus.tasks.metric import Measured, OwnMetric, Targets
+from nas_theseus.tasks.target_readers import SeveralLabels
 from nas_theseus.tasks.task import Splits, SplitTask
 from nas_theseus.values.architecture import Boundary
 
@@ -107,5 +108,5 @@ def multilabel(
     Raises:
         DataError: a share outside (0, 1); on first use also when inputs or targets do not fit.
     """
-    source = Datasets(name, train, test, inlet, several_labels(labels), validation_share, seed)
+    source = Datasets(name, train, test, inlet, SeveralLabels(labels), validation_share, seed)
     return LabelTask(name, Boundary(inlet), labels, source, metric)

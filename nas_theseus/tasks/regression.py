@@ -5,19 +5,22 @@ from __future__ import annotations
 from collections.abc import Iterator
 from dataclasses import dataclass
 from functools import cached_property
-from typing import Any, Protocol
+from typing import Any, Protocol, Unpack
 
 import numpy as np
 import torch
 from torch import Tensor
 
 from nas_theseus.errors import DataError, ShapeError
-from nas_theseus.tasks.datasets import Datasets, several_numbers
+from nas_theseus.tasks.datasets import Datasets
 from nas_theseus.tasks.distillation import of_numbers
 from nas_theseus.tasks.metric import Measured, OwnMetric, Targets
+from nas_theseus.tasks.options import SplitOptions
+from nas_theseus.tasks.target_readers import SeveralNumbers
 from nas_theseus.tasks.task import Device, Digest, Examples, Splits, SplitTask, shuffled
 from nas_theseus.tasks.tensors import TensorExamples
 from nas_theseus.values.architecture import Boundary
+from nas_theseus.values.keywords import completed
 
 
 class Source(Protocol):
@@ -149,10 +152,7 @@ def regression(
     inlet: tuple[int, ...],
     numbers: int = 1,
     standardise: bool = True,
-    validation_share: float = 0.1,
-    seed: int = 0,
-    name: str = "numbers",
-    metric: Any = "r2",
+    **options: Unpack[SplitOptions],
 ) -> NumberTask:
     """Data sets with numbers to predict that fit in memory.
 
@@ -163,16 +163,17 @@ def regression(
         inlet: shape of one input.
         numbers: how many numbers are predicted.
         standardise: see `NumberTask`.
-        validation_share: share of `train` that is kept for validation.
-        seed: fixes the split.
-        name: what records call the task.
-        metric: a name, or a metric of your own (`own_metric`), in the targets' own units.
+        options: see `SplitOptions`; the name is "numbers" and the metric "r2" by default. Metrics
+            are in the targets' own units.
 
     Raises:
         DataError: a share outside (0, 1); on first use also when inputs or targets do not fit.
     """
-    source = Datasets(name, train, test, inlet, several_numbers(numbers), validation_share, seed)
-    return NumberTask(name, Boundary(inlet), numbers, source, standardise, metric)
+    defaults = SplitOptions(validation_share=0.1, seed=0, name="numbers", metric="r2")
+    chosen = completed("regression", options, defaults)
+    name, share, seed = chosen["name"] or "numbers", chosen["validation_share"], chosen["seed"]
+    source = Datasets(name, train, test, inlet, SeveralNumbers(numbers), share, seed)
+    return NumberTask(name, Boundary(inlet), numbers, source, standardise, chosen["metric"])
 
 
 def diabetes(seed: int = 0, metric: Any = "r2") -> NumberTask:

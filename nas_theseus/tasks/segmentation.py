@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Any, Protocol
+from typing import Any, Protocol, Unpack
 
 import numpy as np
 import torch
@@ -11,11 +11,14 @@ from torch import Tensor
 from torch.nn import functional
 
 from nas_theseus.errors import ShapeError
-from nas_theseus.tasks.datasets import Datasets, by_class, class_maps, output_bytes
+from nas_theseus.tasks.datasets import Datasets, by_class, output_bytes
 from nas_theseus.tasks.distillation import of_classes
 from nas_theseus.tasks.metric import Measured, OwnMetric, Targets
+from nas_theseus.tasks.options import SplitOptions
+from nas_theseus.tasks.target_readers import ClassMaps
 from nas_theseus.tasks.task import Splits, SplitTask
 from nas_theseus.values.architecture import Boundary
+from nas_theseus.values.keywords import completed
 
 # Of 0 to 16: scikit-learn's digits count the inked pixels of each cell of 4×4.
 _INK = 8
@@ -107,10 +110,7 @@ def segmentation(
     inlet: tuple[int, int, int] = (3, 32, 32),
     classes: int = 2,
     ignored: int | None = None,
-    validation_share: float = 0.1,
-    seed: int = 0,
-    name: str = "masks",
-    metric: Any = "mean_iou",
+    **options: Unpack[SplitOptions],
 ) -> MaskTask:
     """Data sets of images with masks that fit in memory, such as torchvision's VOCSegmentation.
 
@@ -121,19 +121,19 @@ def segmentation(
         inlet: shape of one image (C, H, W).
         classes: a pixel's class is 0 … classes-1.
         ignored: mask value of the pixels without a class, such as 255; they do not count.
-        validation_share: share of `train` that is kept for validation.
-        seed: fixes the split.
-        name: what records call the task.
-        metric: a name, or a metric of your own (`own_metric`).
+        options: see `SplitOptions`; the name is "masks" and the metric "mean_iou" by default.
 
     Raises:
         DataError: a share outside (0, 1); on first use also when images or masks do not fit.
     """
     size = (inlet[1], inlet[2])
-    read = class_maps(classes, size, ignored)
+    read = ClassMaps(classes, size, ignored)
     cost = output_bytes((classes, *size))
-    source = Datasets(name, train, test, inlet, read, validation_share, seed, cost)
-    return MaskTask(name, Boundary(inlet), classes, source, ignored, metric)
+    defaults = SplitOptions(validation_share=0.1, seed=0, name="masks", metric="mean_iou")
+    chosen = completed("segmentation", options, defaults)
+    name, share, seed = chosen["name"] or "masks", chosen["validation_share"], chosen["seed"]
+    source = Datasets(name, train, test, inlet, read, share, seed, cost)
+    return MaskTask(name, Boundary(inlet), classes, source, ignored, chosen["metric"])
 
 
 def digit_masks(seed: int = 0, metric: Any = "mean_iou") -> MaskTask:

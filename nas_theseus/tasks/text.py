@@ -8,7 +8,7 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
 from functools import cached_property, lru_cache
 from pathlib import Path
-from typing import Any, ClassVar, Literal, TypeAlias
+from typing import Any, ClassVar, Literal, TypeAlias, Unpack
 
 import torch
 from torch import Tensor
@@ -17,8 +17,10 @@ from torch.nn import functional
 from nas_theseus.errors import DataError, ShapeError
 from nas_theseus.tasks.distillation import of_classes
 from nas_theseus.tasks.metric import Measured, OwnMetric, Targets
+from nas_theseus.tasks.options import SourceOptions
 from nas_theseus.tasks.task import Device, Digest, Splits, SplitTask, hash_tensor, shuffled
 from nas_theseus.values.architecture import Boundary
+from nas_theseus.values.keywords import completed
 
 Level: TypeAlias = Literal["character", "bpe"]
 
@@ -187,11 +189,9 @@ def text_file(
     level: Level = "character",
     context: int = 128,
     vocabulary: int | None = None,
-    seed: int = 0,
-    name: str | None = None,
     characters: int | None = None,
     tokenizer: str | Path | None = None,
-    metric: Any = "perplexity",
+    **options: Unpack[SourceOptions],
 ) -> TextTask:
     """Model one text file or several, joined in the order given; see `TextTask`.
 
@@ -201,12 +201,11 @@ def text_file(
         context: tokens a network sees at once.
         vocabulary: keep only so many tokens. Of characters the most frequent in the training
             text, the rest become one unknown token; a byte-level bpe needs at least 256.
-        seed: fixes the order of the training windows.
-        name: what records call the task; the first file's name without ending when None.
         characters: read only so many, from the beginning.
         tokenizer: a ``tokenizer.json`` of Hugging Face's tokenizers, such as a pretrained guide's
             own; needs `level` bpe and decides the vocabulary.
-        metric: a name, or a metric of your own (`own_metric`).
+        options: see `SourceOptions`; the name is the first file's without its ending, and the
+            metric "perplexity" by default.
 
     Raises:
         DataError: no file, an unknown level, or a context or vocabulary that cannot be.
@@ -231,9 +230,18 @@ def text_file(
         )
     paths = tuple(Path(one).expanduser().absolute() for one in given)
     known = None if tokenizer is None else Path(tokenizer).expanduser().absolute()
-    called = name or paths[0].stem
+    defaults = SourceOptions(seed=0, name=None, metric="perplexity")
+    chosen = completed("text_file", options, defaults)
     return TextTask(
-        called, paths, level, context, vocabulary, seed, characters, known, metric=metric
+        chosen["name"] or paths[0].stem,
+        paths,
+        level,
+        context,
+        vocabulary,
+        chosen["seed"],
+        characters,
+        known,
+        metric=chosen["metric"],
     )
 
 

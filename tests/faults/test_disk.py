@@ -53,7 +53,7 @@ def test_the_disk_fills_up(
     fill(disk / "ballast")
     assert driver.wait(timeout=PATIENCE_S) == 2, search.output[-3000:]
     said = " ".join(search.output.split())
-    assert "No space left" in said and "the same command goes on" in said
+    assert "No space left" in said and "the same command continues" in said
     assert "Traceback" not in said, search.output[-6000:]
     kept = search.results()
     fault.finished = len(kept)

@@ -62,7 +62,7 @@ def test_ctrl_c_ends_at_once_and_the_same_command_goes_on(
     search.wait_for(2)
     driver.send_signal(signal.SIGINT)
     assert driver.wait(timeout=300) == 130
-    assert "the same command goes on from here" in search.output
+    assert "the same command continues from here" in search.output
     assert "Traceback" not in search.output
     kept = search.results()
     fault.finished = len(kept)

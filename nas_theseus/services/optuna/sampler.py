@@ -10,7 +10,7 @@ from typing import TypeAlias
 import optuna
 from optuna.samplers import BaseSampler
 
-from nas_theseus.errors import ServiceError
+from nas_theseus.errors import ServiceError, TheseusError
 from nas_theseus.estimate.thompson import Proposer
 from nas_theseus.services.optuna.window import Window
 from nas_theseus.values.registers import SAMPLERS
@@ -79,7 +79,7 @@ def make_sampler(name: str, sampler: Sampler, seed: int, proposer: Proposer | No
     """
     try:
         made = sampler.make(seed, proposer)
-    except ServiceError:
+    except TheseusError:
         raise
     except Exception as error:  # code of the user's
         raise ServiceError(

@@ -64,9 +64,12 @@ class Problem:
     """What is searched, as far as a study needs it.
 
     Attributes:
+        genome: of the search space.
+        objectives: their directions are those of the study.
+        constraints: limits on objectives and costs.
         cost_of: computable cost of an architecture, asked before it is proposed.
-        rungs: qualities there are kept with the trial, for the sampler to learn from.
-        proposer: what the sampler `theseus` asks; the others need none.
+        rungs: qualities there are saved with the trial, for the sampler to learn from.
+        proposer: used by the sampler `theseus`; the others need none.
     """
 
     genome: Genome
@@ -98,7 +101,9 @@ def open_study(
     make_sampler(settings.sampler, sampler, settings.seed, problem.proposer)  # or fail at once
     stored = open_stored_study(settings.name, settings.storage, problem.objectives)
     study = Study(settings, problem, known, sampler, stored)
-    if not stored.study.get_trials(deepcopy=False):
+    with stored.together():
+        new = not stored.study.get_trials(deepcopy=False)
+    if new:
         study.enqueue(warm_starts())
     study.resume()
     return study
@@ -216,11 +221,11 @@ class Study:
         return None
 
     def _neighbour(self, genes: dict[str, Any]) -> dict[str, Any] | None:
-        """Genes near a proposal that means nothing new, which mean something new.
+        """Genes of a new architecture near a repeated proposal; None when 200 tries find none.
 
-        A sampler that has converged proposes what it knows again and again, while its
-        neighbourhood is unknown. More and more genes are changed at random, so that after a
-        quarter of the tries they are anywhere in the space.
+        A sampler that has converged proposes known architectures again and again, while their
+        neighbours are unknown. More and more genes are changed at random, so that after a quarter
+        of the tries they are anywhere in the space.
         """
         random = Random(derive_seed(self._settings.seed, self._asked, "neighbour"))
         names = list(self._problem.genome.genes)
@@ -235,7 +240,7 @@ class Study:
         return None
 
     def report(self, proposal: Proposal, outcome: Outcome) -> None:
-        """Give the result of a proposal, and of those that turned out to mean the same."""
+        """Save the outcome of a proposal, and of running ones that mean the same architecture."""
         self._running.pop(proposal.architecture.id, None)
         with self._stored.together():
             for number in (proposal.number, *self._twins.pop(proposal.number, [])):

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import itertools
 from collections.abc import Sequence
+from dataclasses import replace
 
 import numpy as np
 import pytest
@@ -308,3 +309,39 @@ def test_states_that_remember_the_choice_before_price_pairs_exactly(seed: int) -
             error += own[choice] + pair[str(before), str(choice)]
         points.add((error, point[1]))
     assert set(points_of(list(solved))) == undominated(list(points))
+
+
+@pytest.mark.parametrize("scale", [1e-9, 0.1, 3e14])
+def test_costs_need_not_be_whole_numbers(scale: float) -> None:
+    """The same front and the same limits as with whole numbers, in units of their own."""
+    whole, errors = random_space(3)
+    options = [replace(o, costs=tuple(c * scale for c in o.costs)) for o in whole.options]
+    stop = max(o.head for o in options)  # type: ignore
+    space = AdditiveSpace(options, (0, 1.0), stop, whole.cost_names)
+    expected, found = whole.front(errors, epsilon=0), space.front(errors, epsilon=0)
+    assert [one.architecture for one in found] == [one.architecture for one in expected]
+    assert found.errors.tolist() == expected.errors.tolist()
+    assert found.costs / scale == pytest.approx(expected.costs.astype(float), rel=1e-12)
+    name = whole.cost_names[0]
+    for one in expected:  # a limit that one architecture only just keeps
+        limits = [Constraint(name, "<=", one.costs[name] * scale)]
+        within = [o.architecture for o in found.within(limits)]
+        exact = [o.architecture for o in expected.within([Constraint(name, "<=", one.costs[name])])]
+        assert within == exact
+        assert one.architecture in within
+    least = min(one.costs[name] for one in expected)
+    with pytest.raises(LimitError) as caught:
+        space.front(errors, [Constraint(name, "<=", least * scale / 2)])
+    assert caught.value.closest == pytest.approx(least * scale)
+
+
+def test_a_limit_that_fractions_only_just_keep_is_kept() -> None:
+    """Ten times 0.1 are 1, though floats add up to less or more in some orders."""
+    options = [option(i, i + 1, name) for i in range(10) for name in "ab"]
+    options = [replace(o, costs=(0.1 if o.choice.block == "a" else 0.3,)) for o in options]
+    space = AdditiveSpace(options, 0, 10, ("energy_mj",))
+    (found,) = space.best(np.zeros(20), 9, [Constraint("energy_mj", "<=", 1.0)])
+    assert {c.block for c in found.architecture.choices} == {"a"}
+    assert found.costs["energy_mj"] == pytest.approx(1.0, rel=1e-14)
+    (dearest,) = space.best(np.zeros(20), 9, [Constraint("energy_mj", ">=", 3.0)])
+    assert {c.block for c in dearest.architecture.choices} == {"b"}

@@ -9,7 +9,7 @@ from torch import nn
 from nas_theseus import SearchSpace, choice, cut
 from nas_theseus.blocks import Depthwise, Identity, Keep, Linear
 from nas_theseus.costs.table import CostTable
-from nas_theseus.estimate.space_graph import additive_space
+from nas_theseus.estimate.space_graph import additive_space, log_unit
 from nas_theseus.tasks import digits
 from nas_theseus.values.architecture import Span
 
@@ -62,3 +62,9 @@ def test_blocks_that_are_left_out_are_on_no_path() -> None:
     # Behind the guide's own width it stands.
     assert any(one.choices[1] in behind for one in found)
     assert all(one.choices[0].width_share == 1 for one in found)
+
+
+def test_costs_are_spread_over_a_log_scale_whatever_their_unit() -> None:
+    assert log_unit(12, 10**6) == log_unit(0, 10**6) == log_unit(0, 0) == 1
+    assert log_unit(0.003, 2.0) == 0.003
+    assert log_unit(0, 0.5) == 0.5

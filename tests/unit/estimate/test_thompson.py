@@ -16,8 +16,8 @@ from nas_theseus.estimate.pareto import hypervolume
 from nas_theseus.estimate.thompson import PastProposal, Proposer, cheap_first
 from nas_theseus.space.genome import Genome
 from nas_theseus.tasks import digits
-from nas_theseus.values.architecture import Architecture, BlockChoice, Span
-from nas_theseus.values.goals import Objective
+from nas_theseus.values.architecture import Architecture, BlockChoice, Boundary, Span
+from nas_theseus.values.goals import Direction, Objective
 from nas_theseus.values.ids import derive_seed
 
 
@@ -219,6 +219,34 @@ def test_other_numbers_and_orders_of_objectives(objectives: tuple[Objective, ...
     truth = Truth(space, 0)
     found = truth.run(Proposer(space, truth.costs), 12)
     assert len(set(found)) == 12
+
+
+class Kept:
+    """An additive cost of which more is better: parts that are the guide's own."""
+
+    name, unit, additive = "kept_parts", "parts", True
+    direction: Direction = "maximize"
+
+    def count(self, module: nn.Module, inlet: Boundary) -> float:
+        return float(any(isinstance(one, nn.ReLU) for one in module.modules())) / 8
+
+
+def test_an_additive_cost_of_which_more_is_better_is_gained() -> None:
+    space = make_space(6, (maximize("val_accuracy"), maximize(Kept())))
+    costs = CostTable(space)
+    proposer = Proposer(space, costs)
+    known = [
+        PastProposal(one, {"val_accuracy": 0.9, **costs.of(one).known()})
+        for one in at_random(space, 0, 12)
+    ]
+    before = len(known)
+    for seed in range(8):
+        found = proposer.propose(known, seed)
+        assert found is not None
+        known.append(PastProposal(found, {"val_accuracy": 0.9, **costs.of(found).known()}))
+    each = [costs.of(one.architecture)["kept_parts"] for one in known]
+    assert max(each[before:]) > max(each[:before])
+    assert max(each) == costs.range("kept_parts")[1]
 
 
 def test_a_measured_cost_is_learnt_from_trials() -> None:
