@@ -85,7 +85,7 @@ class _Pooled:
 class RowSimilarity(_Pooled, ABC):
     """Compares two sets of rows, one per example; does not depend on rotations of the features.
 
-    A part aligned with it has its own basis and needs a stitch (`stitch_layer`) to fit into the guide.
+    A part aligned with it has its own basis; it needs a stitch (`stitch_layer`) to fit the guide.
 
     Attributes:
         pool: Default: 8. It keeps CKA near 8 % of a residual block's step (16x32x32, batch 256),
