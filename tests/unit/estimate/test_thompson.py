@@ -236,13 +236,14 @@ def test_an_additive_cost_of_which_more_is_better_is_gained() -> None:
     costs = CostTable(space)
     proposer = Proposer(space, costs)
     known = [
-        Told(one, {"val_accuracy": 0.9, **costs.of(one).known()}) for one in at_random(space, 0, 12)
+        PastProposal(one, {"val_accuracy": 0.9, **costs.of(one).known()})
+        for one in at_random(space, 0, 12)
     ]
     before = len(known)
     for seed in range(8):
         found = proposer.propose(known, seed)
         assert found is not None
-        known.append(Told(found, {"val_accuracy": 0.9, **costs.of(found).known()}))
+        known.append(PastProposal(found, {"val_accuracy": 0.9, **costs.of(found).known()}))
     each = [costs.of(one.architecture)["kept_parts"] for one in known]
     assert max(each[before:]) > max(each[:before])
     assert max(each) == costs.range("kept_parts")[1]
