@@ -9,7 +9,7 @@ others the parts are timed one by one: a proposal (ask), its result told (tell),
 hypervolume (front), the records queued (queue) and MLflow told of them (deliver). A copy of each
 length's journal is opened with the other samplers, which propose and are told as many.
 
-Slots: Ray Tune over `cluster.run_jobs`, on a Ray that is told of as many CPUs as there are slots;
+Slots: Ray Tune over `RayExecutor.run`, on a Ray that is told of as many CPUs as there are slots;
 a trial only waits, in a worker that imports no torch. Utilisation is waited time over slots and
 wall time, from when every worker has begun its first trial, for which it waits until all are there
 (ramp-up), to when the last trial starts.

@@ -1,4 +1,4 @@
-"""How busy Ray Tune over `cluster.run_jobs` keeps slots, by trials that only wait.
+"""How busy Ray Tune over `RayExecutor.run` keeps slots, by trials that only wait.
 
 Workers import this module, and no torch: 64 of them would fill the memory.
 """

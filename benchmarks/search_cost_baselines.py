@@ -103,7 +103,7 @@ def search(
     searcher = OptunaSearch(metric=["validation", "log_macs"], mode=["max", "min"], seed=seed)
     ray.init(
         address="local", num_cpus=1, include_dashboard=False, log_to_driver=False,
-        _node_ip_address="127.0.0.2",  # loopback; see `services.cluster.connect`
+        _node_ip_address="127.0.0.2",  # loopback; see `services.ray.executor`
     )  # fmt: skip
     try:
         results = tune.Tuner(

@@ -1,6 +1,6 @@
 """What a block's training step costs beside the bare step: forward, loss, backward, optimiser.
 
-Ours is the stage loop as a search runs it (`convert.schedules`), guide's activations and
+Ours is the stage loop as a search runs it (`conversion.alignment`), guide's activations and
 similarity included. Bare is the same block with mean squared error on batches that already lie in
 memory, one after the other. Both alternate in one process; medians of ratios within a round.
 

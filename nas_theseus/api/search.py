@@ -153,7 +153,7 @@ def search(
     Raises:
         TheseusError: anything a user can mend, before any training where it can be seen there.
     """
-    path, sources = Path(space), gather(space)
+    path = Path(space)
     settings = settings_of(path, {"trials": trials, **options}, "search")
     sources = gather(path)
     remember(sources)

@@ -103,7 +103,7 @@ def front_anchors(storage: SearchFolder, *, trust_code: bool = False) -> list[An
         By ascending MACs; those with no boundary that fits the next dearer are left out.
 
     Raises:
-        StorageError, SpaceError, GuideError: as `kept.read_space`; or no two can be stitched.
+        StorageError, SpaceError, GuideError: as `searches.beginning.read_space`; or no two can be stitched.
     """
     space = read_space(storage, trust_code=trust_code)
     guide = space.guide_architecture()
@@ -217,7 +217,7 @@ def load_switching(storage: SearchFolder, *, trust_code: bool = False) -> Stitch
 
     Raises:
         StorageError: there is none, or its anchors' results are gone.
-        SpaceError, GuideError: as `kept.read_space`; or the file is damaged.
+        SpaceError, GuideError: as `searches.beginning.read_space`; or the file is damaged.
     """
     table = storage.folder / "switching" / NETWORKS_FILE
     if not table.is_file():

@@ -17,7 +17,7 @@ def front_table(rows: Sequence[Mapping[str, Any]], title: str, width: int) -> Ta
     """The front, one line a member; block lists are cut to the terminal, `--json` has all.
 
     Args:
-        rows: as `front.front_rows` gives them.
+        rows: as `searches.front_files.front_rows` gives them.
         width: columns of the terminal; in a narrow one names are broken at their underscores, and
             blocks are left out where there is no room for them.
     """

@@ -85,7 +85,7 @@ class _Pooled:
 class RowSimilarity(_Pooled, ABC):
     """Compares two sets of rows, one row an example; blind to rotations of the features.
 
-    A part aligned by it speaks a basis of its own and needs a stitch (`stitching`) to be read by
+    A part aligned by it speaks a basis of its own and needs a stitch (`stitch_layer`) to be read by
     the guide.
 
     Attributes:

@@ -1,7 +1,7 @@
 """What alignment asks of a similarity, and how one is chosen by name.
 
 The package's similarities are the files of `similarities/`. CKA and D-MNN ignore rotation and
-scale, so a part aligned by them speaks a basis of its own and needs a stitch (`stitching`) to be
+scale, so a part aligned by them speaks a basis of its own and needs a stitch (`stitch_layer`) to be
 read by the guide; regression and cosine align the basis too. A space file brings its own by
 ``Recipe(similarity=MySimilarity())``.
 """

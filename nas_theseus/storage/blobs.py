@@ -122,7 +122,7 @@ class Blobs:
         if name.startswith("/") or ".." in name.split("/"):
             raise LibraryError(
                 f"library {without_credentials(self.location)}: {name!r} leads out of it; if the "
-                "library did not make that name, somebody else did: see docs/security.md"
+                "library did not make that name, somebody else did: see docs/guides/security.md"
             )
         return f"{self._root}/{name}"
 

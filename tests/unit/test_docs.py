@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import ast
 import importlib
 import re
 import tomllib
@@ -163,6 +164,12 @@ def test_modules_and_names_that_pages_import_exist(page: Path) -> None:
     for name in re.findall(r"`nas_theseus\.([a-z_]+(?:\.\w+)+)`", text):
         # The changelog names what moved by its old place.
         assert page.name == "CHANGELOG.md" or exists(name), name
+
+
+@pytest.mark.parametrize("page", PAGES, ids=lambda page: str(page.relative_to(ROOT)))
+def test_python_on_the_pages_can_be_parsed(page: Path) -> None:
+    for text in re.findall(r"```python\n(.*?)```", page.read_text(encoding="utf-8"), re.DOTALL):
+        ast.parse(text)
 
 
 @pytest.mark.parametrize("page", ["design.md", "architecture.md", "guides/bring-your-own.md"])

@@ -50,7 +50,7 @@ class InlineExecutor:
         """Nothing to start."""
 
     def run(self, jobs: Jobs[Any], make_worker: MakeWorker, goes_on: GoesOn | None = None) -> None:
-        """As `search.executor.Executor.run`; torch's threads are put back afterwards."""
+        """As `searches.execution.Executor.run`; torch's threads are put back afterwards."""
         threads = torch.get_num_threads()
         try:
             worker = make_worker()

@@ -24,8 +24,8 @@ def test_every_figure_of_the_front_is_shown_in_a_terminal_of_any_width(width: in
     console = Console(file=io.StringIO(), width=width)
     console.print(front_table([ROW], "front", width))
     shown = console.file.getvalue()  # type: ignore[attr-defined]
-    for text in ("f30eba841193", "0.9800", "378 k", "16.9 k", "0.2500", "80.9 k", "0.9700"):
-        assert text in shown, shown
+    for cell in ("f30eba841193", "0.9800", "378 k", "16.9 k", "0.2500", "80.9 k", "0.9700"):
+        assert cell in shown, shown
     assert "0.43" not in shown and "a2a5" not in shown
     assert max(map(len, shown.splitlines())) <= width
     assert ("keep|linear" in shown) == (width > 80)
