@@ -178,7 +178,7 @@ def test_a_form_that_no_part_has_is_told() -> None:
         "block 'narrower' cannot replace any span", "block 'wider' cannot replace any span",
     ]  # fmt: skip
     assert "does not shrink it" in said[0] and "no hidden channels" in said[1]
-    with pytest.raises(PairingError, match="'wider' cannot be made from it"):
+    with pytest.raises(PairingError, match="'wider' cannot be made from this part"):
         make_space().build(BlockChoice(Span(0, 1), "wider", (("kernel", 0), ("width", 2.0))))
 
 
