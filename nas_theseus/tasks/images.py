@@ -16,10 +16,10 @@ from nas_theseus.tasks.datasets import Datasets, by_class, split_training
 from nas_theseus.tasks.distillation import of_classes
 from nas_theseus.tasks.idx import read_idx
 from nas_theseus.tasks.metric import Measured, OwnMetric, Targets
-from nas_theseus.tasks.options import Augment, ImageOptions
 from nas_theseus.tasks.splits import report_classes
 from nas_theseus.tasks.target_readers import ClassLabels
 from nas_theseus.tasks.task import Splits, SplitTask
+from nas_theseus.tasks.task_options import Augment, ImageOptions
 from nas_theseus.tasks.tensors import (
     TensorExamples,
     check_labels,
