@@ -35,8 +35,12 @@ def matches(values: Mapping[str, Any], expression: str) -> bool:
         ValueError: a condition cannot be read, or names something that the values lack.
     """
     compare = {
-        "<=": operator.le, ">=": operator.ge, "<": operator.lt, ">": operator.gt, "==": operator.eq,
-    }  # fmt: skip
+        "<=": operator.le,
+        ">=": operator.ge,
+        "<": operator.lt,
+        ">": operator.gt,
+        "==": operator.eq,
+    }
     verdict = True
     for condition in re.split(r"\s+and\s+", expression.strip()):
         match = _CONDITION.fullmatch(condition)

@@ -225,9 +225,11 @@ class Stopped:
     @classmethod
     def from_json(cls, data: Mapping[str, Any]) -> Stopped:
         return cls(
-            data["stopped_at"], Evaluation.from_json(data), dict(data["predicted"]),
+            data["stopped_at"],
+            Evaluation.from_json(data),
+            dict(data["predicted"]),
             data["macs_saved"],
-        )  # fmt: skip
+        )
 
 
 Outcome: TypeAlias = Evaluation | Stopped | Failure
