@@ -1,4 +1,4 @@
-"""What it costs that samplers see the front and a part of the trials only (`services/optuna/window.py`).
+"""What it costs that samplers see the front and a part of the trials only (`optuna/window.py`).
 
     python -m benchmarks.sampler_window [--tpe-worlds 10] [--theseus-worlds 5] [--jobs 2]
 

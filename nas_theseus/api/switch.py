@@ -103,7 +103,8 @@ def front_anchors(storage: SearchFolder, *, trust_code: bool = False) -> list[An
         By ascending MACs; those with no boundary that fits the next dearer are left out.
 
     Raises:
-        StorageError, SpaceError, GuideError: as `searches.beginning.read_space`; or no two can be stitched.
+        StorageError, SpaceError, GuideError: as `searches.beginning.read_space`; or no two can be
+            stitched.
     """
     space = read_space(storage, trust_code=trust_code)
     guide = space.guide_architecture()

@@ -88,7 +88,7 @@ def gpt2_guide(model: nn.Module, context: int, *, weights: str | Path | None = N
     embedding, positions, dropout, blocks, norm, head = map(model.get_submodule, _GPT2_MODULES)
     longest = int(config.max_position_embeddings)
     if not 1 <= context <= longest:
-        raise CutError(f"a context of {context} tokens does not fit; this model has {longest}")
+        raise CutError(f"a context of {context} tokens does not fit; this model has 1 to {longest}")
     load_given_weights(model, weights)
     parts = [
         ("embed", _Embedding(embedding, positions, dropout)),

@@ -1,1 +1,1 @@
-"""Pictures, drawn by plotly (to explore) and matplotlib (to print)."""
+"""Plots, drawn with plotly (interactive) and matplotlib (for print)."""

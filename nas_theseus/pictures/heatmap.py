@@ -1,4 +1,4 @@
-"""Heatmaps of matrices side by side, drawn by plotly (to explore) and matplotlib (to print)."""
+"""Heatmaps of matrices, drawn with plotly (interactive) and matplotlib (for print)."""
 
 from __future__ import annotations
 
@@ -24,28 +24,35 @@ _SCALE = "viridis"
 def heatmap_page(
     panels: Panels, rows: Sequence[str], columns: Sequence[str], title: str
 ) -> go.Figure:
-    """Every matrix as a heatmap; one line of them a mapping, each line with its own colours.
+    """All matrices as heatmaps: one line of heatmaps per mapping, each with its own colour range.
 
     Args:
         panels: matrices by heading, values in [0, 1]; None is left blank.
-        rows, columns: names along the axes, first row on top.
+        rows, columns: names along the axes, with the first row on top.
     """
     width = max(len(line) for line in panels)
     headings = [html.escape(heading) for line in panels for heading in line]
     figure = make_subplots(
-        rows=len(panels), cols=width, subplot_titles=headings,
-        shared_yaxes=True, horizontal_spacing=0.03, vertical_spacing=0.16,
-    )  # fmt: skip
+        rows=len(panels),
+        cols=width,
+        subplot_titles=headings,
+        shared_yaxes=True,
+        horizontal_spacing=0.03,
+        vertical_spacing=0.16,
+    )
     for number, line in enumerate(panels, start=1):
         for place, matrix in enumerate(line.values(), start=1):
             figure.add_trace(
                 go.Heatmap(
-                    z=[list(row) for row in matrix], x=list(columns), y=list(rows),
+                    z=[list(row) for row in matrix],
+                    x=list(columns),
+                    y=list(rows),
                     coloraxis=f"coloraxis{number}",
                     hovertemplate="sender %{y}<br>receiver %{x}<br>%{z:.4f}<extra></extra>",
                 ),
-                row=number, col=place,
-            )  # fmt: skip
+                row=number,
+                col=place,
+            )
         low, high = _range(line)
         middle = 1 - (number - 0.5) / len(panels)
         bar = {"y": middle, "len": 0.9 / len(panels)}
@@ -59,13 +66,16 @@ def heatmap_page(
 def heatmap_picture(
     panels: Panels, rows: Sequence[str], columns: Sequence[str], title: str
 ) -> Figure:
-    """The same as `heatmap_page`, for print; values are written into small matrices."""
+    """The same as `heatmap_page`, for print; small matrices show their values."""
     width = max(len(line) for line in panels)
     figure = Figure(
-        figsize=(1.2 + width * (0.9 + 0.32 * len(columns)),
-                 0.8 + len(panels) * (1.1 + 0.28 * len(rows))),
-        dpi=150, layout="constrained",
-    )  # fmt: skip
+        figsize=(
+            1.2 + width * (0.9 + 0.32 * len(columns)),
+            0.8 + len(panels) * (1.1 + 0.28 * len(rows)),
+        ),
+        dpi=150,
+        layout="constrained",
+    )
     FigureCanvasAgg(figure)
     for number, line in enumerate(panels):
         low, high = _range(line)
@@ -85,9 +95,14 @@ def heatmap_picture(
                     if len(rows) <= 10 and math.isfinite(value):
                         dark = value < (low + high) / 2
                         axes.text(
-                            j, i, f"{100 * value:.0f}", fontsize=5, ha="center", va="center",
+                            j,
+                            i,
+                            f"{100 * value:.0f}",
+                            fontsize=5,
+                            ha="center",
+                            va="center",
                             color="white" if dark else "black",
-                        )  # fmt: skip
+                        )
             drawn.append(axes)
         figure.colorbar(shown, ax=drawn, shrink=0.8)
     figure.suptitle(title, fontsize=9, parse_math=False)
@@ -97,7 +112,7 @@ def heatmap_picture(
 def write_heatmaps(
     folder: Path, panels: Panels, rows: Sequence[str], columns: Sequence[str], title: str
 ) -> tuple[Path, Path]:
-    """Write ``heatmap.html`` (opens without a network) and ``heatmap.png``, each replaced whole.
+    """Write ``heatmap.html`` (works offline) and ``heatmap.png``, each atomically.
 
     Raises:
         StorageError: a file cannot be written.
@@ -111,6 +126,6 @@ def write_heatmaps(
 
 
 def _range(line: Mapping[str, Matrix]) -> tuple[float, float]:
-    """The colours' range of one line: from 0, or what is below, to the largest value."""
+    """Colour range of one line of heatmaps: from 0, or the smallest if below, to the largest."""
     values = [v for matrix in line.values() for row in matrix for v in row if v is not None]
     return min([0.0, *values]), max([1e-9, *values])

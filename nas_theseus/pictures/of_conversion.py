@@ -1,4 +1,4 @@
-"""Pictures of one conversion, drawn by matplotlib: its chain, similarity, and quality half way."""
+"""Plots of one conversion, drawn with matplotlib: blocks, similarity, quality during conversion."""
 
 from __future__ import annotations
 
@@ -25,16 +25,16 @@ REPLACEMENTS_FILE = "replacements.png"
 
 _GUIDE, _NEW, _KEPT = "#dbe4ee", "#fbd9c4", "#eef0f2"
 _BOTTLENECK, _EDGE = "#c2410c", "#4b5563"
-_LEAST = 1e-6  # what is drawn for a similarity of 1, which a logarithm cannot show
+_LEAST = 1e-6  # drawn for a similarity of 1, which has no place on a log scale
 _PARTS_A_ROW = 10
 _PART_INCH, _LINE_INCH = 1.5, 0.13
 
 
 def similarity_picture(evaluation: Evaluation) -> Figure:
-    """1 − similarity of every aligned block over the stages; the bottlenecks are named.
+    """1 − similarity of every aligned block over the stages, with names of the bottlenecks.
 
-    A block is a line from the stage in which it was first aligned to the last one. Bottlenecks
-    are the least similar blocks when each was last measured: one in three, at most three (ours).
+    Each block is a line from the first to the last stage in which it was aligned. Bottlenecks are
+    the blocks with the lowest last similarity: one in three, at most three (ours).
 
     Source: Network of Theseus, arXiv:2512.04198, figure 5.
     """
@@ -57,9 +57,14 @@ def similarity_picture(evaluation: Evaluation) -> Figure:
         )
         if bottleneck:
             axes.annotate(
-                str(position), (max(stages), max(1 - last[position], _LEAST)), (6, 0),
-                textcoords="offset points", color=_BOTTLENECK, weight="bold", va="center",
-            )  # fmt: skip
+                str(position),
+                (max(stages), max(1 - last[position], _LEAST)),
+                (6, 0),
+                textcoords="offset points",
+                color=_BOTTLENECK,
+                weight="bold",
+                va="center",
+            )
     axes.set_yscale("log")
     axes.set_xlabel("stage")
     axes.set_ylabel("1 − similarity to the guide (less is better)")
@@ -80,11 +85,11 @@ def similarity_picture(evaluation: Evaluation) -> Figure:
 def replacements_picture(
     runs: Mapping[str, Sequence[tuple[int, float]]], quality: Objective
 ) -> Figure:
-    """Quality of the half-converted network, from the guide to the target; one line a run.
+    """Quality of the partly converted network, from the guide to the target; one line per run.
 
     Args:
-        runs: by label, how many blocks stand in the guide and the network's quality then.
-        quality: the task's metric; on a log scale where less is better (perplexity).
+        runs: by label, pairs of the number of replaced blocks and the network's quality.
+        quality: the task's metric; on a log scale if less is better (perplexity).
 
     Source: Network of Theseus, arXiv:2512.04198, figure 4.
     """
@@ -105,13 +110,13 @@ def replacements_picture(
 def chain_picture(space: SearchSpace, architecture: Architecture) -> Figure:
     """The guide's parts above the target's blocks, each block as wide as its span.
 
-    A long chain is drawn in several rows of about ten parts, broken between blocks. Horizontally
-    one unit is one part. Shapes behind the target's blocks are shown where widths are free.
+    A long chain is drawn in several rows of about ten parts, broken between blocks. One horizontal
+    unit is one part. If widths are free, the shapes after the target's blocks are shown.
     """
     rows = list(_rows(architecture))
     blocks = {c: _block_text(space, p, c) for p, c in enumerate(architecture.choices)}
     tall = _LINE_INCH * (2 + max(text.count("\n") for text in blocks.values()))
-    height = 1.15 + tall  # of a row: shapes, parts, blocks, shapes
+    height = 1.15 + tall  # height of a row: shapes, parts, blocks, shapes
     parts = max(row[-1].span.stop - row[0].span.start for row in rows)
     figure = Figure(figsize=((parts + 1.4) * _PART_INCH, height * len(rows) + 0.1), dpi=150)
     FigureCanvasAgg(figure)
@@ -141,7 +146,7 @@ def chain_picture(space: SearchSpace, architecture: Architecture) -> Figure:
 
 
 def write_picture(figure: Figure, path: Path) -> None:
-    """A picture as PNG, replaced whole.
+    """Write a plot as PNG, atomically.
 
     Raises:
         StorageError: the file cannot be written.
@@ -158,7 +163,7 @@ def _figure(width: float, height: float) -> tuple[Figure, Axes]:
 
 
 def _rows(architecture: Architecture) -> Iterator[list[BlockChoice]]:
-    """Blocks of one row of the picture after another."""
+    """Blocks of each row of the plot."""
     row: list[BlockChoice] = []
     for choice in architecture.choices:
         if row and choice.span.stop - row[0].span.start > _PARTS_A_ROW:
@@ -169,13 +174,13 @@ def _rows(architecture: Architecture) -> Iterator[list[BlockChoice]]:
 
 
 def _part_text(part: int, name: str) -> str:
-    """Index and name, broken behind dots where it is long."""
+    """Index and name; long names are broken after dots."""
     lines = textwrap.wrap(f"{part}: {name}".replace(".", ". "), 22)
     return "\n".join(lines).replace(". ", ".")
 
 
 def _block_text(space: SearchSpace, position: int, choice: BlockChoice) -> str:
-    """Position and name, then hyperparameters, one a line; kept parts are marked."""
+    """Position and name, then hyperparameters, one per line; kept parts are marked."""
     name = "kept" if space.families[choice.block].keeps else choice.block
     values = [f"{name}={value}" for name, value in choice.hyperparameters]
     lines = [f"{position}: {name}", *values]
@@ -187,14 +192,20 @@ def _block_text(space: SearchSpace, position: int, choice: BlockChoice) -> str:
 def _box(
     axes: Axes, left: float, width: float, bottom: float, height: float, colour: str, text: str
 ) -> None:
-    """A named box; a small gap tells neighbours apart."""
+    """A box with a name; a small gap separates neighbours."""
     gap = 0.03
     axes.add_patch(
         Rectangle(
-            (left + gap, bottom), width - 2 * gap, height, facecolor=colour, edgecolor=_EDGE,
-            linewidth=0.8, linestyle="--" if colour == _KEPT else "-", gid=text,
+            (left + gap, bottom),
+            width - 2 * gap,
+            height,
+            facecolor=colour,
+            edgecolor=_EDGE,
+            linewidth=0.8,
+            linestyle="--" if colour == _KEPT else "-",
+            gid=text,
         )
-    )  # fmt: skip
+    )
     _write(axes, left + width / 2, bottom + height / 2, text)
 
 

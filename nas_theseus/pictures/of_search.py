@@ -1,4 +1,4 @@
-"""Pictures of a search, drawn by plotly (to explore) and matplotlib (to print)."""
+"""Plots of a search, drawn with plotly (interactive) and matplotlib (for print)."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ _FAINT, _FRONT = "#9aa5b1", "#c2410c"
 
 @dataclass(frozen=True)
 class _Picture:
-    """What both pictures show: the axes and the dots."""
+    """Content of both plots: axes and points."""
 
     x: Objective
     y: Objective
@@ -36,13 +36,13 @@ def _axes(
     objectives: Sequence[Objective], evaluations: Sequence[Evaluation]
 ) -> tuple[Objective, Objective]:
     if not objectives:
-        raise ValueError("a front is drawn over its objectives; none was given")
-    # The user's own costs are in the evaluations: a space file need not be run to draw them.
+        raise ValueError("plotting a front needs at least one objective")
+    # The user's own costs are in the evaluations, so the space file need not be run.
     known = {*COSTS}.union(*(evaluation.cost.numbers for evaluation in evaluations))
     costs = [objective for objective in objectives if objective.name in known]
     qualities = [objective for objective in objectives if objective.name not in known]
-    # Two costs or two qualities are drawn against each other; one objective alone against MACs,
-    # which every evaluation has.
+    # Two costs or two qualities are plotted against each other; a single objective is plotted
+    # against MACs, which every evaluation has.
     y = (qualities or costs[1:] or costs)[0]
     rest = [objective for objective in objectives if objective.name != y.name]
     x = (costs if y in qualities and costs else [*rest, Objective("macs", "minimize", log=True)])[0]
@@ -97,17 +97,17 @@ def front_figure(
     objectives: Sequence[Objective],
     title: str,
 ) -> go.Figure:
-    """All evaluations as faint dots, the front as connected dots, details on hover.
+    """All evaluations as faint points, the front as connected points, with details on hover.
 
     Args:
-        evaluations: what was measured; those without a finite value on both axes are left off
+        evaluations: evaluations to plot; those without finite values for both axes are left out
             and counted in the title.
         front: ids of the architectures on the front.
         objectives: the first cost is the x axis, the first quality the y axis.
-        title: shown above the picture.
+        title: title of the plot.
 
     Raises:
-        ValueError: no objective was given.
+        ValueError: there is no objective.
     """
     picture = _picture(evaluations, front, objectives, title)
     x, y = picture.x, picture.y
@@ -169,21 +169,18 @@ def write_front(
     objectives: Sequence[Objective],
     title: str,
 ) -> tuple[Path, Path]:
-    """Write ``front.html`` (opens without a network) and ``front.png``, each replaced whole.
+    """Write ``front.html`` (works offline) and ``front.png``, each atomically.
 
     Args:
-        folder: made if it is missing.
-        evaluations: see `front_figure`; likewise the others.
-        front: ids of the architectures on the front.
-        objectives: what the search improves.
-        title: shown above the pictures.
+        folder: folder to write to; created if it does not exist.
+        evaluations, front, objectives, title: as for `front_figure`.
 
     Returns:
         The two paths.
 
     Raises:
         StorageError: a file cannot be written.
-        ValueError: no objective was given.
+        ValueError: there is no objective.
     """
     page, image = folder / "front.html", folder / "front.png"
     interactive = front_figure(evaluations, front, objectives, title)
@@ -196,7 +193,7 @@ def write_front(
 
 
 def switching_picture(networks: Sequence[Mapping[str, Any]], metric: str, title: str) -> Figure:
-    """Quality over MACs of all networks of a stitchable net, its anchors marked."""
+    """Quality over MACs for all networks of a stitchable net, with its anchors marked."""
     figure = Figure(figsize=(7, 4.5), dpi=150, layout="constrained")
     FigureCanvasAgg(figure)
     axes = figure.add_subplot()

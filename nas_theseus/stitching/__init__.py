@@ -1,1 +1,1 @@
-"""Networks joined by stitches: which representations fit, and networks that switch their cost."""
+"""Networks joined by stitches: comparison of representations, and stitchable networks."""

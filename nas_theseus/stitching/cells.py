@@ -1,4 +1,4 @@
-"""Values of a comparison by stitching: its recipe, the stitched pairs of boundaries, results."""
+"""Values of a comparison by stitching: the recipe, pairs of boundaries, and their results."""
 
 from __future__ import annotations
 
@@ -24,16 +24,16 @@ CONTROLS: dict[str, tuple[bool, bool]] = {
 
 
 class StitchRecipe(Settings):
-    """How the stitch of a cell is made and judged; prefix and suffix never change.
+    """How the stitch of a cell is trained and evaluated; prefix and suffix never change.
 
     Attributes:
         start: weights before training: the least-squares solution, or torch's own (Kaiming).
-        loss: trained for the task through the frozen suffix, or to give the representation that
-            the receiver expects (the representation data set).
-        examples: training inputs that fit and train it.
-        score_examples: validation inputs that judge it.
-        cka_examples: of the training inputs, those whose features CKA compares.
-        epochs: passes over `examples`; 0 leaves the stitch as it starts.
+        loss: the task's loss through the frozen suffix, or the error of the representation that the
+            receiver expects (the representation data set).
+        examples: number of training inputs to fit and train the stitch.
+        score_examples: number of validation inputs to evaluate it.
+        cka_examples: number of training inputs whose features CKA compares.
+        epochs: passes over `examples`; 0 does not train the stitch.
     """
 
     start: Start = "least-squares"
@@ -47,15 +47,18 @@ class StitchRecipe(Settings):
 
     @property
     def training(self) -> Recipe:
-        """The same as task training takes it."""
+        """The same settings as a recipe for task training."""
         return Recipe(
-            epochs=self.epochs, batch_size=self.batch_size, learning_rate=self.learning_rate,
-            weight_decay=0.0, distill=0.0,
-        )  # fmt: skip
+            epochs=self.epochs,
+            batch_size=self.batch_size,
+            learning_rate=self.learning_rate,
+            weight_decay=0.0,
+            distill=0.0,
+        )
 
     @property
     def id(self) -> str:
-        """Eight hexadecimal digits, the same for the same recipe."""
+        """Eight hexadecimal digits, equal for equal recipes."""
         return short_hash(self.model_dump(), 8)
 
 
@@ -66,7 +69,8 @@ class Endpoint:
     Attributes:
         network: label of the network.
         trained: False for the twin with random weights.
-        boundary: a sender's parts in front of it are the prefix, a receiver's behind it the suffix.
+        boundary: parts of a sender before it are the prefix, parts of a receiver after it the
+            suffix.
     """
 
     network: str
@@ -87,14 +91,15 @@ class Endpoint:
 
 @dataclass(frozen=True)
 class Cell:
-    """What became of one stitch.
+    """Result of one stitch.
 
     Attributes:
         quality: the task's metric of the stitched network on validation inputs.
         start_quality: the same before the stitch was trained.
-        cka: linear CKA of what the sender gives and what the receiver expects.
-        residual: share of the expected variance that least squares left; None with another start.
-        seconds: of this cell alone, without activations.
+        cka: linear CKA between the sender's and the receiver's features.
+        residual: share of the receiver's variance that least squares left unexplained; None with
+            another start.
+        seconds: time for this cell alone, without computing activations.
     """
 
     sender: Endpoint
@@ -119,5 +124,5 @@ class Cell:
 
 
 def cell_id(sender: Endpoint, receiver: Endpoint) -> str:
-    """What a cell's file is called."""
+    """Name of a cell's file, without suffix."""
     return f"{sender.id}--{receiver.id}"

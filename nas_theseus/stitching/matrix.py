@@ -1,4 +1,4 @@
-"""Results of a comparison as matrices, row = sender, column = receiver; what their halves say."""
+"""Results of a comparison as matrices (row = sender, column = receiver), and their summaries."""
 
 from __future__ import annotations
 
@@ -14,15 +14,16 @@ Rows = list[list[float | None]]
 
 @dataclass(frozen=True)
 class Comparison:
-    """Everything measured between two networks; `None` stands where no stitch joins.
+    """All measurements between two networks; `None` where boundaries cannot be stitched.
 
     Attributes:
-        sender, receiver: labels.
-        rows, columns: names of the parts behind which each was cut, in order; the first is
+        sender, receiver: labels of the networks.
+        rows, columns: names of the parts after which each network was cut, in order; the first is
             boundary 1.
-        quality: stitched metric by control; `start_quality` the same before training.
-        cka: by control.
-        own: each network's own metric, trained.
+        quality: metric of the stitched networks by control; `start_quality` the same before
+            training.
+        cka: CKA by control.
+        own: each trained network's own metric.
     """
 
     sender: str
@@ -35,10 +36,11 @@ class Comparison:
     own: tuple[float, float]
 
     def triangle_difference(self, control: str = "trained-trained") -> float | None:
-        """Mean quality, sender later than receiver minus sender earlier; None without both.
+        """Mean quality where the sender is later, minus where it is earlier; None without both.
 
-        Later and earlier are by share of the depth, so that networks of unequal depth compare.
-        Source: Hernandez et al. 2023, section 1.5 (the draft's abstract says the reverse).
+        A sender is later or earlier than the receiver by its share of the depth, so that networks
+        of different depths can be compared. Source: Hernandez et al. 2023, section 1.5 (the draft's
+        abstract says the reverse).
         """
         later: list[float] = []
         earlier: list[float] = []
@@ -71,12 +73,12 @@ def comparison(
     parts: tuple[Sequence[str], Sequence[str]],
     own: tuple[float, float],
 ) -> Comparison:
-    """Matrices from cells, of which others than the two networks' are left out.
+    """Matrices from the cells of two networks; cells of other networks are ignored.
 
     Args:
         networks: labels of sender and receiver.
-        parts: names of the parts behind their inner boundaries.
-        own: their own metrics, trained.
+        parts: names of the parts before their inner boundaries.
+        own: metrics of the trained networks themselves.
     """
     known = {cell.id: cell for cell in cells}
 
@@ -96,6 +98,11 @@ def comparison(
         return {control: matrix(control, name) for control in CONTROLS}
 
     return Comparison(
-        *networks, tuple(parts[0]), tuple(parts[1]),
-        by_control("quality"), by_control("start_quality"), by_control("cka"), own,
-    )  # fmt: skip
+        *networks,
+        tuple(parts[0]),
+        tuple(parts[1]),
+        by_control("quality"),
+        by_control("start_quality"),
+        by_control("cka"),
+        own,
+    )

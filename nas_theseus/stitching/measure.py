@@ -1,4 +1,4 @@
-"""One cell of a comparison: a sender's prefix, a stitch that trains, a receiver's suffix."""
+"""One cell of a comparison: a sender's prefix, a trained stitch, and a receiver's suffix."""
 
 from __future__ import annotations
 
@@ -29,14 +29,14 @@ from nas_theseus.values.ids import derive_seed
 
 
 class Frozen(nn.Sequential):
-    """Parts of a network that stay as they are: no gradients, eval mode whatever is asked for."""
+    """Frozen parts of a network: no gradients, always in eval mode."""
 
     def __init__(self, parts: Iterable[nn.Module]) -> None:
         super().__init__(*parts)
         self.requires_grad_(False).eval()
 
     def train(self, mode: bool = True) -> Frozen:
-        """Stay in eval mode: batch norms keep their statistics, dropout passes everything."""
+        """Stay in eval mode, so that batch norms keep their statistics and dropout is off."""
         return super().train(False)
 
 
@@ -49,7 +49,7 @@ class Examples:
 
     @classmethod
     def of(cls, task: Task, split: Split, count: int, device: torch.device) -> Examples:
-        """As many as there are, at most `count`."""
+        """The first `count` examples of a split, or all if there are fewer."""
         count = min(count, task.size(split))
         batch = next(iter(task.batches(split, count, device=device, limit=count)))
         return cls(batch.inputs, batch.targets)
@@ -66,18 +66,18 @@ class Side:
         for found, given in ((self.training, training), (self.validation, validation)):
             if found.count < len(given.inputs):
                 raise ConversionError(
-                    f"activations of {len(given.inputs)} examples do not fit into memory, "
+                    f"activations of {len(given.inputs)} examples do not fit into memory, those of "
                     f"{found.count} would; lower examples or score_examples"
                 )
 
 
 @dataclass(frozen=True, eq=False)
 class _SuffixTask(SplitTask):
-    """A task whose inputs are a sender's activations; the loss and metric of another task.
+    """A task whose inputs are a sender's activations, with the loss and metric of another task.
 
     Attributes:
-        represents: the loss is the relative squared error of what the stitch gives, and targets
-            of training are what the receiver expects.
+        represents: whether the loss is the relative squared error of the stitch's outputs, with the
+            receiver's activations as training targets.
     """
 
     base: Task
@@ -118,7 +118,7 @@ class _SuffixTask(SplitTask):
 
 
 def fewest_examples(stitch: Stitch) -> int:
-    """Examples that its least squares need: as many rows as unknowns for each output, or more."""
+    """Number of examples for least squares: at least as many rows as unknowns per output."""
     sender, receiver = (torch.zeros(1, *b.shape) for b in (stitch.inlet, stitch.outlet))
     return max(
         math.ceil((read.shape[1] + 1) / len(read)) for _, read, _ in stitch.pairs(sender, receiver)
@@ -126,16 +126,16 @@ def fewest_examples(stitch: Stitch) -> int:
 
 
 def refuse_too_few(stitch: Stitch, examples: int, what: str) -> None:
-    """Refuse least squares with more unknowns than equations, which would only copy noise.
+    """Refuse least squares with more unknowns than equations, which would fit noise.
 
     Raises:
-        ConversionError: too few examples; `what` names the stitch.
+        ConversionError: there are too few examples; `what` names the stitch in the message.
     """
     needed = fewest_examples(stitch)
     if examples < needed:
         raise ConversionError(
-            f"{what}: least squares from {stitch.inlet} to {stitch.outlet} needs {needed} "
-            f"examples or more, {examples} are given; give more, or start from 'kaiming'"
+            f"{what}: least squares from {stitch.inlet} to {stitch.outlet} needs at least {needed} "
+            f"examples, got {examples}; use more, or start from 'kaiming'"
         )
 
 
@@ -147,18 +147,18 @@ def measure(
     targets: tuple[Tensor, Tensor],
     seed: int,
 ) -> Cell:
-    """Train and judge the stitch of one cell, on activations that are there already.
+    """Train and evaluate the stitch of one cell, on activations computed before.
 
     Args:
-        task: whose loss and metric judge.
+        task: task with the loss and metric.
         sides: sender and receiver.
-        cell: the boundaries that are joined.
-        targets: of the training and the validation examples.
-        seed: of the stitch's first weights and the order of examples.
+        cell: the two boundaries to stitch.
+        targets: targets of the training and the validation examples.
+        seed: seed of the stitch's initial weights and the order of examples.
 
     Raises:
-        ShapeError: no stitch joins the two boundaries.
-        ConversionError: too few examples, training diverged, or the receiver changed.
+        ShapeError: the two boundaries cannot be stitched.
+        ConversionError: there are too few examples, training diverged, or the receiver changed.
 
     Source: Hernandez, Dangovski, Lu 2023, arXiv:2303.11277, section 1.2.
     """
@@ -207,5 +207,5 @@ def measure(
 
 
 def _writes(module: nn.Module) -> list[int]:
-    """How often each tensor was written to in place, as torch counts it."""
+    """Torch's count of in-place writes to each tensor."""
     return [t._version for t in (*module.parameters(), *module.buffers())]

@@ -1,4 +1,4 @@
-"""Where the networks of a comparison come from: a search space's guide, or a ready network."""
+"""Sources of the networks of a comparison: a search space's guide, or a ready network."""
 
 from __future__ import annotations
 
@@ -23,15 +23,15 @@ from nas_theseus.values.recipe import Recipe
 
 @dataclass(frozen=True)
 class Source:
-    """One network of a comparison; plain values, so that a worker can build it again.
+    """One network of a comparison, as plain values from which a worker can build it.
 
     Attributes:
         name: ``SPACE.py`` for its guide, or a ready network (`nas_theseus.guide.networks.READY`).
-        seed: of its weights before training, so that a network can be compared with its twin.
-        task: of ready networks: ``fashion-mnist``, ``digits`` or a folder of images.
-        sources: of the space file, if it is one.
-        width: of ready networks that have a free one.
-        epochs: that ready networks train.
+        seed: seed of the weights before training, so that a network can be compared with its twin.
+        task: task of ready networks: ``fashion-mnist``, ``digits`` or a folder of images.
+        sources: sources of the space file, if the network comes from one.
+        width: width of ready networks whose width is free.
+        epochs: training epochs of ready networks.
     """
 
     name: str
@@ -43,19 +43,19 @@ class Source:
 
     @property
     def label(self) -> str:
-        """What results call it: ``resnet1212``, and ``resnet1212@1`` with another seed."""
+        """Name of the network in results: ``resnet1212``, or ``resnet1212@1`` with seed 1."""
         return Path(self.name).stem + (f"@{self.seed}" if self.seed else "")
 
     def build(self) -> tuple[Guide, Task, Recipe | None]:
-        """The network before training, its task, and how it is trained (None: not at all).
+        """The network before training, its task, and its training recipe (None: not trained).
 
         Raises:
-            SpaceError: the space file cannot be read, or no network or task is called so.
+            SpaceError: the space file cannot be read, or the network or task is unknown.
         """
         if self.sources is not None:
             space = load_space(self.sources)
             guide, task, training = space.guide, space.learnt_from, space.guide_training
-            if self.seed and training is not None:  # weights that were given have no other seed
+            if self.seed and training is not None:  # given weights do not depend on a seed
                 reinitialise_seeded(guide, self.seed)
             return guide, task, training
         task = _task(self.task)
@@ -67,12 +67,12 @@ class Source:
         return guide, task, Recipe(epochs=self.epochs, distill=0.0)
 
     def random_twin(self, guide: Guide) -> Guide:
-        """A copy with random weights, never those that `guide` was trained from."""
+        """A copy with random weights, different from those before the guide's training."""
         return reinitialise_seeded(copy.deepcopy(guide), derive_seed("random twin", self.label))
 
 
 def reinitialise_seeded(guide: Guide, seed: int) -> Guide:
-    """Random weights in place, batch-norm statistics as new."""
+    """Reset weights to random ones and batch-norm statistics to their defaults, in place."""
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(seed)
         reinitialise(guide)
@@ -85,19 +85,19 @@ def _task(name: str) -> Task:
         return known[name]()
     if not Path(name).is_dir():
         raise SpaceError(
-            "--task", [f"{name!r} is not {', '.join(known)} or a folder of images by class"]
+            "--task", [f"{name!r} is none of {', '.join(known)}, nor a folder of images by class"]
         )
     return image_folder(name)
 
 
 def read_sources(names: Sequence[str], task: str, width: int, epochs: float) -> list[Source]:
-    """The networks that a person named; ``small-resnets`` stands for all sixteen.
+    """The sources of the named networks; ``small-resnets`` means all sixteen small ResNets.
 
     Args:
-        names: each with ``@SEED`` behind it for another seed than 0.
+        names: names of networks, each optionally followed by ``@SEED``. Default seed: 0.
 
     Raises:
-        SpaceError: every name that cannot be, together.
+        SpaceError: names are invalid; the message lists all of them.
     """
     found: list[Source] = []
     mistakes: list[str] = []
@@ -106,7 +106,7 @@ def read_sources(names: Sequence[str], task: str, width: int, epochs: float) -> 
     ):
         name, _, seed = given.partition("@")
         if seed and not seed.isdecimal():
-            mistakes.append(f"{given!r}: behind @ stands a seed, a whole number")
+            mistakes.append(f"{given!r}: the seed after @ must be a whole number")
             continue
         if name.endswith(".py"):
             path = Path(name)
@@ -123,7 +123,7 @@ def read_sources(names: Sequence[str], task: str, width: int, epochs: float) -> 
         other = named.setdefault(source.label, source)
         if other.name != source.name:
             mistakes.append(
-                f"{other.name} and {source.name} are both called {source.label!r} in results; "
+                f"{other.name} and {source.name} would both be named {source.label!r} in results; "
                 "rename one of the files"
             )
     if mistakes:
@@ -132,13 +132,14 @@ def read_sources(names: Sequence[str], task: str, width: int, epochs: float) -> 
 
 
 def pairs_of(sources: Sequence[Source], every: bool) -> list[tuple[Source, Source]]:
-    """Ordered pairs of sender and receiver; a network meets its twin of the next seed.
+    """Ordered pairs of sender and receiver; a network is paired with its twin of the next seed.
 
     Args:
-        every: all ordered pairs of the sources; else the one pair given (one source: with itself).
+        every: return all ordered pairs of the sources; otherwise the pair of the two sources, or
+            of one source with its twin.
 
     Raises:
-        SpaceError: neither one nor two sources, and not `every`.
+        SpaceError: without `every`, there are neither one nor two sources.
     """
     if every:
         pairs = [(a, b) for a in sources for b in sources]
@@ -147,6 +148,6 @@ def pairs_of(sources: Sequence[Source], every: bool) -> list[tuple[Source, Sourc
     else:
         raise SpaceError(
             "networks to stitch",
-            [f"{len(sources)} are given: name one or two, or add --all for every ordered pair"],
+            [f"got {len(sources)} networks: name one or two, or add --all for every ordered pair"],
         )
     return [(a, b if a != b else Source(**{**vars(b), "seed": b.seed + 1})) for a, b in pairs]

@@ -1,4 +1,4 @@
-"""What a worker does for a comparison: a row, one sender stitched into every receiver."""
+"""A worker's job in a comparison: one row, in which a sender is stitched into every receiver."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ from nas_theseus.values.events import Ended
 
 @dataclass(frozen=True)
 class Pair:
-    """Two networks to compare and where their cells are kept."""
+    """Two networks to compare, and the folder where their cells are saved."""
 
     sender: str
     receiver: str
@@ -34,7 +34,7 @@ class Pair:
         return self.folder / "cells" / f"{cell_id(sender, receiver)}.json"
 
     def cells(self, sender: Guide, receiver: Guide) -> Iterator[tuple[Endpoint, Endpoint]]:
-        """Every cell that a stitch exists for, all four controls; the last parts are no senders."""
+        """Every cell that can be stitched, for all four controls; outputs are no senders."""
         for trained in CONTROLS.values():
             for i in range(1, len(sender)):
                 for j in range(1, len(receiver)):
@@ -48,7 +48,7 @@ class Pair:
                     )
 
     def read(self, sender: Endpoint, receiver: Endpoint) -> Cell | None:
-        """A kept cell; None when there is none, or a damaged one, which is set aside."""
+        """A saved cell; None if there is none, or if it is damaged and was moved aside."""
         path = self.cell_file(sender, receiver)
         try:
             return Cell.from_json(json.loads(path.read_text()))
@@ -61,12 +61,12 @@ class Pair:
 
 @dataclass(frozen=True)
 class RowSettings:
-    """Everything a worker needs; plain values, so that it travels to any node.
+    """Everything a worker needs, as plain values that can be sent to any node.
 
     Attributes:
-        sources: by label.
+        sources: sources of the networks by label.
         states: state dicts of each network, trained and random, by (label, trained).
-        threads: torch threads.
+        threads: number of torch threads.
     """
 
     sources: Mapping[str, Source]
@@ -84,7 +84,7 @@ class RowWorker:
     def __init__(self, settings: RowSettings) -> None:
         torch.set_num_threads(settings.threads)
         self._settings = settings
-        # Activations of a few networks at a time: a family's would not fit into memory.
+        # Activations of a few networks at a time: those of a whole family may not fit into memory.
         self._side = lru_cache(maxsize=4)(self._make_side)
 
     @cached_property
@@ -105,7 +105,7 @@ class RowWorker:
         return Side(network.to(self._settings.device), *self._examples)
 
     def __call__(self, job: Endpoint) -> Iterator[str | Ended]:
-        """Yields each cell after it was saved, and the end of the row."""
+        """Yield each cell after it was saved, then the end of the row."""
         try:
             yield from self._row(job)
         except TheseusError as error:
@@ -126,16 +126,20 @@ class RowWorker:
                     continue
                 back = self._side(target.network, target.trained)
                 cell = measure(
-                    settings.recipe, self._task, (front, back), (source, target), targets,
+                    settings.recipe,
+                    self._task,
+                    (front, back),
+                    (source, target),
+                    targets,
                     settings.seed,
-                )  # fmt: skip
+                )
                 write_json(pair.cell_file(source, target), cell.to_json())
                 yield cell.id
 
 
 @dataclass(frozen=True)
 class MakeRowWorker:
-    """Makes the worker in its own process."""
+    """Makes the worker in the worker's process."""
 
     settings: RowSettings
 

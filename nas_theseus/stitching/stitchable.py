@@ -1,4 +1,4 @@
-"""One network made of several: anchors joined by stitches, its cost switched at run time."""
+"""Stitchable networks: anchors joined by stitches, with a cost that can be switched at run time."""
 
 from __future__ import annotations
 
@@ -32,13 +32,13 @@ Direction = Literal["fast-to-slow", "slow-to-fast"]
 
 @dataclass(frozen=True)
 class StitchConfig:
-    """One network that a stitchable net holds: an anchor, or the front of one and back of another.
+    """One network of a stitchable net: an anchor, or the front of one and the back of another.
 
     Attributes:
-        front, leave: the anchor that the input enters, and its boundary where that ends.
-        stitch: which one joins; None for an anchor alone.
-        back, enter: the anchor that gives the output, and its boundary where that begins.
-        cost: MACs of one input and parameters, the stitch's included.
+        front, leave: the anchor that takes the input, and its boundary at which it is left.
+        stitch: number of the stitch between them; None for an anchor alone.
+        back, enter: the anchor that returns the output, and its boundary at which it is entered.
+        cost: MACs for one input and parameters, including the stitch.
     """
 
     front: str
@@ -57,19 +57,20 @@ class StitchConfig:
 class StitchableNet(nn.Module):
     """Anchors of one family and the stitches between them; one network at a time is selected.
 
-    The anchors are copied. Stitches begin with torch's own (Kaiming) weights; `fit` gives them
-    least squares. Batch norms see other statistics in every network, so each network keeps its
-    own, which `select` puts in place; until `training.calibrate` they are the anchors' (ours).
+    The anchors are copied. Stitches start with torch's own (Kaiming) weights; `fit` sets them to
+    the least-squares solution. Batch norms see different statistics in every network, so each
+    network has its own, which `select` installs. Until `training.calibrate` they are the anchors'
+    (ours).
 
     Args:
-        anchors: two or more of one task, in any order.
-        size, stride: of the sliding windows, k and s.
-        direction: fast-to-slow enters the smaller anchor and leaves through the larger.
-        nearest: stitch only anchors that are neighbours by MACs; else every two.
+        anchors: at least two anchors for one task, in any order.
+        size, stride: size and stride of the sliding windows, k and s.
+        direction: fast-to-slow starts in the smaller anchor and ends in the larger.
+        nearest: stitch only anchors that are neighbours by MACs; otherwise every pair.
 
     Raises:
         GuideError: the anchors do not share task and data.
-        ShapeError: the windows do not fit, or no stitch joins two anchors.
+        ShapeError: the windows do not fit, or two anchors cannot be stitched.
         CostError: an anchor's MACs cannot be counted.
 
     Source: Pan, Cai, Zhuang 2023 (SN-Net), arXiv:2302.06586, section 3.
@@ -89,7 +90,9 @@ class StitchableNet(nn.Module):
         super().__init__()
         check_anchors(anchors)
         if direction not in get_args(Direction):
-            raise GuideError(f"direction: {' or '.join(get_args(Direction))}, not {direction!r}")
+            raise GuideError(
+                f"direction must be {' or '.join(get_args(Direction))}, not {direction!r}"
+            )
         self.task = anchors[0].task
         part_macs = {
             anchor.name: [
@@ -104,8 +107,11 @@ class StitchableNet(nn.Module):
         self.names = tuple(anchor.name for anchor in ordered)
         self.anchors = nn.ModuleDict({a.name: copy.deepcopy(a.network).cpu() for a in ordered})
         self.settings = {
-            "size": size, "stride": stride, "direction": direction, "nearest": nearest,
-        }  # fmt: skip
+            "size": size,
+            "stride": stride,
+            "direction": direction,
+            "nearest": nearest,
+        }
         self.stitches = nn.ModuleList()
         found = []
         for n in self.names:
@@ -132,19 +138,18 @@ class StitchableNet(nn.Module):
         return found
 
     def configs(self) -> tuple[StitchConfig, ...]:
-        """All networks, anchors included, by ascending MACs; `select` takes their index."""
+        """All networks, including the anchors, by ascending MACs; `select` takes their index."""
         return self._configs
 
     def select(self, index: int) -> None:
-        """Be the network `index` of `configs` from the next forward on.
+        """Select the network `index` of `configs` for all following forward passes.
 
         Raises:
-            GuideError: there is none.
+            GuideError: there is no such network.
         """
         if not 0 <= index < len(self._configs):
             raise GuideError(
-                f"no stitched network {index!r}: there are 0 to {len(self._configs) - 1}, "
-                "as configs() lists them"
+                f"no stitched network {index!r}: configs() lists 0 to {len(self._configs) - 1}"
             )
         self.selected = index
         if self._widths:
@@ -154,7 +159,7 @@ class StitchableNet(nn.Module):
                 )
 
     def adopt(self, anchors: Mapping[str, Guide]) -> None:
-        """Take over weights of trained anchors, and their statistics for every network."""
+        """Copy the weights of trained anchors, and their statistics for every network."""
         for name, network in anchors.items():
             self.anchor(name).load_state_dict(network.state_dict())
         if self._widths:
@@ -167,7 +172,7 @@ class StitchableNet(nn.Module):
         return features
 
     def extract(self, index: int) -> Guide:
-        """A copy of one network as a plain chain, in eval mode; nothing of the others."""
+        """A copy of one network as a plain chain in eval mode, without the other networks."""
         return Guide(self.copied_parts(index), self.task.inlet).eval()
 
     def copied_parts(self, index: int) -> list[tuple[str, nn.Module]]:
@@ -179,21 +184,21 @@ class StitchableNet(nn.Module):
         return parts
 
     def keep_statistics(self) -> None:
-        """Let the selected network keep its batch norms' present statistics."""
+        """Save the current batch-norm statistics as those of the selected network."""
         if self._widths:
             self.statistics[self.selected] = torch.cat(self._running())
 
     def fit(self, examples: int = 512) -> list[float]:
-        """Give every stitch the least-squares solution, over all pairs of its window.
+        """Set every stitch to the least-squares solution over all pairs of its window.
 
         Args:
-            examples: training inputs of the task; some hundred.
+            examples: number of the task's training inputs; a few hundred.
 
         Returns:
-            For each stitch, the share of the expected variance that it leaves.
+            For each stitch, the share of the receiver's variance that it leaves unexplained.
 
         Raises:
-            ConversionError: too few inputs, or NaN or infinite activations.
+            ConversionError: there are too few inputs, or activations are NaN or infinite.
             GuideError: an anchor has its classes in another order than the task.
 
         Source: Pan et al. 2023, section 3 (M = A⁺B, here with intercept).
@@ -221,7 +226,7 @@ class StitchableNet(nn.Module):
         return residuals
 
     def save(self, path: Path) -> None:
-        """Write weights and statistics as safetensors; the metadata hold how it was made.
+        """Write weights and statistics as safetensors, with the net's settings as metadata.
 
         Raises:
             StorageError: the file cannot be written.
@@ -232,10 +237,10 @@ class StitchableNet(nn.Module):
 
     @classmethod
     def load(cls, path: Path, anchors: Sequence[Anchor]) -> StitchableNet:
-        """Rebuild a saved net around anchors of the same names and parts, whatever their weights.
+        """Rebuild a saved net from anchors of the same names and parts, with any weights.
 
         Raises:
-            GuideError: the file is missing, damaged, or of other anchors.
+            GuideError: the file is missing, damaged, or from a net of other anchors.
         """
         try:
             with safetensors.safe_open(path, "pt") as file:
@@ -243,13 +248,13 @@ class StitchableNet(nn.Module):
             names = made.pop("anchors")
         except (OSError, ValueError, KeyError, safetensors.SafetensorError) as error:
             raise GuideError(
-                f"{path} holds no stitchable network: {error}; give a file that save() wrote"
+                f"{path} is not a stitchable network: {error}; use a file written by save()"
             ) from error
         given = {anchor.name: list(anchor.network.names) for anchor in anchors}
         if given != names:
             raise GuideError(
-                f"{path} is of anchors {', '.join(names)} with parts {list(names.values())}; given "
-                f"are {', '.join(given)} with parts {list(given.values())}"
+                f"{path} has anchors {', '.join(names)} with parts {list(names.values())}, but got "
+                f"{', '.join(given)} with parts {list(given.values())}"
             )
         net = cls(anchors, **made)
         load_weights(net, path)
@@ -259,7 +264,7 @@ class StitchableNet(nn.Module):
     def _join(
         self, front: str, back: str, size: int, stride: int, part_macs: dict[str, list[int]]
     ) -> list[StitchConfig]:
-        """Stitches from one anchor to another, and the networks that they make."""
+        """Add stitches from one anchor to another, and return their networks."""
         a, b = self.anchor(front), self.anchor(back)
         found = []
         for window in sliding_windows(a.boundaries, b.boundaries, size, stride):
@@ -276,7 +281,7 @@ class StitchableNet(nn.Module):
         return found
 
     def _named(self, config: StitchConfig) -> list[tuple[str, nn.Module]]:
-        """Names and modules of one network, input to output."""
+        """Names and modules of one network, from input to output."""
 
         def parts(name: str, which: slice) -> list[tuple[str, nn.Module]]:
             anchor = self.anchor(name)
@@ -300,7 +305,7 @@ class StitchableNet(nn.Module):
         self.select(next(i for i, c in enumerate(self._configs) if str(c) == name))
 
     def _features(self, name: str, sample: Tensor, at: set[int]) -> list[dict[int, Tensor]]:
-        """An anchor's activations, with the anchor's own statistics, a batch each."""
+        """An anchor's activations, with the anchor's own statistics, batch by batch."""
         self._select_anchor(name)
         anchor = self.anchor(name)
         with torch.no_grad():

@@ -1,4 +1,4 @@
-"""A guide that holds stitchable networks, so that a search chooses among stitches."""
+"""A guide that contains stitchable networks, so that a search can choose among stitches."""
 
 from __future__ import annotations
 
@@ -28,23 +28,23 @@ class StitchedNetwork(nn.Sequential):
 
     @property
     def last(self) -> nn.Linear | None:
-        """The last linear layer, which gives the output."""
+        """The last linear layer, which computes the output."""
         return next((m for m in reversed(list(self.modules())) if isinstance(m, nn.Linear)), None)
 
 
 class StitchableGuide(Guide):
-    """The largest anchor as a chain of parts, with stitchable nets of its family beside it.
+    """The largest anchor as a chain of parts, together with stitchable nets of its family.
 
-    As a guide it is trained once and its weights travel to every worker: the anchors on the task,
-    then each net's stitches by least squares, then each net by `train_stitches`. The block family
-    `stitched` stands for the whole chain and begins as one network of a net.
+    Like any guide it is trained once, and its weights are sent to every worker: first the anchors
+    on the task, then each net's stitches by least squares, then each net by `train_stitches`. The
+    block family `stitched` replaces the whole chain and starts as one network of a net.
 
     Args:
-        anchors: see `StitchableNet`.
-        stitch_training: how each net is trained after its least squares.
-        sizes: of sliding windows; a net for each, and for each direction.
-        stride: of the windows.
-        fit_examples: training inputs for least squares.
+        anchors: as for `StitchableNet`.
+        stitch_training: recipe to train each net after least squares.
+        sizes: sizes of sliding windows; there is one net for each size and direction.
+        stride: stride of the windows.
+        fit_examples: number of training inputs for least squares.
     """
 
     def __init__(
@@ -76,21 +76,21 @@ class StitchableGuide(Guide):
         )
 
     def net(self, size: int, direction: str) -> StitchableNet:
-        """The net of one size of windows and one direction."""
+        """The net for one window size and direction."""
         found = self.nets[_key(size, direction)]
         assert isinstance(found, StitchableNet)
         return found
 
     def content_hash(self) -> str:
-        """As a guide's, and of how the nets are trained."""
+        """The guide's hash, which also includes how the nets are trained."""
         return short_hash([super().content_hash(), self.stitch_training.id, self.fit_examples], 16)
 
     def learn(self, task: Task, recipe: Recipe, seed: int) -> Iterator[EpochLoss]:
         """Train the anchors by `recipe`, then every net by `stitch_training`.
 
         Raises:
-            ConversionError: training diverged, or too few examples for least squares.
-            GuideError: the anchors do not belong together.
+            ConversionError: training diverged, or there are too few examples for least squares.
+            GuideError: the anchors do not share task and data.
         """
         chain = nn.Sequential(*self.parts)
         for name, network in ((self.largest, chain), *self.smaller.items()):
@@ -98,28 +98,37 @@ class StitchableGuide(Guide):
         anchors = {n: g for n, g in self.smaller.items() if isinstance(g, Guide)}
         for key, net in self.nets.items():
             assert isinstance(net, StitchableNet)
-            net.adopt({self.largest: Guide(list(zip(self.names, self.parts, strict=True)),
-                                           self.boundaries[0]), **anchors})  # fmt: skip
+            net.adopt(
+                {
+                    self.largest: Guide(
+                        list(zip(self.names, self.parts, strict=True)), self.boundaries[0]
+                    ),
+                    **anchors,
+                }
+            )
             net.fit(self.fit_examples)
             events = train_stitches(net, task, self.stitch_training, derive_seed(key, seed))
             yield from (event for event in events if isinstance(event, EpochLoss))
 
     def stitched(self, shares: Sequence[float]) -> BlockFamily:
-        """The block family that stands for the whole guide: window size, direction and a network.
+        """The block family that replaces the whole guide, by window size, direction and network.
 
         Args:
-            shares: which network, 0 for a net's cheapest to 1 for its dearest.
+            shares: networks to choose from, 0 for a net's cheapest to 1 for its most expensive.
         """
         return block(
-            self._network, name="stitched", size=Choice(self.sizes),
-            direction=Choice(self.directions), share=Choice(tuple(shares)),
-        )  # fmt: skip
+            self._network,
+            name="stitched",
+            size=Choice(self.sizes),
+            direction=Choice(self.directions),
+            share=Choice(tuple(shares)),
+        )
 
     def _network(
         self, inlet: Boundary, outlet: Boundary, *, size: int, direction: str, share: float
     ) -> nn.Module:
         if (inlet, outlet) != (self.boundaries[0], self.boundaries[-1]):
-            raise ShapeError("a stitched network stands for the whole guide only")
+            raise ShapeError("a stitched network can only replace the whole guide")
         net = self.net(size, direction)
         index = round(share * (len(net.configs()) - 1))
         parts = net.copied_parts(index)

@@ -1,4 +1,4 @@
-"""Which blocks the guide's boundaries fit, by stitching, and the architectures that it suggests."""
+"""Architectures suggested by stitching, from how well blocks match the guide's boundaries."""
 
 from __future__ import annotations
 
@@ -23,21 +23,22 @@ _MAX_LABELS = 3_000
 
 
 def stitch_errors(space: SearchSpace, examples: int = _EXAMPLES) -> dict[BlockChoice, float]:
-    """What of the guide's boundary each block's outlet leaves unexplained, before any training.
+    """Share of the guide's boundary that each block's outlet leaves unexplained, before training.
 
-    The block is the sender, with random weights behind the guide's own prefix; the receiver is the
-    guide's boundary behind the block's span; the stitch between them is solved by least squares.
-    Over the spans of one block this is a row of the stitching matrix: the boundary that its outlet
-    matches best has the least. Blocks that compute what the guide does have no error; those without
-    parameters have no stitch.
+    The block, with random weights after the guide's own prefix, is the sender; the guide's boundary
+    after the block's span is the receiver; the stitch between them is solved by least squares. Over
+    the spans of one block this is a row of the stitching matrix: the boundary that the block's
+    outlet matches best has the smallest value. Blocks that preserve the guide part's function have
+    no error; blocks without parameters have no stitch.
 
     Args:
-        space: its guide holds the prepared weights; it is frozen, and blocks run where it is.
-        examples: training inputs; one half fits the stitches, the other judges them.
+        space: search space whose guide has its prepared weights; the guide is frozen, and blocks
+            run on its device.
+        examples: number of training inputs; one half fits the stitches, the other evaluates them.
 
     Returns:
-        Shares of the variance about the mean example, 0 for a perfect match, 1 and more for none;
-        behind inlets of several widths the mean.
+        Share of the variance about the mean example: 0 for a perfect match, 1 and more for none.
+        With inlets of several widths, the mean over them.
 
     Raises:
         ConversionError: the guide's activations or a block's outputs are not finite.
@@ -70,7 +71,7 @@ def _unexplained(
         with gathering_statistics(block):
             block(given)
         sent, half = block(given), len(given) // 2
-        if any(True for _ in block.parameters()):  # what has none, no stitch can be folded into
+        if any(True for _ in block.parameters()):  # no stitch is folded into one without parameters
             stitch = make_stitch(outlet, outlet).to(given.device)
             fit_stitch(stitch, sent[:half], expected[:half])
             sent = stitch(sent)
@@ -80,15 +81,15 @@ def _unexplained(
 def suggested(
     space: SearchSpace, costs: CostTable, errors: Mapping[BlockChoice, float], count: int
 ) -> list[Architecture]:
-    """Architectures whose blocks' outlets match the guide's boundaries best, for several costs.
+    """Architectures whose blocks' outlets match the guide's boundaries best, at several costs.
 
     They are on the exact front of the sum of errors and the first additive cost among the
-    objectives (MACs without one), within the space's limits, at costs spread evenly over its
-    logarithmic range, the middle first. The guide itself is not among them.
+    objectives (by default MACs), within the space's limits. Their costs are spread evenly over the
+    cost's logarithmic range, the middle first. The guide itself is not included.
 
     Args:
-        errors: as `stitch_errors` gives them.
-        count: how many; fewer where the front has no more.
+        errors: errors from `stitch_errors`.
+        count: number of architectures; fewer are returned if the front has no more.
 
     Raises:
         LimitError: no architecture keeps the limits.

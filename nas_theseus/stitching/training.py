@@ -1,4 +1,4 @@
-"""Train all networks of a stitchable net together, one drawn at random a step."""
+"""Train all networks of a stitchable net together, drawing one at random at each step."""
 
 from __future__ import annotations
 
@@ -25,14 +25,14 @@ class StitchesTrained:
     """The last event of training a stitchable net.
 
     Attributes:
-        macs: multiply-adds spent: training steps, the teacher's logits, statistics.
+        macs: multiply-adds of training steps, the teacher's logits and statistics.
     """
 
     macs: int
 
 
 class _Drawn(nn.Module):
-    """A stitchable net that is another of its networks at every training step."""
+    """A stitchable net that selects a random network at every training step."""
 
     def __init__(self, net: StitchableNet, seed: int) -> None:
         super().__init__()
@@ -51,10 +51,10 @@ class _Drawn(nn.Module):
 def train_stitches(
     net: StitchableNet, task: Task, recipe: Recipe, seed: int
 ) -> Iterator[EpochLoss | StitchesTrained]:
-    """Train anchors and stitches; each step draws one network, anchors included, uniformly.
+    """Train anchors and stitches; each step draws one network or anchor uniformly.
 
-    The largest anchor as it was before teaches, by ``recipe.distill`` (ours). Statistics of batch
-    norms are taken anew for every network at the end (ours).
+    With ``recipe.distill``, a copy of the largest anchor before training is the teacher (ours). At
+    the end, batch-norm statistics are computed again for every network (ours).
 
     Yields:
         Each epoch, and `StitchesTrained` last.
@@ -83,10 +83,10 @@ def train_stitches(
 
 
 def calibrate(net: StitchableNet, task: Task, examples: int, batch_size: int = 256) -> int:
-    """Take batch-norm statistics anew for every network of a stitchable net.
+    """Compute batch-norm statistics again for every network of a stitchable net.
 
     Returns:
-        Multiply-adds spent.
+        Multiply-adds of the computation.
     """
     before, macs = net.selected, 0
     for index, config in enumerate(net.configs()):

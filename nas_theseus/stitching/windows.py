@@ -1,4 +1,4 @@
-"""Which boundaries of two anchors are stitched, and which of them share one stitch."""
+"""Select the boundaries of two anchors to stitch, and those that share one stitch."""
 
 from __future__ import annotations
 
@@ -13,24 +13,24 @@ from nas_theseus.values.architecture import Boundary
 
 @dataclass(frozen=True)
 class Window:
-    """A run of like boundaries in two anchors that share one stitch.
+    """Consecutive boundaries of equal shape in two anchors, which share one stitch.
 
     Attributes:
-        pairs: (front's boundary, back's boundary), each to be stitched.
+        pairs: pairs (front's boundary, back's boundary) to stitch.
     """
 
     pairs: tuple[tuple[int, int], ...]
 
 
 def stages(boundaries: Sequence[Boundary]) -> list[range]:
-    """Runs of inner boundaries of equal shape: the stages of a network, behind its stem too."""
+    """Runs of inner boundaries of equal shape: the stages of a network, including its stem's."""
     inner = range(1, len(boundaries) - 1)
     runs = (list(run) for _, run in groupby(inner, key=lambda index: boundaries[index]))
     return [range(run[0], run[-1] + 1) for run in runs]
 
 
 def equal_scale(one: Boundary, other: Boundary) -> bool:
-    """Whether two boundaries have equally many positions; tokens may have a class token more."""
+    """Whether two boundaries have equally many positions, apart from a class token."""
     if "ids" in (one.kind, other.kind):
         return False
     if one.kind == other.kind:
@@ -47,22 +47,22 @@ def sliding_windows(
 ) -> list[Window]:
     """Windows over the stages of two anchors that have equally many positions.
 
-    In each stage a window of `size` boundaries moves by `stride` over the shallower anchor; the
-    deeper one's boundaries follow the nearest of the shallower's (paired where both are as deep).
-    A window stitches each of its front boundaries to each of its back boundaries, except pairs
-    that an earlier window has; one without new pairs is left out. A window is cut off where its
-    stage ends.
+    In each stage a window of `size` boundaries moves by `stride` over the shallower anchor. Each of
+    the deeper anchor's boundaries belongs to the nearest of the shallower's; at equal depth they
+    are paired one to one. A window stitches each of its front boundaries to each of its back
+    boundaries, except pairs of an earlier window; a window without new pairs is left out. A window
+    ends where its stage ends.
 
     Raises:
-        ShapeError: size or stride cannot be, the window is larger than every stage, or no stage
-            of one anchor has as many positions as one of the other.
+        ShapeError: the size or stride is below 1, the window is larger than every stage, or no
+            stage of one anchor has as many positions as one of the other.
 
-    Source: Pan et al. 2023, section 3 and figure 5. Ours: windows larger than 1 where depths
-    differ, and stages told from shapes.
+    Source: Pan et al. 2023, section 3 and figure 5. Ours: windows larger than 1 for different
+    depths, and stages derived from shapes.
     """
     if size < 1 or stride < 1:
         raise ShapeError(
-            f"sliding windows have a size and a stride of 1 or more, not {size}, {stride}"
+            f"sliding windows need a size and a stride of 1 or more, not {size}, {stride}"
         )
     alike = [
         (a, b)
@@ -72,14 +72,16 @@ def sliding_windows(
     ]
     if not alike:
         raise ShapeError(
-            f"no stage of one anchor ({_told(front)}) has as many positions as one of the other "
-            f"({_told(back)}): take anchors of one family, or cut them where their maps are equal"
+            f"no stage of one anchor ({_described(front)}) has as many positions as one of the "
+            f"other ({_described(back)}): use anchors of one family, or cut them where their maps "
+            "are equal"
         )
     deepest = max(min(len(a), len(b)) for a, b in alike)
     if size > deepest:
         raise ShapeError(
             f"windows of size {size} do not fit: the anchors' stages have at most {deepest} "
-            f"boundaries to share ({_told(front)}; {_told(back)}); take a size of 1 to {deepest}"
+            f"boundaries to share ({_described(front)}; {_described(back)}); use a size of 1 to "
+            f"{deepest}"
         )
     return [window for a, b in alike for window in _stage_windows(a, b, size, stride)]
 
@@ -104,5 +106,5 @@ def _stage_windows(front: range, back: range, size: int, stride: int) -> Iterato
             return
 
 
-def _told(boundaries: Sequence[Boundary]) -> str:
+def _described(boundaries: Sequence[Boundary]) -> str:
     return ", ".join(f"{len(run)}× {boundaries[run.start]}" for run in stages(boundaries))

@@ -1,1 +1,1 @@
-"""Files written whole, addresses, redaction."""
+"""Atomic file writes, storage addresses, and redaction of secrets."""

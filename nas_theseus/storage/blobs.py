@@ -1,4 +1,4 @@
-"""Whole files on a folder or on any fsspec address; what goes wrong there is told in one way."""
+"""Atomic files in a folder or at any fsspec address, with the same errors for every storage."""
 
 from __future__ import annotations
 
@@ -27,26 +27,26 @@ class Blobs:
 
     def __init__(self, location: str | Path) -> None:
         self.location = str(location)
-        with self._telling("open", self.location):
-            # What other machines write must be seen at once.
+        with self._with_errors("open", self.location):
+            # Without a listings cache, so that files written by other machines are seen at once.
             self._fs, self._root = fsspec.url_to_fs(self.location, use_listings_cache=False)
 
     @property
     def folder(self) -> Path | None:
-        """Where it is on this machine; None for other storage."""
+        """The folder on this machine; None for other storage."""
         return Path(self._root) if isinstance(self._fs, LocalFileSystem) else None
 
     def read(self, name: str, limit: int | None = None) -> bytes | None:
-        """The content; None where there is no such file.
+        """The content of a file; None if there is no such file.
 
         Args:
-            limit: most bytes that are read; of a larger file, that many and one.
+            limit: largest size to read; of a larger file, `limit` + 1 bytes are returned.
         """
         path = self._path(name)
-        part = {}  # a range only where it is needed: of an empty file storages refuse any
+        part = {}  # a range only if needed: storages refuse any range of an empty file
         if limit is not None and (self.size(name) or 0) > limit:
             part = {"start": 0, "end": limit + 1}
-        with self._telling("read", path):
+        with self._with_errors("read", path):
             try:
                 content: bytes = self._fs.cat_file(path, **part)
                 return content
@@ -54,26 +54,26 @@ class Blobs:
                 return None
 
     def size(self, name: str) -> int | None:
-        """Bytes of a file; None where there is no such file."""
+        """Size of a file in bytes; None if there is no such file."""
         path = self._path(name)
-        with self._telling("read", path):
+        with self._with_errors("read", path):
             try:
                 return int(self._fs.info(path)["size"])
             except FileNotFoundError:
                 return None
 
     def write(self, name: str, content: bytes, *, exclusive: bool = False) -> bool:
-        """Write a file whole: aside and renamed on a folder, put at once elsewhere.
+        """Write a file atomically: by renaming a temporary file in a folder, by one put elsewhere.
 
         Args:
-            exclusive: leave a file that is there as it is, where the storage can tell (a folder
-                takes the last of two at once).
+            exclusive: do not replace an existing file, if the storage supports it (in a folder, the
+                last of two simultaneous writers wins).
 
         Returns:
-            Whether it was written.
+            Whether the file was written.
         """
         path = self._path(name)
-        with self._telling("write", path):
+        with self._with_errors("write", path):
             if self.folder is not None:
                 write_bytes(Path(path), content)
                 return True
@@ -84,34 +84,34 @@ class Blobs:
                 except FileExistsError:
                     return False
                 except (NotImplementedError, TypeError, ValueError):
-                    pass  # this storage has no conditional put
+                    pass  # this storage does not support conditional puts
             self._fs.pipe_file(path, content)
             return True
 
     def move(self, name: str, other: str) -> None:
-        """Rename a file; nothing happens where it is gone."""
+        """Rename a file; does nothing if it does not exist."""
         path, aim = self._path(name), self._path(other)
-        with self._telling("move", path), suppress(FileNotFoundError):
+        with self._with_errors("move", path), suppress(FileNotFoundError):
             self._fs.makedirs(self._fs._parent(aim), exist_ok=True)
             self._fs.mv(path, aim)
 
     def remove(self, name: str) -> None:
-        """Remove a file; nothing happens where it is gone."""
+        """Remove a file; does nothing if it does not exist."""
         path = self._path(name)
-        with self._telling("remove", path), suppress(FileNotFoundError):
+        with self._with_errors("remove", path), suppress(FileNotFoundError):
             self._fs.rm_file(path)
 
     def names(self, folder: str) -> list[str]:
-        """Names of the files in a folder, sorted, without the folder's."""
+        """Names of the files in a folder, sorted, without the folder's name."""
         path = self._path(folder)
-        with self._telling("list", path):
+        with self._with_errors("list", path):
             found = self._fs.find(path, maxdepth=1)
         return sorted(name.rsplit("/", 1)[1] for name in found)
 
     def modified(self, name: str) -> datetime:
-        """When a file was written; now, where it is gone or the storage cannot tell."""
+        """Time when a file was written; now if it does not exist or the storage has no times."""
         path = self._path(name)
-        with self._telling("read", path):
+        with self._with_errors("read", path):
             try:
                 when: datetime = self._fs.modified(path)
             except (FileNotFoundError, NotImplementedError):
@@ -121,20 +121,22 @@ class Blobs:
     def _path(self, name: str) -> str:
         if name.startswith("/") or ".." in name.split("/"):
             raise LibraryError(
-                f"library {without_credentials(self.location)}: {name!r} leads out of it; if the "
-                "library did not make that name, somebody else did: see docs/guides/security.md"
+                f"library {without_credentials(self.location)}: the file name {name!r} leads out "
+                "of the library, so the library may have been tampered with; see the documentation "
+                "on security"
             )
         return f"{self._root}/{name}"
 
     @contextmanager
-    def _telling(self, doing: str, path: str) -> Iterator[None]:
+    def _with_errors(self, doing: str, path: str) -> Iterator[None]:
         try:
             yield
-        except Exception as error:  # each kind of storage raises its client's own
+        except Exception as error:  # each kind of storage raises errors of its own client
             cause = error.__cause__ if isinstance(error, StorageError) else error
             reason = getattr(cause, "strerror", None) or str(cause) or type(cause).__name__
-            said = f"cannot {doing} {path}: {reason}"
+            message = f"cannot {doing} {path}: {reason}"
             raise LibraryError(
-                f"library {without_credentials(self.location)}: {scrub(said, self.location)}; free "
-                "space there, restore access to it, or give another storage"
+                f"library {without_credentials(self.location)}: "
+                f"{scrub(message, self.location)}; free space there, "
+                "restore access to it, or use another storage"
             ) from error

@@ -1,4 +1,4 @@
-"""A file of JSON objects, one a line, that is only appended to."""
+"""An append-only file of JSON objects, one per line."""
 
 from __future__ import annotations
 
@@ -16,18 +16,18 @@ _log = logging.getLogger(__name__)
 
 
 class JsonLines:
-    """A file of JSON objects, one a line; a line is whole or it is removed.
+    """A file of JSON objects, one per line; incomplete lines are removed.
 
-    A kill or a full disk may leave half a line at the end. The next `append` moves that half to a
-    file with the suffix ``.torn`` first, so that nothing is written behind it. One process at a
-    time may append; others may read.
+    A killed process or a full disk may leave an incomplete line at the end. The next `append` first
+    moves it to a file with the suffix ``.torn``, so that nothing is appended to it. Only one
+    process at a time may append; others may read.
     """
 
     def __init__(self, path: Path) -> None:
         self.path = path
 
     def read(self) -> Iterator[dict[str, Any]]:
-        """The objects in the file, oldest first; a line that is no JSON object is left out.
+        """The objects in the file, oldest first; lines that are not JSON objects are skipped.
 
         Raises:
             StorageError: the file exists and cannot be read.
@@ -42,18 +42,18 @@ class JsonLines:
                     if isinstance(value, dict):
                         yield value
                     else:
-                        _log.warning("%s: line %d is damaged and left out", self.path, number)
+                        _log.warning("%s: line %d is damaged and was skipped", self.path, number)
         except FileNotFoundError:
             return
         except OSError as error:
             raise StorageError(f"cannot read {self.path}: {error.strerror or error}") from error
 
     def append(self, value: Mapping[str, Any]) -> None:
-        """Add one object; it is in the file when this returns.
+        """Append one object; it is in the file when this returns.
 
         Raises:
-            StorageError: the disk is full or the file cannot be written; it is as it was before.
-            ValueError: the object has a number that JSON lacks, such as NaN.
+            StorageError: the disk is full or the file cannot be written; the file is unchanged.
+            ValueError: the object has a number that JSON does not support, such as NaN.
         """
         line = json.dumps(value, separators=(",", ":"), allow_nan=False).encode() + b"\n"
         try:
@@ -82,6 +82,6 @@ class JsonLines:
             file.seek(0)
             data = file.read()
             whole = data.rfind(b"\n") + 1
-            with suppress(OSError):  # kept for a person to look at; nothing depends on it
+            with suppress(OSError):  # saved for inspection only; nothing depends on it
                 self.path.with_suffix(".torn").write_bytes(data[whole:])
             file.truncate(whole)

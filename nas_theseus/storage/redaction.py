@@ -1,4 +1,4 @@
-"""Addresses and messages without the secrets that an address holds."""
+"""Remove secrets in addresses from addresses and messages."""
 
 from __future__ import annotations
 
@@ -6,10 +6,10 @@ from urllib.parse import parse_qsl, unquote, urlsplit, urlunsplit
 
 
 def without_credentials(uri: str) -> str:
-    """An address fit for messages: no user, password, query or fragment."""
+    """An address without user, password, query and fragment, for messages."""
     try:
         parts = urlsplit(uri)
-    except ValueError:  # such as a bracket out of place: what is secret in it cannot be told
+    except ValueError:  # such as a stray bracket: the secret parts cannot be identified
         return f"{uri.partition(':')[0]}://…"
     return urlunsplit(parts._replace(netloc=parts.netloc.rpartition("@")[2], query="", fragment=""))
 
@@ -23,7 +23,7 @@ def scrub(text: str, uri: str) -> str:
         return text
     secrets = {parts.password or "", *(value for _, value in parse_qsl(parts.query))}
     secrets |= {unquote(secret) for secret in secrets}
-    # The longest first: one secret may be the beginning of another.
+    # Longest first, since one secret may be the beginning of another.
     for secret in sorted(secrets - {""}, key=len, reverse=True):
         text = text.replace(secret, "***")
     return text

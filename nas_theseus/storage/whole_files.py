@@ -1,4 +1,4 @@
-"""Writes that are whole or not there at all."""
+"""Atomic writes: a file is written whole or not at all."""
 
 from __future__ import annotations
 
@@ -18,13 +18,13 @@ from nas_theseus.errors import StorageError
 
 
 def make_folder(folder: Path, option: str) -> None:
-    """Make a folder and try to write in it, so that hours of work are not lost for want of it.
+    """Create a folder and check that it can be written, before hours of work depend on it.
 
     Args:
-        option: what on the command line names another one.
+        option: command-line option that sets the folder, for the message.
 
     Raises:
-        StorageError: it cannot be made or written.
+        StorageError: the folder cannot be created or written.
     """
     try:
         folder.mkdir(parents=True, exist_ok=True)
@@ -32,22 +32,22 @@ def make_folder(folder: Path, option: str) -> None:
             pass
     except OSError as error:
         raise StorageError(
-            f"folder {folder} cannot be written: {error.strerror or error}; give another with "
+            f"folder {folder} cannot be written: {error.strerror or error}; choose another with "
             f"{option}"
         ) from error
 
 
 @contextmanager
 def replacing(path: Path) -> Iterator[Path]:
-    """A path to write aside, flushed to the disk and renamed to `path` on leaving.
+    """Context with a temporary path, which is flushed to disk and renamed to `path` on exit.
 
-    A reader sees the old file or the new one; an error leaves the old one and no rest.
+    A reader sees either the old or the new file; after an error, only the old one remains.
 
     Raises:
         StorageError: the disk is full or the folder cannot be written.
     """
-    # Its suffix keeps it out of what folders are searched for, such as *.json.
-    # Random, since writers on two machines that share the folder may have the same process id.
+    # The suffix keeps the file out of searches of the folder, such as *.json. The name is random,
+    # since writers on two machines that share the folder may have the same process id.
     aside = path.with_name(f".{path.name}.{uuid.uuid4().hex[:12]}.aside")
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
@@ -74,16 +74,16 @@ def _flush(path: Path) -> None:
 
 
 def write_bytes(path: Path, data: bytes) -> None:
-    """`replacing` of bytes."""
+    """Write bytes atomically (`replacing`)."""
     with replacing(path) as aside:
         aside.write_bytes(data)
 
 
 def write_json(path: Path, value: Mapping[str, Any] | list[Any]) -> None:
-    """`write_bytes` of a JSON value; NaN is refused."""
+    """Write a JSON value atomically; NaN is refused."""
     write_bytes(path, json.dumps(value, indent=1, allow_nan=False).encode())
 
 
 def write_tensors(path: Path, tensors: Mapping[str, Tensor]) -> None:
-    """`write_bytes` of safetensors."""
+    """Write tensors atomically as safetensors."""
     write_bytes(path, safetensors.torch.save(dict(tensors)))

@@ -1,4 +1,4 @@
-"""Function-preserving transforms: wider and deeper networks that compute what they did before."""
+"""Function-preserving transforms: make networks wider and deeper without changing their outputs."""
 
 from nas_theseus.transforms.deepening import Residual, deepen, make_identity
 from nas_theseus.transforms.larger_kernel import enlarge_kernel

@@ -1,4 +1,4 @@
-"""The new channels of a volume, and the tensors that hold them along one dimension."""
+"""The channels of a volume after a transform, and its tensors along one dimension."""
 
 from __future__ import annotations
 
@@ -20,8 +20,8 @@ class Channels:
 
     Attributes:
         source: the old channel that each one keeps or copies; −1 for free ones. Shape (C′,).
-        twin: the channel whose new values each one shares, itself for most. Shape (C′,).
-        kept: whether it is an old channel itself. Shape (C′,).
+        twin: the channel whose new values each one shares, usually itself. Shape (C′,).
+        kept: whether each one is an old channel. Shape (C′,).
     """
 
     source: Tensor
@@ -35,7 +35,7 @@ class Channels:
 def widened(
     width: int, new: int, groups: int, method: Widening, generator: torch.Generator
 ) -> Channels:
-    """`width` old channels and `new` ones; each group ends in its share of the new.
+    """`width` old channels and `new` ones; each group's share of the new is at its end.
 
     R2WiderR: x̂ = [x, p, p], eq. 11. Net2WiderNet: x̂_j = x_g(j) with g random, eq. 6.
     """
@@ -68,10 +68,10 @@ class Axis:
     """One dimension of a tensor after a transform.
 
     Attributes:
-        old: the old place that each new place keeps or copies; −1 for free ones.
-        twin: the place whose new values each one shares, itself for most.
-        kept: whether a place is an old one.
-        channel: the new channel at each place; −1 for none of the volume's.
+        old: the old index that each new index keeps or copies; −1 for free ones.
+        twin: the index whose new values each one shares, usually itself.
+        kept: whether each index is an old one.
+        channel: the new channel at each index; −1 if it does not belong to the volume.
     """
 
     old: Tensor
@@ -84,10 +84,10 @@ class Axis:
 
 
 def axis_of(layout: Sequence[int], width: int, channels: Channels, where: str) -> Axis:
-    """Places along a dimension whose old places hold the channels of `layout`.
+    """The new indices along a dimension whose old indices hold the channels of `layout`.
 
     Raises:
-        TransformError: the dimension holds only some of the channels, or in another order.
+        TransformError: the dimension has only some of the channels, or in another order.
     """
     given = torch.tensor(layout)
     old: list[Tensor] = []
@@ -106,7 +106,7 @@ def axis_of(layout: Sequence[int], width: int, channels: Channels, where: str) -
                 given[place : place + size], torch.arange(width).repeat_interleave(each)
             ):
                 raise TransformError(
-                    f"{where} holds only some of the volume's channels, or in another order"
+                    f"{where} has only some of the volume's channels, or in another order"
                 )
             inner = torch.arange(each)
             spread = channels.source[:, None] * each + place + inner
@@ -137,19 +137,19 @@ def regrow(
     noise: float,
     generator: torch.Generator,
 ) -> Tensor:
-    """A tensor along the new places of one dimension, free places drawn as the method says.
+    """A tensor with the new indices of one dimension; free ones are drawn as the method says.
 
     Producers, eq. 8: W′ = [W; U; U], b′ = [b; β; β]. Consumers, eq. 9: V′ = [V, Z, −Z].
     Net2WiderNet's consumers, eq. 6: V′_j = V_g(j) / |{k : g(k) = g(j)}|.
 
     Args:
         tensor: weight, bias or statistic.
-        use: what its places are to the volume.
-        axis: the new places.
-        method: None where no place is new.
+        use: how the tensor uses the volume's channels.
+        axis: the new indices.
+        method: method of widening; None if no index is new.
         deviation: standard deviation of free weights.
-        noise: standard deviation of what is added to new weights at the end.
-        generator: for the draws, on the CPU.
+        noise: standard deviation of noise added to new weights at the end.
+        generator: random generator, on the CPU.
     """
     device = tensor.device
     rows = tensor.detach().index_select(use.dim, axis.old.clamp(min=0).to(device))
@@ -179,7 +179,7 @@ def _free(
     deviation: float,
     generator: torch.Generator,
 ) -> Tensor:
-    """Values for places that no old place determines."""
+    """Values for indices that no old index determines."""
     if use.statistic:
         if way == "zero" and use.tensor in ("bias", "running_mean"):
             return tensor.new_zeros(shape)  # zero in, zero out

@@ -1,4 +1,4 @@
-"""Which activations leave alone what comes before them: idempotent ones, on their own range."""
+"""Find activations that can be repeated without effect: idempotent ones, within their range."""
 
 from __future__ import annotations
 
@@ -13,30 +13,37 @@ from nas_theseus.errors import TransformError
 from nas_theseus.transforms import layers
 from nas_theseus.transforms.sites import Site, site_of
 
-# What an idempotent activation leaves as it is.
+# Ranges of values that an idempotent activation does not change.
 _FIXED = {
-    "ReLU": (0.0, inf), "relu": (0.0, inf), "relu_": (0.0, inf),
-    "ReLU6": (0.0, 6.0), "relu6": (0.0, 6.0),
-    "Hardtanh": (-1.0, 1.0), "hardtanh": (-1.0, 1.0),
-}  # fmt: skip
-# What other activations give; of these none is idempotent.
+    "ReLU": (0.0, inf),
+    "relu": (0.0, inf),
+    "relu_": (0.0, inf),
+    "ReLU6": (0.0, 6.0),
+    "relu6": (0.0, 6.0),
+    "Hardtanh": (-1.0, 1.0),
+    "hardtanh": (-1.0, 1.0),
+}
+# Ranges of outputs of other activations, none of which is idempotent.
 _GIVEN = {
-    "Sigmoid": (0.0, 1.0), "sigmoid": (0.0, 1.0),
-    "Hardsigmoid": (0.0, 1.0), "hardsigmoid": (0.0, 1.0),
-    "Softplus": (0.0, inf), "softplus": (0.0, inf),
-}  # fmt: skip
+    "Sigmoid": (0.0, 1.0),
+    "sigmoid": (0.0, 1.0),
+    "Hardsigmoid": (0.0, 1.0),
+    "hardsigmoid": (0.0, 1.0),
+    "Softplus": (0.0, inf),
+    "softplus": (0.0, inf),
+}
 _ACTIVATIONS = {"relu": nn.ReLU, "relu_": nn.ReLU, "relu6": nn.ReLU6, "hardtanh": nn.Hardtanh}
 
 
 def is_activation(module: nn.Module) -> bool:
-    """Whether a module is an activation function and no dropout."""
+    """Whether a module is an activation function, not dropout or an identity."""
     names = layers.names_of_class(module)
     drops = {"Identity"} | {name for name in names if "Drop" in name}
     return bool(names & layers.ELEMENTWISE_MODULES) and not names & drops
 
 
 def activation_before(model: nn.Module, after: str, inputs: Tensor) -> list[nn.Module]:
-    """The activation that a submodule ends in, anew; none if it ends in none."""
+    """A new copy of the activation at the end of a submodule; empty if there is none."""
     site = site_of(model, after, inputs)
     node = site.node
     if node.op == "call_module":
@@ -53,25 +60,25 @@ def activation_before(model: nn.Module, after: str, inputs: Tensor) -> list[nn.M
 
 
 def closing_activation(model: nn.Module, after: str, inputs: Tensor) -> nn.Module | None:
-    """An idempotent activation that a submodule ends in, anew; None where there is none."""
+    """A new copy of the idempotent activation at the end of a submodule; None if there is none."""
     try:
         found = activation_before(model, after, inputs)
-    except TransformError:  # of another kind, or its module cannot be traced
+    except TransformError:  # not idempotent, or the module cannot be traced
         return None
     return next((a for a in found if type(a).__name__ in _FIXED), None)
 
 
 def _not_idempotent(after: str, name: str) -> TransformError:
     return TransformError(
-        f"an identity layer behind {after!r} needs an idempotent activation, σ(σ(x)) = σ(x), which "
-        f"{name} is not: take r2deeper, or ReLU"
+        f"an identity layer after {after!r} needs an idempotent activation, σ(σ(x)) = σ(x), which "
+        f"{name} is not: use r2deeper, or ReLU"
     )
 
 
 def refuse_range(
     model: nn.Module, after: str, inputs: Tensor, activations: Sequence[nn.Module]
 ) -> None:
-    """Each activation must leave alone whatever the submodule may give."""
+    """Raise TransformError if an activation would change possible outputs of the submodule."""
     if not activations:
         return
     site = site_of(model, after, inputs)
@@ -83,9 +90,9 @@ def refuse_range(
         least, most = _limits(name, activation)
         if low < least or high > most:
             raise TransformError(
-                f"{name} behind {after!r} would change what is there: values from {low:g} to "
-                f"{high:g}, of which it leaves {least:g} to {most:g} alone; put it behind another "
-                f"{name}, or take r2deeper without activation"
+                f"{name} after {after!r} would change values there: they range from {low:g} to "
+                f"{high:g}, but it keeps only {least:g} to {most:g}; put it after another {name}, "
+                "or use r2deeper without activation"
             )
 
 
@@ -97,7 +104,7 @@ def _limits(name: str, source: object) -> tuple[float, float]:
 
 
 def _range(site: Site, node: Node) -> tuple[float, float]:
-    """Bounds of what a node gives, for any input of the network."""
+    """Bounds of a node's output, for any input of the network."""
     unknown = (-inf, inf)
     if node.op not in ("call_module", "call_function", "call_method"):
         return unknown
@@ -116,7 +123,7 @@ def _range(site: Site, node: Node) -> tuple[float, float]:
     ):
         return unknown
     low, high = _range(site, node.all_input_nodes[0])
-    # Dropout scales, and padding puts zeros between.
+    # Dropout scales values, and padding inserts zeros.
     return (
         (min(low, 0.0), max(high, 0.0))
         if "rop" not in name

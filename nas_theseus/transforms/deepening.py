@@ -1,9 +1,9 @@
-"""Deeper networks and larger kernels that compute what the network computed before."""
+"""Make networks deeper without changing their outputs."""
 
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import Any
+from typing import Any, Unpack
 
 import torch
 from torch import Tensor, nn
@@ -13,16 +13,18 @@ from nas_theseus.guide.tracing import evaluating
 from nas_theseus.transforms import layers
 from nas_theseus.transforms.channels import uniform
 from nas_theseus.transforms.closing_activation import activation_before, is_activation, refuse_range
+from nas_theseus.transforms.growth_options import GrowthOptions
 from nas_theseus.transforms.lineage import Lineage
 from nas_theseus.transforms.methods import deepening
 from nas_theseus.transforms.sites import removing
 from nas_theseus.transforms.students import example, make_student, replace
 from nas_theseus.transforms.zero import zero_initialise
 from nas_theseus.values.architecture import Boundary
+from nas_theseus.values.keywords import completed
 
 
 class Residual(nn.Module):
-    """x ↦ σ(x + F(x)), with σ only where the network has one behind its additions."""
+    """x ↦ σ(x + F(x)); σ only for networks with an activation after their additions."""
 
     def __init__(self, block: nn.Module, activation: nn.Module | None = None) -> None:
         super().__init__()
@@ -34,7 +36,7 @@ class Residual(nn.Module):
 
 
 class Behind(nn.Sequential):
-    """A submodule with new layers behind it, called with all that the submodule is called with."""
+    """A submodule followed by new layers, called with the submodule's arguments."""
 
     def __init__(self, before: nn.Module, new: nn.Module) -> None:
         super().__init__(before, new)
@@ -53,49 +55,47 @@ def deepen(
     inlet: Boundary | Sequence[int],
     activation: nn.Module | None = None,
     sample: Tensor | None = None,
-    scale: float | None = None,
-    noise: float = 0.0,
-    seed: int = 0,
-    in_place: bool = False,
     lineage: Lineage | None = None,
+    **options: Unpack[GrowthOptions],
 ) -> nn.Module:
-    """Put new layers behind a submodule, which becomes `Behind`, a sequence of it and the new.
+    """Insert new layers after a submodule, which is replaced by `Behind`, a sequence of both.
 
     - ``r2deeper``: x ↦ x + F(x), F ≡ 0 by two layers that cancel (R2R, section 4.4, eqs. 24–27).
     - ``zero``: x ↦ x + F(x) with a last layer of zeros (*ours*, as a comparison).
     - ``net2deeper``: an identity layer and an idempotent σ (Chen et al. 2015; R2R, section 5.1). A
-      batch norm in it takes statistics and affine parameters from `sample`: exact in eval mode, and
-      in train mode as far as a batch has the sample's statistics.
-    - ``random-pad``: x ↦ x + F(x) with F as drawn: the control that preserves nothing.
+      batch norm in it takes statistics and affine parameters from `sample`. The result is exact in
+      eval mode, and in train mode if a batch has the sample's statistics.
+    - ``random-pad``: x ↦ x + F(x) with a random F: the ablation that preserves nothing.
 
     Args:
-        model: any module; for activations and ``net2deeper`` one that torch.fx traces.
-        after: the submodule behind which the layers come.
-        block: F, from any tensor to one of equal shape; the identity layer for ``net2deeper``, an
-            ``nn.Sequential`` of layers, batch norms and idempotent activations. Without: two 3×3
-            convolutions around batch norm and ReLU on maps, layer norm and a two-layer MLP on
-            tokens, two linear layers on vectors; one layer and the activation before it for
-            ``net2deeper``. A given block is not copied.
-        method: see above.
+        model: any module; with an activation or ``net2deeper``, torch.fx must be able to trace it.
+        after: name of the submodule after which the layers are inserted.
+        block: F, from any tensor to one of equal shape; for ``net2deeper`` the identity layer, an
+            ``nn.Sequential`` of layers, batch norms and idempotent activations. It is not copied.
+            Default: two 3×3 convolutions around batch norm and ReLU on maps, layer norm and a
+            two-layer MLP on tokens, two linear layers on vectors; for ``net2deeper`` one layer and
+            the activation before it.
+        method: one of the above.
         inlet: shape of one input of the model without the batch, or a task's inlet.
-        activation: σ behind the addition, as in post-activation networks: idempotent, and exact
-            where x is in its range, so behind another σ (*ours*).
+        activation: σ after the addition, as in post-activation networks. It must be idempotent, and
+            is exact if x is in its range, as it is after another σ (*ours*).
         sample: inputs of the model for the statistics of a batch norm in an identity layer.
-        scale: weights of the block are drawn anew, uniform with `scale` times the standard
-            deviation of the last kernel before it (section 6); None is 1 without `block`, and
-            leaves a given block's weights as they are.
-        noise: as for `widen`, on the new layers' weights.
-        seed: of the draws.
-        in_place: change `model` itself instead of a copy.
         lineage: as for `widen`; parameters of `after` get new names.
+        options: see `GrowthOptions`. A scale draws the block's weights anew, uniform with that many
+            standard deviations of the last kernel before it (section 6); a given block keeps its
+            weights by default.
 
     Raises:
-        TransformError: before the model is touched: no such submodule or method, or it gives no
-            single tensor, or runs more than once; a block that changes the shape or cannot be zero
-            (`zero_initialise`); an activation that is not idempotent or may be fed values that it
-            changes; an identity layer that is grouped, strided or of even kernel.
+        TransformError: raised before the model is changed: the submodule or method is unknown; the
+            submodule does not return a single tensor, or runs more than once; the block changes
+            the shape or cannot be made zero (`zero_initialise`); the activation is not idempotent
+            or may receive values that it changes; the identity layer is grouped, strided or has an
+            even kernel.
     """
     chosen = deepening(method)
+    defaults = GrowthOptions(scale=None, noise=0.0, seed=0, in_place=False)
+    grown = completed("deepen", options, defaults)
+    scale, noise, seed = grown["scale"], grown["noise"], grown["seed"]
     inputs = example(model, inlet)
     features, deviation = _features(model, after, inputs)
     generator = torch.Generator().manual_seed(seed)
@@ -122,25 +122,27 @@ def deepen(
         replace(network, after, Behind(network.get_submodule(after), behind))
 
     preserved = chosen.preserved_eval == "exactly" and not noise
-    what = f"deepening behind {after!r} by {method}"
-    student = make_student(model, change, inputs, what, preserved=preserved, in_place=in_place)
+    what = f"deepening after {after!r} by {method}"
+    student = make_student(
+        model, change, inputs, what, preserved=preserved, in_place=grown["in_place"]
+    )
     if lineage is not None:
         lineage.moved(after, f"{after}.0")
     return student
 
 
 def make_identity(layers_: nn.Module, features: Tensor | None) -> None:
-    """Let a sequence of layers give what it is fed, in place.
+    """Turn a sequence of layers into the identity, in place.
 
-    A batch norm, fed with mean μ and variance ν, gets the statistics μ and ν and the affine
+    A batch norm whose inputs have mean μ and variance ν gets the statistics μ and ν and the affine
     parameters √(ν + ε) and μ, which invert it.
 
     Args:
-        layers_: linear layers and convolutions of odd kernel, batch norms, idempotent activations.
-        features: what they are fed; None where there is no batch norm.
+        layers_: linear layers, convolutions with odd kernels, batch norms, idempotent activations.
+        features: inputs of the layers; only needed for a batch norm.
 
     Raises:
-        TransformError: another kind of layer, or a batch norm without `features`.
+        TransformError: a layer is of another kind, or a batch norm has no `features`.
     """
     steps = list(layers_) if isinstance(layers_, nn.Sequential) else [layers_]
     for step in steps:
@@ -149,12 +151,12 @@ def make_identity(layers_: nn.Module, features: Tensor | None) -> None:
             _refuse_no_identity(step)
         elif layers.is_batch_norm(step) and features is None:
             raise TransformError(
-                "a batch norm in an identity layer inverts the statistics of what it is fed: give "
+                "a batch norm in an identity layer inverts the statistics of its inputs: pass "
                 "`sample`, inputs of the model"
             )
         elif not (layers.is_batch_norm(step) or is_activation(step)):
             raise TransformError(
-                f"an identity layer is made of convolutions, linear layers, batch norms and "
+                "an identity layer can consist of convolutions, linear layers, batch norms and "
                 f"activations, not {type(step).__name__}"
             )
     with torch.no_grad():
@@ -174,7 +176,7 @@ def make_identity(layers_: nn.Module, features: Tensor | None) -> None:
 
 
 def _features(model: nn.Module, after: str, inputs: Tensor) -> tuple[Tensor, float]:
-    """What a submodule gives, and the standard deviation of the last kernel up to there."""
+    """A submodule's output, and the standard deviation of the last kernel up to there."""
     modules = dict(model.named_modules())
     if after not in modules or not after:
         raise TransformError(
@@ -199,10 +201,10 @@ def _features(model: nn.Module, after: str, inputs: Tensor) -> tuple[Tensor, flo
         model(inputs)
     if len(given) != 1 or not isinstance(given[0], Tensor) or given[0].ndim < 2:
         raise TransformError(
-            f"{after!r} must run once and give one tensor for layers to come behind it; it runs "
-            f"{len(given)} times" + (f" and gives {type(given[0]).__name__}" if given else "")
+            f"{after!r} must run once and return one tensor for layers to follow it; it runs "
+            f"{len(given)} times" + (f" and returns {type(given[0]).__name__}" if given else "")
         )
-    # Behind an embedding or nothing at all, torch's own draws stand in for a kernel's.
+    # If there is no kernel before, use the deviation of torch's initialisation.
     return given[0], deviations[-1] if deviations else float(given[0].shape[1]) ** -0.5
 
 
@@ -252,18 +254,18 @@ def _refuse_shape(block: nn.Module, features: Tensor) -> None:
             given = block(features)
     except Exception as error:  # the user's block may raise anything
         raise TransformError(
-            f"the block cannot be fed what is before it, shape {tuple(features.shape)}: "
+            f"the block fails on its inputs of shape {tuple(features.shape)}: "
             f"{type(error).__name__}: {str(error).strip().partition(chr(10))[0]}"
         ) from error
     if not isinstance(given, Tensor) or given.shape != features.shape:
         shape = tuple(given.shape) if isinstance(given, Tensor) else type(given).__name__
         raise TransformError(
-            f"the block must keep the shape {tuple(features.shape)} to be put in, it gives {shape}"
+            f"the block must keep the shape {tuple(features.shape)}, but returns {shape}"
         )
 
 
 def _refuse_no_identity(layer: nn.Module) -> None:
-    """Only a layer as wide behind as before, with a middle place in its kernel, is an identity."""
+    """Raise TransformError unless a layer has equal widths, odd kernels, stride 1 and one group."""
     kernel = getattr(layer, "kernel_size", (1,))
     weight = layer.get_parameter("weight")
     transposed = "Transpose" in type(layer).__name__

@@ -1,4 +1,4 @@
-"""Larger kernels: zeros around the old one, so that it computes what it did."""
+"""Enlarge a convolution's kernel with zeros, without changing its outputs."""
 
 from __future__ import annotations
 
@@ -22,19 +22,19 @@ def enlarge_kernel(
     in_place: bool = False,
     lineage: Lineage | None = None,
 ) -> nn.Module:
-    """Give a convolution a larger kernel: zeros around the old one, and as much more padding.
+    """Give a convolution a larger kernel: zeros around the old one, and more padding.
 
     Args:
         model: any module.
-        layer: a convolution, grouped or not.
-        kernel: its new size in each positional dimension; larger by an even number.
+        layer: name of a convolution, grouped or not.
+        kernel: new size in each positional dimension; larger by an even number.
         inlet: shape of one input of the model without the batch, or a task's inlet.
         in_place: change `model` itself instead of a copy.
         lineage: as for `widen`.
 
     Raises:
-        TransformError: before any weight is touched: another kind of layer, one with a forward of
-            its own, a smaller kernel, or one larger by an odd number.
+        TransformError: raised before any weight is changed: the layer is not a convolution or has
+            its own forward, or the kernel is smaller, or larger by an odd number.
 
     Source: Wei et al. 2016, arXiv:1603.01670 (kernel-size morphing); R2R, section 3.2.
     """
@@ -50,8 +50,8 @@ def enlarge_kernel(
     more = [larger - size for larger, size in zip(new, old, strict=True)]
     if min(more) < 0 or max(more) == 0 or any(count % 2 for count in more):
         raise TransformError(
-            f"the kernel of {layer!r} is {tuple(old)}; it can grow by an even number in each "
-            f"dimension, so that it stays centred, not to {new}"
+            f"the kernel of {layer!r} is {tuple(old)} and cannot grow to {new}; it must grow by an "
+            "even number in each dimension to stay centred"
         )
     margin = [count // 2 for count in more for _ in range(2)][::-1]
 

@@ -1,4 +1,4 @@
-"""What transforms know of layers: what a weight reads and writes, what keeps channels apart."""
+"""Properties of layers and operations for transforms: which dimensions of weights are channels."""
 
 from __future__ import annotations
 
@@ -8,39 +8,37 @@ from dataclasses import dataclass
 from torch import nn
 from torch.fx import Node
 
-# Operations on single values: what they do to one channel does not depend on another.
-ELEMENTWISE_FUNCTIONS = frozenset({
-    "relu", "relu_", "relu6", "leaky_relu", "elu", "selu", "celu", "gelu", "silu", "mish",
-    "sigmoid", "sigmoid_", "tanh", "tanh_", "hardswish", "hardsigmoid", "hardtanh",
-    "softplus", "softsign", "logsigmoid", "clamp", "clamp_", "add", "add_", "iadd", "sub",
-    "sub_", "isub", "rsub", "mul", "mul_", "imul", "truediv", "div", "div_", "itruediv",
-    "neg", "pow", "square", "sqrt", "rsqrt", "exp", "abs", "maximum", "minimum", "dropout",
-    "dropout1d", "dropout2d", "dropout3d", "feature_dropout", "contiguous", "clone", "detach",
-    "float", "double", "stochastic_depth", "drop_path",
-})  # fmt: skip
-ELEMENTWISE_MODULES = frozenset({
-    "ReLU", "ReLU6", "LeakyReLU", "ELU", "SELU", "CELU", "GELU", "SiLU", "Mish", "Sigmoid",
-    "Tanh", "Hardswish", "Hardsigmoid", "Hardtanh", "Softplus", "Softsign", "LogSigmoid",
-    "Softshrink", "Hardshrink", "Tanhshrink", "Threshold", "Identity", "Dropout", "Dropout1d",
-    "Dropout2d", "Dropout3d", "FeatureAlphaDropout", "AlphaDropout", "StochasticDepth",
-    "DropPath",
-})  # fmt: skip
+# Operations on single values: their result in one channel does not depend on other channels.
+_ELEMENTWISE_FUNCTIONS = """
+    relu relu_ relu6 leaky_relu elu selu celu gelu silu mish sigmoid sigmoid_ tanh tanh_ hardswish
+    hardsigmoid hardtanh softplus softsign logsigmoid clamp clamp_ add add_ iadd sub sub_ isub
+    rsub mul mul_ imul truediv div div_ itruediv neg pow square sqrt rsqrt exp abs maximum minimum
+    dropout dropout1d dropout2d dropout3d feature_dropout contiguous clone detach float double
+    stochastic_depth drop_path
+"""
+ELEMENTWISE_FUNCTIONS = frozenset(_ELEMENTWISE_FUNCTIONS.split())
+_ELEMENTWISE_MODULES = """
+    ReLU ReLU6 LeakyReLU ELU SELU CELU GELU SiLU Mish Sigmoid Tanh Hardswish Hardsigmoid Hardtanh
+    Softplus Softsign LogSigmoid Softshrink Hardshrink Tanhshrink Threshold Identity Dropout
+    Dropout1d Dropout2d Dropout3d FeatureAlphaDropout AlphaDropout StochasticDepth DropPath
+"""
+ELEMENTWISE_MODULES = frozenset(_ELEMENTWISE_MODULES.split())
 ADDITIONS = frozenset({"add", "add_", "iadd", "sub", "sub_", "isub"})
-# Operations that only move values; chunks and the like give several tensors.
-MOVES = frozenset({
-    "flatten", "view", "reshape", "permute", "transpose", "squeeze", "unsqueeze", "swapaxes",
-    "movedim", "moveaxis", "getitem", "cat", "concat", "unflatten", "expand", "stack",
-    "narrow", "Flatten", "Unflatten",
-})  # fmt: skip
+# Operations that only move values; those in SPLITS return several tensors.
+_MOVES = """
+    flatten view reshape permute transpose squeeze unsqueeze swapaxes movedim moveaxis getitem cat
+    concat unflatten expand stack narrow Flatten Unflatten
+"""
+MOVES = frozenset(_MOVES.split())
 SPLITS = frozenset({"chunk", "split", "unbind", "tensor_split"})
 REDUCTIONS = frozenset({"mean", "sum", "amax", "amin"})
-# Operations on positions, each channel by itself; names end in how many dimensions they work on.
+# Operations on positions within each channel; names end in the number of dimensions.
 _SPATIAL = re.compile(r"(?:adaptive_?)?(?:avg|max|lp)_?pool([123])d|\w*Pad([123])d", re.IGNORECASE)
 
 
 @dataclass(frozen=True)
 class LinearMap:
-    """Which dimensions of a layer's weight write and read channels; how many are positions."""
+    """Dimensions of a layer's weight that write and read channels; number of positional ones."""
 
     writes: int
     reads: int
@@ -48,7 +46,7 @@ class LinearMap:
 
 
 def linear_map(module: nn.Module) -> LinearMap | None:
-    """The dimensions of a convolution's or linear layer's weight; None for other modules."""
+    """Dimensions of a convolution's or linear layer's weight; None for other modules."""
     if isinstance(module, nn.Linear):
         return LinearMap(0, 1, 0)
     if isinstance(module, nn.Conv1d | nn.Conv2d | nn.Conv3d):
@@ -69,22 +67,22 @@ def groups(module: nn.Module) -> int:
 
 
 def is_depthwise(module: nn.Module) -> bool:
-    """Whether each channel is read by filters of its own alone."""
+    """Whether each channel has its own filters."""
     return groups(module) > 1 and groups(module) == getattr(module, "in_channels", None)
 
 
 def is_batch_norm(module: nn.Module) -> bool:
-    """Batch and instance norm treat each channel by itself."""
+    """Whether a module is a batch or instance norm, which treats channels independently."""
     return isinstance(module, nn.modules.batchnorm._NormBase)
 
 
 def names_of_class(module: nn.Module) -> set[str]:
-    """The names of a module's class and its bases, so that libraries' own variants are known."""
+    """Names of a module's class and its bases, to recognise libraries' own variants."""
     return {base.__name__ for base in type(module).__mro__}
 
 
 def spatial_dimensions(name: str, rank: int) -> int | None:
-    """Trailing dimensions that a pooling, padding or resizing operation works on, if it is one."""
+    """Number of trailing dimensions that a pooling, padding or resizing works on; else None."""
     if name in ("interpolate", "Upsample", "UpsamplingNearest2d", "UpsamplingBilinear2d"):
         return rank - 2
     found = _SPATIAL.fullmatch(name)
@@ -97,7 +95,7 @@ def function_name(node: Node) -> str:
 
 
 def resize(module: nn.Module) -> None:
-    """Let a layer's attributes say what its weights have become."""
+    """Update a layer's attributes after its weights changed size."""
     weight = module._parameters.get("weight")
     if is_batch_norm(module):
         statistics = weight if weight is not None else module._buffers.get("running_mean")

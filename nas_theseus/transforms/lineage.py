@@ -1,4 +1,4 @@
-"""Which parameters of a student were a teacher's: carries optimizer state across transforms."""
+"""Carry optimizer state across transforms, by tracking where a student's parameters come from."""
 
 from __future__ import annotations
 
@@ -11,20 +11,20 @@ from torch.optim import Optimizer
 
 from nas_theseus.errors import TransformError
 
-# Averages of squares: a new weight with none of it would take steps many times too long.
+# Averages of squares: if they were zero, new weights would take far too large steps.
 _SECOND_MOMENTS = frozenset({"exp_avg_sq", "max_exp_avg_sq", "square_avg"})
 
 
 @dataclass(frozen=True)
 class _Origin:
-    """A teacher's parameter and, for each dimension, the old place of each new one (−1: new)."""
+    """A teacher's parameter and, for each dimension, the old index of each new one (−1: new)."""
 
     parameter: nn.Parameter
     places: tuple[Tensor | None, ...]
 
 
 class Lineage:
-    """Follows a network's parameters through transforms, so that an optimizer can go on.
+    """Tracks a network's parameters through transforms, so that an optimizer's state can be kept.
 
     ::
 
@@ -44,7 +44,7 @@ class Lineage:
         }
 
     def resized(self, name: str, dim: int, places: Tensor) -> None:
-        """A parameter has new places along a dimension; −1 for those that are new."""
+        """Record the old index of each index along a parameter's dimension; −1 for new ones."""
         origin = self._origins.get(name)
         if origin is not None:
             before = origin.places[dim]
@@ -54,31 +54,32 @@ class Lineage:
             self._origins[name] = _Origin(origin.parameter, changed)
 
     def moved(self, before: str, after: str) -> None:
-        """A submodule has another name."""
+        """Record a submodule's new name."""
         self._origins = {
             after + name.removeprefix(before) if name.startswith(f"{before}.") else name: origin
             for name, origin in self._origins.items()
         }
 
     def carry(self, before: Optimizer, after: Optimizer, student: nn.Module) -> None:
-        """Give an optimizer of the student what one of the teacher knows of kept parameters.
+        """Copy the state of kept parameters from the teacher's optimizer to the student's.
 
-        New places get zero momentum and, for averages of squares, the mean of the kept places
-        (*ours*). Numbers such as AdamW's step count are carried as they are. Parameters without an
-        origin start anew.
+        New entries get zero momentum and, for averages of squares, the mean of the kept entries
+        (*ours*). Numbers such as AdamW's step count are copied unchanged. Parameters without an
+        origin start without state.
 
         Args:
             before: the teacher's optimizer.
-            after: the student's, of the same class; its state is overwritten.
-            student: what the transforms gave.
+            after: the student's optimizer, of the same class; its state is overwritten.
+            student: the result of the transforms.
 
         Raises:
-            TransformError: optimizers of two classes, or a student of other transforms.
+            TransformError: the optimizers are of different classes, or the student is the result
+                of other transforms.
         """
         if type(before) is not type(after):
             raise TransformError(
-                f"state of {type(before).__name__} means nothing to {type(after).__name__}; make "
-                "the student's optimizer of the teacher's class"
+                f"{type(after).__name__} cannot use the state of {type(before).__name__}; use the "
+                "same optimizer class for the student as for the teacher"
             )
         optimized = {id(p) for group in after.param_groups for p in group["params"]}
         for name, parameter in student.named_parameters():
@@ -91,8 +92,8 @@ class Lineage:
             )
             if expected != tuple(parameter.shape):
                 raise TransformError(
-                    f"{name!r} has shape {tuple(parameter.shape)}, by its lineage {expected}: give "
-                    "every transform of the student the same lineage"
+                    f"{name!r} has shape {tuple(parameter.shape)}, but {expected} by its lineage: "
+                    "pass the same lineage to every transform of the student"
                 )
             if state := before.state.get(origin.parameter):
                 after.state[parameter] = {

@@ -1,4 +1,4 @@
-"""The methods of widening and deepening: what each draws, copies, cancels and promises."""
+"""The methods of widening and deepening, and their properties."""
 
 from __future__ import annotations
 
@@ -12,19 +12,18 @@ Preserved = Literal["exactly", "exactly without batch norm", "no"]
 
 @dataclass(frozen=True)
 class Method:
-    """What is told of every method; the columns of the properties table.
+    """Properties of every method; the columns of the properties table.
 
     Attributes:
-        name: what `widen` and `deepen` call it.
-        preserved_eval: whether the student computes what the teacher computes, in eval mode.
-        preserved_train: the same in train mode, batch norms by batch statistics and no dropout.
-        keeps_parameters: every parameter of the teacher keeps its value in the student.
-        needs_noise: new channels would stay equal to each other for ever.
-        activations: what the method asks of activation functions, beyond acting on each channel
-            alone.
-        widths: how many channels can be added.
-        residual: whether the volume, or the new layers, may be part of a residual connection.
-        trains_at_once: which new parameters get a gradient at the first step.
+        name: name of the method for `widen` and `deepen`.
+        preserved_eval: whether the student computes the teacher's outputs in eval mode.
+        preserved_train: the same in train mode, with batch statistics and without dropout.
+        keeps_parameters: whether every parameter of the teacher keeps its value in the student.
+        needs_noise: whether new channels stay equal to each other without noise.
+        activations: requirements on activation functions, besides acting on each channel alone.
+        widths: numbers of channels that can be added.
+        residual: whether the volume, or the new layers, can be part of a residual connection.
+        trains_at_once: new parameters that get a gradient at the first step.
     """
 
     name: str
@@ -40,11 +39,11 @@ class Method:
 
 @dataclass(frozen=True)
 class Widening(Method):
-    """How new channels are written and read.
+    """A method of widening: how new channels are written and read.
 
     Attributes:
-        writes: new filters are free, a pair of equal free ones, copies of existing ones, or zero.
-        reads: new columns cancel within a pair, are zero, share the copied one's, or are free.
+        writes: new filters are free, equal free ones in pairs, copies of existing ones, or zero.
+        reads: new columns cancel in pairs, are zero, share the copied column's weight, or are free.
     """
 
     writes: Literal["free", "paired", "copied", "zero"]
@@ -53,52 +52,107 @@ class Widening(Method):
 
 @dataclass(frozen=True)
 class Deepening(Method):
-    """How new layers are started; `–` widths, since none change."""
+    """A method of deepening; its `widths` are "–", since no width changes."""
 
 
 WIDENINGS = {
     method.name: method
     for method in (
         Widening(
-            "r2wider", "exactly", "exactly", True, False, "any", "even", "yes", "all",
-            "paired", "cancelling",
+            "r2wider",
+            "exactly",
+            "exactly",
+            True,
+            False,
+            "any",
+            "even",
+            "yes",
+            "all",
+            "paired",
+            "cancelling",
         ),
         Widening(
-            "net2wider", "exactly", "exactly", False, True, "any", "any", "no", "all",
-            "copied", "shared",
+            "net2wider",
+            "exactly",
+            "exactly",
+            False,
+            True,
+            "any",
+            "any",
+            "no",
+            "all",
+            "copied",
+            "shared",
         ),
         Widening(
-            "netmorph", "exactly", "exactly", True, False, "any", "any", "yes", "reading",
-            "free", "zero",
+            "netmorph",
+            "exactly",
+            "exactly",
+            True,
+            False,
+            "any",
+            "any",
+            "yes",
+            "reading",
+            "free",
+            "zero",
         ),
         Widening(
-            "netmorph-reverse", "exactly", "exactly", True, False, "σ(0) = 0", "any", "yes",
-            "writing", "zero", "free",
+            "netmorph-reverse",
+            "exactly",
+            "exactly",
+            True,
+            False,
+            "σ(0) = 0",
+            "any",
+            "yes",
+            "writing",
+            "zero",
+            "free",
         ),
-        Widening(
-            "random-pad", "no", "no", True, False, "any", "any", "yes", "all", "free", "free"
-        ),
+        Widening("random-pad", "no", "no", True, False, "any", "any", "yes", "all", "free", "free"),
     )
-}  # fmt: skip
+}
 
 DEEPENINGS = {
     method.name: method
     for method in (
         Deepening(
-            "r2deeper", "exactly", "exactly", True, False, "σ(0) = 0 behind the last layer", "–",
-            "needed", "last two layers",
+            "r2deeper",
+            "exactly",
+            "exactly",
+            True,
+            False,
+            "σ(0) = 0 behind the last layer",
+            "–",
+            "needed",
+            "last two layers",
         ),
         Deepening(
-            "zero", "exactly", "exactly", True, False, "σ(0) = 0 behind the last layer", "–",
-            "needed", "last layer",
+            "zero",
+            "exactly",
+            "exactly",
+            True,
+            False,
+            "σ(0) = 0 behind the last layer",
+            "–",
+            "needed",
+            "last layer",
         ),
         Deepening(
-            "net2deeper", "exactly", "exactly without batch norm", True, False, "idempotent", "–",
-            "yes", "all",
+            "net2deeper",
+            "exactly",
+            "exactly without batch norm",
+            True,
+            False,
+            "idempotent",
+            "–",
+            "yes",
+            "all",
         ),
         Deepening("random-pad", "no", "no", True, False, "any", "–", "needed", "all"),
     )
-}  # fmt: skip
+}
 
 
 def widening(name: str) -> Widening:
@@ -108,7 +162,7 @@ def widening(name: str) -> Widening:
         TransformError: no method has this name.
     """
     if name not in WIDENINGS:
-        raise TransformError(f"no method of widening is {name!r}; there are {', '.join(WIDENINGS)}")
+        raise TransformError(f"unknown widening method {name!r}; available: {', '.join(WIDENINGS)}")
     return WIDENINGS[name]
 
 
@@ -120,6 +174,6 @@ def deepening(name: str) -> Deepening:
     """
     if name not in DEEPENINGS:
         raise TransformError(
-            f"no method of deepening is {name!r}; there are {', '.join(DEEPENINGS)}"
+            f"unknown deepening method {name!r}; available: {', '.join(DEEPENINGS)}"
         )
     return DEEPENINGS[name]

@@ -1,10 +1,10 @@
-"""Blocks for search spaces: wider, deeper and narrower forms of a guide's own part.
+"""Blocks for search spaces: wider, deeper and narrower forms of a guide part.
 
     blocks=[Keep(), Wider(width=choice(2, 1.5)), Deeper(layers=choice(1, 2)), Narrower(width=0.5)]
 
-A form has the part's boundaries; what is hidden between them grows or shrinks. Wider and deeper
-forms compute what the part computes, so they are never aligned; a narrower one starts from the
-channels that matter most, and is then aligned as other blocks are.
+A form keeps the part's boundaries; the hidden widths and layers between them grow or shrink. Wider
+and deeper forms compute the same as the part, so they are never aligned. A narrower form starts
+from the most important channels and is then aligned like other blocks.
 """
 
 from __future__ import annotations
@@ -12,6 +12,7 @@ from __future__ import annotations
 import copy
 from collections.abc import Sequence
 from dataclasses import replace
+from typing import Unpack
 
 import torch
 from torch import Tensor, nn
@@ -20,6 +21,7 @@ from nas_theseus.blocks.family import BlockFamily, Choice, block
 from nas_theseus.errors import TransformError
 from nas_theseus.transforms.closing_activation import closing_activation
 from nas_theseus.transforms.deepening import deepen
+from nas_theseus.transforms.growth_options import GrowthOptions
 from nas_theseus.transforms.larger_kernel import enlarge_kernel
 from nas_theseus.transforms.layers import linear_map
 from nas_theseus.transforms.lineage import Lineage
@@ -28,6 +30,7 @@ from nas_theseus.transforms.students import example
 from nas_theseus.transforms.volume import Role, Volume
 from nas_theseus.transforms.widening import find_volume, narrow, widen
 from nas_theseus.values.architecture import Boundary, Hyperparameter
+from nas_theseus.values.keywords import completed
 
 
 def Wider(width: Hyperparameter | Choice = 2.0, kernel: Hyperparameter | Choice = 0) -> BlockFamily:
@@ -40,7 +43,7 @@ def Deeper(
     width: Hyperparameter | Choice = 1.0,
     kernel: Hyperparameter | Choice = 0,
 ) -> BlockFamily:
-    """The guide's part, wider or not, with so many residual blocks behind it."""
+    """The guide's part, optionally wider, followed by `layers` residual blocks."""
     return replace(
         block(grown, "deeper", layers=layers, width=width, kernel=kernel),
         of_part=True,
@@ -49,7 +52,7 @@ def Deeper(
 
 
 def Narrower(width: Hyperparameter | Choice = 0.5) -> BlockFamily:
-    """The guide's part with `width` times the hidden channels, those that matter most."""
+    """The guide's part with `width` times the hidden channels: the most important ones."""
     return replace(block(shrunk, "narrower", width=width), of_part=True)
 
 
@@ -61,27 +64,27 @@ def grown(
     layers: int = 0,
     kernel: int = 0,
 ) -> nn.Module:
-    """A larger form of a part that computes the same; `part` is used up.
+    """A larger form of a part that computes the same outputs; changes `part`.
 
-    Every volume that stays within the part is widened by `r2wider`, attention by heads; the number
-    of new channels is rounded to what pairs and groups allow, one pair at least. Residual blocks
-    behind the part begin as zero (`deepen`), with the part's last activation behind the addition
-    where that is exact. Draws come from torch's global generator.
+    Every volume inside the part is widened by `r2wider`, attention by adding heads. The number of
+    new channels is rounded to what pairs and groups allow, at least one pair. Residual blocks after
+    the part start as zero (`deepen`), with the part's last activation after the addition if that
+    is exact. Random numbers come from torch's global generator.
 
     Args:
-        features: what the part is fed, shape (N, *inlet).
-        width: of hidden volumes, as a multiple of the part's; at least 1.
-        layers: residual blocks behind the part.
-        kernel: by how much convolutions' kernels grow, but 1×1 ones; even.
+        features: inputs of the part, shape (N, *inlet).
+        width: width of hidden volumes, as a multiple of the part's; at least 1.
+        layers: number of residual blocks after the part.
+        kernel: growth of the convolutions' kernels, except 1×1 ones; even.
 
     Raises:
-        TransformError: nothing would grow, a share below 1, or nothing in the part can be widened
-            or have a larger kernel.
+        TransformError: nothing would grow, the width is below 1, or nothing in the part can be
+            widened or have a larger kernel.
     """
     if width < 1 or layers < 0 or (width == 1 and not layers and not kernel):
         raise TransformError(
-            f"width={width}, layers={layers}, kernel={kernel} does not grow it: give a width above "
-            "1, layers, or a larger kernel; a narrower form is Narrower"
+            f"width={width}, layers={layers}, kernel={kernel} does not grow it: use a width above "
+            "1, layers, or a larger kernel; for a narrower form use Narrower"
         )
     inlet = Boundary(tuple(features.shape[1:]), integer=not features.is_floating_point())
     model = nn.Sequential(part)
@@ -106,46 +109,47 @@ def widen_all(
     width: float,
     method: str = "r2wider",
     *,
-    scale: float = 1.0,
-    noise: float = 0.0,
-    seed: int = 0,
-    in_place: bool = False,
     lineage: Lineage | None = None,
+    **options: Unpack[GrowthOptions],
 ) -> nn.Module:
-    """Widen every hidden volume of a network, one after the other; its input and output stay.
+    """Widen every hidden volume of a network, one by one; its input and output keep their widths.
 
     Args:
-        model, inlet, method, scale, noise, in_place, lineage: as for `widen`.
-        width: of each volume, as a multiple above 1; new channels are rounded to pairs of what
-            groups can share out, one pair at least, whatever the method.
-        seed: of the first volume's draws; counts on.
+        model, inlet, method, lineage: as for `widen`.
+        width: width of each volume, as a multiple above 1; with every method, the number of new
+            channels is rounded to pairs that groups can share equally, at least one pair.
+        options: as for `widen`; the seed is that of the first volume, and increases by 1 for each
+            further volume.
 
     Raises:
-        TransformError: as `widen`, or there is no hidden volume.
+        TransformError: as for `widen`, or there is no hidden volume.
     """
-    student = model if in_place else copy.deepcopy(model)
+    defaults = GrowthOptions(scale=1.0, noise=0.0, seed=0, in_place=False)
+    grown = completed("widen_all", options, defaults)
+    student = model if grown["in_place"] else copy.deepcopy(model)
     for number, volume in enumerate(_hidden_volumes(student, example(model, inlet))):
         pair = 2 * volume.groups
         channels = volume.width + pair * max(1, round(volume.width * (width - 1) / pair))
-        widen(
-            student, volume.layer, channels, method, inlet=inlet, scale=scale, noise=noise,
-            seed=seed + number, in_place=True, lineage=lineage,
-        )  # fmt: skip
+        own = GrowthOptions(
+            scale=grown["scale"], noise=grown["noise"], seed=grown["seed"] + number, in_place=True
+        )
+        widen(student, volume.layer, channels, method, inlet=inlet, lineage=lineage, **own)
     return student
 
 
 def shrunk(part: nn.Module, features: Tensor, *, width: float) -> nn.Module:
-    """A narrower form of a part, from its most important channels; `part` is used up.
+    """A narrower form of a part, from its most important channels; changes `part`.
 
     Args:
-        features: what the part is fed, shape (N, *inlet): a sample, for the importance of channels.
-        width: of hidden volumes, as a share of the part's; each keeps one channel a group at least.
+        features: sample of the part's inputs, shape (N, *inlet), to rank channels by importance.
+        width: width of hidden volumes, as a share of the part's; each keeps at least one channel
+            per group.
 
     Raises:
-        TransformError: a share of 1 or more, or nothing in the part can be narrowed.
+        TransformError: the share is 1 or more, or nothing in the part can be narrowed.
     """
     if not 0 < width < 1:
-        raise TransformError(f"width={width} does not shrink it: give a share between 0 and 1")
+        raise TransformError(f"width={width} does not shrink it: use a share between 0 and 1")
     model = nn.Sequential(part)
     changed = False
     for volume in _hidden_volumes(model, features[:2]):
@@ -154,12 +158,12 @@ def shrunk(part: nn.Module, features: Tensor, *, width: float) -> nn.Module:
             narrow(model, volume.layer, kept, sample=features, in_place=True)
             changed = True
     if not changed:
-        raise TransformError("its hidden volumes have no channel that can go")
+        raise TransformError("its hidden volumes have no channel that can be removed")
     return model
 
 
 def _hidden_volumes(model: nn.Module, features: Tensor) -> list[Volume]:
-    """The volumes that stay between a part's boundaries, each once; heads of attention are one.
+    """The volumes inside a part, each once; the heads of an attention are one volume.
 
     Raises:
         TransformError: there is none.
@@ -179,7 +183,7 @@ def _hidden_volumes(model: nn.Module, features: Tensor) -> list[Volume]:
         found.append(volume)
     if not found:
         first = next(iter(refusals.values()), "it has no convolution, linear layer or attention")
-        raise TransformError(f"no hidden channels lie between its boundaries: {first}")
+        raise TransformError(f"it has no hidden channels between its boundaries: {first}")
     return found
 
 

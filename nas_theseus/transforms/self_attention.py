@@ -1,4 +1,4 @@
-"""Attention whose heads are a volume's channels: q, k and v write them, the last map reads."""
+"""Attention heads as channels of a volume: q, k and v write them, the last map reads."""
 
 from __future__ import annotations
 
@@ -14,12 +14,12 @@ from nas_theseus.transforms.volume import Layout, Role, Use, Volume
 
 @dataclass(frozen=True)
 class _Names:
-    """Where an attention class keeps what its heads need.
+    """Names of an attention class's tensors that depend on its heads.
 
     Attributes:
-        written: module, weight's name, bias' name and dimension of the fused q, k, v.
+        written: module, weight name, bias name and dimension of the fused q, k, v.
         read: module and dimension of the last map.
-        inner: attribute with heads times head size, if the class has it.
+        inner: attribute with heads times head size, if the class has one.
     """
 
     written: tuple[str, str, str, int]
@@ -35,12 +35,12 @@ _KNOWN = {
 
 
 class SelfAttention(nn.Module):
-    """``nn.MultiheadAttention`` of a sequence to itself, whose heads need not divide its width.
+    """``nn.MultiheadAttention`` for self-attention, whose heads need not divide its width.
 
-    Names of parameters are those of ``nn.MultiheadAttention``; attention weights are not returned.
+    Its parameters have the same names; attention weights are not returned.
 
     Args:
-        attention: whose parameters it takes over; keys and values as wide as queries.
+        attention: module whose parameters are taken over; keys and values as wide as queries.
     """
 
     def __init__(self, attention: nn.MultiheadAttention) -> None:
@@ -65,11 +65,11 @@ class SelfAttention(nn.Module):
         """Self-attention of `query` (N, T, D), or (T, N, D) without `batch_first`.
 
         Raises:
-            TransformError: keys or values of another sequence, or a padding mask.
+            TransformError: keys or values are of another sequence, or there is a padding mask.
         """
         if key is not query or value is not query or key_padding_mask is not None:
             raise TransformError(
-                "an attention with added heads attends within one sequence without padding mask"
+                "an attention with added heads supports only self-attention without padding mask"
             )
         x = query if self.batch_first else query.transpose(0, 1)
         mixed = F.linear(x, self.in_proj_weight, self.in_proj_bias)
@@ -78,7 +78,7 @@ class SelfAttention(nn.Module):
         if attn_mask is not None and not attn_mask.is_floating_point():
             attn_mask = (
                 ~attn_mask
-            )  # True hides a place in nn.MultiheadAttention, and shows one here
+            )  # True masks a position in nn.MultiheadAttention, but keeps it here
         found = F.scaled_dot_product_attention(
             q, k, v, attn_mask, dropout, is_causal=is_causal and attn_mask is None
         )
@@ -99,11 +99,11 @@ def _names(module: nn.Module) -> _Names | None:
 
 
 def heads_of(module: nn.Module, layer: str) -> Volume:
-    """An attention's heads as channels of a volume within it; softmax is over places, not heads.
+    """An attention's heads as channels of a volume; softmax works over positions, not heads.
 
     Raises:
-        TransformError: queries, keys and values are not made by one map, or what is made of the
-            heads is normalised or gated before the last map reads it.
+        TransformError: queries, keys and values are not computed by one map, or the heads' outputs
+            are normalised or gated before the last map reads them.
     """
     plain = isinstance(module, nn.MultiheadAttention)
     names = _KNOWN["SelfAttention"] if plain else _names(module)
@@ -111,14 +111,13 @@ def heads_of(module: nn.Module, layer: str) -> Volume:
     heads: Any = module.num_heads
     refused = {
         "keys or values of other widths": plain and module.in_proj_weight is None,
-        "a bias among the keys": plain and module.bias_k is not None,
-        "added zeros among the keys": plain and module.add_zero_attn,
+        "a bias added to the keys": plain and module.bias_k is not None,
+        "zeros added to the keys": plain and module.add_zero_attn,
         "cross-attention": getattr(module, "is_cross_attention", False),
         "a gate": getattr(module, "gate", None) is not None,
-        "a norm over the heads": isinstance(
-            getattr(module, "norm", None), nn.Module
-        ) and not isinstance(module.norm, nn.Identity),
-    }  # fmt: skip
+        "a norm over the heads": isinstance(getattr(module, "norm", None), nn.Module)
+        and not isinstance(module.norm, nn.Identity),
+    }
     if reasons := [reason for reason, holds in refused.items() if holds]:
         raise TransformError(f"heads of {layer!r} cannot be changed: it has {', '.join(reasons)}")
     inner, weight, bias, dim = names.written
@@ -136,7 +135,7 @@ def heads_of(module: nn.Module, layer: str) -> Volume:
 
 
 def set_heads(module: nn.Module, heads: int) -> None:
-    """Let an attention's attributes say how many heads its weights have become."""
+    """Update an attention's attributes to the number of heads of its weights."""
     names = _names(module)
     assert names is not None
     size: Any = 1

@@ -1,4 +1,4 @@
-"""Where in a network a layer is: the traced module around it, and one run of that module."""
+"""Locate a layer in a network: the traced module around it, and one run of that module."""
 
 from __future__ import annotations
 
@@ -23,9 +23,9 @@ class Site:
     """A traced module around a layer and the values of one run of it.
 
     Attributes:
-        prefix: the module's own name in the network, with a dot behind; empty for the network.
-        shapes: of the tensors that nodes gave.
-        values: what the other nodes gave: sizes, and tuples of tensors.
+        prefix: name of the module in the network followed by a dot; empty for the network itself.
+        shapes: shapes of nodes whose values are tensors.
+        values: values of all other nodes: sizes, and tuples of tensors.
         node: the layer's last node.
     """
 
@@ -40,12 +40,12 @@ class Site:
 
     @cached_property
     def runs(self) -> dict[str, int]:
-        """How often each submodule that runs whole is called."""
+        """Number of calls of each submodule that is kept whole."""
         called = [str(node.target) for node in self.trace.nodes if node.op == "call_module"]
         return {name: called.count(name) for name in called}
 
     def call(self, node: Node, given: dict[Node, Any]) -> Any:
-        """Run one operation on other values than in the run."""
+        """Run one operation on other values than those of the recorded run."""
         args, kwargs = map_arg(
             (node.args, node.kwargs), lambda n: given[n] if n in given else self.values[n]
         )
@@ -57,19 +57,19 @@ class Site:
         return node.target(*args, **kwargs)
 
     def gives_tensors(self, node: Node) -> bool:
-        """Whether a node gives a tuple of tensors, as a split does."""
+        """Whether a node returns a tuple of tensors, as a split does."""
         value = self.values.get(node)
         return isinstance(value, tuple | list) and any(isinstance(v, Tensor) for v in value)
 
 
 def site_of(model: nn.Module, layer: str, inputs: Tensor) -> Site:
-    """The outermost traced module in which a layer is a place of its own.
+    """The outermost traced module in which a layer has its own node.
 
-    A module that runs whole (it does not trace, or depends on `training`) is looked into by itself:
-    what stays within it can be transformed all the same.
+    A submodule that is kept whole (it cannot be traced, or depends on `training`) is traced by
+    itself, so that volumes inside it can be transformed too.
 
     Raises:
-        TransformError: no module has this name, or none around it traces.
+        TransformError: no module has this name, or no module around it can be traced.
     """
     if layer not in dict(model.named_modules()) or not layer:
         known = [name for name, _ in model.named_modules() if name]
@@ -80,7 +80,7 @@ def site_of(model: nn.Module, layer: str, inputs: Tensor) -> Site:
     pieces = layer.split(".")
     around = [".".join(pieces[:count]) for count in range(len(pieces))]
     fed = inputs_of(model, around, inputs)
-    reason = "no module around it is fed one tensor and traces"
+    reason = "no module around it takes one tensor and can be traced"
     for name in around:
         if name not in fed:
             continue
@@ -93,11 +93,11 @@ def site_of(model: nn.Module, layer: str, inputs: Tensor) -> Site:
         node = traced.last_of.get(layer.removeprefix(prefix))
         if node is not None:
             return Site(prefix, traced, *_run(traced, fed[name]), node)
-    raise TransformError(f"cannot follow what {layer!r} gives: {reason}")
+    raise TransformError(f"cannot follow the output of {layer!r}: {reason}")
 
 
 def site_around(module: nn.Module, inputs: Tensor) -> Site:
-    """A whole module as a site; its node is what it gives.
+    """A whole module as a site; its node is the module's output.
 
     Raises:
         TransformError: torch.fx cannot trace it.
@@ -110,7 +110,7 @@ def site_around(module: nn.Module, inputs: Tensor) -> Site:
 
 
 def inputs_of(model: nn.Module, names: list[str], inputs: Tensor) -> dict[str, Tensor]:
-    """The first tensor that each named submodule is fed in eval mode, if it is run at all."""
+    """First input tensor of each named submodule in eval mode, if it runs."""
     found: dict[str, Tensor] = {}
 
     def keep(name: str, given: tuple[Any, ...]) -> None:
@@ -130,7 +130,7 @@ def inputs_of(model: nn.Module, names: list[str], inputs: Tensor) -> dict[str, T
 
 @contextmanager
 def removing(hooks: list[torch.utils.hooks.RemovableHandle]) -> Iterator[None]:
-    """Take hooks off again, whatever happens."""
+    """Context that removes hooks on exit."""
     try:
         yield
     finally:

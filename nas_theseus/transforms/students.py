@@ -1,4 +1,4 @@
-"""From a teacher to its student: an example of its input, a change, and the check that holds it."""
+"""Make a student from a teacher: change a copy, and check that its outputs are the same."""
 
 from __future__ import annotations
 
@@ -16,10 +16,10 @@ from nas_theseus.values.architecture import Boundary
 
 
 def example(model: nn.Module, inlet: Boundary | Sequence[int]) -> Tensor:
-    """Two inputs of a network, shape (2, *inlet).
+    """Two example inputs of a network, shape (2, *inlet).
 
     Raises:
-        TransformError: the network cannot be run on them.
+        TransformError: the network fails on them.
     """
     boundary = inlet if isinstance(inlet, Boundary) else Boundary(tuple(inlet))
     inputs = example_input(model, boundary, batch=2)
@@ -28,10 +28,10 @@ def example(model: nn.Module, inlet: Boundary | Sequence[int]) -> Tensor:
 
 
 def output_of(model: nn.Module, inputs: Tensor) -> Tensor:
-    """What a network gives in eval mode, as one tensor.
+    """A network's output in eval mode, as one tensor.
 
     Raises:
-        TransformError: it does not run, or gives something else.
+        TransformError: the network fails, or does not return one tensor.
     """
     try:
         with evaluating(model):
@@ -46,7 +46,7 @@ def output_of(model: nn.Module, inputs: Tensor) -> Tensor:
     found = found[0] if isinstance(found, tuple) else found
     if not isinstance(found, Tensor):
         raise TransformError(
-            f"{type(model).__name__} must give one tensor to be transformed, it gives "
+            f"{type(model).__name__} must return one tensor to be transformed, but returns "
             f"{type(found).__name__}"
         )
     return found
@@ -61,19 +61,19 @@ def make_student(
     preserved: bool,
     in_place: bool,
 ) -> nn.Module:
-    """Change a copy, hold it to the teacher's function, and only then touch the model itself.
+    """Change a copy of the model, check its outputs, and only then change the model itself.
 
     Args:
         model: the teacher.
-        change: makes a student of any copy of the model.
-        inputs: of both, for the check.
-        what: the transform, in words, for the error.
-        preserved: whether the function must be the same; otherwise only its shape.
-        in_place: change the model, too, and return it.
+        change: turns any copy of the model into the student.
+        inputs: inputs of both for the check.
+        what: description of the transform for error messages.
+        preserved: whether the outputs must be the same; if not, only their shape is checked.
+        in_place: also change the model, and return it.
 
     Raises:
-        TransformError: the student does not run or computes something else, as where a forward
-            holds a width as a number.
+        TransformError: the student fails or computes other outputs, for example because a forward
+            has a fixed width as a number.
     """
     student = copy.deepcopy(model)
     change(student)
@@ -82,21 +82,21 @@ def make_student(
         found = output_of(student, inputs)
     except TransformError as error:
         raise TransformError(
-            f"{what} gives a network that does not run; does a forward hold a width as a number? "
+            f"{what} gives a network that fails; does a forward have a fixed width as a number? "
             f"{error}"
         ) from error
     if found.shape != expected.shape:
         raise TransformError(
             f"{what} changes the output's shape from {tuple(expected.shape)} to "
-            f"{tuple(found.shape)}; a forward holds a width as a number"
+            f"{tuple(found.shape)}; a forward has a fixed width as a number"
         )
     tolerance = max(1e-4, 32 * torch.finfo(expected.dtype).eps)
     if preserved and not (found - expected).abs().max() <= tolerance * expected.abs().max():
         raise TransformError(
-            f"{what} does not keep the function: outputs differ by up to "
+            f"{what} changes the function: outputs differ by up to "
             f"{float((found - expected).abs().max()):.2g} of {float(expected.abs().max()):.2g}; "
-            "an activation that is not 0 at 0, a forward that holds a width as a number, or "
-            "weights so large that their sum rounds off?"
+            "is an activation not 0 at 0, does a forward have a fixed width as a number, or are "
+            "weights so large that their sums are rounded?"
         )
     if not in_place:
         return student
@@ -105,6 +105,6 @@ def make_student(
 
 
 def replace(model: nn.Module, name: str, module: nn.Module) -> None:
-    """Put another module in a submodule's place."""
+    """Replace a submodule by another module."""
     holder, _, last = name.rpartition(".")
     setattr(model.get_submodule(holder), last, module)

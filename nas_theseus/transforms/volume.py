@@ -1,4 +1,4 @@
-"""Follow a hidden volume through a traced network: who writes it, who reads it, what keeps it."""
+"""Follow a hidden volume through a traced network: find the layers that write, read and norm it."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ _UNKNOWN = -2
 
 
 class Role(Enum):
-    """What a tensor's places along one dimension are to the channels of a volume."""
+    """The role of a tensor's dimension for the channels of a volume."""
 
     WRITES = "writes"
     READS = "reads"
@@ -30,15 +30,15 @@ class Role(Enum):
 
 @dataclass(frozen=True)
 class Use:
-    """One dimension of one tensor that goes with the channels of a volume.
+    """One dimension of one tensor that has the channels of a volume.
 
     Attributes:
-        module: name of the module that holds it, from the network's root.
+        module: full name of the tensor's module in the network.
         tensor: name of the parameter or buffer in that module.
-        channels: the channel at each place along `dim`; −1 where it is none of the volume's.
-        groups: of a grouped convolution that reads the volume; its weight holds one group's
-            channels only, `channels` those of all.
-        statistic: of a norm, which has a value and no direction.
+        channels: the channel at each index along `dim`; −1 if it does not belong to the volume.
+        groups: groups of a grouped convolution that reads the volume; its weight has the channels
+            of one group only, `channels` those of all groups.
+        statistic: whether it is a norm's statistic, which has a value but no direction.
     """
 
     module: str
@@ -56,7 +56,7 @@ class Use:
 
 @dataclass(frozen=True)
 class Layout:
-    """The axis of a tensor on which channels of a volume lie, and which channel is where."""
+    """The axis of a tensor with the channels of a volume, and the channel at each index."""
 
     axis: int
     channels: tuple[int, ...]
@@ -64,12 +64,12 @@ class Layout:
 
 @dataclass(frozen=True)
 class Volume:
-    """A hidden volume x with all that writes, keeps and reads its channels.
+    """A hidden volume x with all tensors that write, normalise and read its channels.
 
     Attributes:
-        width: channels C.
-        groups: equal runs of channels that grouped convolutions tell apart.
-        joined: an addition that joins what several layers write (a residual connection), if any.
+        width: number of channels C.
+        groups: number of equal groups of channels that grouped convolutions distinguish.
+        joined: an addition of the outputs of several layers (a residual connection), if any.
         readers: names of the layers that read it, with the axis of its channels in their input.
     """
 
@@ -82,11 +82,11 @@ class Volume:
 
 
 def volume_of(site: Site, layer: str) -> Volume:
-    """The volume that a convolution or linear layer gives, followed through the graph.
+    """The output volume of a convolution or linear layer, followed through the graph.
 
     Raises:
-        TransformError: the layer is of another kind, or what it gives reaches the input, the
-            output, or an operation that mixes channels or is not known to keep them apart.
+        TransformError: the layer is of another kind, or its output reaches the input, the output,
+            or an operation that mixes channels or is not known to keep them separate.
     """
     node = site.node
     module = site.module(node) if node.op == "call_module" else None
@@ -97,16 +97,16 @@ def volume_of(site: Site, layer: str) -> Volume:
             f"{layer!r} is {what}; name a convolution or a linear layer, or an attention of "
             "nn.MultiheadAttention, timm or Hugging Face's GPT-2"
         )
-    # A depthwise convolution gives what the layer before it writes, one filter or more a channel.
+    # A depthwise convolution filters the channels of the layer before it, so start there.
     start = node.all_input_nodes[0] if layers.is_depthwise(module) else node
     return follow(site, start, len(site.shapes[start]) - 1 - found.positions, layer)
 
 
 def follow(site: Site, start: Node, axis: int, layer: str) -> Volume:
-    """The volume whose channels lie on an axis of what a node gives.
+    """The volume whose channels are on an axis of a node's output.
 
     Raises:
-        TransformError: as `volume_of`.
+        TransformError: as for `volume_of`.
     """
     width = site.shapes[start][axis]
     follower = _Follower(site, layer)
@@ -157,7 +157,7 @@ class _Follower:
         self._waiting.append(node)
 
     def joined(self) -> str | None:
-        """An addition whose operands are written by different layers."""
+        """Name of an addition of the outputs of different layers; None if there is none."""
         for node in self.layouts:
             if node.op in ("call_function", "call_method") and (
                 layers.function_name(node) in layers.ADDITIONS
@@ -169,7 +169,7 @@ class _Follower:
         return None
 
     def _makers(self, node: Node) -> set[Node]:
-        """The layers that write what a node gives; empty if it is none of the volume's."""
+        """The layers that write a node's output; empty if it does not belong to the volume."""
         if node not in self.layouts:
             return set()
         before = [given for given in node.all_input_nodes if given in self.layouts]
@@ -185,16 +185,16 @@ class _Follower:
         """Carry layouts across one operation, in both directions."""
         near = [given for given in (node, *node.all_input_nodes) if given in self.layouts]
         if node.op == "output":
-            raise self._refusal(node, "is what the module gives, which its readers expect as it is")
+            raise self._refusal(node, "is the module's output, whose width is fixed by its readers")
         if node.op == "placeholder":
-            raise self._refusal(node, "is what the module is fed, which nothing here writes")
+            raise self._refusal(node, "is the module's input, which no layer here writes")
         if self.site.gives_tensors(node):
             if node.op != "call_module" and layers.function_name(node) in layers.SPLITS:
                 for user in node.users:
                     self._move(user)
                 return
             raise self._refusal(
-                node, "mixes the volume's channels, or is not known to keep them apart"
+                node, "mixes the volume's channels, or is not known to keep them separate"
             )
         if node not in self.site.shapes or not near:
             return  # a shape or another number
@@ -243,7 +243,7 @@ class _Follower:
                 raise self._refusal(node, f"({name}) works along the axis of the volume's channels")
         else:
             raise self._refusal(
-                node, f"({name}) mixes the volume's channels, or is not known to keep them apart"
+                node, f"({name}) mixes the volume's channels, or is not known to keep them separate"
             )
 
     def _linear_map(self, node: Node, module: nn.Module) -> None:
@@ -257,7 +257,7 @@ class _Follower:
                 continue
             if layout.axis != axis:
                 if found.positions:
-                    raise self._refusal(node, "mixes positions on which the volume's channels lie")
+                    raise self._refusal(node, "mixes positions that hold the volume's channels")
                 self.put(other, layout)  # the same map for every channel
             elif layers.is_depthwise(module):
                 self._depthwise(node, source, module, axis)
@@ -271,14 +271,14 @@ class _Follower:
                 self._use(name, "bias", 0, Role.WRITES, layout.channels)
 
     def _grouped(self, node: Node, module: nn.Module, layout: Layout) -> int:
-        """A grouped convolution can take new channels if each of its groups gets as many."""
+        """Number of groups; new channels are possible if each group gets equally many."""
         count = layers.groups(module)
         if count > 1:
             if layout.channels != tuple(range(len(layout.channels))) or "Transpose" in (
                 type(module).__name__
             ):
                 raise self._refusal(
-                    node, f"has {count} groups, which hold only a part of the volume"
+                    node, f"has {count} groups, which have only a part of the volume"
                 )
             self.groups = lcm(self.groups, count)
         return count
@@ -296,7 +296,7 @@ class _Follower:
     def _per_channel(self, node: Node, axis: int, *tensors: str) -> None:
         layout = self.layouts[node]
         if layout.axis != axis:
-            raise self._refusal(node, "has parameters along another axis than the channels")
+            raise self._refusal(node, "has parameters along an axis other than the channels")
         for tensor in tensors:
             name = self.site.prefix + str(node.target)
             self._use(name, tensor, 0, Role.EACH, layout.channels, statistic=True)
@@ -323,9 +323,9 @@ class _Follower:
         if self.site.runs.get(local, 1) > 1:
             raise TransformError(
                 f"cannot transform {self.layer!r}: {module!r} runs {self.site.runs[local]} times, "
-                "and its weights would have to serve both volumes"
+                "so its weights would have to fit both volumes"
             )
-        # What was said of the same dimension before was said of a part of the volume.
+        # An earlier use of the same dimension covered only a part of the volume.
         for use in [
             u
             for u in self.uses
@@ -335,7 +335,7 @@ class _Follower:
         self.uses[Use(module, tensor, dim, role, channels, groups, statistic)] = None
 
     def _elementwise(self, node: Node) -> Layout:
-        """Inputs and output have channels in the same places, counted from the last axis."""
+        """Layout of an element-wise operation: the same axis, counted from the last, everywhere."""
         near = [n for n in (node, *node.all_input_nodes) if n in self.site.shapes]
         for known in [n for n in near if n in self.layouts]:
             layout = self.layouts[known]
@@ -351,7 +351,7 @@ class _Follower:
         return self.layouts[node]
 
     def _reduce(self, node: Node) -> None:
-        """A mean or sum over other axes than the volume's."""
+        """Follow a mean or sum over axes other than the volume's."""
         source = node.all_input_nodes[0]
         rank = len(self.site.shapes[source])
         given = node.kwargs.get("dim", node.args[1] if len(node.args) > 1 else None)
@@ -370,14 +370,14 @@ class _Follower:
                 )
 
     def _move(self, node: Node) -> None:
-        """Views, permutations, pieces and concatenations: follow where each value goes.
+        """Follow each value through a view, permutation, split or concatenation.
 
-        The operation is run on the numbers of the places themselves.
+        The operation is run on channel numbers instead of values.
         """
         moved: Any = node
         sources = node.all_input_nodes
         if node.target is operator.getitem and sources and sources[0] not in self.site.shapes:
-            moved, sources = sources[0], sources[0].all_input_nodes  # one piece of a split
+            moved, sources = sources[0], sources[0].all_input_nodes  # one output of a split
         sources = [source for source in sources if source in self.site.shapes]
         counts = [self.site.shapes[source].numel() for source in sources]
         starts = [sum(counts[:index]) for index in range(len(counts))]
@@ -400,7 +400,7 @@ class _Follower:
                     self._set_from(source, found)
 
     def _spread(self, node: Node) -> Tensor:
-        """The channel at every place of a tensor."""
+        """The channel number at every element of a tensor."""
         shape = self.site.shapes[node]
         if node not in self.layouts:
             return torch.full(shape, _UNKNOWN)

@@ -1,10 +1,11 @@
-"""Wider and narrower layers: widen a hidden volume without changing the function, or narrow it."""
+"""Widen a hidden volume without changing the network's outputs, or narrow it."""
 
 from __future__ import annotations
 
 from collections.abc import Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
+from typing import Unpack
 
 import torch
 from torch import Tensor, nn
@@ -13,6 +14,7 @@ from nas_theseus.errors import TransformError
 from nas_theseus.guide.tracing import evaluating
 from nas_theseus.transforms import layers
 from nas_theseus.transforms.channels import Channels, axis_of, narrowed, regrow, widened
+from nas_theseus.transforms.growth_options import GrowthOptions
 from nas_theseus.transforms.lineage import Lineage
 from nas_theseus.transforms.methods import Widening, widening
 from nas_theseus.transforms.self_attention import SelfAttention, heads_of, is_attention, set_heads
@@ -20,6 +22,7 @@ from nas_theseus.transforms.sites import removing, site_of
 from nas_theseus.transforms.students import example, make_student, output_of, replace
 from nas_theseus.transforms.volume import Role, Use, Volume, volume_of
 from nas_theseus.values.architecture import Boundary
+from nas_theseus.values.keywords import completed
 
 
 def widen(
@@ -29,55 +32,49 @@ def widen(
     method: str = "r2wider",
     *,
     inlet: Boundary | Sequence[int],
-    scale: float = 1.0,
-    noise: float = 0.0,
-    seed: int = 0,
-    in_place: bool = False,
     lineage: Lineage | None = None,
+    **options: Unpack[GrowthOptions],
 ) -> nn.Module:
-    """Give a layer more channels; all that writes, keeps or reads them follows through the graph.
+    """Give a layer more channels; all tensors that write, normalise or read them are changed too.
 
-    With x = σ(Wu + b) the widened volume and V what reads it:
+    With x = σ(Wu + b) the widened volume and V the weight that reads it:
 
     - ``r2wider``: x̂ = [x, p, p], p = σ(Uu + β), V′ = [V, Z, −Z]; U, β and Z arbitrary (R2R,
-      eqs. 8–13). Where x passes identity skips, everything that writes the stream writes p's of its
-      own in pairs, so that they cancel in every reader; a projection or downsampling skip reads and
-      writes as any layer does (section 4.2 and appendix C.2, with r the identity).
+      eqs. 8–13). If x passes through identity skips, every layer that writes the stream writes its
+      own p in pairs, so that they cancel in every reader. A projection or downsampling skip reads
+      and writes like any layer (section 4.2 and appendix C.2, with r the identity).
     - ``net2wider``: x̂_j = x_g(j) for a random g, V′_j = V_g(j) / |{k : g(k) = g(j)}| (Chen et al.
       2015; R2R, eq. 6). Copies get equal gradients: `noise` breaks the tie.
     - ``netmorph``: x̂ = [x, p], V′ = [V, 0]; ``netmorph-reverse``: p = σ(0) = 0, V′ = [V, Z] (Wei
       et al. 2016; R2R, eq. 7).
-    - ``random-pad``: x̂ = [x, p], V′ = [V, Z]: the control that preserves nothing.
+    - ``random-pad``: x̂ = [x, p], V′ = [V, Z]: the ablation that preserves nothing.
 
-    Free weights are uniform with the standard deviation of the kernel that they join (section 6);
-    free statistics and parameters of norms are the mean of the others' (*ours*).
+    Free weights are uniform with the standard deviation of the kernel they are added to (section
+    6). Free statistics and parameters of norms are the mean of the existing ones (*ours*).
 
     Args:
-        model: any module that torch.fx traces, as `guide.cut` takes it; what runs whole may itself
-            be traced. Names and classes stay, but an ``nn.MultiheadAttention`` with other heads
-            becomes `attention.SelfAttention`.
-        layer: a convolution or linear layer whose output is widened, depthwise ones together with
-            the layer before; or an attention, whose heads are the channels.
-        channels: how many the layer is to have.
-        method: see above.
+        model: any module that torch.fx can trace, as for `guide.cut`; submodules that are kept
+            whole may be traced by themselves. Names and classes do not change, except that an
+            ``nn.MultiheadAttention`` with a new number of heads becomes `attention.SelfAttention`.
+        layer: name of a convolution or linear layer whose output is widened (a depthwise one
+            together with the layer before), or of an attention, whose heads are the channels.
+        channels: new number of channels of the layer.
+        method: one of the above.
         inlet: shape of one input without the batch, such as (3, 224, 224), or a task's inlet.
-        scale: of the standard deviation of free weights; larger ones make training unstable.
-        noise: standard deviation of what is added to new weights, as a share of the kernel's; the
-            function is then kept in expectation only.
-        seed: of the draws.
-        in_place: change `model` itself instead of a copy.
-        lineage: takes down where parameters come from, for `Lineage.carry`.
+        lineage: records where parameters come from, for `Lineage.carry`.
+        options: see `GrowthOptions`; the scale is 1 by default.
 
     Returns:
         The student, in the mode and on the device of the teacher.
 
     Raises:
-        TransformError: before any weight is touched: no such layer or method; not more channels
-            than before; an odd number of new ones for ``r2wider``, or one that a grouped
-            convolution cannot share out; an addition of several layers (a residual connection) for
-            ``net2wider``; weights that are tied or run twice; channels that reach the input, the
-            output, a layer or group norm or another operation that mixes them; an activation that
-            is not 0 at 0 for ``netmorph-reverse``; a student that computes something else.
+        TransformError: raised before any weight is changed: the layer or method is unknown; there
+            are not more channels than before; the number of new channels is odd for ``r2wider``,
+            or cannot be shared equally by the groups of a convolution; the volume is an addition
+            of several layers (a residual connection) for ``net2wider``; weights are tied or run
+            twice; the channels reach the input, the output, a layer or group norm or another
+            operation that mixes them; an activation is not 0 at 0 for ``netmorph-reverse``; the
+            student computes other outputs.
     """
     chosen = widening(method)
     inputs = example(model, inlet)
@@ -86,16 +83,19 @@ def widen(
     _refuse_widths(volume, channels, chosen)
     if chosen.residual == "no" and volume.joined is not None:
         raise TransformError(
-            f"{method} cannot widen {layer!r}: {volume.joined!r} adds what several layers write (a "
-            "residual connection), and copies drawn for each would not meet; take r2wider or "
+            f"{method} cannot widen {layer!r}: {volume.joined!r} adds the outputs of several "
+            "layers (a residual connection), whose copied channels would not match; use r2wider or "
             "netmorph"
         )
-    generator = torch.Generator().manual_seed(seed)
+    defaults = GrowthOptions(scale=1.0, noise=0.0, seed=0, in_place=False)
+    grown = completed("widen", options, defaults)
+    scale, noise = grown["scale"] or 1.0, grown["noise"]
+    generator = torch.Generator().manual_seed(grown["seed"])
     made = widened(volume.width, new, volume.groups, chosen, generator)
     change = _remake(model, volume, made, chosen, scale, noise, generator)
     preserved = chosen.preserved_eval == "exactly" and not noise
     what = f"widening {layer!r} from {volume.width} to {channels} channels by {method}"
-    return _finish(model, change, inputs, what, preserved, in_place, lineage)
+    return _finish(model, change, inputs, what, preserved, grown["in_place"], lineage)
 
 
 def narrow(
@@ -107,28 +107,28 @@ def narrow(
     in_place: bool = False,
     lineage: Lineage | None = None,
 ) -> nn.Module:
-    """Keep a layer's most important channels; the reverse of `widen`, which changes the function.
+    """Keep only a layer's most important channels; unlike `widen`, this changes the function.
 
-    Importance (*ours*): what a channel contributes to the layers that read it, the sum over them of
-    E[x_j²]·‖V_j‖² on the sample. Grouped convolutions keep as many channels in each group.
+    Importance (*ours*) is a channel's contribution to the layers that read it: the sum over them of
+    E[x_j²]·‖V_j‖² on the sample. Grouped convolutions keep equally many channels in each group.
 
     Args:
         model: as for `widen`.
         layer: as for `widen`.
-        channels: how many are kept.
-        sample: inputs of the network, shape (N, …), for the activations.
+        channels: number of channels to keep.
+        sample: inputs of the network, shape (N, …), to measure activations.
         in_place: change `model` itself instead of a copy.
         lineage: as for `widen`.
 
     Raises:
-        TransformError: as `widen` does, or not fewer channels than before.
+        TransformError: as for `widen`, or there are not fewer channels than before.
     """
     output_of(model, sample)
     volume = find_volume(model, layer, sample[:2])
     if not 1 <= channels < volume.width:
         raise TransformError(
-            f"{layer!r} has {volume.width} channels, so narrow it to 1 to {volume.width - 1}, not "
-            f"{channels}"
+            f"{layer!r} has {volume.width} channels and can be narrowed to 1 to "
+            f"{volume.width - 1}, not to {channels}"
         )
     if channels % volume.groups:
         raise TransformError(_not_shared_out(volume, channels, volume.groups))
@@ -157,7 +157,7 @@ def importance_of(model: nn.Module, volume: Volume, sample: Tensor) -> Tensor:
         found.index_add_(0, places[ours], (given * read).cpu()[ours])
 
     if isinstance(attention := model.get_submodule(volume.layer), nn.MultiheadAttention):
-        # Its last map is no call of its own there.
+        # nn.MultiheadAttention does not call its last map as a module.
         with _replaced(model, volume.layer, SelfAttention(attention)):
             return importance_of(model, volume, sample)
     hooks = [
@@ -172,10 +172,10 @@ def importance_of(model: nn.Module, volume: Volume, sample: Tensor) -> Tensor:
 
 
 def find_volume(model: nn.Module, layer: str, inputs: Tensor) -> Volume:
-    """What would be widened with a layer's output, or with the heads of an attention.
+    """The volume of a layer's output, or of the heads of an attention.
 
     Raises:
-        TransformError: as `widen`, for what no number of channels mends.
+        TransformError: as for `widen`, for reasons that do not depend on the number of channels.
     """
     module = dict(model.named_modules()).get(layer)
     if module is not None and is_attention(module):
@@ -184,14 +184,14 @@ def find_volume(model: nn.Module, layer: str, inputs: Tensor) -> Volume:
         volume = volume_of(site_of(model, layer, inputs), layer)
     if also := _tied(model, [use.name for use in volume.uses]):
         raise TransformError(
-            f"cannot transform {layer!r}: {', '.join(also)} share their weights, which "
-            "would have to change for each of them; untie them first"
+            f"cannot transform {layer!r}: {', '.join(also)} share their weights, which cannot "
+            "change for one of them alone; untie them first"
         )
     return volume
 
 
 def _tied(model: nn.Module, names: Iterable[str]) -> list[str]:
-    """All names of the named tensors that have more than one: weights that are used twice."""
+    """All names of those of the named tensors that have several names: tied weights."""
     found: dict[int, list[str]] = {}
     for of in (model.named_parameters, model.named_buffers):
         for name, tensor in of(remove_duplicate=False):
@@ -205,14 +205,14 @@ def _refuse_widths(volume: Volume, channels: int, method: Widening) -> None:
     new = channels - volume.width
     if new < 1:
         raise TransformError(
-            f"{volume.layer!r} has {volume.width} channels already, so widen it to more, not to "
-            f"{channels}; `narrow` takes channels away"
+            f"{volume.layer!r} already has {volume.width} channels and cannot be widened to "
+            f"{channels}; use `narrow` to remove channels"
         )
     each = volume.groups * (2 if method.widths == "even" else 1)
     if new % each and method.widths == "even" and volume.groups == 1:
         raise TransformError(
-            f"{method.name} adds an even number of channels, in equal pairs, and {channels} would "
-            f"add {new} to the {volume.width} of {volume.layer!r}: ask for {channels + 1}"
+            f"{method.name} adds channels in equal pairs, but {channels} channels would add {new} "
+            f"to the {volume.width} of {volume.layer!r}: use {channels + 1}"
         )
     if new % each:
         raise TransformError(_not_shared_out(volume, new, each))
@@ -220,19 +220,19 @@ def _refuse_widths(volume: Volume, channels: int, method: Widening) -> None:
 
 def _not_shared_out(volume: Volume, count: int, each: int) -> str:
     return (
-        f"{volume.layer!r} is read or written in {volume.groups} groups, which must hold equally "
-        f"many channels: a multiple of {each} is needed, not {count}"
+        f"{volume.layer!r} is read or written in {volume.groups} groups, which need equally many "
+        f"channels: use a multiple of {each}, not {count}"
     )
 
 
 @dataclass
 class _Change:
-    """New tensors of a model, installed in any copy of it.
+    """New tensors of a model, which can be installed in any copy of it.
 
     Attributes:
-        tensors: by module and name.
-        places: the new places of each parameter along each dimension, for its lineage.
-        attention: name and heads of an attention that changed.
+        tensors: new tensors by module and name.
+        places: old indices of each changed parameter along each dimension, for its lineage.
+        attention: name and number of heads of a changed attention.
     """
 
     tensors: dict[tuple[str, str], Tensor] = field(default_factory=dict)
@@ -268,7 +268,7 @@ def _remake(
     noise: float,
     generator: torch.Generator,
 ) -> _Change:
-    """All tensors of a volume with its new channels."""
+    """All tensors of a volume, with its new channels."""
     change = _Change()
     if is_attention(model.get_submodule(volume.layer)):
         change.attention = (volume.layer, len(channels))
@@ -283,14 +283,14 @@ def _remake(
         )
         change.tensors[use.module, use.tensor] = _grouped(after, use)
         places = torch.where(axis.kept, axis.old, -1)
-        if use.groups > 1:  # within a group, the same for all
+        if use.groups > 1:  # the weight has one group's channels, the same for all groups
             places = places[: len(places) // use.groups]
         change.places.append((use.name, use.dim, places))
     return change
 
 
 def _dense(weight: Tensor, use: Use) -> Tensor:
-    """A grouped weight (out, in / groups, …) with all its zeros, (out, in, …)."""
+    """A grouped weight (out, in / groups, …) as the equivalent dense one (out, in, …)."""
     if use.groups == 1:
         return weight
     blocks = weight.detach().chunk(use.groups)
@@ -303,7 +303,7 @@ def _dense(weight: Tensor, use: Use) -> Tensor:
 
 
 def _grouped(dense: Tensor, use: Use) -> Tensor:
-    """The blocks on the diagonal of what `_dense` gave."""
+    """The inverse of `_dense`: the blocks on its diagonal."""
     if use.groups == 1:
         return dense
     size = dense.shape[1] // use.groups

@@ -1,4 +1,4 @@
-"""Zero initialisation: a block that gives zero for any input, and still trains."""
+"""Zero initialisation: make a block return zero for any input and still train."""
 
 from __future__ import annotations
 
@@ -14,26 +14,27 @@ from nas_theseus.transforms.volume import Role, follow
 
 
 def zero_initialise(block: nn.Module, inputs: Tensor, *, cancel: bool = True) -> None:
-    """Let a block give zero for any input, in place; its other weights stay as they are.
+    """Make a block return zero for any input, in place; only its last two layers change.
 
-    With L₁ and L₂ the last two layers, L₂(σ(L₁ u)): L₁ = [U; U] with bias [β; β], L₂ = [Z, −Z] with
-    bias 0, and U, β and Z arbitrary: here the first halves of what the block has. Behind L₂ only
-    activations with σ(0) = 0 may come. So L₁ and L₂ both have gradients at the first step.
+    With L₁ and L₂ the last two layers, L₂(σ(L₁ u)): L₁ = [U; U] with bias [β; β] and L₂ = [Z, −Z]
+    with bias 0. U, β and Z are arbitrary: here the first halves of the block's weights. L₂ may only
+    be followed by activations with σ(0) = 0. L₁ and L₂ both have gradients at the first step.
 
     Args:
-        block: any module that torch.fx traces; it ends in a convolution or linear layer, perhaps
-            with activations, dropout and views behind.
-        inputs: of the block, for its shapes.
-        cancel: with False, L₂ = 0 instead, after which L₁ starts to learn one step later.
+        block: any module that torch.fx can trace and that ends in a convolution or linear layer,
+            optionally followed by activations, dropout and views.
+        inputs: inputs of the block, to determine shapes.
+        cancel: if False, L₂ = 0 instead; L₁ then starts to learn one step later.
 
     Raises:
-        TransformError: before any weight is touched: normalisation or another operation behind the
-            last layer; an activation there that is not 0 at 0; a grouped last layer; with `cancel`,
-            a hidden volume of odd width, one whose halves cannot be equal, or no second-last layer.
+        TransformError: raised before any weight is changed: a normalisation or another operation
+            follows the last layer; an activation there is not 0 at 0; the last layer is grouped;
+            with `cancel`, the hidden volume has an odd width or halves that cannot be equal, or
+            there is no second-last layer.
 
     Source: R2R, section 4.3, eqs. 19–23, and appendix C.3. A zero last layer is *ours*.
     """
-    site = site_around(nn.Sequential(block), inputs)  # around it, a bare layer is a layer too
+    site = site_around(nn.Sequential(block), inputs)  # so that a single layer is a submodule
     last = _last_layer(site)
     module = site.module(last)
     found = layers.linear_map(module)
@@ -41,7 +42,7 @@ def zero_initialise(block: nn.Module, inputs: Tensor, *, cancel: bool = True) ->
     name = str(last.target)
     if layers.groups(module) > 1:
         raise TransformError(
-            f"the last layer {name!r} has {layers.groups(module)} groups; end the block in one "
+            f"the last layer {name!r} has {layers.groups(module)} groups; end the block in a layer "
             "that reads all channels"
         )
     changed: list[tuple[Tensor, int, int]] = [] if not cancel else _halves(site, last, found)
@@ -57,7 +58,7 @@ def zero_initialise(block: nn.Module, inputs: Tensor, *, cancel: bool = True) ->
 
 
 def _halves(site: Site, last: Node, found: layers.LinearMap) -> list[tuple[Tensor, int, int]]:
-    """Tensors, dimensions and signs with which their second half repeats the first."""
+    """Tensors, dimensions, and the sign with which the second half repeats the first."""
     source, name = last.all_input_nodes[0], str(last.target)
     axis = len(site.shapes[source]) - 1 - found.positions
     volume = follow(site, source, axis, name)
@@ -76,15 +77,15 @@ def _halves(site: Site, last: Node, found: layers.LinearMap) -> list[tuple[Tenso
             len(getattr(holder, use.tensor)),
         ):
             raise TransformError(
-                f"zero initialisation needs two equal halves of what {name!r} reads, which "
-                f"{use.name!r} does not write as a whole"
+                f"zero initialisation needs two equal halves of the channels that {name!r} reads, "
+                f"but {use.name!r} writes only some of them"
             )
         changed.append((getattr(holder, use.tensor), use.dim, 1))
     return [*changed, (site.module(last).get_parameter("weight"), found.reads, -1)]
 
 
 def _last_layer(site: Site) -> Node:
-    """The layer behind which only views and activations with σ(0) = 0 come."""
+    """The last layer, followed only by views and activations with σ(0) = 0."""
     node = site.trace.output.all_input_nodes[0]
     while True:
         module = site.module(node) if node.op == "call_module" else None
@@ -94,17 +95,17 @@ def _last_layer(site: Site) -> Node:
         name = type(module).__name__ if module is not None else layers.function_name(node)
         if module is not None and (layers.is_batch_norm(module) or "Norm" in name):
             raise TransformError(
-                f"{label(node)!r} normalises behind the last layer: there it blows the block up at "
-                "the first step of an optimizer; leave it out, or put it before the last layer"
+                f"{label(node)!r} normalises after the last layer, which makes the block's output "
+                "large at the optimizer's first step; remove it, or put it before the last layer"
             )
         if len(sources) != 1 or node.op == "placeholder":
             raise TransformError(
-                f"a block that is to give zero must end in one layer; {label(node)!r} ends this one"
+                f"a block that returns zero must end in one layer; this one ends in {label(node)!r}"
             )
         if name not in layers.MOVES and not _keeps_zero(site, node):
             raise TransformError(
-                f"{label(node)!r} ({name}) behind the last layer is not 0 at 0: no bias makes it "
-                "zero and lets it train; use ReLU, GELU or tanh, or none"
+                f"{label(node)!r} ({name}) after the last layer is not 0 at 0, so the block cannot "
+                "return zero and train; use ReLU, GELU or tanh, or none"
             )
         node = sources[0]
 

@@ -108,7 +108,7 @@ class RayExecutor:
         )
 
     def run(self, jobs: Jobs[Any], make_worker: MakeWorker, goes_on: GoesOn | None = None) -> None:
-        """As `searches.execution.Executor.run`; an interrupt ends the trials and is raised again."""
+        """As `Executor.run`; an interrupt ends the trials and is raised again."""
         parameters = tune.with_parameters(JobTrial, make_worker=make_worker)
         tuner = tune.Tuner(
             tune.with_resources(parameters, self._trial),

@@ -108,7 +108,7 @@ def test_other_models_and_settings_are_refused() -> None:
     with pytest.raises(CutError, match="takes a GPT2LMHeadModel .* not Linear"):
         gpt2_guide(nn.Linear(2, 2), 8)
     headless = gpt2().transformer
-    with pytest.raises(CutError, match="not GPT2Model; give other language models as a chain"):
+    with pytest.raises(CutError, match="not GPT2Model; for other language models build a chain"):
         gpt2_guide(headless, 8)
     neo = transformers.GPTNeoForCausalLM(
         transformers.GPTNeoConfig(

@@ -97,7 +97,7 @@ def test_a_submodule_that_does_not_trace_runs_whole() -> None:
     model = nn.Sequential(nn.Linear(4, 4), nn.Sequential(Branching(), nn.ReLU()), nn.Linear(4, 2))
     assert [point.name for point in cut_points(model)] == ["0", "1.0", "1"]
     chain_of(model, ["0", "1.0", "1"], (4,))
-    with pytest.raises(CutError, match=r"'1\.0' runs whole, .* cut after '1\.0'"):
+    with pytest.raises(CutError, match=r"'1\.0' is kept whole, .* cut after '1\.0'"):
         cut(model, ["1.0.linear"], (4,))
 
 

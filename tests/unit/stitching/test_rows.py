@@ -88,7 +88,7 @@ def test_pairs() -> None:
     assert len(every) == 256 and len(set(every)) == 256
     assert all(a.label != b.label for a, b in every)
     assert [b.label for _, b in pairs_of(family[:1], every=False)] == ["resnet1111@1"]
-    with pytest.raises(SpaceError, match="16 are given.*--all"):
+    with pytest.raises(SpaceError, match="got 16 networks.*--all"):
         pairs_of(family, every=False)
 
 

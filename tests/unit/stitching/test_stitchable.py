@@ -155,7 +155,7 @@ def test_a_saved_net_comes_back(anchors: list[Anchor], tmp_path: Path) -> None:
         again.select(index)
         assert torch.equal(outputs(net), outputs(again))
     (tmp_path / "other.safetensors").write_bytes(b"nothing")
-    with pytest.raises(GuideError, match="holds no stitchable network"):
+    with pytest.raises(GuideError, match="is not a stitchable network"):
         StitchableNet.load(tmp_path / "other.safetensors", others)
 
 
@@ -212,7 +212,7 @@ def test_anchors_that_do_not_belong_together(anchors: list[Anchor], task: ImageT
     large, small = anchors
     with pytest.raises(GuideError, match="two anchors or more, got 1"):
         StitchableNet([large])
-    with pytest.raises(GuideError, match="names that differ"):
+    with pytest.raises(GuideError, match="different names"):
         StitchableNet([large, replace(small, name="large")])
     flipped = [(image, 2 - label) for image, label in _blobs(300, 0)]
     data = [from_datasets(d, _blobs(30, 1), (1, 8, 8), 3, name="b") for d in (flipped, flipped)]
@@ -243,7 +243,7 @@ def test_another_order_of_classes_is_seen_in_the_predictions(task: ImageTask) ->
 
 def test_what_cannot_be_selected_or_fitted(anchors: list[Anchor], task: ImageTask) -> None:
     net = StitchableNet(anchors)
-    with pytest.raises(GuideError, match="no stitched network 99: there are 0 to"):
+    with pytest.raises(GuideError, match="no stitched network 99: configs\\(\\) lists 0 to"):
         net.select(99)
     wide = [Anchor("a", resnet(64, 0, 1, 1), task), Anchor("b", resnet(80, 0, 1, 1), task)]
     with pytest.raises(ConversionError, match=r"stitch 0 from a to b: .* needs 5 examples"):

@@ -137,16 +137,16 @@ def conv_then(*behind: nn.Module, width: int = 6) -> Callable[[], nn.Module]:
 
 REFUSALS = {
     "odd volume": (conv_then(width=5), "r2deeper", "two equal halves"),
-    "norm behind": (conv_then(nn.BatchNorm2d(6)), "r2deeper", "normalises behind the last layer"),
-    "norm behind, zero": (conv_then(nn.BatchNorm2d(6)), "zero", "normalises behind the last layer"),
+    "norm behind": (conv_then(nn.BatchNorm2d(6)), "r2deeper", "normalises after the last layer"),
+    "norm behind, zero": (conv_then(nn.BatchNorm2d(6)), "zero", "normalises after the last layer"),
     "never zero": (conv_then(nn.Sigmoid()), "r2deeper", "not 0 at 0"),
-    "one layer": (lambda: nn.Conv2d(6, 6, 1), "r2deeper", "is what the module is fed"),
+    "one layer": (lambda: nn.Conv2d(6, 6, 1), "r2deeper", "is the module's input"),
     "grouped last": (
         lambda: nn.Sequential(nn.Conv2d(6, 6, 1), nn.Conv2d(6, 6, 1, groups=3)), "r2deeper",
         "3 groups",
     ),
     "other shape": (lambda: nn.Conv2d(6, 5, 1), "r2deeper", "must keep the shape"),
-    "other inlet": (lambda: nn.Conv2d(5, 6, 1), "r2deeper", "cannot be fed"),
+    "other inlet": (lambda: nn.Conv2d(5, 6, 1), "r2deeper", "fails on its inputs"),
     "not idempotent": (
         lambda: nn.Sequential(nn.Conv2d(6, 6, 1), nn.GELU()), "net2deeper", "GELU is not",
     ),
@@ -158,7 +158,7 @@ REFUSALS = {
         lambda: nn.Conv2d(6, 6, 3, padding=1, groups=6), "net2deeper", "needs one group",
     ),
     "norm without a sample": (
-        lambda: nn.Sequential(nn.Conv2d(6, 6, 1), nn.BatchNorm2d(6)), "net2deeper", "give `sample`",
+        lambda: nn.Sequential(nn.Conv2d(6, 6, 1), nn.BatchNorm2d(6)), "net2deeper", "pass `sample`",
     ),
 }  # fmt: skip
 
@@ -187,9 +187,9 @@ def test_places_that_do_not_allow_it_are_refused() -> None:
     model = a_resnet()
     with pytest.raises(TransformError, match="no submodule 'blok'"):
         deepen(model, "blok", inlet=INLET)
-    with pytest.raises(TransformError, match="there are r2deeper"):
+    with pytest.raises(TransformError, match="available: r2deeper"):
         deepen(model, "block1", method="deeper", inlet=INLET)
-    with pytest.raises(TransformError, match="values from -inf"):
+    with pytest.raises(TransformError, match="they range from -inf"):
         deepen(model, "block1.norm1", activation=nn.ReLU(), inlet=INLET)
     with pytest.raises(TransformError, match="idempotent"):
         deepen(model, "block1", activation=nn.GELU(), inlet=INLET)
@@ -223,7 +223,7 @@ def test_a_larger_kernel_computes_the_same_and_learns_at_its_rim(make, kernel, d
 def test_kernels_that_cannot_grow_are_refused() -> None:
     model = a_resnet()
     for kernel in (3, 1, 4, (5, 4)):
-        with pytest.raises(TransformError, match="can grow by an even number"):
+        with pytest.raises(TransformError, match="must grow by an even number"):
             enlarge_kernel(model, "block1.conv1", kernel, inlet=INLET)
     with pytest.raises(TransformError, match="not a convolution"):
         enlarge_kernel(model, "head.2", 3, inlet=INLET)

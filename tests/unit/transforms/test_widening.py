@@ -366,15 +366,15 @@ def parametrized() -> nn.Module:
 MAP, IMAGE, VECTOR = (2, 4, 4), (3, 16, 16), (4,)
 REFUSALS: dict[str, tuple[Callable[[], nn.Module], tuple[int, ...], str, int, str, str]] = {
     "no layer": (Chain, IMAGE, "99", 10, "r2wider", "no submodule '99'"),
-    "no method": (Chain, IMAGE, "0", 10, "r3", "there are r2wider"),
+    "unknown widening method": (Chain, IMAGE, "0", 10, "r3", "available: r2wider"),
     "other kind": (Chain, IMAGE, "2", 10, "r2wider", "ReLU; name a convolution"),
-    "not wider": (Chain, IMAGE, "0", 6, "r2wider", "has 6 channels already"),
-    "odd": (Chain, IMAGE, "0", 9, "r2wider", "even number.*ask for 10"),
+    "not wider": (Chain, IMAGE, "0", 6, "r2wider", "already has 6 channels"),
+    "odd": (Chain, IMAGE, "0", 9, "r2wider", "equal pairs.*use 10"),
     "groups": (Grouped, (3, 6, 6), "first", 12, "r2wider", "multiple of 8"),
     "wrong inlet": (Chain, (1, 16, 16), "0", 10, "r2wider", "cannot be run on an input"),
-    "output": (Chain, IMAGE, "9", 8, "r2wider", "is what the module gives"),
+    "output": (Chain, IMAGE, "9", 8, "r2wider", "is the module's output"),
     "input": (lambda: nn.Sequential(nn.Conv2d(3, 3, 3, groups=3), nn.Conv2d(3, 2, 1)), IMAGE, "0",
-              6, "r2wider", "is what the module is fed"),
+              6, "r2wider", "is the module's input"),
     "layer norm": (normed, VECTOR, "0", 6, "r2wider", "LayerNorm"),
     "layer-normed stream": (a_vit, (1, 16, 16), "conv_proj", 20, "r2wider", "LayerNorm"),
     "group norm": (lambda: Odd(nn.GroupNorm(2, 4)), MAP, "conv", 6, "r2wider", "GroupNorm"),
@@ -431,7 +431,7 @@ def test_narrowing_a_widened_network_finds_the_old_channels(name, trained, diffe
 def test_narrowing_refuses_what_it_cannot_keep(trained) -> None:
     model = Grouped()
     x = torch.randn(2, 3, 6, 6)
-    with pytest.raises(TransformError, match="narrow it to 1 to 7"):
+    with pytest.raises(TransformError, match="narrowed to 1 to 7"):
         narrow(model, "first", 8, sample=x)
     with pytest.raises(TransformError, match="multiple of 4"):
         narrow(model, "first", 6, sample=x)
