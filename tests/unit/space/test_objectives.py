@@ -50,7 +50,7 @@ def test_a_cost_of_ones_own_is_known_by_its_name() -> None:
 
 
 def test_the_names_of_the_package_are_taken() -> None:
-    with pytest.raises(UnknownNameError, match="'params' is part of nas-theseus; give yours"):
+    with pytest.raises(UnknownNameError, match="'params' is part of nas-theseus; choose"):
         minimize(Energy(name="params"))
 
 
