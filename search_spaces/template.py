@@ -63,7 +63,7 @@ def space() -> SearchSpace:
         ],
         max_span=2,  # one block may stand for up to two parts in a row
         keep=["head"],  # parts that are never replaced
-        constraints=["macs <= 600e3"],  # hard limits, on macs or params
+        constraints=["macs <= 600e3"],  # hard limits, on metrics and costs
         guide_training=Recipe(epochs=10, distill=0),  # trains the guide once, before the search
         recipe=Recipe(epochs=3, align_steps=20),  # how every candidate is converted and trained
     )

@@ -122,8 +122,8 @@ class Blobs:
         if name.startswith("/") or ".." in name.split("/"):
             raise LibraryError(
                 f"library {without_credentials(self.location)}: the file name {name!r} leads out "
-                "of the library, so the library may have been tampered with; see "
-                "docs/guides/security.md"
+                "of the library, so the library may have been tampered with; see the documentation "
+                "on security"
             )
         return f"{self._root}/{name}"
 

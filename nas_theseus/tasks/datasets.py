@@ -11,6 +11,7 @@ import torch
 from torch import Tensor
 
 from nas_theseus.errors import DataError
+from nas_theseus.tasks.splits import held_out
 from nas_theseus.tasks.target_readers import ReadTargets, as_tensor
 from nas_theseus.tasks.task import Splits, shuffled
 from nas_theseus.tasks.tensors import TensorExamples, channel_statistics
@@ -83,7 +84,10 @@ class Datasets:
         return torch.stack(inputs), self.targets(f"{self.name}, {part}", targets)
 
     def _input(self, which: str, given: Any) -> Tensor:
-        tensor = as_tensor(given)
+        try:
+            tensor = as_tensor(given, upright=True)
+        except DataError as error:
+            raise DataError(f"{self.name}: {which} {error}") from error
         if tuple(tensor.shape) != self.shape:
             axes = " (C, H, W)" if len(self.shape) == 3 else ""
             raise DataError(
@@ -125,8 +129,11 @@ def split_training(
             f"{name}: {len(targets):,} training examples do not give {validation_examples:,} for "
             f"validation and {train_examples or 1:,} to train on; ask for fewer"
         )
-    order = shuffled(len(targets), seed)
-    held, rest = order[:validation_examples], order[validation_examples:]
+    if targets.dim() == 1:  # one class an example
+        held, rest = held_out(targets, validation_examples, seed)
+    else:
+        order = shuffled(len(targets), seed)
+        held, rest = order[:validation_examples], order[validation_examples:]
     # Over all of the rest, so that validation inputs are the same for every train_examples.
     bytes_only = inputs.dtype == torch.uint8
     statistics = channel_statistics(inputs[rest]) if bytes_only else None

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import warnings
 from collections.abc import Iterator
 from dataclasses import dataclass
 from functools import cached_property
@@ -13,7 +14,6 @@ import torch
 from torch import Tensor
 from torch.utils.data import DataLoader, Dataset
 from torchvision.datasets import ImageFolder
-from torchvision.datasets.folder import default_loader
 from torchvision.transforms.functional import (
     center_crop,
     pil_to_tensor,
@@ -21,6 +21,8 @@ from torchvision.transforms.functional import (
 )
 
 from nas_theseus.errors import DataError
+from nas_theseus.tasks.pictures import count_transparent, read_picture
+from nas_theseus.tasks.splits import held_out, report_classes
 from nas_theseus.tasks.task import Device, Digest, Splits, shuffled
 from nas_theseus.tasks.tensors import Statistics, standardise
 
@@ -78,14 +80,26 @@ class ImageFolders:
                 f"{', '.join(differing[:10])}"
             )
         files, test_files = _list_files(self.root / "train"), _list_files(tests[0])
+        labels = torch.tensor([label for _, label in files])
+        count = max(1, round(len(files) * self.validation_share))
         # Files are listed class by class: unshuffled, a limited look would see one class only.
-        order = shuffled(len(files), self.seed).tolist()
-        held = max(1, round(len(files) * self.validation_share))
+        held, rest = held_out(labels, count, self.seed)
+        report_classes(str(self.root / "train"), self.class_names, labels[rest], labels[held])
+        self._report_transparency([path for path, _ in files])
         return Splits(
-            self._examples([files[index] for index in order[held:]]),
-            self._examples([files[index] for index in order[:held]]),
+            self._examples([files[index] for index in rest.tolist()]),
+            self._examples([files[index] for index in held.tolist()]),
             self._examples([test_files[i] for i in shuffled(len(test_files), self.seed).tolist()]),
         )
+
+    def _report_transparency(self, paths: list[str]) -> None:
+        found, looked_at = count_transparent(paths)
+        if found:
+            warnings.warn(
+                f"{self.root}: {found} of {looked_at} pictures that were looked at are transparent "
+                "somewhere; they are put on white",
+                stacklevel=2,
+            )
 
     def _examples(self, files: list[tuple[str, int]]) -> FolderExamples:
         return FolderExamples(self.root, tuple(files), self.size, self.workers)
@@ -151,10 +165,7 @@ class _ImageFiles(Dataset[tuple[Tensor, int]]):
 
     def __getitem__(self, index: int) -> tuple[Tensor, int]:
         path, label = self.files[index]
-        try:
-            image = default_loader(path)
-        except OSError as error:
-            raise DataError(f"{path} is not a readable image: {error}; remove it") from error
+        image = read_picture(path)
         image = center_crop(resize(image, round(self.size * 8 / 7)), [self.size, self.size])
         pixels: Tensor = pil_to_tensor(image)
         return pixels, label

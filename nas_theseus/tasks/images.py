@@ -16,9 +16,10 @@ from nas_theseus.tasks.datasets import Datasets, by_class, split_training
 from nas_theseus.tasks.distillation import of_classes
 from nas_theseus.tasks.idx import read_idx
 from nas_theseus.tasks.metric import Measured, OwnMetric, Targets
-from nas_theseus.tasks.options import Augment, ImageOptions
+from nas_theseus.tasks.splits import report_classes
 from nas_theseus.tasks.target_readers import ClassLabels
 from nas_theseus.tasks.task import Splits, SplitTask
+from nas_theseus.tasks.task_options import Augment, ImageOptions
 from nas_theseus.tasks.tensors import (
     TensorExamples,
     check_labels,
@@ -264,7 +265,14 @@ class _Classes:
     pairs: Datasets
 
     def load(self) -> Splits:
-        return self.pairs.load()
+        return _reported(self.pairs.name, self.classes, self.pairs.load())
+
+
+def _reported(name: str, classes: int, splits: Splits) -> Splits:
+    """The same splits, once classes that are missing have been reported."""
+    labels = [e.targets for e in (splits.train, splits.validation) if isinstance(e, TensorExamples)]
+    report_classes(name, [str(one) for one in range(classes)], labels[0], labels[1])
+    return splits
 
 
 @dataclass(frozen=True)
@@ -293,7 +301,7 @@ class _FashionMNIST:
     def load(self) -> Splits:
         images, labels = self._read("train")
         test = TensorExamples(*self._read("t10k"), None)
-        return split_training(
+        splits = split_training(
             "fashion-mnist",
             (images, labels),
             test,
@@ -301,6 +309,7 @@ class _FashionMNIST:
             self.train_images,
             self.seed,
         )
+        return _reported("fashion-mnist", self.classes, splits)
 
     def _read(self, part: str) -> tuple[Tensor, Tensor]:
         images_path, labels_path = (

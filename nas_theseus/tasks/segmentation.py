@@ -14,9 +14,9 @@ from nas_theseus.errors import ShapeError
 from nas_theseus.tasks.datasets import Datasets, by_class, output_bytes
 from nas_theseus.tasks.distillation import of_classes
 from nas_theseus.tasks.metric import Measured, OwnMetric, Targets
-from nas_theseus.tasks.options import SplitOptions
 from nas_theseus.tasks.target_readers import ClassMaps
 from nas_theseus.tasks.task import Splits, SplitTask
+from nas_theseus.tasks.task_options import SplitOptions
 from nas_theseus.values.architecture import Boundary
 from nas_theseus.values.keywords import completed
 

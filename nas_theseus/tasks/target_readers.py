@@ -18,8 +18,16 @@ from nas_theseus.tasks.tensors import check_labels
 ReadTargets: TypeAlias = Callable[[str, list[Any]], Tensor]
 
 
-def as_tensor(given: Any) -> Tensor:
-    """A tensor, array, sequence of numbers, or PIL image as a tensor; images are (C, H, W)."""
+def as_tensor(given: Any, upright: bool = False) -> Tensor:
+    """A tensor, array, sequence of numbers, or PIL image as a tensor; images are (C, H, W).
+
+    Args:
+        upright: an image is an input: it is turned as its EXIF data say, depths above 8 bits are
+            scaled, and colours of a palette looked up. A mask's values stay as they are.
+
+    Raises:
+        DataError: it is not known what white is in a picture.
+    """
     if isinstance(given, Tensor):
         return given
     if isinstance(given, np.ndarray | np.generic | int | float | list | tuple):
@@ -27,7 +35,9 @@ def as_tensor(given: Any) -> Tensor:
     # torchvision takes a second to import and is needed for PIL images only.
     from torchvision.transforms.functional import pil_to_tensor
 
-    tensor: Tensor = pil_to_tensor(given)
+    from nas_theseus.tasks.pictures import as_input
+
+    tensor: Tensor = pil_to_tensor(as_input(given) if upright else given)
     return tensor
 
 

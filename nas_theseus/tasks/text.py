@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import codecs
 import importlib
 from collections import Counter
 from collections.abc import Iterator, Sequence
@@ -17,14 +18,22 @@ from torch.nn import functional
 from nas_theseus.errors import DataError, ShapeError
 from nas_theseus.tasks.distillation import of_classes
 from nas_theseus.tasks.metric import Measured, OwnMetric, Targets
-from nas_theseus.tasks.options import SourceOptions
 from nas_theseus.tasks.task import Device, Digest, Splits, SplitTask, hash_tensor, shuffled
+from nas_theseus.tasks.task_options import SourceOptions
 from nas_theseus.values.architecture import Boundary
 from nas_theseus.values.keywords import completed
 
 Level: TypeAlias = Literal["character", "bpe"]
 
 BPE_VOCABULARY = 4096
+# Byte-order marks; the longer first, as one of UTF-32 begins with one of UTF-16.
+_MARKS = (
+    (codecs.BOM_UTF32_LE, "utf-32"),
+    (codecs.BOM_UTF32_BE, "utf-32"),
+    (codecs.BOM_UTF16_LE, "utf-16"),
+    (codecs.BOM_UTF16_BE, "utf-16"),
+    (codecs.BOM_UTF8, "utf-8-sig"),
+)
 _TRAIN_SHARE, _VALIDATION_SHARE = 0.90, 0.05
 
 
@@ -196,7 +205,8 @@ def text_file(
     """Model one text file or several, joined in the order given; see `TextTask`.
 
     Args:
-        path: file or files in UTF-8; read on first use.
+        path: file or files in UTF-8, or in UTF-16 or 32 with a byte-order mark; read on first
+            use. Line ends of any system become newlines.
         level: ``character`` or ``bpe`` (needs the optional extra ``text``).
         context: tokens a network sees at once.
         vocabulary: keep only so many tokens. Of characters the most frequent in the training
@@ -246,11 +256,29 @@ def text_file(
 
 
 def _read(path: Path) -> str:
+    """A file's text, its line ends as newlines, whatever system it is from.
+
+    Raises:
+        DataError: the file cannot be read, is not in UTF-8, or in UTF-16 or 32 without a mark.
+    """
     try:
-        # Bytes first: text mode would turn line ends into another content on another system.
-        return path.read_bytes().decode("utf-8")
-    except (OSError, UnicodeDecodeError) as error:
-        raise DataError(f"{path} cannot be read as UTF-8 text: {error}") from error
+        data = path.read_bytes()
+    except OSError as error:
+        raise DataError(f"{path} cannot be read: {error.strerror or error}") from error
+    encoding = next((name for mark, name in _MARKS if data.startswith(mark)), "utf-8")
+    try:
+        text = data.decode(encoding)
+    except UnicodeDecodeError as error:
+        raise DataError(
+            f"{path} cannot be read as {encoding.partition('-sig')[0].upper()} text: {error}; save "
+            "it in UTF-8"
+        ) from error
+    if "\0" in text:
+        raise DataError(
+            f"{path} has NUL characters, as text in UTF-16 without a byte-order mark has, or a "
+            "file that is no text; save it in UTF-8"
+        )
+    return text.replace("\r\n", "\n").replace("\r", "\n")
 
 
 def _encode_characters(segments: tuple[str, str, str], size: int) -> list[Tensor]:

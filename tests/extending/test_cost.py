@@ -154,7 +154,7 @@ def test_a_search_by_the_users_own_costs(
             "'weight-kib' .*a name must be an identifier",
         ),
         ('"weight_kib", "KiB"', '"val_kib", "KiB"', "'val_kib' .*use this name for something else"),
-        ('"weight_kib", "KiB"', '"macs", "KiB"', "cost 'macs' is part of nas-theseus; give yours"),
+        ('"weight_kib", "KiB"', '"macs", "KiB"', "cost 'macs' is part of nas-theseus; choose"),
         ("def count", "def counted", r"is additive, so it needs a method count\(module, inlet\)"),
         ("minimize(WeightKib())", "minimize(WeightKib)", "class itself; call it: WeightKib"),
         ("minimize(WeightKib())", "maximize(WeightKib())", r"use minimize\('weight_kib'\)"),

@@ -50,7 +50,7 @@ def test_a_cost_of_ones_own_is_known_by_its_name() -> None:
 
 
 def test_the_names_of_the_package_are_taken() -> None:
-    with pytest.raises(UnknownNameError, match="'params' is part of nas-theseus; give yours"):
+    with pytest.raises(UnknownNameError, match="'params' is part of nas-theseus; choose"):
         minimize(Energy(name="params"))
 
 
@@ -59,11 +59,11 @@ def test_the_names_of_the_package_are_taken() -> None:
     [
         (object(), "lacks 'name', 'unit', 'direction', 'additive'; a cost has name, unit"),
         (Energy, "cost Energy: this is the class itself; call it: Energy()"),
-        (Energy(name="energy mj"), "'energy mj' (Energy): a name is an identifier"),
-        (Energy(name="énergie"), "a name is an identifier"),
-        (Energy(name=3), "cost 3 (Energy): a name is an identifier"),
-        (Energy(name="seconds"), "something else under this name"),
-        (Energy(name="test_energy"), "something else under this name"),
+        (Energy(name="energy mj"), "'energy mj' (Energy): a name must be an identifier"),
+        (Energy(name="énergie"), "a name must be an identifier"),
+        (Energy(name=3), "cost 3 (Energy): a name must be an identifier"),
+        (Energy(name="seconds"), "use this name for something else"),
+        (Energy(name="test_energy"), "use this name for something else"),
         (Energy(unit=None), "unit must be text, such as 'mJ', not None"),
         (Energy(direction="down"), "direction must be 'minimize' or 'maximize', not 'down'"),
         (Energy(additive="yes"), "additive must be True or False, not 'yes'"),

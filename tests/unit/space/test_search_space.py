@@ -103,7 +103,8 @@ def test_a_span_of_no_part_is_told_once() -> None:
 def test_guide_and_task_must_fit() -> None:
     net = nn.Sequential(nn.Conv2d(3, 4, 3), nn.Flatten(), nn.Linear(4 * 36, 7))
     text = "\n".join(mistakes_in(make([Keep()], guide=cut(net, ["0"], (3, 8, 8)))))
-    assert "guide: takes inputs (C,H,W) = (3, 8, 8), but those of task 'digits' are" in text
+    assert "guide: takes inputs (C,H,W) = (3, 8, 8), but those of task 'digits' are " in text
+    assert "are (C,H,W) = (1, 8, 8)" in text
     assert "guide: its outputs are (D) = (7)" in text
 
 

@@ -245,7 +245,7 @@ def test_ready_tasks_with_metrics_that_cannot_be() -> None:
     (said,) = declaration_mistakes(dataclasses.replace(digits(), metric="acc@5"))
     assert said.startswith("metric 'acc@5': a name can only have letters, digits")
     (said,) = declaration_mistakes(digits(metric="acuracy"))
-    assert said.startswith("direction cannot be read: no metric is called 'acuracy'; use accuracy")
+    assert said.startswith("direction cannot be read: unknown metric 'acuracy'; use accuracy")
     (said,) = said_of(digits(metric="mean_iou"))
     assert said.startswith("task 'digits': mean_iou judges maps, the task's targets are classes")
     (said,) = declaration_mistakes(digits(metric=own_metric(Mean(), "mean share")))

@@ -199,14 +199,12 @@ def test_objects_that_cannot_judge_are_refused(metric: object, message: str) -> 
 
 
 def test_a_metric_must_suit_the_targets() -> None:
-    with pytest.raises(
-        DataError, match="mean_iou supports maps, but the task's targets are classes; "
-    ):
+    with pytest.raises(DataError, match="mean_iou supports maps, but .* are classes; "):
         digits(metric="mean_iou").meter()
     with pytest.raises(DataError, match="use mean_absolute_error or r2 or root_mean_squared_error"):
         diabetes(metric="accuracy").meter()
     data = TensorDataset(torch.zeros(9, 1, 2, 2), torch.zeros(9, 3))
-    with pytest.raises(DataError, match="perplexity judges tokens"):
+    with pytest.raises(DataError, match="perplexity supports tokens"):
         multilabel(data, data, (1, 2, 2), 3, metric="perplexity").meter()
     with pytest.raises(UnknownNameError, match="no metric is called 'acuracy'; use accuracy"):
         _ = digit_masks(metric="acuracy").direction

@@ -160,9 +160,44 @@ def test_text_that_is_too_short_or_not_text_is_refused(tmp_path: Path) -> None:
     path.write_text("", encoding="utf-8")
     with pytest.raises(DataError, match="train segment has 0 tokens"):
         text_file(path).size("train")
-    path.write_bytes(b"\xff\xfe\xfa")
+    path.write_bytes(b"caf\xe9 cr\xe8me")
     with pytest.raises(DataError, match="cannot be read as UTF-8 text"):
         text_file(path).size("train")
+
+
+@pytest.mark.parametrize("encoding", ["utf-8-sig", "utf-16", "utf-32"])
+def test_a_byte_order_mark_is_no_token(corpus: Path, tmp_path: Path, encoding: str) -> None:
+    marked = tmp_path / "marked.txt"
+    marked.write_bytes(corpus.read_text(encoding="utf-8").encode(encoding))
+    assert text_file(marked, context=16).data_hash() == text_file(corpus, context=16).data_hash()
+
+
+@pytest.mark.parametrize("line_end", ["\r\n", "\r"])
+def test_line_ends_are_alike_whatever_system_they_are_from(
+    corpus: Path, tmp_path: Path, line_end: str
+) -> None:
+    other = tmp_path / "other.txt"
+    other.write_bytes(corpus.read_bytes().replace(b"\n", line_end.encode()))
+    assert text_file(other, context=16).data_hash() == text_file(corpus, context=16).data_hash()
+
+
+@pytest.mark.parametrize(
+    ("content", "message"),
+    [
+        ("plain words\n".encode("utf-16-le") * 50, "has NUL characters, as text in UTF-16 without"),
+        ("plain words\n".encode("utf-16-be") * 50, "save it in UTF-8"),
+        (b"\xff\xfea", "cannot be read as UTF-16 text: .*; save it in UTF-8"),
+        (b"\x00\x01\x02" * 500, "or a file that is no text"),
+    ],
+)
+def test_files_that_are_not_quite_text_are_named(
+    tmp_path: Path, content: bytes, message: str
+) -> None:
+    path = tmp_path / "strange.txt"
+    path.write_bytes(content)
+    with pytest.raises(DataError, match=message) as refusal:
+        text_file(path, context=4).size("train")
+    assert str(path) in str(refusal.value)
 
 
 @pytest.mark.parametrize(
