@@ -261,7 +261,7 @@ def test_a_conversion_that_diverges_leaves_a_failed_run(desk: Path, guides: Path
 def test_a_folder_that_cannot_be_written_is_told_before_training(desk: Path) -> None:
     result = convert(desk / "theseus", "--out", "small.py/out")
     assert isinstance(result.exception, StorageError)
-    assert "small.py/out cannot be written: Not a directory; give another with --out" in str(
+    assert "small.py/out cannot be written: Not a directory; choose another with --out" in str(
         result.exception
     )
     assert not (desk / "theseus" / "guides").exists()

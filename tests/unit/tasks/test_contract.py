@@ -247,6 +247,6 @@ def test_ready_tasks_with_metrics_that_cannot_be() -> None:
     (said,) = declaration_mistakes(digits(metric="acuracy"))
     assert said.startswith("direction cannot be read: unknown metric 'acuracy'; use accuracy")
     (said,) = said_of(digits(metric="mean_iou"))
-    assert said.startswith("task 'digits': mean_iou judges maps, the task's targets are classes")
+    assert said.startswith("task 'digits': mean_iou supports maps, but the task's targets are")
     (said,) = declaration_mistakes(digits(metric=own_metric(Mean(), "mean share")))
-    assert said.startswith("metric 'mean share': a name has")
+    assert said.startswith("metric 'mean share': a name can only have")

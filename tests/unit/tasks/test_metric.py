@@ -206,7 +206,7 @@ def test_a_metric_must_suit_the_targets() -> None:
     data = TensorDataset(torch.zeros(9, 1, 2, 2), torch.zeros(9, 3))
     with pytest.raises(DataError, match="perplexity supports tokens"):
         multilabel(data, data, (1, 2, 2), 3, metric="perplexity").meter()
-    with pytest.raises(UnknownNameError, match="no metric is called 'acuracy'; use accuracy"):
+    with pytest.raises(UnknownNameError, match="unknown metric 'acuracy'; use accuracy"):
         _ = digit_masks(metric="acuracy").direction
     with pytest.raises(DataError, match="with 5 classes it is always 1"):
         METRICS["top5_accuracy"].make(Targets("classes", 5))
