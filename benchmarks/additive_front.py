@@ -69,19 +69,27 @@ def cell(seed: int, noise: float, question: str) -> dict[str, Any]:
     else:
         solved = space.front(errors)
     return {
-        "question": question, "seed": seed, "noise": noise, "options": len(options),
-        "seconds": time.perf_counter() - began, "cpu_seconds": time.process_time() - busy,
+        "question": question,
+        "seed": seed,
+        "noise": noise,
+        "options": len(options),
+        "seconds": time.perf_counter() - began,
+        "cpu_seconds": time.process_time() - busy,
         "solutions": len(solved),
         "epsilon": solved.epsilon if isinstance(solved, Solutions) else None,
-    }  # fmt: skip
+    }
 
 
 def main() -> None:
     """Measure and write results/additive_front.json."""
     cells = []
     questions = (
-        "one cost", "five layers", "ten best in a budget", "two costs", "four diverse in a budget"
-    )  # fmt: skip
+        "one cost",
+        "five layers",
+        "ten best in a budget",
+        "two costs",
+        "four diverse in a budget",
+    )
     for question in questions:
         for noise in NOISES if question == "one cost" else NOISES[:2]:
             for seed in SEEDS if question == "one cost" else SEEDS[:1]:

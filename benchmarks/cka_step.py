@@ -171,8 +171,12 @@ def faithfulness(batch: int, width: int, size: int, steps: int, seed: int) -> di
             if step % max(1, steps // 5) == 0:
                 with torch.no_grad():
                     features = block(test_in)
-                    seen.append({other: float(agreement(FORMS[other], features, test_goal))
-                                 for other in FORMS})  # fmt: skip
+                    seen.append(
+                        {
+                            other: float(agreement(FORMS[other], features, test_goal))
+                            for other in FORMS
+                        }
+                    )
             optimizer.zero_grad()
             form.loss(block(train_in), prepared).backward()  # type: ignore[no-untyped-call]
             optimizer.step()

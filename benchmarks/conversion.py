@@ -130,8 +130,9 @@ def workshop(name: str, trained: bool) -> tuple[Workshop, dict[str, float]]:
         prepare_guide(
             space.guide, space.learnt_from, space.guide_training, GUIDES, torch.device("cpu")
         )
-    quality = {f"guide_{split}": score(space.guide, space.task, split)
-               for split in ("validation", "test")}  # fmt: skip
+    quality = {
+        f"guide_{split}": score(space.guide, space.task, split) for split in ("validation", "test")
+    }
     return Workshop(space, torch.device("cpu")), quality
 
 
@@ -246,9 +247,12 @@ def run_cell(cell: Cell) -> dict[str, Any]:
         "guide_macs": guide_work,
         "seconds": evaluation.seconds,
         "set_up_seconds": prepared - started,
-        "similarity": [[p.metric, p.step, round(p.value, 5)] for p in curve
-                       if p.metric.startswith(("similarity/", "stitch_residual/"))],
-    }  # fmt: skip
+        "similarity": [
+            [p.metric, p.step, round(p.value, 5)]
+            for p in curve
+            if p.metric.startswith(("similarity/", "stitch_residual/"))
+        ],
+    }
 
 
 def finished() -> dict[Cell, dict[str, Any]]:
@@ -258,9 +262,13 @@ def finished() -> dict[Cell, dict[str, Any]]:
 
 def chosen() -> list[dict[str, Any]]:
     """Finished cells without those whose settings tuning has since left behind."""
-    return [row for cell, row in finished().items() if cell.seed == TUNING_SEED or cell ==
-            tuned_cell(cell.pair, cell.method, cell.seed, trained=cell.trained, share=cell.share)
-            ]  # fmt: skip
+    return [
+        row
+        for cell, row in finished().items()
+        if cell.seed == TUNING_SEED
+        or cell
+        == tuned_cell(cell.pair, cell.method, cell.seed, trained=cell.trained, share=cell.share)
+    ]
 
 
 def run_or_reason(cell: Cell) -> dict[str, Any]:
@@ -346,9 +354,13 @@ def best_settings(
     """
     lower = PAIRS[pair].metric == "perplexity"
     same = [method] if method in BASELINES else [m for m in METHODS if m not in BASELINES]
-    rows = [(row["validation"] * (1 if lower else -1), cell) for cell, row in finished().items()
-            if row["validation"] is not None and cell.method in same
-            and (cell.pair, cell.seed) == (pair, TUNING_SEED)]  # fmt: skip
+    rows = [
+        (row["validation"] * (1 if lower else -1), cell)
+        for cell, row in finished().items()
+        if row["validation"] is not None
+        and cell.method in same
+        and (cell.pair, cell.seed) == (pair, TUNING_SEED)
+    ]
     own = [row for row in rows if (row[1].trained, row[1].share) == (trained, share)]
     usual = [row for row in rows if (row[1].trained, row[1].share) == (True, 1.0)]
     _, best = min(own or usual)

@@ -101,8 +101,11 @@ def figures(
     found["untrained_guide.best_minus_scratch"] = 100 * (own - scratch) if known else None  # type: ignore[operator]
     found["quarter_compute_wins"] = sum(wins) if len(wins) == len(pairs) else None
     found["cka_step_share"] = _cka_step_share()
-    notes = {n: NOT_RUN if value is None else few[n] for n, value in found.items()
-             if value is None or n in few}  # fmt: skip
+    notes = {
+        n: NOT_RUN if value is None else few[n]
+        for n, value in found.items()
+        if value is None or n in few
+    }
     if notes.get("quarter_compute_wins") and wins:
         notes["quarter_compute_wins"] = f"{sum(wins)} of the {len(wins)} pairs run so far"
     return found, notes
@@ -224,9 +227,13 @@ def _quality_plot(rows: Sequence[Row], pairs: Sequence[str], methods: Sequence[s
 
 
 def write(
-    rows: Sequence[Row], seeds: Sequence[int], tuning_seed: int, ours: Sequence[str],
-    methods: Sequence[str], pairs: Sequence[str],
-) -> None:  # fmt: skip
+    rows: Sequence[Row],
+    seeds: Sequence[int],
+    tuning_seed: int,
+    ours: Sequence[str],
+    methods: Sequence[str],
+    pairs: Sequence[str],
+) -> None:
     """``results/conversion.json``, ``docs/evidence/conversion.md`` and its plots."""
     found, notes = figures(rows, ours, pairs, len(seeds))
     path = write_record(

@@ -43,8 +43,9 @@ class Watch:
         asked = "utilization.gpu,memory.used"
         self._process = subprocess.Popen(
             ["nvidia-smi", f"--query-gpu={asked}", "--format=csv,noheader,nounits", "-l", "1"],
-            stdout=subprocess.PIPE, text=True,
-        )  # fmt: skip
+            stdout=subprocess.PIPE,
+            text=True,
+        )
         return self
 
     def __exit__(self, *raised: object) -> None:
@@ -60,11 +61,29 @@ def searched(text: str, space: Path, folder: Path, sharing: int, trials: int) ->
     storage = SearchFolder(folder / "theseus", f"shared-{sharing}")
     (folder / space.name).write_text(text)
     command = [
-        sys.executable, "-m", "nas_theseus", "search", space.name, "--name", storage.name,
-        "--trials", str(trials), "--parallel", str(sharing), "--gpus-per-trial", str(1 / sharing),
-        "--cpus-per-trial", "1", "--sampler", "random", "--no-rungs", "--storage", "theseus",
-        "--library", str(folder / f"library-{sharing}"),
-    ]  # fmt: skip
+        sys.executable,
+        "-m",
+        "nas_theseus",
+        "search",
+        space.name,
+        "--name",
+        storage.name,
+        "--trials",
+        str(trials),
+        "--parallel",
+        str(sharing),
+        "--gpus-per-trial",
+        str(1 / sharing),
+        "--cpus-per-trial",
+        "1",
+        "--sampler",
+        "random",
+        "--no-rungs",
+        "--storage",
+        "theseus",
+        "--library",
+        str(folder / f"library-{sharing}"),
+    ]
     environment = {**os.environ, "PYTHONPATH": f"{ROOT}{os.pathsep}{space.parent}"}
     with subprocess.Popen(command, cwd=folder, env=environment) as search:
         # The guide and Ray's start are not the GPU's work for trials.
@@ -78,12 +97,15 @@ def searched(text: str, space: Path, folder: Path, sharing: int, trials: int) ->
     seconds = time.monotonic() - started
     done = [o for o in storage.outcomes() if isinstance(o, Evaluation)]
     return {
-        "at_once": sharing, "trials": len(done), "seconds": seconds,
+        "at_once": sharing,
+        "trials": len(done),
+        "seconds": seconds,
         "evaluations_an_hour": 3600 * (len(done) - before) / seconds,
-        "utilisation": watch.utilisation, "peak_memory_bytes": watch.peak_bytes,
+        "utilisation": watch.utilisation,
+        "peak_memory_bytes": watch.peak_bytes,
         "front": sorted(m.evaluation.architecture.id for m in read_front(storage)),
         "values": {o.architecture.id: o.values() for o in done},
-    }  # fmt: skip
+    }
 
 
 def figures_of(cells: list[dict[str, Any]]) -> dict[str, float | int | None]:
@@ -127,8 +149,9 @@ def main() -> None:
         future = "from __future__ import annotations\n"
         plain = future + FLOAT32 + text.replace(future, "")
         for precision, sharing, code in (
-            *(("mixed", sharing, text) for sharing in SHARED), ("float32", 1, plain),
-        ):  # fmt: skip
+            *(("mixed", sharing, text) for sharing in SHARED),
+            ("float32", 1, plain),
+        ):
             with tempfile.TemporaryDirectory() as name:
                 cell = searched(code, space, Path(name), sharing, given.trials)
             cells.append({"precision": precision, **cell})

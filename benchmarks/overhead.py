@@ -108,9 +108,16 @@ def demo(folder: Path) -> dict[str, Any]:
     """The command of ``make demo`` after set-up, in an empty folder."""
     environment = {k: v for k, v in os.environ.items() if not k.startswith("MLFLOW_")}
     command = [
-        sys.executable, "-m", "nas_theseus", "search", str(DIGITS), "--name", "demo",
-        "--trials", "12",
-    ]  # fmt: skip
+        sys.executable,
+        "-m",
+        "nas_theseus",
+        "search",
+        str(DIGITS),
+        "--name",
+        "demo",
+        "--trials",
+        "12",
+    ]
     started = time.perf_counter()
     subprocess.run(command, cwd=folder, env=environment, check=True, stdout=subprocess.DEVNULL)
     wall = time.perf_counter() - started

@@ -77,9 +77,12 @@ def measure(bench: Bench, journal: Path, sampler: str, proposals: int) -> dict[s
     seconds = [bench.trial(study) for _ in range(proposals)]
     propose, report = (1e3 * sum(column) / proposals for column in zip(*seconds, strict=True))
     return {
-        "sampler": sampler, "trials": length, "open_s": opened,
-        "propose_ms": propose, "report_ms": report,
-    }  # fmt: skip
+        "sampler": sampler,
+        "trials": length,
+        "open_s": opened,
+        "propose_ms": propose,
+        "report_ms": report,
+    }
 
 
 def main() -> None:
@@ -110,8 +113,10 @@ def main() -> None:
         for cell in cells
         for figure in ("propose_ms", "report_ms", "open_s")
     }
-    notes = {"propose_ms": "processor milliseconds; about half of TPE's proposals at these "
-             "lengths are repeated ones, each followed by a neighbour"}  # fmt: skip
+    notes = {
+        "propose_ms": "processor milliseconds; about half of TPE's proposals at these "
+        "lengths are repeated ones, each followed by a neighbour"
+    }
     write_record("proposals", figures, cells, [0], notes, ("optuna",))
 
 

@@ -33,15 +33,26 @@ def run(checkout: Path, seed: int) -> dict[str, Any]:
     """One quick start: wall seconds, the guide's values, the front's MACs and test accuracy."""
     with tempfile.TemporaryDirectory(prefix="quick-start-") as name:
         command = [
-            sys.executable, "-m", "nas_theseus", "search",
-            str(checkout / "search_spaces" / "digits.py"), "--name", "demo", "--trials", "12",
-            "--seed", str(seed),
-        ]  # fmt: skip
+            sys.executable,
+            "-m",
+            "nas_theseus",
+            "search",
+            str(checkout / "search_spaces" / "digits.py"),
+            "--name",
+            "demo",
+            "--trials",
+            "12",
+            "--seed",
+            str(seed),
+        ]
         began = time.perf_counter()
         subprocess.run(
-            command, check=True, cwd=name, stdout=subprocess.DEVNULL,
+            command,
+            check=True,
+            cwd=name,
+            stdout=subprocess.DEVNULL,
             env={**os.environ, "PYTHONPATH": str(checkout)},
-        )  # fmt: skip
+        )
         seconds = time.perf_counter() - began
         front = Path(name) / "theseus" / "searches" / "demo" / "front" / "front.json"
         found = json.loads(front.read_text())
@@ -71,8 +82,11 @@ def main() -> None:
             for which, checkout in (("before", older), ("now", ROOT)):
                 cell = {"which": which, "seed": seed, **run(checkout, seed)}
                 cells.append({**cell, "hypervolume": volume(cell)})
-                print(f"{which}, seed {seed}: {cell['seconds']:.0f} s, "
-                      f"hypervolume {cells[-1]['hypervolume']:.4f}", flush=True)  # fmt: skip
+                print(
+                    f"{which}, seed {seed}: {cell['seconds']:.0f} s, "
+                    f"hypervolume {cells[-1]['hypervolume']:.4f}",
+                    flush=True,
+                )
 
     def average(which: str, what: str) -> float:
         return float(mean(cell[what] for cell in cells if cell["which"] == which))
@@ -82,11 +96,13 @@ def main() -> None:
         {
             "seconds_now": average("now", "seconds"),
             "seconds_now_over_before": average("now", "seconds") / average("before", "seconds"),
-            "hypervolume_now_over_before":
-                average("now", "hypervolume") / average("before", "hypervolume"),
+            "hypervolume_now_over_before": average("now", "hypervolume")
+            / average("before", "hypervolume"),
         },
-        cells, list(range(options.seeds)), {"before": f"commit {options.before}"},
-    )  # fmt: skip
+        cells,
+        list(range(options.seeds)),
+        {"before": f"commit {options.before}"},
+    )
 
 
 if __name__ == "__main__":

@@ -49,14 +49,12 @@ def write_record(
             "notes": dict(notes),
             "command": f"{program} {shlex.join(sys.argv[1:])}".strip(),
             "seeds": list(seeds),
-            "versions": {
-                "python": platform.python_version(), **{p: version(p) for p in packages}
-            },
+            "versions": {"python": platform.python_version(), **{p: version(p) for p in packages}},
             "machine": {"cores": os.cpu_count(), "accelerator": accelerator},
             "commit": commit(),
             "cells": [dict(cell) for cell in cells],
         },
-    )  # fmt: skip
+    )
     return path
 
 
@@ -75,8 +73,13 @@ def commit() -> str:
     """The commit that is checked out, marked when files differ but for what benchmarks write."""
 
     def git(*words: str) -> subprocess.CompletedProcess[str]:
-        return subprocess.run(["git", *words], cwd=Path(__file__).parents[1], capture_output=True,
-                              text=True, check=False)  # fmt: skip
+        return subprocess.run(
+            ["git", *words],
+            cwd=Path(__file__).parents[1],
+            capture_output=True,
+            text=True,
+            check=False,
+        )
 
     found = git("rev-parse", "--short=12", "HEAD").stdout.strip()
     written = (":!benchmarks/results", ":!docs")

@@ -44,9 +44,13 @@ from nas_theseus.values.outcomes import Evaluation
 SPACE = Path(__file__).resolve().parents[1] / "search_spaces" / "fashion_resnet.py"
 GUIDE, NOISE, WORST_LOSS = 0.92, 0.006, 0.4
 SAMPLERS: dict[str, str] = {
-    "theseus, block errors": "theseus", "theseus": "theseus", "tpe": "tpe", "gp": "gp",
-    "nsga2": "nsga2", "random": "random",
-}  # fmt: skip
+    "theseus, block errors": "theseus",
+    "theseus": "theseus",
+    "tpe": "tpe",
+    "gp": "gp",
+    "nsga2": "nsga2",
+    "random": "random",
+}
 
 
 class World:
@@ -109,9 +113,13 @@ class World:
 
 
 def search(
-    space: SearchSpace, costs: CostTable, world: World, name: str, proposals: int,
+    space: SearchSpace,
+    costs: CostTable,
+    world: World,
+    name: str,
+    proposals: int,
     see: Callable[[Study], None] = lambda study: None,
-) -> tuple[list[Evaluation], float]:  # fmt: skip
+) -> tuple[list[Evaluation], float]:
     """What one sampler proposed, as it was told, and seconds a proposal.
 
     Args:
@@ -155,13 +163,17 @@ def cells(
     rank = spearmanr([world.loss[c] for c in choices], [world.errors[c] for c in choices])
     return [
         {
-            "sampler": name, "seed": seed, "evaluated": len(told), "seconds_a_proposal": seconds,
-            "errors_rank_correlation": float(rank.statistic), "best": best,
+            "sampler": name,
+            "seed": seed,
+            "evaluated": len(told),
+            "seconds_a_proposal": seconds,
+            "errors_rank_correlation": float(rank.statistic),
+            "best": best,
             "hypervolume": world.found(told) / best,
             "half_way": world.found(told[: proposals // 2]) / best,
         }
         for name, (told, seconds) in found.items()
-    ]  # fmt: skip
+    ]
 
 
 def main() -> None:
@@ -177,8 +189,11 @@ def main() -> None:
     found = []
     for seed in seeds:
         found += cells(space, costs, seed, arguments.proposals, arguments.samplers)
-        print(*(f"{c['sampler']}: {c['hypervolume']:.3f}" for c in found if c["seed"] == seed),
-              sep="  ", flush=True)  # fmt: skip
+        print(
+            *(f"{c['sampler']}: {c['hypervolume']:.3f}" for c in found if c["seed"] == seed),
+            sep="  ",
+            flush=True,
+        )
     table = Table("sampler", "hypervolume", "worst", "half way", "seconds a proposal")
     figures: dict[str, float | int | None] = {}
     for name in arguments.samplers:
@@ -187,8 +202,13 @@ def main() -> None:
         half = statistics.mean(cell["half_way"] for cell in own)
         seconds = statistics.mean(cell["seconds_a_proposal"] for cell in own)
         error = statistics.stdev(values) / math.sqrt(len(values)) if len(values) > 1 else 0.0
-        table.add_row(name, f"{statistics.mean(values):.3f} ± {error:.3f}", f"{min(values):.3f}",
-                      f"{half:.3f}", f"{seconds:.3f}")  # fmt: skip
+        table.add_row(
+            name,
+            f"{statistics.mean(values):.3f} ± {error:.3f}",
+            f"{min(values):.3f}",
+            f"{half:.3f}",
+            f"{seconds:.3f}",
+        )
         key = name.replace(", ", "_").replace(" ", "_")
         figures[f"{key}_hypervolume"] = statistics.mean(values)
         figures[f"{key}_half_way"] = half

@@ -55,10 +55,13 @@ def run_cell(cell: Cell) -> Row:
     world = World(space, costs, cell.world)
     told, seconds = search(space, costs, world, cell.sampler, cell.proposals, see)
     return {
-        **asdict(cell), "evaluated": len(told), "seconds_a_proposal": seconds,
+        **asdict(cell),
+        "evaluated": len(told),
+        "seconds_a_proposal": seconds,
         "hypervolume": world.found(told) / world.volume(world.known()),
-        "load": os.getloadavg()[0], "commit": commit(),
-    }  # fmt: skip
+        "load": os.getloadavg()[0],
+        "commit": commit(),
+    }
 
 
 def keep(cell: Cell, row: Row) -> str:
@@ -119,9 +122,13 @@ def main() -> None:
     rows = [done[cell] for cell in wanted if cell in done]
     found, notes = figures(rows)
     write_record(
-        "sampler_window", found, rows, sorted({row["world"] for row in rows}), notes,
+        "sampler_window",
+        found,
+        rows,
+        sorted({row["world"] for row in rows}),
+        notes,
         ("torch", "optuna", "moocore"),
-    )  # fmt: skip
+    )
     for name, value in found.items():
         print(name, value, notes.get(name, ""))
 

@@ -170,11 +170,14 @@ def _cell(
     sampler: str, length: int, measured: int, driver: LongSearch, used: Mapping[str, float]
 ) -> dict[str, Any]:
     return {
-        "kind": "driver", "sampler": sampler, "trials": length, "measured": measured,
+        "kind": "driver",
+        "sampler": sampler,
+        "trials": length,
+        "measured": measured,
         **driver.clock.take(measured),
         **{part: 1e3 * seconds / measured for part, seconds in used.items()},
         "load": os.getloadavg()[0],
-    }  # fmt: skip
+    }
 
 
 @contextmanager

@@ -115,10 +115,20 @@ def plot(cells: Sequence[Row]) -> Figure:
     driver, sums = _driver(cells), figures(cells)[0]
     for number, sampler in enumerate(SAMPLERS):
         lengths = [n for n in LENGTHS if sums[f"ms_per_trial_{sampler}_{n}"] is not None]
-        costs.plot(lengths, [sums[f"ms_per_trial_{sampler}_{n}"] for n in lengths], "o-",
-                   color=f"C{number}", label=f"{sampler}: ask + tell + record")  # fmt: skip
-        costs.plot(lengths, [driver[sampler, n]["ask_ms"] for n in lengths], "o:",
-                   color=f"C{number}", label=f"{sampler}: ask")  # fmt: skip
+        costs.plot(
+            lengths,
+            [sums[f"ms_per_trial_{sampler}_{n}"] for n in lengths],
+            "o-",
+            color=f"C{number}",
+            label=f"{sampler}: ask + tell + record",
+        )
+        costs.plot(
+            lengths,
+            [driver[sampler, n]["ask_ms"] for n in lengths],
+            "o:",
+            color=f"C{number}",
+            label=f"{sampler}: ask",
+        )
         if sampler in GOALS_MS:
             costs.plot([10_000], [GOALS_MS[sampler]], "_", color=f"C{number}", markersize=18)
     costs.set(xscale="log", yscale="log", xlim=(70, 14_000), ylim=(0.5, 500))

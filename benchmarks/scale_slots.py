@@ -101,11 +101,15 @@ def measure_slots(slots: int, seconds: float, rounds: int) -> dict[str, Any]:
             executor.close()
         told = [path.read_text().split() for path in (folder / "trials").iterdir()]
     return {
-        "kind": "slots", "slots": slots, "seconds": seconds, "trials": len(told),
+        "kind": "slots",
+        "slots": slots,
+        "seconds": seconds,
+        "trials": len(told),
         "utilisation": utilisation([(int(t[0]), float(t[1]), float(t[2])) for t in told], slots),
         "workers_with_torch": len({t[0] for t in told if t[3] == "1"}),
-        "processes": len({t[0] for t in told}), "load": os.getloadavg()[0],
-    }  # fmt: skip
+        "processes": len({t[0] for t in told}),
+        "load": os.getloadavg()[0],
+    }
 
 
 def utilisation(trials: list[tuple[int, float, float]], slots: int) -> float:
@@ -122,7 +126,9 @@ def utilisation(trials: list[tuple[int, float, float]], slots: int) -> float:
         firsts[process] = min(begin, firsts.get(process, begin))
     opens, closes = max(firsts.values()), max(begin for _, begin, _ in trials)
     if closes <= opens:
-        raise ValueError(f"{len(trials)} trials on {slots} slots leave no time between ramp-up "
-                         "and the last start; run more rounds")  # fmt: skip
+        raise ValueError(
+            f"{len(trials)} trials on {slots} slots leave no time between ramp-up "
+            "and the last start; run more rounds"
+        )
     busy = sum(max(0.0, min(end, closes) - max(begin, opens)) for _, begin, end in trials)
     return busy / (slots * (closes - opens))

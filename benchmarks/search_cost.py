@@ -113,8 +113,11 @@ class Cell:
 
     def __str__(self) -> str:
         """For people."""
-        tuned = (f", rate {self.settings.learning_rate:g}, weight {self.settings.distill:g}"
-                 if self.seed == TUNING_SEED else "")  # fmt: skip
+        tuned = (
+            f", rate {self.settings.learning_rate:g}, weight {self.settings.distill:g}"
+            if self.seed == TUNING_SEED
+            else ""
+        )
         return f"{self.regime}, {self.method}, seed {self.seed}{tuned}"
 
 
@@ -135,9 +138,14 @@ class Plan:
         own = REGIMES[regime]
         trials = TUNED_ON if seed == TUNING_SEED else self.trials
         return Cell(
-            regime, method, seed, trials, self.images or own.images, self.epochs or own.epochs,
+            regime,
+            method,
+            seed,
+            trials,
+            self.images or own.images,
+            self.epochs or own.epochs,
             canonical_json(recipe.model_dump()),
-        )  # fmt: skip
+        )
 
     def baseline(self, regime: str, method: str, seed: int, rate: float, weight: float) -> Cell:
         """A cell of scratch or kd."""
@@ -209,9 +217,14 @@ def run_cell(cell: Cell, guide: Mapping[str, float]) -> dict[str, Any]:
         else:
             quality = guide["guide_validation"]
             found = search_cost_ours.search(
-                regime, recipe, cell.seed, cell.trials, folder, quality,
+                regime,
+                recipe,
+                cell.seed,
+                cell.trials,
+                folder,
+                quality,
                 sampler="tpe" if cell.method == STOPPED else "theseus",
-            )  # fmt: skip
+            )
             rows, more["blocks"] = found.rows, found.blocks
             if recipe.takes_blocks:
                 more["further"] = search_cost_ours.further_budget(
@@ -226,8 +239,13 @@ def run_cell(cell: Cell, guide: Mapping[str, float]) -> dict[str, Any]:
                 more["second"] = {**other.blocks, "trials": trials, "converted_again": again}
     for row in rows:
         row["train_macs"] += work["activation_macs"] + work["logit_macs"]
-    return {**asdict(cell), **facts, **more, "wall_seconds": time.perf_counter() - began,
-            "trajectory": rows}  # fmt: skip
+    return {
+        **asdict(cell),
+        **facts,
+        **more,
+        "wall_seconds": time.perf_counter() - began,
+        "trajectory": rows,
+    }
 
 
 def finished() -> dict[Cell, dict[str, Any]]:
@@ -311,9 +329,13 @@ def searches(plan: Plan, regime: str, methods: Sequence[str], seeds: Sequence[in
 
 
 def fill(
-    plan: Plan, regimes: Sequence[str], methods: Sequence[str], seeds: Sequence[int], jobs: int,
+    plan: Plan,
+    regimes: Sequence[str],
+    methods: Sequence[str],
+    seeds: Sequence[int],
+    jobs: int,
     deadline: float,
-) -> None:  # fmt: skip
+) -> None:
     """Run the cells that are missing until all are there or time is over."""
     for regime in regimes:
         for method in dict.fromkeys(tuned_as(m) for m in methods):

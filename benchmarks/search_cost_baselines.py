@@ -64,8 +64,14 @@ class Candidate(tune.Trainable):
             found = result_of(self._shop.convert(architecture, self._seed))
         except ConversionError as error:
             spent = time.process_time() - began
-            return {**facts, "validation": _CHANCE, "test": None, "own_macs": 0,
-                    "own_seconds": spent, "error": str(error)}  # fmt: skip
+            return {
+                **facts,
+                "validation": _CHANCE,
+                "test": None,
+                "own_macs": 0,
+                "own_seconds": spent,
+                "error": str(error),
+            }
         return {
             **facts,
             "own_seconds": time.process_time() - began,
@@ -102,9 +108,12 @@ def search(
     genes = Genome(prepared(regime, recipe)).genes
     searcher = OptunaSearch(metric=["validation", "log_macs"], mode=["max", "min"], seed=seed)
     ray.init(
-        address="local", num_cpus=1, include_dashboard=False, log_to_driver=False,
+        address="local",
+        num_cpus=1,
+        include_dashboard=False,
+        log_to_driver=False,
         _node_ip_address="127.0.0.2",  # loopback; see `services.ray.executor`
-    )  # fmt: skip
+    )
     try:
         results = tune.Tuner(
             tune.with_resources(
@@ -128,8 +137,17 @@ def search(
         for result in (results[index] for index in range(len(results)))
         if result.metrics and "distinct" in result.metrics
     ]
-    names = ("architecture", "pairing", "blocks", "macs", "validation", "test", "own_macs",
-             "own_seconds", "error")  # fmt: skip
+    names = (
+        "architecture",
+        "pairing",
+        "blocks",
+        "macs",
+        "validation",
+        "test",
+        "own_macs",
+        "own_seconds",
+        "error",
+    )
     first = sorted((m for m in found if not m["again"]), key=lambda m: m["distinct"])
     return [{name: m[name] for name in names if name in m} for m in first[:trials]]
 
@@ -154,6 +172,7 @@ def tuned_on(
         except ConversionError:
             validation = _CHANCE
         seconds = time.process_time() - began
-        rows.append({**described(architecture, macs), "validation": validation,
-                     "own_seconds": seconds})  # fmt: skip
+        rows.append(
+            {**described(architecture, macs), "validation": validation, "own_seconds": seconds}
+        )
     return rows

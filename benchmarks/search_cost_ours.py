@@ -129,9 +129,16 @@ class Searched:
 
 
 def search(
-    regime: Regime, recipe: Recipe, seed: int, trials: int, folder: Path, guide_quality: float, *,
-    name: str = "search", sampler: str = "theseus",
-) -> Searched:  # fmt: skip
+    regime: Regime,
+    recipe: Recipe,
+    seed: int,
+    trials: int,
+    folder: Path,
+    guide_quality: float,
+    *,
+    name: str = "search",
+    sampler: str = "theseus",
+) -> Searched:
     """One search; its library, if the recipe takes blocks from one, is the folder's."""
     space = prepared(regime, recipe)
     storage = SearchFolder(folder.resolve(), name)

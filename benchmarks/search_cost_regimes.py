@@ -100,10 +100,11 @@ def spread_over(space: SearchSpace, count: int, seed: int) -> list[Architecture]
     genome, costs = Genome(space), CostTable(space)
     rng = np.random.default_rng(derive_seed("spread over the space", seed))
     drawn = {
-        genome.decode({gene: values[rng.integers(len(values))]
-                       for gene, values in genome.genes.items()})
+        genome.decode(
+            {gene: values[rng.integers(len(values))] for gene, values in genome.genes.items()}
+        )
         for _ in range(50 * count)
-    }  # fmt: skip
+    }
     macs = {one: math.log(costs.of(one).macs) for one in drawn}
     # Ends in the thin tails of chance would be single odd nets.
     low, high = np.quantile(list(macs.values()), [0.01, 0.99])

@@ -60,9 +60,7 @@ def on_validation(row: Row) -> float:
     """Final hypervolume over validation accuracy, by which recipes are chosen."""
     reference = (0.1 - row["guide_validation"], math.log10(row["guide_macs"]))
     ended = [one for one in row["trajectory"] if one["test"] is not None]
-    return hypervolume(
-        [(-one["validation"], math.log10(one["macs"])) for one in ended], reference
-    )  # fmt: skip
+    return hypervolume([(-one["validation"], math.log10(one["macs"])) for one in ended], reference)
 
 
 def mean_curve(rows: Sequence[Row], axis: str) -> list[tuple[float, float]]:
@@ -131,8 +129,11 @@ def figures(
         notes["hypervolume_over_scratch"] = seeds
     tau_found, tau_notes = tau_figures(tau)
     found |= tau_found
-    further = [row["further"]["macs_spent"] / row["trajectory"][-1]["train_macs"]
-               for row in ours if "further" in row]  # fmt: skip
+    further = [
+        row["further"]["macs_spent"] / row["trajectory"][-1]["train_macs"]
+        for row in ours
+        if "further" in row
+    ]
     found["further_budget_share"] = statistics.fmean(further) if further else None
     if further:
         limit = ours[0]["further"]["limit"]
@@ -215,12 +216,19 @@ def _plot(searches: Searches) -> Figure:
             curves = [([one[axis] for one in row["trajectory"]], volumes(row)) for row in rows]
             ends = [[_at(*one, cost) for one in curves] for cost in costs]
             axes.fill_between(
-                costs, [min(e) for e in ends], [max(e) for e in ends], step="post", alpha=0.15,
+                costs,
+                [min(e) for e in ends],
+                [max(e) for e in ends],
+                step="post",
+                alpha=0.15,
                 color=colour,
-            )  # fmt: skip
+            )
         for row in rows:
-            points = [(-one["validation"], one["macs"], one["test"]) for one in row["trajectory"]
-                      if one["validation"] is not None and one["test"] is not None]  # fmt: skip
+            points = [
+                (-one["validation"], one["macs"], one["test"])
+                for one in row["trajectory"]
+                if one["validation"] is not None and one["test"] is not None
+            ]
             members = sorted((points[i][1], points[i][2]) for i in front([p[:2] for p in points]))
             panels[2].plot(*zip(*members, strict=True), ".", color=colour, alpha=0.7)
     guide = next(rows[0] for rows in searches.values() if rows)
@@ -261,9 +269,12 @@ def _facts(searches: Searches) -> str:
 
 
 def write(
-    regimes: Mapping[str, Searches], tuning: Mapping[str, Sequence[str]], tau: Sequence[Row],
-    cells: Sequence[Row], seeds: Sequence[int],
-) -> None:  # fmt: skip
+    regimes: Mapping[str, Searches],
+    tuning: Mapping[str, Sequence[str]],
+    tau: Sequence[Row],
+    cells: Sequence[Row],
+    seeds: Sequence[int],
+) -> None:
     """``results/search_cost.json``, ``docs/evidence/search-cost.md`` and its plots.
 
     Args:

@@ -66,9 +66,11 @@ def tau_figures(rows: Sequence[Row]) -> tuple[dict[str, float | int | None], dic
         return dict.fromkeys(NAMES) | {"tau_architectures": count}, dict.fromkeys(NAMES, reason)
     full = _full(rows)
     ceiling = _tau(*full)
-    measured = {name: (statistics.fmean(_tau(values, one) for one in full), share)
-                for name, (values, share) in _rungs(rows).items()
-                if name in rows[0]["rungs"] or name == "block errors"}  # fmt: skip
+    measured = {
+        name: (statistics.fmean(_tau(values, one) for one in full), share)
+        for name, (values, share) in _rungs(rows).items()
+        if name in rows[0]["rungs"] or name == "block errors"
+    }
     cheap = {name: known for name, known in measured.items() if known[1] <= COST_SHARE}
     name, (tau, share) = max(cheap.items(), key=lambda item: item[1][0])
     values = (tau, ceiling, tau / ceiling, share)

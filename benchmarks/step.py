@@ -31,8 +31,10 @@ from nas_theseus.values.architecture import Architecture, BlockChoice, Span
 from nas_theseus.values.recipe import Recipe
 
 BLOCKS: dict[str, BlockFamily] = {
-    "basic": Basic(width=0.5), "depthwise": Depthwise(expand=2.0), "token_mlp": TokenMLP(hidden=64)
-}  # fmt: skip
+    "basic": Basic(width=0.5),
+    "depthwise": Depthwise(expand=2.0),
+    "token_mlp": TokenMLP(hidden=64),
+}
 LOSSES: tuple[str, ...] = ("regression", "cka")
 
 

@@ -76,9 +76,11 @@ VARIANTS: dict[str, tuple[bool, Direction]] = {
     "slow-to-fast": (True, "slow-to-fast"),
 }
 PAIRS = (
-    "resnet1111 resnet1111", "resnet1111 resnet2222", "resnet2222 resnet1111",
+    "resnet1111 resnet1111",
+    "resnet1111 resnet2222",
+    "resnet2222 resnet1111",
     "resnet1212 resnet2121",
-)  # fmt: skip
+)
 MATRIX_WIDTH, MATRIX_EPOCHS = 8, 1.0
 MATRIX_RECIPE = StitchRecipe(examples=1024, epochs=1.0, score_examples=1000)
 
@@ -183,8 +185,12 @@ def run_stitchable(cell: Cell) -> dict[str, Any]:
     return {
         "networks": [
             {
-                "name": str(config), "stitch": config.stitch, "macs": config.cost.macs,
-                "params": config.cost.params, "before": first, "test": test,
+                "name": str(config),
+                "stitch": config.stitch,
+                "macs": config.cost.macs,
+                "params": config.cost.params,
+                "before": first,
+                "test": test,
             }
             for config, first, test in zip(net.configs(), before, after, strict=True)
         ],
@@ -192,7 +198,7 @@ def run_stitchable(cell: Cell) -> dict[str, Any]:
         "losses": losses,
         "train_macs": spent,
         "select_ms": select_ms(net),
-    }  # fmt: skip
+    }
 
 
 def select_ms(net: StitchableNet) -> float:
@@ -228,9 +234,14 @@ def run_matrix(cell: Cell) -> dict[str, Any]:
     folder = STORAGE / "benchmark-stitching" / f"{'--'.join(labels)}-{MATRIX_RECIPE.id}"
     pair = Pair(*labels, folder)
     settings = RowSettings(
-        {source.label: source for source in sources}, states, (pair,), MATRIX_RECIPE, cell.seed,
-        "cpu", 1,
-    )  # fmt: skip
+        {source.label: source for source in sources},
+        states,
+        (pair,),
+        MATRIX_RECIPE,
+        cell.seed,
+        "cpu",
+        1,
+    )
     worker = RowWorker(settings)
     for trained in (True, False):
         for boundary in range(1, len(guides[0])):
@@ -259,9 +270,12 @@ def run_cell(cell: Cell) -> dict[str, Any]:
     started, before = time.perf_counter(), time.process_time()
     found = KINDS[cell.kind](cell)
     return {
-        **asdict(cell), "commit": commit(), **found, "seconds": time.perf_counter() - started,
+        **asdict(cell),
+        "commit": commit(),
+        **found,
+        "seconds": time.perf_counter() - started,
         "core_seconds": time.process_time() - before,
-    }  # fmt: skip
+    }
 
 
 def planned(seeds: Sequence[int]) -> Iterator[list[Cell]]:

@@ -122,9 +122,11 @@ def findings(rows: Sequence[Row]) -> list[str]:
             for i, line in enumerate(row["matrices"]["quality"][control])
             for j, value in enumerate(line)
             if value is not None
-            and where((i + 1) / (len(row["matrices"]["rows"]) + 1),
-                      (j + 1) / (len(row["matrices"]["columns"]) + 1))
-        ]  # fmt: skip
+            and where(
+                (i + 1) / (len(row["matrices"]["rows"]) + 1),
+                (j + 1) / (len(row["matrices"]["columns"]) + 1),
+            )
+        ]
         return 100 * fmean(values)
 
     whole = {control: mean(control, lambda i, j: True) for control in cells[0]["controls"]}

@@ -105,10 +105,13 @@ def run_suggestions(sampler: str, seed: int, storage: Path) -> dict[str, Any]:
     return {
         "hypervolumes": found,
         "suggested": [
-            {"pairing": one.pairing, "blocks": one.blocks,
-             "validation": known[one.id].metrics[space.metric] if one.id in known else None,
-             "macs": shop.costs.of(one).macs}
+            {
+                "pairing": one.pairing,
+                "blocks": one.blocks,
+                "validation": known[one.id].metrics[space.metric] if one.id in known else None,
+                "macs": shop.costs.of(one).macs,
+            }
             for one in first
         ],
         "stitching_seconds": seconds,
-    }  # fmt: skip
+    }

@@ -143,10 +143,14 @@ def student_of(teacher: nn.Module, cell: Cell, method: str, task: Task) -> nn.Mo
     for number, (name, _) in enumerate(teacher.blocks.named_children()):  # type: ignore[union-attr]
         for again in range(2 if method == "net2deeper" else 1):  # one layer each, or a block of two
             student = deepen(
-                student, f"blocks.{name}", method=method, inlet=task.inlet,
+                student,
+                f"blocks.{name}",
+                method=method,
+                inlet=task.inlet,
                 activation=None if method == "net2deeper" else nn.ReLU(),
-                seed=8 * cell.seed + 2 * number + again, in_place=True,
-            )  # fmt: skip
+                seed=8 * cell.seed + 2 * number + again,
+                in_place=True,
+            )
     return student
 
 
@@ -333,8 +337,9 @@ def measure_function() -> None:
     for row in function_rows():
         rows.append(row)
         said = row.get("refused") or f"{row['error']:.2g}"
-        print(*(row.get(k, "") for k in ("network", "transform", "method", "dtype")), said,
-              flush=True)  # fmt: skip
+        print(
+            *(row.get(k, "") for k in ("network", "transform", "method", "dtype")), said, flush=True
+        )
     FUNCTION.write_text(json.dumps(rows, indent=1) + "\n")
 
 
@@ -365,14 +370,19 @@ def main(arguments: Sequence[str] | None = None) -> None:
         ]
         cells.sort(key=lambda cell: cell.seed)  # one seed whole before the next
         if "scale" in (given.experiment or ()):  # its teachers are those of `widen`
-            cells += [Cell("widen", "teacher", seed, given.epochs, given.images, data)
-                      for seed in given.seeds]  # fmt: skip
+            cells += [
+                Cell("widen", "teacher", seed, given.epochs, given.images, data)
+                for seed in given.seeds
+            ]
         teachers = list(dict.fromkeys(cell for cell in cells if cell.is_teacher))
         for group in (teachers, [cell for cell in cells if not cell.is_teacher]):
             if not run_missing(group, given.jobs, deadline, given.cifar):
                 break
-    rows = [row for cell, row in finished().items()
-            if (cell.epochs, cell.images) == (given.epochs, given.images)]  # fmt: skip
+    rows = [
+        row
+        for cell, row in finished().items()
+        if (cell.epochs, cell.images) == (given.epochs, given.images)
+    ]
     function = json.loads(FUNCTION.read_text()) if FUNCTION.exists() else []
     report.write(rows, function, given.seeds, METHODS)
 

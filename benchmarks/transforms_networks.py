@@ -61,9 +61,11 @@ class ResNetCifar(nn.Module):
     ) -> None:
         super().__init__()
         self.stem = nn.Sequential(
-            nn.Conv2d(channels, width, 3, 2, 1, bias=False), nn.BatchNorm2d(width), nn.ReLU(),
+            nn.Conv2d(channels, width, 3, 2, 1, bias=False),
+            nn.BatchNorm2d(width),
+            nn.ReLU(),
             nn.MaxPool2d(3, 2, 1),
-        )  # fmt: skip
+        )
         stages = []
         for stage in range(2):
             inlet, outlet = (width, width) if stage == 0 else (width, 2 * width)
@@ -93,9 +95,14 @@ def gpt2() -> nn.Module:
     """Two blocks of Hugging Face's GPT-2 with their embeddings."""
     transformers = importlib.import_module("transformers")
     config = transformers.GPT2Config(
-        vocab_size=64, n_positions=16, n_embd=64, n_layer=2, n_head=4,
-        bos_token_id=0, eos_token_id=0,
-    )  # fmt: skip
+        vocab_size=64,
+        n_positions=16,
+        n_embd=64,
+        n_layer=2,
+        n_head=4,
+        bos_token_id=0,
+        eos_token_id=0,
+    )
     net: nn.Module = transformers.GPT2LMHeadModel(config)
     return net
 
@@ -121,34 +128,50 @@ class Case:
 
 CASES = {
     "resnet": Case(
-        lambda: ResNet((2, 2), 8), Boundary((1, 32, 32)),
-        ("stem.0", "block1.conv1", "block3.conv1", "block4.conv2"), "block2", "block3.conv2",
+        lambda: ResNet((2, 2), 8),
+        Boundary((1, 32, 32)),
+        ("stem.0", "block1.conv1", "block3.conv1", "block4.conv2"),
+        "block2",
+        "block3.conv2",
     ),
     "resnet, bottleneck": Case(
-        lambda: ResNet((1, 1), 8, bottleneck=True), Boundary((1, 32, 32)),
-        ("stem.0", "block1.conv1", "block2.conv2", "block2.conv3"), "block1", "block2.conv2",
+        lambda: ResNet((1, 1), 8, bottleneck=True),
+        Boundary((1, 32, 32)),
+        ("stem.0", "block1.conv1", "block2.conv2", "block2.conv3"),
+        "block1",
+        "block2.conv2",
     ),
     "plain": Case(
-        lambda: ResNetCifar(2, residual=False), Boundary((1, 32, 32)),
-        ("stem.0", "blocks.0.conv1", "blocks.1.conv2", "blocks.3.conv2"), "blocks.1",
+        lambda: ResNetCifar(2, residual=False),
+        Boundary((1, 32, 32)),
+        ("stem.0", "blocks.0.conv1", "blocks.1.conv2", "blocks.3.conv2"),
+        "blocks.1",
         "blocks.2.conv1",
     ),
     "resnet18": Case(
-        lambda: torchvision.models.resnet18(weights=None), Boundary((3, 64, 64)),
-        ("conv1", "layer1.0.conv1", "layer2.0.conv2", "layer4.1.conv1"), "layer2.1",
+        lambda: torchvision.models.resnet18(weights=None),
+        Boundary((3, 64, 64)),
+        ("conv1", "layer1.0.conv1", "layer2.0.conv2", "layer4.1.conv1"),
+        "layer2.1",
         "layer3.0.conv1",
     ),
     "efficientnet-lite0": Case(
-        efficientnet_lite0, Boundary((3, 64, 64)),
+        efficientnet_lite0,
+        Boundary((3, 64, 64)),
         ("_blocks.1._expand_conv", "_blocks.5._expand_conv", "_blocks.10._expand_conv"),
-        "_blocks.4", None, activation=False,
+        "_blocks.4",
+        None,
+        activation=False,
     ),
     "gpt2": Case(
-        gpt2, Boundary((16,), integer=True),
+        gpt2,
+        Boundary((16,), integer=True),
         ("transformer.h.0.attn", "transformer.h.0.mlp.c_fc", "transformer.h.1.mlp.c_fc"),
-        "transformer.h.0.mlp", None, activation=False,
+        "transformer.h.0.mlp",
+        None,
+        activation=False,
     ),
-}  # fmt: skip
+}
 
 
 def function_rows() -> Iterator[dict[str, Any]]:

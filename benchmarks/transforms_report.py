@@ -59,10 +59,12 @@ def figures(
     notes: dict[str, str] = {}
     for name in ("float32", "float64"):
         errors = [
-            r["error"] for r in function
-            if r["dtype"] == f"torch.{name}" and (r.get("transform"), r.get("method")) in PROMISING
+            r["error"]
+            for r in function
+            if r["dtype"] == f"torch.{name}"
+            and (r.get("transform"), r.get("method")) in PROMISING
             and "error" in r
-        ]  # fmt: skip
+        ]
         found[f"max_relative_error_{name}"] = max(errors, default=None)
     found["grown_macs_share"] = None
     large = _points(_of(rows, "grow", "scratch"))
@@ -173,14 +175,27 @@ def _curves(rows: Sequence[Row], experiment: str, methods: Sequence[str], x: str
         for index, row in enumerate(_of(rows, experiment, method)):
             points = row["curve"]
             along = [p["macs"] / 1e9 if x == "macs" else p["steps"] for p in points]
-            axes.plot(along, [100 * p["validation"] for p in points], color=f"C{number}",
-                      label=method if not index else None, alpha=0.8, linewidth=1.2)  # fmt: skip
+            axes.plot(
+                along,
+                [100 * p["validation"] for p in points],
+                color=f"C{number}",
+                label=method if not index else None,
+                alpha=0.8,
+                linewidth=1.2,
+            )
     axes.set_xlabel("training MACs, G" if x == "macs" else "steps")
     if x == "steps":
         axes.set_xscale("symlog")
     axes.set_ylabel("validation accuracy, %")
-    low = min((100 * p["validation"] for r in rows if r["experiment"] == experiment
-               for p in r["curve"][2 if x == "macs" else 0 :]), default=0)  # fmt: skip
+    low = min(
+        (
+            100 * p["validation"]
+            for r in rows
+            if r["experiment"] == experiment
+            for p in r["curve"][2 if x == "macs" else 0 :]
+        ),
+        default=0,
+    )
     axes.set_ylim(bottom=max(low - 2, 0))
     axes.grid(alpha=0.3)
     axes.legend(fontsize=7)
@@ -212,9 +227,13 @@ def write(
     """``results/transforms.json``, ``docs/evidence/transforms-evidence.md`` and its plots."""
     found, notes = figures(rows, function, len(seeds))
     path = write_record(
-        "transforms", found, [*function, *rows], seeds, notes,
+        "transforms",
+        found,
+        [*function, *rows],
+        seeds,
+        notes,
         packages=("torch", "torchvision", "fvcore"),
-    )  # fmt: skip
+    )
     lines = [
         "# Growing networks: what was measured",
         "",

@@ -59,9 +59,17 @@ def small() -> tuple[Guide, Task]:
     """A small guide, and characters."""
     task = text_file(TEXT or shipped(), context=CONTEXT, characters=CHARACTERS, name="text")
     config = GPT2Config(
-        vocab_size=task.outputs.shape[1], n_positions=CONTEXT, n_embd=96, n_layer=4, n_head=4,
-        bos_token_id=None, eos_token_id=None, resid_pdrop=0.0, embd_pdrop=0.0, attn_pdrop=0.0,
-    )  # fmt: skip
+        vocab_size=task.outputs.shape[1],
+        n_positions=CONTEXT,
+        n_embd=96,
+        n_layer=4,
+        n_head=4,
+        bos_token_id=None,
+        eos_token_id=None,
+        resid_pdrop=0.0,
+        embd_pdrop=0.0,
+        attn_pdrop=0.0,
+    )
     return gpt2_guide(GPT2LMHeadModel(config), CONTEXT), task
 
 
@@ -69,9 +77,13 @@ def full(checkpoint: Path) -> tuple[Guide, Task]:
     """A pretrained guide, and the tokens that it knows."""
     model = GPT2LMHeadModel.from_pretrained(checkpoint, local_files_only=True)
     task = text_file(
-        TEXT or shipped(), level="bpe", context=CONTEXT, characters=CHARACTERS,
-        tokenizer=checkpoint / "tokenizer.json", name="text",
-    )  # fmt: skip
+        TEXT or shipped(),
+        level="bpe",
+        context=CONTEXT,
+        characters=CHARACTERS,
+        tokenizer=checkpoint / "tokenizer.json",
+        name="text",
+    )
     return gpt2_guide(model, CONTEXT), task
 
 

@@ -181,9 +181,13 @@ def _prepare(
     guide, task, training = source.build()
     random = source.random_twin(guide)
     prepare_guide(
-        guide, task, training, settings.storage / "guides", settings.device,
+        guide,
+        task,
+        training,
+        settings.storage / "guides",
+        settings.device,
         lambda epoch: say(f"{source.label}: epoch {epoch.epoch + 1}, loss {epoch.loss:.4f}"),
-    )  # fmt: skip
+    )
     # Random weights, but norms that have seen the data: else a deep one gives next to nothing.
     recalibrate(random, task, 256, min(recipe.examples, task.size("train")))
     quality = score(guide, task, "validation")
@@ -209,10 +213,14 @@ def _pair(
     sender: Prepared, receiver: Prepared, recipe: StitchRecipe, settings: ComparisonSettings
 ) -> Pair:
     depends_on = [
-        sender.trained.content_hash(), sender.random.content_hash(),
-        receiver.trained.content_hash(), receiver.random.content_hash(),
-        sender.task.data_hash(), recipe.id, settings.seed,
-    ]  # fmt: skip
+        sender.trained.content_hash(),
+        sender.random.content_hash(),
+        receiver.trained.content_hash(),
+        receiver.random.content_hash(),
+        sender.task.data_hash(),
+        recipe.id,
+        settings.seed,
+    ]
     labels = sender.source.label, receiver.source.label
     name = f"{labels[0]}--{labels[1]}-{short_hash(depends_on, 8)}"
     pair = Pair(*labels, (settings.storage / "stitching" / name).resolve())
@@ -289,14 +297,19 @@ def _write(
     ends = pair.cells(sender.trained, receiver.trained)
     cells = [cell for source, target in ends if (cell := pair.read(source, target))]
     found = comparison(
-        cells, (pair.sender, pair.receiver), (sender.inner, receiver.inner),
+        cells,
+        (pair.sender, pair.receiver),
+        (sender.inner, receiver.inner),
         (sender.quality, receiver.quality),
-    )  # fmt: skip
+    )
     metric = sender.task.metric
     parameters = {
-        "sender": pair.sender, "receiver": pair.receiver, "task": sender.task.name,
-        "seed": settings.seed, **{f"recipe.{k}": v for k, v in recipe.model_dump().items()},
-    }  # fmt: skip
+        "sender": pair.sender,
+        "receiver": pair.receiver,
+        "task": sender.task.name,
+        "seed": settings.seed,
+        **{f"recipe.{k}": v for k, v in recipe.model_dump().items()},
+    }
     with recording(f"{pair.sender} → {pair.receiver}", "stitching", parameters) as run:
         write_json(pair.folder / MATRIX_FILE, found.to_json())
         panels = [

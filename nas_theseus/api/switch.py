@@ -178,9 +178,11 @@ def switch_front(
         )
     say(f"{len(anchors)} anchors, {len(net.configs())} networks")
     parameters = {
-        "search": storage.name, "task": task.name, **vars(settings),
+        "search": storage.name,
+        "task": task.name,
+        **vars(settings),
         **{f"recipe.{name}": value for name, value in recipe.model_dump().items()},
-    }  # fmt: skip
+    }
     folder = storage.folder / "switching"
     with recording(f"{storage.name} as one network", "switching", parameters) as run:
         net.to(device)
@@ -199,10 +201,14 @@ def switch_front(
             points.append(CurvePoint(metric, index, quality))
             rows.append(
                 {
-                    "index": index, "network": str(config), "anchor": config.stitch is None,
-                    "macs": config.cost.macs, "params": config.cost.params, metric: quality,
+                    "index": index,
+                    "network": str(config),
+                    "anchor": config.stitch is None,
+                    "macs": config.cost.macs,
+                    "params": config.cost.params,
+                    metric: quality,
                 }
-            )  # fmt: skip
+            )
         net.to("cpu")
         net.save(folder / WEIGHTS_FILE)
         write_json(folder / NETWORKS_FILE, {"anchors": net.names, "networks": rows})

@@ -116,7 +116,9 @@ class BlockFamily:
         try:
             return self.factory(part, features, **hyperparameters)
         except TransformError as error:
-            raise PairingError(f"block {self.name!r} cannot be made from it: {error}") from error
+            raise PairingError(
+                f"block {self.name!r} cannot be made from this part: {error}"
+            ) from error
 
     def refusal(self, inlet: Boundary, outlet: Boundary) -> str | None:
         """Why the block cannot be built between two boundaries; None if it can."""

@@ -1,1 +1,1 @@
-"""Conversion of a guide, block by block: needs torch alone."""
+"""Conversion of a guide, block by block; needs only torch."""

@@ -1,4 +1,4 @@
-"""Guide work done once: activations at the boundaries of a bounded sample, and logits."""
+"""The guide's activations at its boundaries for a bounded sample, and logits, computed once."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ SAMPLE_LIMIT_BYTES = 2 << 30
 
 
 def sample_size(guide: Guide, examples: int, limit_bytes: int = SAMPLE_LIMIT_BYTES) -> int:
-    """How many of so many examples are kept, so that all boundaries fit into the limit."""
+    """Number of examples, at most `examples`, whose activations at all boundaries fit the limit."""
     example_bytes = 4 * sum(math.prod(b.shape) for b in guide.boundaries)
     return min(examples, max(2, limit_bytes // example_bytes))
 
@@ -27,13 +27,14 @@ def sample_size(guide: Guide, examples: int, limit_bytes: int = SAMPLE_LIMIT_BYT
 class GuideActivations:
     """The guide's activations for a bounded sample of training inputs, and its training logits.
 
-    Augmentation is frozen into the sample. The guide is in eval mode and never written to.
+    The sample's augmentation is fixed. The guide is in eval mode and never changed.
 
     Args:
-        guide: on `device` already.
+        guide: guide on `device`.
         sample: inputs, shape (N, *inlet).
-        limit_bytes: the sample is shortened so that all boundaries fit into this.
-        folder: keeps what is computed for other processes; None computes it here.
+        limit_bytes: the sample is shortened so that the activations at all boundaries fit into
+            this.
+        folder: folder to share results with other processes. Default: no sharing.
     """
 
     def __init__(
@@ -63,7 +64,7 @@ class GuideActivations:
 
         Args:
             boundary: 0 is the input.
-            width: of the activations; projected where it is not the guide's.
+            width: width of the activations, which are projected if it is not the guide's.
         """
         if width is not None and width != self._guide.boundaries[boundary].width:
             return self.projection(boundary, width).to_target(self.at(boundary))
@@ -88,15 +89,16 @@ class GuideActivations:
         found = torch.cat(chunks)
         if not torch.isfinite(found).all():
             raise ConversionError(
-                f"the guide gives NaN or infinite values at boundary {boundary}, behind part "
-                f"{self._guide.names[boundary - 1]!r}; a guide must be finite on training data"
+                f"the guide has NaN or infinite values at boundary {boundary}, after part "
+                f"{self._guide.names[boundary - 1]!r}; its activations must be finite on training "
+                "data"
             )
         return found
 
     def projection(self, boundary: int, width: int) -> Projection:
-        """The guide's basis at a boundary of another width, made on first use."""
+        """The guide's basis at a boundary of another width, computed on first use."""
         if (boundary, width) not in self._projections:
-            # Scoring may ask first; gradients cannot pass what is made in its inference mode.
+            # Scoring may call this first, but gradients cannot flow through inference tensors.
             with torch.inference_mode(False):
                 self._projections[boundary, width] = Projection.of(self.at(boundary), width)
         return self._projections[boundary, width]

@@ -1,4 +1,4 @@
-"""The one loop that runs the stages of every schedule: train, measure, stitch."""
+"""The loop that runs the stages of every schedule: train, measure, stitch."""
 
 from __future__ import annotations
 
@@ -22,25 +22,25 @@ from nas_theseus.values.ids import derive_seed
 from nas_theseus.values.outcomes import CurvePoint
 from nas_theseus.values.recipe import Recipe
 
-# Of the guide's activations, to tell which of its hidden units matter.
+# Examples of the guide's activations used to rank its hidden units by importance.
 INHERITED_EXAMPLES = 64
-# Inputs of a unit up to which alignment takes the whole learning rate.
+# Number of inputs of a unit up to which alignment uses the full learning rate.
 WIDE = 256
-# Training that leaves the loss above this share of what it began with went wrong; it is tried this
-# often, each time with a quarter of the learning rate.
+# Training that ends with more than WORSE times its first loss has failed. There are up to ATTEMPTS,
+# each with a quarter of the learning rate of the one before.
 WORSE, ATTEMPTS = 1.05, 3
 
 
 @dataclass(frozen=True)
 class Alignment:
-    """What all stages of one alignment share.
+    """Objects shared by all stages of one alignment.
 
     Attributes:
         target: assembled from new blocks and copies of kept parts, on the guide's device.
         guide: the guide's activations for a bounded sample.
-        similarity: what is maximised.
-        generator: fixes the batches; on the CPU.
-        block_macs: multiply-adds of each block's forward for one example, by position.
+        similarity: the similarity to maximise.
+        generator: generator that determines the batches; on the CPU.
+        block_macs: multiply-adds of each block's forward pass for one example, by position.
     """
 
     target: Target
@@ -53,16 +53,16 @@ class Alignment:
 
 @dataclass(frozen=True)
 class StageResult:
-    """What one stage of a schedule did to the target.
+    """Result of one stage of a schedule.
 
     Attributes:
-        number: of the stage, from 0.
-        points: ``similarity/<position>`` at step = number for every aligned position,
-            ``align_steps``, the optimiser steps, and ``stitch_residual/<position>``; none for a
+        number: number of the stage, from 0.
+        points: ``similarity/<position>`` at step `number` for every aligned position,
+            ``align_steps``, the optimiser steps, and ``stitch_residual/<position>``; empty for a
             stage that aligns nothing.
-        macs: multiply-adds that it ran: training, batch-norm statistics, and the sample's passes
-            through frozen blocks and for stitches. Not counted: the guide's activations, the
-            least squares of stitches, and similarities.
+        macs: multiply-adds of training, batch-norm statistics, and the sample's passes through
+            frozen blocks and for stitches. The guide's activations, the least squares of stitches,
+            and similarities are not counted.
     """
 
     number: int
@@ -75,7 +75,7 @@ def align(alignment: Alignment) -> Iterator[StageResult]:
     """Run a schedule's stages on a target, in place.
 
     Yields:
-        What each stage did; the target may be trained further before the next one begins.
+        The result of each stage; the target may be trained further before the next one begins.
 
     Raises:
         ConversionError: an alignment loss is not finite, or features cannot be compared.
@@ -85,11 +85,11 @@ def align(alignment: Alignment) -> Iterator[StageResult]:
     ran: Stage | None = None
     inputs = torch.empty(0)
     for number, stage in enumerate(stages(recipe.schedule, recipe.order, target.replaced)):
-        # Dropout and the like draw from torch's global generator, whatever ran here before.
+        # Dropout and the like use torch's global generator, so make it independent of earlier work.
         torch.manual_seed(derive_seed("stage", alignment.generator.initial_seed(), number))
         result = StageResult(number, stage)
         if stage.aligned:
-            # What is frozen in front of the first trained block runs once for all steps.
+            # Frozen blocks before the first trained block run once for all steps.
             first, begin = stage.trained[0], runs_from(stage, ran)
             if begin == stage.start:
                 width = target.boundaries[begin].width
@@ -107,15 +107,15 @@ def align(alignment: Alignment) -> Iterator[StageResult]:
 
 
 class StageRun:
-    """One stage: train the alignment of its chain, measure it, stitch.
+    """Runs one stage: trains the alignment of its chain, measures it, and stitches.
 
     Args:
-        number: of the stage.
-        stage: whose chain begins at its first trained block.
-        inputs: what that block is fed, shape (N, *inlet).
+        number: number of the stage.
+        stage: stage whose chain begins at its first trained block.
+        inputs: inputs of that block, shape (N, *inlet).
 
     Attributes:
-        macs: multiply-adds that it has run so far.
+        macs: multiply-adds so far.
     """
 
     def __init__(self, alignment: Alignment, number: int, stage: Stage, inputs: Tensor) -> None:
@@ -125,9 +125,9 @@ class StageRun:
         self._similarity, self._recipe = alignment.similarity, alignment.recipe
         size = self._recipe.align_batch_size
         self._batches = fixed_batches(self._guide.count, size, alignment.generator)
-        # Copied once, so that a step copies nothing.
+        # Copied once instead of at every step.
         self._inputs = [inputs[batch] for batch in self._batches]
-        # Basis-free similarities see all of the guide's features, the others its basis here.
+        # Basis-free similarities compare all of the guide's features, others its basis here.
         in_target = self._similarity.aligned_basis
         self._goals = {p: self._goal(p, in_target) for p in stage.aligned}
         self._prepared = {
@@ -135,7 +135,7 @@ class StageRun:
         }
 
     def _goal(self, position: int, in_target: bool) -> list[Tensor]:
-        """The guide's activations behind a block, batch by batch."""
+        """The guide's activations after a block, batch by batch."""
         width = self._target.boundaries[position + 1].width if in_target else None
         goal = self._guide.at(self._target.outlet_boundary(position), width)
         return [goal[batch] for batch in self._batches]
@@ -145,7 +145,7 @@ class StageRun:
         if len(goal) < measure.minimum_examples:
             raise ConversionError(
                 f"block {label}: similarity {measure.name!r} needs {measure.minimum_examples} "
-                f"examples, a batch has {len(goal)}: raise align_batch_size or align_examples"
+                f"examples, but a batch has {len(goal)}: raise align_batch_size or align_examples"
             )
         try:
             return measure.prepare(goal)
@@ -155,10 +155,10 @@ class StageRun:
     def begin_with(self, positions: Iterable[int]) -> None:
         """Start new blocks from the least-squares solution of their last map.
 
-        Ours: random hidden layers and a fitted last map explain half of most boundaries before
-        any step is taken, and a block that is to speak the guide's basis is trained from there.
-        Each is fitted on what the blocks before it give, so that it makes up for their errors.
-        Blocks over tokens take over what the guide does at each token (`inheritance`).
+        Ours: random hidden layers and a fitted last map explain half of the variance at most
+        boundaries before any training step. Blocks that align the guide's basis are trained from
+        there. Each block is fitted on the outputs of the blocks before it, so that it compensates
+        their errors. Blocks over tokens inherit the guide's work at each token (`inheritance`).
         """
         self._target.freeze_all_but(())
         for position in positions:
@@ -169,11 +169,11 @@ class StageRun:
             self.count_pass(stage.start, stage.stop)
 
     def count_pass(self, start: int, stop: int) -> None:
-        """Add the multiply-adds of the whole sample's forward through the blocks [start, stop)."""
+        """Add the multiply-adds of the whole sample's pass through the blocks [start, stop)."""
         self.macs += self._guide.count * sum(self._block_macs[start:stop])
 
     def _inherit(self, position: int) -> None:
-        """Between boundaries of the guide's own width, where both speak one basis."""
+        """Inherit from the guide, if both boundaries have its widths and thus a shared basis."""
         start = self._target.inlet_boundary(position)
         inputs = self._guide.at(start)[:INHERITED_EXAMPLES]
         if inputs.ndim == 3 and inputs.shape[2] == self._target.boundaries[position].width:
@@ -181,7 +181,7 @@ class StageRun:
             inherit(self._target.blocks[position], parts, inputs)
 
     def _gather_statistics(self, stage: Stage, *positions: int) -> None:
-        """Few steps leave batch norms without statistics; a stitch is fitted to what they give."""
+        """Compute batch-norm statistics: few steps give poor ones, and stitches depend on them."""
         blocks = nn.ModuleList(self._target.blocks[position] for position in positions)
         if not batch_norms(blocks):
             return
@@ -192,7 +192,7 @@ class StageRun:
         self.count_pass(stage.start, stage.stop)
 
     def points(self) -> tuple[CurvePoint, ...]:
-        """Train, measure how alike the blocks are now, and stitch; returns what was measured."""
+        """Train, measure similarities, and stitch; returns the measurements."""
         number, stage, target = self._number, self._stage, self._target
         steps = self.train()
         target.freeze_all_but(())
@@ -216,11 +216,12 @@ class StageRun:
         return tuple(points)
 
     def train(self) -> int:
-        """Train the stage's blocks; returns the optimiser steps taken.
+        """Train the stage's blocks; returns the number of optimiser steps.
 
-        Ours: Adam's steps have one size whatever a layer's width, so the units of a wide layer can
-        be thrown where they are dead. Training that ends worse than it began starts again from
-        there with a quarter of the learning rate; if that never helps, nothing has been trained.
+        Ours: Adam's steps have the same size for any layer width, so a few steps can make the units
+        of a wide layer dead. Training that ends with a higher loss than it began with is repeated
+        from its start with a quarter of the learning rate. If no attempt succeeds, the blocks stay
+        untrained.
 
         Raises:
             ConversionError: the loss is not finite at any of the learning rates.
@@ -247,13 +248,13 @@ class StageRun:
         return steps
 
     def _count_steps(self, steps: int) -> None:
-        """Add the multiply-adds of so many optimiser steps."""
+        """Add the multiply-adds of `steps` optimiser steps."""
         chain = {p: self._block_macs[p] for p in range(self._stage.start, self._stage.stop)}
         batch = min(self._recipe.align_batch_size, self._guide.count)
         self.macs += steps * batch * training_macs(chain, self._stage.trained)
 
     def _train_at(self, learning_rate: float) -> tuple[Tensor, int]:
-        """The loss of the first batch before any step, and the steps taken; ends if it diverges."""
+        """Train; returns the first batch's loss before any step, and the steps until the end."""
         recipe = self._recipe
         parameters = self._target.parameters_of(self._stage.trained)
         optimizer = torch.optim.AdamW(
@@ -292,24 +293,24 @@ class StageRun:
 
 
 def step_share(parameter: Tensor) -> float:
-    """Of the learning rate, for a parameter: less, the more inputs a unit has beyond `WIDE`.
+    """Share of the learning rate for a parameter: less if a unit has more inputs than `WIDE`.
 
-    Adam moves every weight equally far, so one step moves a unit the further, the more inputs it
-    has: at the images' 1,024 pixels fifty steps left all units of a token mixer dead. That the rate
-    is to fall with the fan-in is Yang et al.'s (Tensor Programs V, arXiv:2203.03466, table 3).
+    Adam moves every weight equally far, so one step moves a unit further the more inputs it has:
+    with the images' 1,024 pixels, fifty steps left all units of a token mixer dead. The learning
+    rate falls with the fan-in as in Yang et al. (Tensor Programs V, arXiv:2203.03466, table 3).
     """
     inputs = parameter[0].numel() if parameter.ndim > 1 else 1
     return min(1.0, WIDE / inputs)
 
 
 class Plateau:
-    """Tells when a loss has stopped falling (ours; the source stops after fixed steps).
+    """Early stopping when a loss no longer falls (ours; the source stops after fixed steps).
 
     Args:
-        share: by which the mean loss of a window must lie below that of the one before to go on;
-            0 never stops.
-        batches: of the sample; a window is a pass through all of them, so that equal batches are
-            compared, or as many passes as make four steps.
+        share: share by which a window's mean loss must be below that of the window before to
+            continue; 0 never stops.
+        batches: number of batches of the sample. A window is one pass through all of them, so that
+            equal batches are compared, or as many passes as needed for four steps.
     """
 
     def __init__(self, share: float, batches: int) -> None:
@@ -318,7 +319,7 @@ class Plateau:
         self._before = float("inf")
 
     def ended(self, loss: Tensor) -> bool:
-        """Takes the loss of one more step."""
+        """Whether to stop after one more step with this loss."""
         if not self._share:
             return False
         self._losses.append(loss)
@@ -332,14 +333,14 @@ class Plateau:
 
 
 def fixed_batches(count: int, size: int, generator: torch.Generator) -> list[Tensor]:
-    """A random partition into batches that stay the same, so that the guide's side is reused."""
+    """A fixed random partition into batches, so that the guide's side of each can be reused."""
     order = torch.randperm(count, generator=generator)
     full = list(torch.split(order, size))
     return full[:-1] if len(full) > 1 and len(full[-1]) < size else full
 
 
 def _through(blocks: Iterable[nn.Module], features: Tensor) -> Tensor:
-    """What frozen blocks make of the whole sample."""
+    """Outputs of frozen blocks for the whole sample."""
     chain = nn.Sequential(*blocks).eval()
     if not len(chain):
         return features

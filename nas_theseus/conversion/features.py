@@ -1,4 +1,4 @@
-"""Features as similarities compare them: in full precision, pooled, one row an example, centred."""
+"""Prepare features for similarities: full precision, pooling, one row per example, centring."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ SMALLEST_NORM = 1e-6
 
 @contextmanager
 def full_precision(features: Tensor) -> Iterator[None]:
-    """No autocast: half-precision Gram matrices lose the differences that a loss is made of."""
+    """Context without autocast, since half-precision Gram matrices are too coarse for a loss."""
     with torch.autocast(features.device.type, enabled=False):
         yield
 
@@ -43,12 +43,12 @@ def pooled(features: Tensor, pool: int | None) -> Tensor:
 
 
 def whole_examples(examples: Examples, dimensions: int) -> bool:
-    """Whether one example is everything at its index of the batch; otherwise it is a position.
+    """Whether an example is a whole element of the batch; otherwise each position is an example.
 
     Args:
         examples: "auto" means maps for (N, C, H, W) and positions for (N, T, D), where the next
             token is predicted from each token.
-        dimensions: of the features, the batch included.
+        dimensions: number of dimensions of the features, including the batch.
     """
     return examples == "maps" or (examples == "auto" and dimensions != 3)
 
@@ -68,8 +68,8 @@ def rows_of_positions(features: Tensor, count: int | None, seed: int) -> Tensor:
 
     Args:
         features: (N, C, H, W), (N, T, D) or (N, D).
-        count: at most this many rows, a fixed random choice among the positions; None for all.
-        seed: of the choice.
+        count: largest number of rows, a fixed random choice of the positions; None for all.
+        seed: seed of the choice.
     """
     if features.ndim == 2:
         return features
@@ -84,8 +84,8 @@ def rows_of_positions(features: Tensor, count: int | None, seed: int) -> Tensor:
 def projected(rows: Tensor, width: int | None, seed: int) -> Tensor:
     """Random signed sums of the columns of rows wider than `width`, (N, width).
 
-    Inner products stay unbiased over the signs. The sums take one pass over the features, where a
-    dense Gaussian projection costs as much as the Gram matrix that it is to make cheaper.
+    Inner products are unbiased over the signs. The sums need one pass over the features, whereas a
+    dense Gaussian projection would cost as much as the Gram matrix that it should make cheaper.
     """
     if width is None or rows.shape[1] <= width:
         return rows
@@ -100,8 +100,8 @@ def centred(rows: Tensor) -> Tensor:
     mean = rows.mean(0)
     centred = rows - mean
     with torch.no_grad():
-        # The scale carries no gradient: what is computed from it does not depend on scale. The
-        # floor leaves the rounding noise of constant features small instead of blowing it up.
+        # The scale has no gradient, since similarities do not depend on it. The floor keeps the
+        # rounding noise of constant features small instead of scaling it up.
         noise = len(rows) * mean.square().sum() * (100 * torch.finfo(rows.dtype).eps) ** 2
         scale = (centred.square().sum() + noise + 1e-30).sqrt()
     return centred / scale
@@ -111,7 +111,7 @@ def two_dimensional(x: Tensor, y: Tensor, minimum: int) -> tuple[Tensor, Tensor]
     """Both features as wide matrices (N, ·).
 
     Raises:
-        ShapeError: the two are not of the same N examples, or N is below the minimum.
+        ShapeError: the numbers of examples differ, or are below the minimum.
     """
     if x.shape[:1] != y.shape[:1] or x.ndim < 2 or y.ndim < 2 or x.shape[0] < minimum:
         raise ShapeError(

@@ -1,4 +1,4 @@
-"""Fit a block's stitch by least squares, and what it leaves unexplained."""
+"""Fit a block's stitch by least squares, and measure the variance it leaves unexplained."""
 
 from __future__ import annotations
 
@@ -18,18 +18,18 @@ from nas_theseus.conversion.target import Target
 def stitch(
     target: Target, stage: Stage, inputs: Sequence[Tensor], goals: Sequence[Tensor]
 ) -> float | None:
-    """Bring one block's output into the guide's basis, folded into its own last linear map.
+    """Bring one block's output into the guide's basis, by a stitch folded into its last linear map.
 
-    The block's output is its last map's output plus, at most, a skip that is in the guide's basis
-    already; so the map is fitted to what the skip leaves over.
+    The block's output is its last map's output plus, at most, a skip that is already in the guide's
+    basis. The map is therefore fitted to the guide's activations minus the skip.
 
     Args:
-        inputs: of the stage's chain, in batches of shape (N, *boundary).
-        goals: the guide's activations behind the block, in its width, in the same batches.
+        inputs: inputs of the stage's chain, in batches of shape (N, *boundary).
+        goals: the guide's activations after the block, in its width, in the same batches.
 
     Returns:
-        Share of the guide's variance that the block leaves unexplained; None for a block without
-        a last linear map.
+        Share of the guide's variance that the block leaves unexplained; None for a block that does
+        not end in a linear map.
     """
     position = stage.stitched
     last = None if position is None else last_map(target.blocks[position])
@@ -40,7 +40,7 @@ def stitch(
     width, device = target.boundaries[position + 1].width, goals[0].device
     sums = torch.zeros(2, width, dtype=torch.float64, device=device)
     squares = torch.zeros(2, dtype=torch.float64, device=device)
-    # Copied, as a block may add its skip to it in place.
+    # Copied, since a block may add its skip in place.
     hook = last.register_forward_hook(
         lambda _module, _inputs, output: caught.append(output.clone())
     )
@@ -68,7 +68,7 @@ def stitch(
             last.bias = nn.Parameter(bias.to(weight.device))
         else:
             last.bias.copy_(bias)
-    # The fit's residual is a share of what the skip leaves over; told as a share of the guide's.
+    # The fit's residual is relative to the remainder without the skip; convert to the guide's.
     left_over, guided_spread = squares - (sums**2).sum(1) / count
     return linear_map.residual * float(left_over / guided_spread)
 
@@ -94,7 +94,7 @@ def unexplained(
 
 
 def chain_outputs(target: Target, stage: Stage, features: Tensor) -> Iterator[tuple[int, Tensor]]:
-    """What each block of a stage's chain gives, with its position."""
+    """Position and output of each block of a stage's chain."""
     for position in range(stage.start, stage.stop):
         features = target.blocks[position](features)
         yield position, features

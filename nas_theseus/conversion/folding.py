@@ -14,18 +14,18 @@ from nas_theseus.errors import ShapeError
 def fold_after(last: nn.Linear | nn.Conv2d, linear_map: LinearMap) -> tuple[Tensor, Tensor]:
     """Weight and bias of `last` followed by the map: exact for any kernel, stride and padding.
 
-    A layer without bias gets one. Where the map changes the width, the layer itself must be made
-    anew: `with_weights`.
+    A layer without bias gets one. If the map changes the width, a new layer is needed
+    (`with_weights`).
 
     Raises:
-        ShapeError: another layer type, a grouped convolution, or widths that do not fit.
+        ShapeError: the layer is of another type or a grouped convolution, or the widths do not fit.
     """
     _check_foldable(last)
     if linear_map.weight.shape[1] != last.weight.shape[0]:
         raise ShapeError(
             f"a map of weight {tuple(linear_map.weight.shape)} cannot follow a layer of weight "
             f"{tuple(last.weight.shape)}: it reads {linear_map.weight.shape[1]} features, the "
-            f"layer gives {last.weight.shape[0]}"
+            f"layer has {last.weight.shape[0]}"
         )
     outer, shift, weight, bias = _in_float64(linear_map, last)
     folded = torch.tensordot(outer, weight, dims=1)
@@ -36,20 +36,21 @@ def fold_before(linear_map: LinearMap, following: nn.Linear | nn.Conv2d) -> tupl
     """Weight and bias of the map followed by `following`, exact for linear and unpadded layers.
 
     Raises:
-        ShapeError: another layer type, a grouped or zero-padded convolution, or widths that do not
-            fit. Zero padding is put around what the convolution reads, after the map; folded, it
-            would be put before, and the map's bias would be missing at the border.
+        ShapeError: the layer is of another type or a grouped or zero-padded convolution, or the
+            widths do not fit. Zeros are padded after the map; if the map were folded into the
+            convolution, they would be padded before it, without the map's bias at the border.
     """
     _check_foldable(following)
     if isinstance(following, nn.Conv2d) and _pads_with_zeros(following):
         raise ShapeError(
-            f"a linear map does not fold into the zero-padded convolution after it ({following}): "
-            "its bias would be missing at the border. Fold it into the layer before, or keep it"
+            f"a linear map cannot be folded into the zero-padded convolution after it "
+            f"({following}): its bias would be missing at the border. Fold it into the layer "
+            "before, or keep it"
         )
     if linear_map.weight.shape[0] != following.weight.shape[1]:
         raise ShapeError(
             f"a map of weight {tuple(linear_map.weight.shape)} cannot precede a layer of weight "
-            f"{tuple(following.weight.shape)}: it gives {linear_map.weight.shape[0]} features, "
+            f"{tuple(following.weight.shape)}: it has {linear_map.weight.shape[0]} features, but "
             f"the layer reads {following.weight.shape[1]}"
         )
     inner, shift, weight, bias = _in_float64(linear_map, following)
@@ -62,7 +63,7 @@ def fold_before(linear_map: LinearMap, following: nn.Linear | nn.Conv2d) -> tupl
 def with_weights(
     layer: nn.Linear | nn.Conv2d, weight: Tensor, bias: Tensor
 ) -> nn.Linear | nn.Conv2d:
-    """A layer of the same kind, stride and padding with these weights; widths are theirs."""
+    """A layer of the same kind, stride and padding with these weights and their widths."""
     _check_foldable(layer)
     fresh = copy.deepcopy(layer)
     fresh.weight, fresh.bias = nn.Parameter(weight.clone()), nn.Parameter(bias.clone())
@@ -92,11 +93,11 @@ def _pads_with_zeros(conv: nn.Conv2d) -> bool:
 def _check_foldable(layer: nn.Module) -> None:
     if not isinstance(layer, nn.Linear | nn.Conv2d):
         raise ShapeError(
-            f"a linear map folds into nn.Linear or nn.Conv2d, not {type(layer).__name__}: keep it "
-            "as a layer of its own"
+            f"a linear map can be folded into nn.Linear or nn.Conv2d, not {type(layer).__name__}: "
+            "keep it as a separate layer"
         )
     if isinstance(layer, nn.Conv2d) and layer.groups != 1:
         raise ShapeError(
             f"a linear map mixes channels, which a convolution of {layer.groups} groups cannot "
-            f"({layer}): keep it as a 1x1 convolution of its own, and count it"
+            f"({layer}): keep it as a separate 1x1 convolution, and count it"
         )

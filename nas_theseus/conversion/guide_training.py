@@ -1,4 +1,4 @@
-"""Train a guide once and keep it under a content hash, so that it is never trained twice."""
+"""Train a guide once and save it under a content hash, so that it is never trained twice."""
 
 from __future__ import annotations
 
@@ -23,14 +23,14 @@ from nas_theseus.values.recipe import Recipe
 
 @runtime_checkable
 class LearnsItself(Protocol):
-    """A guide with a way of its own to be trained."""
+    """A guide with its own training method."""
 
     def learn(self, task: Task, recipe: Recipe, seed: int) -> Iterator[EpochLoss]:
-        """Train in place, on its device."""
+        """Train the guide in place, on its device."""
 
 
 def guide_key(guide: Guide, task: Task, training: Recipe | None) -> str:
-    """What a guide's weights depend on: initial weights, data, recipe."""
+    """Hash of everything that a trained guide depends on: initial weights, data and recipe."""
     recipe = None if training is None else training.training
     depends_on = [guide.content_hash(), task.data_hash(), json.dumps(recipe, sort_keys=True)]
     return short_hash(depends_on, 16)
@@ -44,21 +44,23 @@ def prepare_guide(
     device: torch.device,
     progress: Callable[[EpochLoss], None] = lambda _: None,
 ) -> Path:
-    """Put the guide's weights into `guide` and into ``<folder>/<key>.safetensors``.
+    """Train the guide in place, and save its weights as ``<folder>/<key>.safetensors``.
+
+    If the file exists, the weights are loaded instead.
 
     Args:
-        guide: with its initial weights; holds the trained ones afterwards, on the CPU.
-        training: task training recipe; None keeps the weights as they are.
+        guide: guide with its initial weights; afterwards it has the trained ones, on the CPU.
+        training: recipe for task training; None does not train.
 
     Returns:
-        The file that holds the weights.
+        Path of the weights file.
 
     Raises:
-        GuideError: the file exists and is damaged or of another network.
+        GuideError: the file exists, but is damaged or from another network.
     """
     path = folder / f"{guide_key(guide, task, training)}.safetensors"
     folder.mkdir(parents=True, exist_ok=True)
-    # A second search with the same guide waits here and finds it trained.
+    # A second search with the same guide waits here until it is trained.
     with FileLock(path.with_suffix(".lock")):
         if path.exists():
             _load_trained(guide, path)
@@ -68,18 +70,18 @@ def prepare_guide(
 
 
 def load_prepared(guide: Guide, task: Task, training: Recipe | None, folder: Path) -> None:
-    """Put the weights that `prepare_guide` has kept into `guide`; trains nothing.
+    """Load the weights that `prepare_guide` saved; never trains.
 
     Raises:
-        GuideError: the guide is to be trained and was not, or the file is damaged.
+        GuideError: the recipe trains the guide but there is no file, or the file is damaged.
     """
     path = folder / f"{guide_key(guide, task, training)}.safetensors"
     if path.exists():
         _load_trained(guide, path)
     elif training is not None:
         raise GuideError(
-            f"the trained guide is not in {path}; restore the file, or go on with the search, "
-            "which trains it again"
+            f"there is no trained guide at {path}; restore the file, or resume the search, which "
+            "trains it again"
         )
 
 
@@ -87,7 +89,7 @@ def _load_trained(guide: Guide, path: Path) -> None:
     try:
         load_weights(guide, path)
     except GuideError as error:
-        raise GuideError(f"{error}. Delete this file, and the guide is trained again") from error
+        raise GuideError(f"{error}. Delete this file to train the guide again") from error
 
 
 def _make(

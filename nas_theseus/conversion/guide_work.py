@@ -1,4 +1,4 @@
-"""What a guide makes of a sample, kept in files: computed once for all processes and searches."""
+"""The guide's tensors for a sample, cached in files that processes and searches share."""
 
 from __future__ import annotations
 
@@ -24,19 +24,19 @@ logger = logging.getLogger(__name__)
 
 
 class GuideWork:
-    """Tensors that a guide makes of a sample, spilled to files and mapped into memory.
+    """Tensors that a guide computes for a sample, saved in files and mapped into memory.
 
-    The processes of a machine share the pages of a mapped file, so that a tensor is held once
-    however many candidates run beside each other. What cannot be kept (a full disk, a folder that
-    cannot be written) is computed by each process, with a warning.
+    All processes of a machine share the pages of a mapped file, so that a tensor is in memory only
+    once, for any number of candidates. If a tensor cannot be saved (a full disk, a folder that
+    cannot be written), each process computes it, with a warning.
 
     Args:
-        folder: its files can be deleted at any time. Together they take `limit_bytes` at most: new
-            ones take the place of those that were not read for the longest time.
-        guide: on `device`, with its weights.
+        folder: folder of the files, which can be deleted at any time. They have at most
+            `limit_bytes` in total: new files replace those that were not read for the longest time.
+        guide: guide with its weights, on `device`.
         sample: inputs, shape (N, *inlet).
-        device: results differ in their last bits between kinds of devices, versions of torch and
-            numbers of threads, so each has files of its own.
+        device: device of the results. They differ in their last bits between kinds of devices,
+            versions of torch and numbers of threads, so each has its own files.
     """
 
     def __init__(
@@ -51,23 +51,29 @@ class GuideWork:
         content = hashlib.sha256(sample.numpy(force=True).tobytes()).hexdigest()
         self._key = short_hash(
             [
-                guide.content_hash(), fingerprint(guide), [*sample.shape], str(sample.dtype),
-                content, device.type, torch.get_num_threads(), torch.__version__,
+                guide.content_hash(),
+                fingerprint(guide),
+                [*sample.shape],
+                str(sample.dtype),
+                content,
+                device.type,
+                torch.get_num_threads(),
+                torch.__version__,
             ],
             16,
-        )  # fmt: skip
+        )
 
     def get(self, name: str, compute: Callable[[], Tensor]) -> Tensor:
-        """A tensor on the device: the one that is kept, or computed now and kept.
+        """A tensor on the device: loaded if it was saved, otherwise computed and saved.
 
         Args:
-            name: what it is, in letters, digits and hyphens.
+            name: name of the tensor, of letters, digits and hyphens.
         """
         path = self._folder / f"{self._key}-{name}.npy"
         with ExitStack() as stack:
             try:
                 self._folder.mkdir(parents=True, exist_ok=True)
-                # Others that need it wait here instead of computing it, too.
+                # Other processes that need it wait here instead of computing it too.
                 stack.enter_context(FileLock(path.with_suffix(".lock")))
                 found = self._read(path)
             except OSError as error:
@@ -85,13 +91,13 @@ class GuideWork:
             return found if mapped is None else mapped
 
     def _warn(self, name: str, error: Exception) -> None:
-        logger.warning("the guide's %s is not kept in %s: %s", name, self._folder, error)
+        logger.warning("the guide's %s cannot be saved in %s: %s", name, self._folder, error)
 
     def _read(self, path: Path) -> Tensor | None:
-        """None where there is no whole file."""
+        """The saved tensor; None if there is no complete file."""
         try:
-            # Copied where written to, which nobody does. Aligned to 64 bytes, as torch's own memory
-            # is: what is computed of it may depend on that in its last bits.
+            # Copy-on-write, though nothing writes to it. Aligned to 64 bytes like torch's own
+            # memory, since last bits of results can depend on the alignment.
             mapped = np.lib.format.open_memmap(path, mode="c")
         except FileNotFoundError:
             return None
@@ -103,7 +109,7 @@ class GuideWork:
 
     def _write(self, path: Path, tensor: Tensor) -> None:
         size = tensor.numel() * tensor.element_size()
-        if size > self._limit_bytes or tensor.dtype == torch.bfloat16:  # which NumPy lacks
+        if size > self._limit_bytes or tensor.dtype == torch.bfloat16:  # NumPy has no bfloat16
             return
         kept = sorted(self._folder.glob("*.npy"), key=lambda file: file.stat().st_mtime)
         total = size + sum(file.stat().st_size for file in kept)
@@ -111,6 +117,6 @@ class GuideWork:
             if total <= self._limit_bytes:
                 break
             total -= oldest.stat().st_size
-            oldest.unlink()  # who has mapped it keeps it
+            oldest.unlink()  # processes that have mapped it can still read it
         with replacing(path) as aside, aside.open("wb") as file:
             np.save(file, tensor.numpy(force=True), allow_pickle=False)

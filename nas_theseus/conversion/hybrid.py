@@ -1,4 +1,4 @@
-"""The network half way: new blocks where they have replaced guide parts, the guide elsewhere."""
+"""The partly converted network: new blocks that have replaced guide parts, within the guide."""
 
 from __future__ import annotations
 
@@ -11,11 +11,11 @@ from nas_theseus.conversion.target import Target
 
 
 class Hybrid(nn.Module):
-    """A target whose blocks stand in the guide as far as they have replaced its parts.
+    """The guide with some of its parts replaced by a target's blocks.
 
-    Only those blocks train and count as parameters; the guide's parts are read and never written
-    to. Where a new block's width is not the guide's, the activations pass through the projection
-    that gives the block its basis (`projection`).
+    Only those blocks are trained and count as parameters; the guide's parts never change. If a new
+    block's width is not the guide's, activations pass through the projection that defines the
+    block's basis (`projection`).
 
     Source: Network of Theseus, arXiv:2512.04198, figure 4.
     """
@@ -26,10 +26,10 @@ class Hybrid(nn.Module):
         super().__init__()
         self.target = target
         self._replaced = frozenset(replaced)
-        # What has no parameters has nothing to wait for.
+        # Blocks without parameters replace their parts from the start.
         bare = {p for p, same in enumerate(target.preserving) if not same} - set(target.replaced)
         self._new = self._replaced | bare
-        self._activations = [activations]  # in a list, so that the guide is no submodule
+        self._activations = [activations]  # in a list, so that the guide is not a submodule
         target.freeze_all_but(self._replaced)
 
     def forward(self, inputs: Tensor) -> Tensor:

@@ -1,4 +1,4 @@
-"""What a new block over tokens takes over of the guide: its norms, and its MLP's hidden units."""
+"""Inheritance of new blocks over tokens from the guide: its norms, and its MLP's hidden units."""
 
 from __future__ import annotations
 
@@ -23,11 +23,11 @@ class HiddenUnits:
     """The hidden layer of an MLP over channels: gelu(weight · norm(x) + bias).
 
     Attributes:
-        norm: the layer norm in front of it.
+        norm: the layer norm before it.
         weight: shape (H, D).
         bias: shape (H,).
-        importance: what each unit adds to the MLP's output: its deviation over the sample times
-            the norm of the weights that read it, shape (H,).
+        importance: contribution of each unit to the MLP's output: its deviation over the sample
+            times the norm of the weights that read it, shape (H,).
     """
 
     norm: nn.LayerNorm
@@ -39,18 +39,18 @@ class HiddenUnits:
 def inherit(block: nn.Module, parts: Iterable[nn.Module], inputs: Tensor) -> bool:
     """Start a block's layer norms and hidden units from those of the guide's parts, in place.
 
-    Ours: a transformer layer does half of its work at each token alone, by an MLP that a new block
-    has, too, only narrower. The units that matter most are copied, as many as there is room for
-    (more than the guide has stay random); the block's `last` is to be fitted afterwards.
+    Ours: a transformer layer does half of its work at each token alone, in an MLP that new blocks
+    also have, but narrower. As many of the guide's most important units are copied as fit; further
+    units stay random. The block's `last` has to be fitted afterwards.
 
     Args:
-        block: one with a pre-norm MLP: an `nn.Sequential` named `mlp` of LayerNorm, Linear and
-            GELU, maybe with a LayerNorm `norm` ahead of its mixer.
-        parts: those it stands for, on the block's device.
-        inputs: what the first of them is fed, shape (N, T, D), in the block's own basis.
+        block: block with a pre-norm MLP: an `nn.Sequential` named `mlp` of LayerNorm, Linear and
+            GELU, optionally with a LayerNorm `norm` before its mixer.
+        parts: guide parts that the block replaces, on its device.
+        inputs: inputs of the first part, shape (N, T, D), in the block's basis.
 
     Returns:
-        Whether anything was there to be taken over.
+        Whether anything was copied.
     """
     mlp = getattr(block, "mlp", None)
     if not (isinstance(mlp, nn.Sequential) and len(mlp) == 3):
@@ -81,7 +81,7 @@ def inherit(block: nn.Module, parts: Iterable[nn.Module], inputs: Tensor) -> boo
 
 @dataclass(frozen=True)
 class _Call:
-    """One call of a layer: what it was given, and what it gave."""
+    """One call of a layer, with its input and output."""
 
     module: nn.Module
     given: Tensor
@@ -91,7 +91,7 @@ class _Call:
 def hidden_units(calls: list[_Call]) -> HiddenUnits | None:
     """The last hidden layer of the form LayerNorm, linear, GELU, linear among calls in order.
 
-    What the layers were given and gave decides, not their names, so layers of any library count.
+    Layers are recognised by their inputs and outputs, not their names, so any library's work.
     """
     linear = [call for call in calls if _is_linear(call.module)]
     found = None
@@ -117,7 +117,7 @@ def hidden_units(calls: list[_Call]) -> HiddenUnits | None:
 
 
 def _run(part: nn.Module, inputs: Tensor) -> tuple[list[_Call], Tensor]:
-    """Run a part in eval mode, and note what its norms and linear layers do."""
+    """Run a part in eval mode, and record the calls of its norms and linear layers."""
     calls: list[_Call] = []
     with _noting(part, calls), evaluating(part):
         outputs: Tensor = part(inputs)

@@ -32,31 +32,31 @@ class LinearMap:
 
 
 class LeastSquares:
-    """Least squares with intercept from batches of rows, none of which is kept.
+    """Least squares with intercept from batches of rows, which need not stay in memory.
 
-    Only means and centred second moments are held, in float64, merged batch by batch (Chan et al.
-    1983), so a mean far from 0 costs no digits. The normal equations square the condition number,
-    which float64 affords for float32 data.
+    Only means and centred second moments are stored, in float64, and merged batch by batch (Chan et
+    al. 1983), so that a mean far from 0 costs no precision. The normal equations square the
+    condition number, for which float64 is precise enough with float32 data.
 
     Ours: the ridge is a share of the mean eigenvalue (trace / D1) of the sender's covariance, so
-    it means the same at any scale and width; it makes rank-deficient senders (dead or copied
-    channels) solvable and their surplus weights small. A ridge of 0 takes the minimum-norm
+    that it has the same effect at any scale and width. It makes rank-deficient senders (dead or
+    copied channels) solvable, with small surplus weights. A ridge of 0 computes the minimum-norm
     solution from an eigendecomposition instead, which is slower for thousands of features.
     """
 
     def __init__(self, ridge: float = 1e-6) -> None:
         if not 0 <= ridge < float("inf"):
-            raise ConversionError(f"least squares: the ridge is {ridge}, not 0 or above")
+            raise ConversionError(f"least squares: the ridge must be at least 0, not {ridge}")
         self.ridge = ridge
         self.rows = 0
         self._mean_a = self._mean_b = self._aa = self._ab = torch.empty(0)
         self._bb = torch.zeros(())
 
     def add(self, a: Tensor, b: Tensor) -> None:
-        """Take in rows of the sender, (R, D1), and what the receiver expects, (R, D2).
+        """Add rows of the sender, (R, D1), and the corresponding rows of the receiver, (R, D2).
 
         Raises:
-            ShapeError: not two-dimensional, the rows differ in number, or widths have changed.
+            ShapeError: the rows are not two-dimensional, differ in number, or widths have changed.
         """
         if a.ndim != 2 or b.ndim != 2 or len(a) != len(b):
             raise ShapeError(
@@ -73,8 +73,8 @@ class LeastSquares:
             self._ab, self._bb = a.new_zeros(a.shape[1], b.shape[1]), b.new_zeros(())
         elif (a.shape[1], b.shape[1]) != tuple(self._ab.shape):
             raise ShapeError(
-                f"least squares has rows of widths {tuple(self._ab.shape)} so far, "
-                f"these have {(a.shape[1], b.shape[1])}"
+                f"least squares got rows of widths {tuple(self._ab.shape)} so far, but "
+                f"{(a.shape[1], b.shape[1])} now"
             )
         mean_a, mean_b = a.mean(0), b.mean(0)
         a, b = a - mean_a, b - mean_b
@@ -92,7 +92,7 @@ class LeastSquares:
         """The map that explains most of the receiver's variance, in float32.
 
         Raises:
-            ConversionError: no rows were added, or they hold NaN or infinite values.
+            ConversionError: no rows were added, or they have NaN or infinite values.
         """
         return self.solution()[0]
 
@@ -140,8 +140,8 @@ def least_squares(a: Tensor, b: Tensor, ridge: float = 1e-6) -> LinearMap:
     in batches.
 
     Raises:
-        ShapeError: not two-dimensional, or the rows differ in number.
-        ConversionError: no rows, or NaN or infinite values.
+        ShapeError: the rows are not two-dimensional, or differ in number.
+        ConversionError: there are no rows, or they have NaN or infinite values.
 
     Source: Pan et al. 2023, SN-Net, section 3 (M = A⁺B, here with a column of ones in A).
     """

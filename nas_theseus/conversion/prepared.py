@@ -1,4 +1,4 @@
-"""Bases of the similarities of this package, which compute the guide's side once for a batch."""
+"""Base classes of this package's similarities, which compute the guide's side once per batch."""
 
 from __future__ import annotations
 
@@ -27,9 +27,9 @@ class Prepared:
     """The guide's side of a similarity for one fixed batch.
 
     Attributes:
-        shape: of the guide's features.
-        pooled_shape: of these after pooling.
-        guide: what the similarity computed from them.
+        shape: shape of the guide's features.
+        pooled_shape: their shape after pooling.
+        guide: the similarity's results from them.
     """
 
     shape: tuple[int, ...]
@@ -39,13 +39,13 @@ class Prepared:
 
 @dataclass(frozen=True, kw_only=True)
 class _Pooled:
-    """What every similarity of this package lets one choose.
+    """Options of every similarity of this package.
 
     Attributes:
-        examples: what an example is on (N, C, H, W) and (N, T, D): "maps", the whole map
-            flattened, or "positions", each position a row of its channels. Only positions justify
-            a 1x1 stitch: maps whose positions are permuted still have similarity 1. "auto" means
-            maps for (N, C, H, W) and positions for (N, T, D).
+        examples: what counts as an example in (N, C, H, W) and (N, T, D): "maps", the whole map
+            flattened, or "positions", each position as a row of its channels. Only positions
+            justify a 1x1 stitch: maps whose positions are permuted still have similarity 1. "auto"
+            means maps for (N, C, H, W) and positions for (N, T, D).
         pool: average feature maps down to pool x pool before comparing; None for no pooling.
 
     Raises:
@@ -61,7 +61,7 @@ class _Pooled:
     def __post_init__(self) -> None:
         if self.examples not in get_args(Examples):
             raise ConversionError(
-                f"similarity {self.name!r}: examples are 'maps', 'positions' or 'auto', "
+                f"similarity {self.name!r}: examples must be 'maps', 'positions' or 'auto', "
                 f"not {self.examples!r}"
             )
         self._refuse_below_one("pool")
@@ -71,7 +71,7 @@ class _Pooled:
             value = getattr(self, field)
             if value is not None and value < 1:
                 raise ConversionError(
-                    f"similarity {self.name!r}: {field} is {value}, not 1 or more"
+                    f"similarity {self.name!r}: {field} must be 1 or more, not {value}"
                 )
 
     def _do_not_fit(self, features: Tensor, prepared: Prepared) -> ShapeError:
@@ -83,17 +83,16 @@ class _Pooled:
 
 @dataclass(frozen=True, kw_only=True)
 class RowSimilarity(_Pooled, ABC):
-    """Compares two sets of rows, one row an example; blind to rotations of the features.
+    """Compares two sets of rows, one per example; does not depend on rotations of the features.
 
-    A part aligned by it speaks a basis of its own and needs a stitch (`stitch_layer`) to be read by
-    the guide.
+    A part aligned with it has its own basis and needs a stitch to fit into the guide.
 
     Attributes:
         pool: Default: 8. It keeps CKA near 8 % of a residual block's step (16x32x32, batch 256),
             where the Gram matrix of raw features costs over 50 %: benchmarks/cka_step.
         project: fixed random projection of wider rows to this width; None for none.
-        rows: at most this many positions are compared, a fixed random choice; None for all.
-        seed: of the projection and of the choice of positions.
+        rows: largest number of positions to compare, a fixed random choice; None for all.
+        seed: seed of the projection and of the choice of positions.
     """
 
     aligned_basis: ClassVar[bool] = False
@@ -114,7 +113,7 @@ class RowSimilarity(_Pooled, ABC):
 
     @abstractmethod
     def guide_side(self, rows: Tensor) -> Any:
-        """What a comparison needs of the guide's centred rows, (N, D)."""
+        """Results for comparisons from the guide's centred rows, (N, D)."""
 
     @abstractmethod
     def compare(self, rows: Tensor, guide: Any) -> Tensor:
@@ -124,14 +123,14 @@ class RowSimilarity(_Pooled, ABC):
         """Compute the guide's side once for a fixed batch, (N, C, H, W), (N, T, D) or (N, D).
 
         Raises:
-            ShapeError: too few examples.
+            ShapeError: there are too few examples.
         """
         with torch.no_grad(), full_precision(guide):
             features = pooled(guide, self.pool)
             rows = centred(self._rows(features))
             if len(rows) < self.minimum_rows:
                 raise ShapeError(
-                    f"similarity {self.name!r}: guide features {tuple(guide.shape)} hold "
+                    f"similarity {self.name!r}: guide features {tuple(guide.shape)} have "
                     f"{len(rows)} examples, {self.minimum_rows} are needed: use a larger batch"
                 )
             return Prepared(tuple(guide.shape), tuple(features.shape), self.guide_side(rows))
@@ -165,7 +164,7 @@ class RowSimilarity(_Pooled, ABC):
 
 @dataclass(frozen=True, kw_only=True)
 class ElementSimilarity(_Pooled, ABC):
-    """Compares features one by one, so that a part aligned by it speaks the guide's own basis.
+    """Compares features one by one, so that a part aligned with it has the guide's basis.
 
     Attributes:
         examples: Default: "positions".
@@ -177,7 +176,7 @@ class ElementSimilarity(_Pooled, ABC):
 
     @abstractmethod
     def guide_side(self, features: Tensor) -> Any:
-        """What the loss needs of the guide's pooled features."""
+        """Results for the loss from the guide's pooled features."""
 
     @abstractmethod
     def element_loss(self, features: Tensor, guide: Any) -> Tensor:

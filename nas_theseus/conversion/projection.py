@@ -10,7 +10,7 @@ from torch import Tensor
 from nas_theseus.conversion.stitch_layer import rows
 from nas_theseus.values.ids import derive_seed
 
-# Positions from which the principal components are taken.
+# Number of positions from which principal components are computed.
 _ROWS = 65_536
 
 
@@ -18,14 +18,14 @@ _ROWS = 65_536
 class Projection:
     """Linear maps between a guide's boundary and the same boundary at another width.
 
-    Ours. A target of free boundary widths has no basis of the guide's to speak in; this gives it
-    one, so that every schedule works with it: parts that are made apart from each other fit
-    together, and nothing of the projection stays in the finished network.
+    Ours. A target with free boundary widths cannot use the guide's basis; this defines one for each
+    width, so that every schedule works: blocks that are converted separately fit together. The
+    finished network does not contain the projection.
 
     Attributes:
         basis: orthonormal, shape (guide's width, target's width): the first principal components
-            where the target is narrower, a random embedding where it is wider.
-        mean: of the guide's features, shape (guide's width,).
+            if the target is narrower, a random embedding if it is wider.
+        mean: mean of the guide's features, shape (guide's width,).
     """
 
     basis: Tensor
@@ -53,7 +53,7 @@ class Projection:
         return _channels_back((moved - self.mean) @ self.basis, features)
 
     def to_guide(self, features: Tensor) -> Tensor:
-        """Features of the target's width back to the guide's: what the components can tell."""
+        """Features of the target's width back to the guide's, without the dropped components."""
         moved = _channels_last(features)
         return _channels_back(moved @ self.basis.T + self.mean, features)
 

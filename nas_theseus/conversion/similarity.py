@@ -1,8 +1,8 @@
-"""What alignment asks of a similarity, and how one is chosen by name.
+"""The protocol of similarities, and selection by name.
 
 The package's similarities are the files of `similarities/`. CKA and D-MNN ignore rotation and
-scale, so a part aligned by them speaks a basis of its own and needs a stitch (`stitch_layer`) to be
-read by the guide; regression and cosine align the basis too. A space file brings its own by
+scale, so a part aligned with them has its own basis and needs a stitch to fit into the guide.
+Regression and cosine also align the basis. A space file adds its own similarity with
 ``Recipe(similarity=MySimilarity())``.
 """
 
@@ -20,14 +20,14 @@ from nas_theseus.values.registers import SIMILARITIES
 
 
 class Similarity(Protocol):
-    """Measures how alike a part's features and the guide's are, and gives the loss to train on.
+    """Measures the similarity of a part's features and the guide's, with a loss for training.
 
-    Options are the fields of a dataclass that has these attributes and methods.
+    Options are the fields of a dataclass with these attributes and methods.
 
     Attributes:
-        name: what recipes, keys and messages call it.
-        aligned_basis: whether a low loss means the guide's own basis, so that no stitch is needed.
-        minimum_examples: the fewest inputs of a batch that it can compare.
+        name: name in recipes, keys and messages.
+        aligned_basis: whether a low loss implies the guide's basis, so that no stitch is needed.
+        minimum_examples: smallest number of inputs in a batch.
     """
 
     @property
@@ -38,22 +38,22 @@ class Similarity(Protocol):
     def minimum_examples(self) -> int: ...
 
     def prepare(self, guide: Tensor, /) -> Any:
-        """What `loss` needs of the guide's features for one fixed batch, computed once.
+        """Compute once what `loss` needs from the guide's features of one fixed batch.
 
         Args:
             guide: shape (N, C, H, W), (N, T, D) or (N, D); has no gradient.
 
         Raises:
-            ShapeError: too few examples.
+            ShapeError: there are too few examples.
         """
 
     def loss(self, features: Tensor, prepared: Any, /) -> Tensor:
         """One minus the similarity, a differentiable scalar; 0 is perfect.
 
         Args:
-            features: the target part's, of the same N inputs; of the guide's width where
-                `aligned_basis` is true, of any width otherwise.
-            prepared: what `prepare` returned for the guide's features of these inputs.
+            features: the target part's features of the same N inputs; of the guide's width if
+                `aligned_basis` is true, otherwise of any width.
+            prepared: result of `prepare` for the guide's features of these inputs.
 
         Raises:
             ShapeError: the features do not fit the guide's.
@@ -61,18 +61,18 @@ class Similarity(Protocol):
 
 
 def similarity(given: str | Similarity, **options: Any) -> Similarity:
-    """The similarity of this name, or the one given; options are the fields of its dataclass.
+    """A similarity by name, or the given one, with options (fields of its dataclass).
 
     Raises:
         UnknownNameError: no similarity has this name.
-        ConversionError: an unknown option, or a value out of range.
+        ConversionError: an option is unknown, or a value is out of range.
     """
     found: Similarity = with_options(SIMILARITIES, given, options)
     return found
 
 
 def agreement(measure: Similarity, features: Tensor, guide: Tensor) -> Tensor:
-    """The similarity of features with the guide's, without gradient; 1 is best."""
+    """The similarity of features to the guide's, without gradient; 1 is best."""
     with torch.no_grad():
         return 1 - measure.loss(features, measure.prepare(guide))
 
@@ -84,11 +84,11 @@ def check_features(x: Tensor, y: Tensor, *, part: str, minimum: int = 4) -> None
         x: the target part's features, shape (N, ...).
         y: the guide's features of the same examples, shape (N, ...).
         part: name of the part, for the message.
-        minimum: fewest examples.
+        minimum: smallest number of examples.
 
     Raises:
         ShapeError: the numbers of examples differ.
-        ConversionError: too few examples; NaN or infinite values; features that are the same for
+        ConversionError: there are too few examples, or features are NaN, infinite or the same for
             every example.
     """
     if x.shape[:1] != y.shape[:1]:

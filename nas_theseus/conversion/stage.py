@@ -1,4 +1,4 @@
-"""Stages: what one step of a schedule trains, compares and stitches; and what a schedule says."""
+"""Stages of alignment, and the protocol of schedules."""
 
 from __future__ import annotations
 
@@ -16,12 +16,12 @@ class Stage:
     """One stage of alignment over positions of the target.
 
     Attributes:
-        start: the chain begins here, fed by the guide's activation at this block's inlet.
-        stop: the chain ends before this position.
-        trained: positions whose parameters move, ascending.
+        start: first position of the chain; its input is the guide's activation at its inlet.
+        stop: position after the end of the chain.
+        trained: positions whose parameters are trained, ascending.
         aligned: positions whose outlets are compared with the guide's; the loss is their mean.
-        stitched: the position that is brought into the guide's basis afterwards; None for none.
-        replaced: positions that have been replaced when the stage ends.
+        stitched: position to bring into the guide's basis afterwards; None for none.
+        replaced: positions that have replaced guide parts when the stage ends.
     """
 
     start: int
@@ -33,18 +33,17 @@ class Stage:
 
 
 class Schedule(Protocol):
-    """In which stages the blocks of a target are aligned with the guide.
+    """The stages in which the blocks of a target are aligned with the guide.
 
-    The package's schedules are the files of `schedules/`. A space file brings its own by
-    ``Recipe(schedule=MySchedule())``; one that derives from this class need only have a name and
-    stages.
+    The package's schedules are the files of `schedules/`. A space file adds its own with
+    ``Recipe(schedule=MySchedule())``; a class derived from this one only needs a name and stages.
 
     Attributes:
-        name: what recipes and messages call it.
-        is_control: whether nothing is aligned with the guide; controls take no blocks from the
-            library.
-        fresh: whether the target begins with random weights in every part, kept ones included.
-        taught: whether the guide's logits may teach in task training.
+        name: name in recipes and messages.
+        is_control: whether this is an ablation that aligns nothing with the guide; ablations use no
+            blocks from the library.
+        fresh: whether every part of the target, including kept ones, starts from random weights.
+        taught: whether task training can distil from the guide's logits.
     """
 
     name: str
@@ -64,10 +63,10 @@ class Schedule(Protocol):
 
 
 def stages(schedule: str, order: Order, replaced: Sequence[int]) -> list[Stage]:
-    """The stages of a schedule by name, checked; none where nothing is replaced.
+    """The checked stages of a schedule by name; none if nothing is replaced.
 
     Args:
-        schedule: a name from the register, as recipes hold it.
+        schedule: a name from the register, as in recipes.
         order: forward (input to output) or reverse.
         replaced: positions of the target that are not kept and have parameters, ascending.
 
@@ -90,17 +89,17 @@ def stages(schedule: str, order: Order, replaced: Sequence[int]) -> list[Stage]:
 
 
 def one_by_one(order: Order, replaced: Sequence[int]) -> Iterator[tuple[int, tuple[int, ...]]]:
-    """Each position in the order it is replaced, with all that have been by then, ascending."""
+    """Each position in replacement order, with all positions replaced by then, ascending."""
     newest_first = replaced if order == "forward" else replaced[::-1]
     for index, newest in enumerate(newest_first):
         yield newest, tuple(sorted(newest_first[: index + 1]))
 
 
 def runs_from(stage: Stage, before: Stage | None) -> int:
-    """The first block of a stage's chain that has to run anew for the whole sample.
+    """The first block of a stage's chain that has to run again for the whole sample.
 
     Args:
-        before: the aligned stage before, whose frozen blocks have run; None where they have been
+        before: the aligned stage before, whose frozen blocks have run; None if they have been
             trained since.
     """
     if before is None or before.start != stage.start or before.trained[0] > stage.trained[0]:
@@ -109,7 +108,7 @@ def runs_from(stage: Stage, before: Stage | None) -> int:
 
 
 def _mistake(stage: object, replaced: set[int]) -> str | None:
-    """Why alignment cannot run a stage; None where it can."""
+    """Why alignment cannot run a stage; None if it can."""
     if not isinstance(stage, Stage):
         return "is not a Stage (nas_theseus.conversion.stage)"
     stitched = set() if stage.stitched is None else {stage.stitched}
@@ -123,5 +122,7 @@ def _mistake(stage: object, replaced: set[int]) -> str | None:
     if bool(stage.trained) != bool(stage.aligned):
         return "must name both trained and aligned positions, or neither"
     if stage.aligned and max(stage.aligned) < stage.trained[0]:
-        return "aligns only positions before those that it trains, so that nothing can learn"
+        return (
+            "aligns only positions before those that it trains, so the loss does not depend on them"
+        )
     return None

@@ -15,16 +15,16 @@ from nas_theseus.values.architecture import Boundary
 
 Kind = Literal["map", "tokens", "vector", "ids"]
 
-# Examples that `fit_stitch` holds in float64 at a time.
+# Number of examples that `fit_stitch` converts to float64 at a time.
 _CHUNK = 256
 
 
 def rows(features: Tensor, kind: Kind | None = None) -> Tensor:
-    """One row a position: (N,C,H,W) → (N·H·W, C), (N,T,D) → (N·T, D), (N,D) as it is.
+    """One row per position: (N,C,H,W) → (N·H·W, C), (N,T,D) → (N·T, D), (N,D) unchanged.
 
     Args:
         features: a batch of features.
-        kind: the boundary's kind, checked against the shape; told from the shape when None.
+        kind: the boundary's kind, checked against the shape. Default: derived from the shape.
 
     Raises:
         ShapeError: the shape is none of these, or not of this kind.
@@ -34,7 +34,7 @@ def rows(features: Tensor, kind: Kind | None = None) -> Tensor:
         kind is not None and dimensions.get(kind) != features.ndim
     ):
         raise ShapeError(
-            f"features {tuple(features.shape)} of kind {kind or 'unknown'}: rows are taken from "
+            f"features {tuple(features.shape)} of kind {kind or 'unknown'}: rows need "
             "(N,C,H,W) maps, (N,T,D) tokens or (N,D) vectors"
         )
     if features.ndim == 4:
@@ -50,16 +50,16 @@ class Stitch(nn.Module):
         self.inlet, self.outlet = inlet, outlet
 
     def pairs(self, sender: Tensor, receiver: Tensor) -> Iterator[tuple[nn.Module, Tensor, Tensor]]:
-        """Each linear layer with the rows that it reads and the rows that it should give."""
+        """Each linear layer with its input rows and the expected output rows."""
         raise NotImplementedError
 
     def linear_map(self) -> LinearMap | None:
-        """The stitch as one map applied at every position, which folds; None if it is not that."""
+        """The stitch as one foldable map applied at every position; None if it is not one."""
         return None
 
 
 class _PointwiseStitch(Stitch):
-    """Tokens or vectors through one linear layer, the mean over positions first where needed."""
+    """One linear layer for tokens or vectors, after a mean over positions if needed."""
 
     def __init__(self, inlet: Boundary, outlet: Boundary) -> None:
         super().__init__(inlet, outlet)
@@ -88,7 +88,7 @@ class _MapStitch(Stitch):
     """Map to map: 1x1, strided with kernel = stride, or 1x1 and nearest upsampling.
 
     Nearest upsampling and a 1x1 convolution commute, so the convolution runs first, at the smaller
-    size: the same function as upsampling first, for a fraction of the multiply-adds.
+    size. The result is the same with a fraction of the multiply-adds.
     """
 
     def __init__(self, inlet: Boundary, outlet: Boundary, down: tuple[int, int]) -> None:
@@ -120,9 +120,9 @@ class _MapStitch(Stitch):
 
 
 class _MapTokensStitch(Stitch):
-    """Between a map and tokens, row by row of the map; a class token stands first.
+    """Between a map and tokens, row by row of the map, with a class token first if there is one.
 
-    The class token is read from the map's mean; on the way to a map it is left out.
+    A class token is computed from the map's mean; from tokens to a map it is ignored.
     """
 
     def __init__(self, inlet: Boundary, outlet: Boundary, class_token: bool) -> None:
@@ -158,15 +158,15 @@ def make_stitch(inlet: Boundary, outlet: Boundary) -> Stitch:
     with a class token first. Map or tokens → vector: mean over positions, then linear.
 
     Raises:
-        ShapeError: no stitch joins the two.
+        ShapeError: the two boundaries cannot be stitched.
 
     Source: Pan et al. 2023 (1x1); Hernandez et al. 2023, arXiv:2303.11277 (strided, upsampling);
     map ↔ tokens is ours.
     """
     refused = ShapeError(
-        f"no stitch joins {inlet} to {outlet}: positions must be equal in number, maps differ by "
-        "an integer factor in one direction, or the outlet be a vector. Choose another pair of "
-        "boundaries"
+        f"no stitch joins {inlet} to {outlet}: their numbers of positions must be equal, their map "
+        "sizes must differ by an integer factor in one direction, or the outlet must be a vector. "
+        "Choose another pair of boundaries"
     )
     joined = (inlet.kind, outlet.kind)
     if "ids" in joined:
@@ -194,23 +194,23 @@ def fit_stitch(
 
     Args:
         stitch: made by `make_stitch`.
-        sender_features: what the stitch reads, shape (N, *inlet).
-        receiver_features: what it should give for the same examples, shape (N, *outlet).
+        sender_features: inputs of the stitch, shape (N, *inlet).
+        receiver_features: expected outputs for the same examples, shape (N, *outlet).
         ridge: as in `LeastSquares`.
 
     Returns:
         Share of the receiver's variance that stays unexplained. The variance is about the mean
-        of each linear layer's own rows: the class token counts apart from the others.
+        of each linear layer's own rows: the class token counts separately from the others.
 
     Raises:
-        ShapeError: the features are not of the stitch's boundaries or of the same examples.
-        ConversionError: NaN or infinite features.
+        ShapeError: the features do not fit the stitch's boundaries, or their numbers differ.
+        ConversionError: features are NaN or infinite.
     """
     halves = torch.split(sender_features, _CHUNK), torch.split(receiver_features, _CHUNK)
     if len(sender_features) != len(receiver_features):
         raise ShapeError(
-            f"a stitch is fitted to the same examples: {len(sender_features)} of the sender, "
-            f"{len(receiver_features)} of the receiver"
+            f"a stitch needs the same examples of both sides, got {len(sender_features)} of the "
+            f"sender and {len(receiver_features)} of the receiver"
         )
     return fit_stitch_batches(stitch, zip(*halves, strict=True), ridge)
 
@@ -218,7 +218,7 @@ def fit_stitch(
 def fit_stitch_batches(
     stitch: Stitch, batches: Iterable[tuple[Tensor, ...]], ridge: float = 1e-6
 ) -> float:
-    """`fit_stitch` from (sender, receiver) batches, of which one is held at a time."""
+    """`fit_stitch` from (sender, receiver) batches, with one in memory at a time."""
     fits: dict[nn.Module, LeastSquares] = {}
     for sender, receiver in batches:
         shapes = (tuple(sender.shape[1:]), tuple(receiver.shape[1:]))

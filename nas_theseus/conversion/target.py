@@ -1,4 +1,4 @@
-"""Assemble a target network from an architecture: new blocks, and copies of the guide's parts."""
+"""Assemble a target network from an architecture: new blocks, and copies of guide parts."""
 
 from __future__ import annotations
 
@@ -19,10 +19,10 @@ class Target(nn.Module):
     """A candidate as a chain of blocks, one for each choice of its architecture.
 
     Attributes:
-        boundaries: what passes between the blocks: the input, then every block's outlet.
-        preserving: whether each block begins as what the guide's part computes: a copy of it, or
-            one grown from it.
-        replaced: positions of the other blocks, as far as they have parameters: what is aligned.
+        boundaries: boundaries between the blocks: the input, then every block's outlet.
+        preserving: whether each block starts with the function of the guide's part, as a copy of it
+            or grown from it.
+        replaced: positions of all other blocks with parameters, which are aligned.
     """
 
     def __init__(
@@ -50,18 +50,18 @@ class Target(nn.Module):
         return features
 
     def inlet_boundary(self, position: int) -> int:
-        """Index of the guide's boundary in front of a block."""
+        """Index of the guide's boundary before a block."""
         return self.architecture.choices[position].span.start
 
     def outlet_boundary(self, position: int) -> int:
-        """Index of the guide's boundary behind a block."""
+        """Index of the guide's boundary after a block."""
         return self.architecture.choices[position].span.stop
 
     def label(self, position: int) -> str:
         return self.architecture.label(position)
 
     def freeze_all_but(self, positions: Collection[int]) -> None:
-        """Only these blocks train; the others are in eval mode, their statistics at rest."""
+        """Freeze all but these blocks; frozen blocks are in eval mode with fixed statistics."""
         for position, block in enumerate(self.blocks):
             block.train(position in positions)
             block.requires_grad_(position in positions)
@@ -82,19 +82,19 @@ def assemble(
     fresh: bool = False,
     activations: GuideActivations | None = None,
 ) -> Target:
-    """A target on the CPU: parts of the guide are copied (never shared), other blocks are new.
+    """A target on the CPU: guide parts are copied (never shared), other blocks are new.
 
     Parts that are kept or transformed are copied together, so that weights tied between them stay
     tied.
 
     Args:
-        generator_seed: fixes the new blocks' random weights.
-        fresh: parts of the guide too start from random weights (the control `scratch`).
-        activations: of the space's guide; they say which channels a narrower block keeps. Not
-            needed where weights are loaded afterwards.
+        generator_seed: seed of the new blocks' random weights.
+        fresh: whether guide parts also start from random weights (the ablation `scratch`).
+        activations: activations of the space's guide, by which narrower blocks select channels.
+            Not needed if weights are loaded afterwards.
 
     Raises:
-        PairingError: a block cannot stand for its span.
+        PairingError: a block cannot replace its span.
     """
     families = [space.families[choice.block] for choice in architecture.choices]
     parts = copy.deepcopy(
@@ -126,11 +126,11 @@ def assemble(
 
 
 def reinitialise(module: nn.Module) -> None:
-    """Random weights as each layer's own `reset_parameters` draws them.
+    """Reset weights to random ones with each layer's own `reset_parameters`.
 
-    Embeddings, and parameters that stand alone (positions, class tokens), are drawn from a normal
-    distribution cut at two deviations, 0.02 wide (ours, as GPT-2's and ViT's are): torch's
-    embeddings of variance 1 make logits of a head that is tied to them useless for long.
+    Embeddings, and parameters outside layers (positions, class tokens), are drawn from a normal
+    distribution of deviation 0.02 truncated at two deviations (ours, as in GPT-2 and ViT). With
+    torch's variance of 1, a head tied to embeddings would have useless logits for long.
     """
     for layer in module.modules():
         if not any(True for _ in layer.parameters(recurse=False)):
@@ -146,10 +146,10 @@ def reinitialise(module: nn.Module) -> None:
 
 
 def recalibrate(target: nn.Module, task: Task, batch_size: int, examples: int) -> int:
-    """Batch-norm statistics anew from training inputs; weights untouched.
+    """Compute batch-norm statistics again from training inputs; weights do not change.
 
     Returns:
-        How many examples were run: 0 for a network without batch norm.
+        Number of examples that were run; 0 for a network without batch norm.
     """
     if not batch_norms(target):
         return 0
@@ -171,7 +171,7 @@ def batch_norms(module: nn.Module) -> list[nn.modules.batchnorm._BatchNorm]:
 
 @contextmanager
 def gathering_statistics(module: nn.Module) -> Iterator[None]:
-    """Inside, batch norms forget their statistics and take the cumulative mean of what they see.
+    """Context in which batch norms reset their statistics and compute them as cumulative means.
 
     They are in eval mode afterwards.
     """

@@ -1,4 +1,4 @@
-"""Multiply-adds of training: forward once, backward twice a forward."""
+"""Multiply-adds of training: a backward pass costs two forward passes."""
 
 from __future__ import annotations
 
@@ -8,13 +8,13 @@ from collections.abc import Collection, Mapping
 def training_macs(forward: Mapping[int, int], trained: Collection[int]) -> int:
     """Multiply-adds of one training step on one example.
 
-    A trained block takes its forward, the gradient of its input and that of its weights. A frozen
-    block behind a trained one takes its forward and the gradient of its input, a frozen block in
-    front of all trained ones its forward alone.
+    A trained block costs its forward pass, the gradient of its input and that of its weights. A
+    frozen block after a trained one costs its forward pass and the gradient of its input. A frozen
+    block before all trained ones costs its forward pass only.
 
     Args:
-        forward: multiply-adds of each block's forward, by position.
-        trained: positions whose weights move; at least one.
+        forward: multiply-adds of each block's forward pass, by position.
+        trained: positions whose weights are trained; at least one.
     """
     first = min(trained)
     return sum(

@@ -14,6 +14,7 @@ from nas_theseus.space.search_space import SearchSpace
 from nas_theseus.values.architecture import Architecture, BlockChoice, Boundary
 from nas_theseus.values.goals import plain_number
 from nas_theseus.values.outcomes import Cost
+from nas_theseus.values.registers import COSTS
 
 _Key = tuple[object, Boundary, Boundary]
 
@@ -59,11 +60,12 @@ class CostTable:
         return [parts[i] for i in range(index) if names[i] in self._space.keep]
 
     def _counted(self, module: nn.Module, inlet: Boundary, earlier: Sequence[nn.Module]) -> Cost:
-        view = eval_view(module)
-        measures = self._space.measures
-        return Cost(
-            {name: counted(measures[name], view, inlet, earlier) for name in self._space.additive}
-        )
+        counts = {}
+        for name in self._space.additive:
+            # A user's own measure may change what it is given; those of the package do not.
+            given = eval_view(module) if name in COSTS.own else module
+            counts[name] = counted(self._space.measures[name], given, inlet, earlier)
+        return Cost(counts)
 
     def of_blocks(self, architecture: Architecture) -> list[Cost]:
         """Cost of each block of an architecture, in order."""

@@ -37,7 +37,7 @@ def counted(
     """An additive cost of one block.
 
     Args:
-        module: block in evaluation mode; the measure may change it, for example by running it.
+        module: given to the measure as it is, which may change it, for example by running it.
         earlier: modules in which shared parts, such as tied parameters, are already counted.
 
     Raises:

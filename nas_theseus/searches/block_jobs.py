@@ -41,10 +41,15 @@ class BlockJobs:
         own = self._made.keys() | self._running
         reused = [facts for block, facts in self._stored.items() if block not in own]
         return BlockCounts(
-            len(made), len(reused), len(self._failed), len(self._running),
-            sum(outcome.macs for outcome in made), sum(outcome.seconds for outcome in made),
-            sum(facts.macs for facts in reused), sum(facts.seconds for facts in reused),
-        )  # fmt: skip
+            len(made),
+            len(reused),
+            len(self._failed),
+            len(self._running),
+            sum(outcome.macs for outcome in made),
+            sum(outcome.seconds for outcome in made),
+            sum(facts.macs for facts in reused),
+            sum(facts.seconds for facts in reused),
+        )
 
     def errors(self) -> dict[BlockChoice, float]:
         """Share of the guide's variance that each block known so far leaves unexplained.

@@ -231,9 +231,13 @@ class _Forecaster(Proposer):
         estimate = self._estimate(told)
         choices, numbers = self._choices
         found = self._graph.diverse(
-            -estimate.weights(choices)[0][numbers], count, distance, [*budget, *self._limits],
-            epsilon=0.0, without={one.architecture for one in told},
-        )  # fmt: skip
+            -estimate.weights(choices)[0][numbers],
+            count,
+            distance,
+            [*budget, *self._limits],
+            epsilon=0.0,
+            without={one.architecture for one in told},
+        )
         if not found:
             return [], 0.0
         means, deviations = estimate.predict([one.architecture for one in found])

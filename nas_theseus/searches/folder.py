@@ -118,8 +118,13 @@ class SearchFolder:
             StorageError: the storage cannot be written.
         """
         for folder in (
-            self.guides, self.evaluations, self.blocks, self.weights, self.outbox, self.log,
-        ):  # fmt: skip
+            self.guides,
+            self.evaluations,
+            self.blocks,
+            self.weights,
+            self.outbox,
+            self.log,
+        ):
             make_folder(folder, "--storage")
 
     def run_ids(self) -> dict[str, str]:

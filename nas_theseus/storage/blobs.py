@@ -122,8 +122,8 @@ class Blobs:
         if name.startswith("/") or ".." in name.split("/"):
             raise LibraryError(
                 f"library {without_credentials(self.location)}: the file name {name!r} leads out "
-                "of the library, so the library may have been tampered with; see "
-                "docs/guides/security.md"
+                "of the library, so the library may have been tampered with; see the documentation "
+                "on security"
             )
         return f"{self._root}/{name}"
 
@@ -136,6 +136,7 @@ class Blobs:
             reason = getattr(cause, "strerror", None) or str(cause) or type(cause).__name__
             message = f"cannot {doing} {path}: {reason}"
             raise LibraryError(
-                f"library {without_credentials(self.location)}: {scrub(message, self.location)}; "
-                "free space there, restore access to it, or use another storage"
+                f"library {without_credentials(self.location)}: "
+                f"{scrub(message, self.location)}; free space there, "
+                "restore access to it, or use another storage"
             ) from error

@@ -16,16 +16,17 @@ from nas_theseus.tasks.datasets import Datasets, by_class, split_training
 from nas_theseus.tasks.distillation import of_classes
 from nas_theseus.tasks.idx import read_idx
 from nas_theseus.tasks.metric import Measured, OwnMetric, Targets
-from nas_theseus.tasks.options import Augment, ImageOptions, completed
 from nas_theseus.tasks.splits import report_classes
 from nas_theseus.tasks.target_readers import ClassLabels
 from nas_theseus.tasks.task import Splits, SplitTask
+from nas_theseus.tasks.task_options import Augment, ImageOptions
 from nas_theseus.tasks.tensors import (
     TensorExamples,
     check_labels,
     flip_and_crop,
 )
 from nas_theseus.values.architecture import Boundary
+from nas_theseus.values.keywords import completed
 
 # scikit-learn and torchvision take seconds to import and are needed where their data are read, so
 # they are imported there: every command and every worker imports this module.

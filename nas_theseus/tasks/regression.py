@@ -15,11 +15,12 @@ from nas_theseus.errors import DataError, ShapeError
 from nas_theseus.tasks.datasets import Datasets
 from nas_theseus.tasks.distillation import of_numbers
 from nas_theseus.tasks.metric import Measured, OwnMetric, Targets
-from nas_theseus.tasks.options import SplitOptions, completed
 from nas_theseus.tasks.target_readers import SeveralNumbers
 from nas_theseus.tasks.task import Device, Digest, Examples, Splits, SplitTask, shuffled
+from nas_theseus.tasks.task_options import SplitOptions
 from nas_theseus.tasks.tensors import TensorExamples
 from nas_theseus.values.architecture import Boundary
+from nas_theseus.values.keywords import completed
 
 
 class Source(Protocol):

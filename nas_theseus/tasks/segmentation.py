@@ -14,10 +14,11 @@ from nas_theseus.errors import ShapeError
 from nas_theseus.tasks.datasets import Datasets, by_class, output_bytes
 from nas_theseus.tasks.distillation import of_classes
 from nas_theseus.tasks.metric import Measured, OwnMetric, Targets
-from nas_theseus.tasks.options import SplitOptions, completed
 from nas_theseus.tasks.target_readers import ClassMaps
 from nas_theseus.tasks.task import Splits, SplitTask
+from nas_theseus.tasks.task_options import SplitOptions
 from nas_theseus.values.architecture import Boundary
+from nas_theseus.values.keywords import completed
 
 # Of 0 to 16: scikit-learn's digits count the inked pixels of each cell of 4×4.
 _INK = 8

@@ -18,9 +18,10 @@ from torch.nn import functional
 from nas_theseus.errors import DataError, ShapeError
 from nas_theseus.tasks.distillation import of_classes
 from nas_theseus.tasks.metric import Measured, OwnMetric, Targets
-from nas_theseus.tasks.options import SourceOptions, completed
 from nas_theseus.tasks.task import Device, Digest, Splits, SplitTask, hash_tensor, shuffled
+from nas_theseus.tasks.task_options import SourceOptions
 from nas_theseus.values.architecture import Boundary
+from nas_theseus.values.keywords import completed
 
 Level: TypeAlias = Literal["character", "bpe"]
 

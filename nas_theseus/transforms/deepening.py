@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import Any
+from typing import Any, Unpack
 
 import torch
 from torch import Tensor, nn
@@ -13,12 +13,14 @@ from nas_theseus.guide.tracing import evaluating
 from nas_theseus.transforms import layers
 from nas_theseus.transforms.channels import uniform
 from nas_theseus.transforms.closing_activation import activation_before, is_activation, refuse_range
+from nas_theseus.transforms.growth_options import GrowthOptions
 from nas_theseus.transforms.lineage import Lineage
 from nas_theseus.transforms.methods import deepening
 from nas_theseus.transforms.sites import removing
 from nas_theseus.transforms.students import example, make_student, replace
 from nas_theseus.transforms.zero import zero_initialise
 from nas_theseus.values.architecture import Boundary
+from nas_theseus.values.keywords import completed
 
 
 class Residual(nn.Module):
@@ -53,11 +55,8 @@ def deepen(
     inlet: Boundary | Sequence[int],
     activation: nn.Module | None = None,
     sample: Tensor | None = None,
-    scale: float | None = None,
-    noise: float = 0.0,
-    seed: int = 0,
-    in_place: bool = False,
     lineage: Lineage | None = None,
+    **options: Unpack[GrowthOptions],
 ) -> nn.Module:
     """Insert new layers after a submodule, which is replaced by `Behind`, a sequence of both.
 
@@ -81,13 +80,10 @@ def deepen(
         activation: σ after the addition, as in post-activation networks. It must be idempotent, and
             is exact if x is in its range, as it is after another σ (*ours*).
         sample: inputs of the model for the statistics of a batch norm in an identity layer.
-        scale: draw the block's weights anew, uniform with `scale` times the standard deviation of
-            the last kernel before it (section 6). Default: 1 without `block`; a given block keeps
-            its weights.
-        noise: as for `widen`, on the new layers' weights.
-        seed: seed of all random draws.
-        in_place: change `model` itself instead of a copy.
         lineage: as for `widen`; parameters of `after` get new names.
+        options: see `GrowthOptions`. A scale draws the block's weights anew, uniform with that many
+            standard deviations of the last kernel before it (section 6); a given block keeps its
+            weights by default.
 
     Raises:
         TransformError: raised before the model is changed: the submodule or method is unknown; the
@@ -97,6 +93,9 @@ def deepen(
             even kernel.
     """
     chosen = deepening(method)
+    defaults = GrowthOptions(scale=None, noise=0.0, seed=0, in_place=False)
+    grown = completed("deepen", options, defaults)
+    scale, noise, seed = grown["scale"], grown["noise"], grown["seed"]
     inputs = example(model, inlet)
     features, deviation = _features(model, after, inputs)
     generator = torch.Generator().manual_seed(seed)
@@ -124,7 +123,9 @@ def deepen(
 
     preserved = chosen.preserved_eval == "exactly" and not noise
     what = f"deepening after {after!r} by {method}"
-    student = make_student(model, change, inputs, what, preserved=preserved, in_place=in_place)
+    student = make_student(
+        model, change, inputs, what, preserved=preserved, in_place=grown["in_place"]
+    )
     if lineage is not None:
         lineage.moved(after, f"{after}.0")
     return student

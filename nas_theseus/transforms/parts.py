@@ -12,6 +12,7 @@ from __future__ import annotations
 import copy
 from collections.abc import Sequence
 from dataclasses import replace
+from typing import Unpack
 
 import torch
 from torch import Tensor, nn
@@ -20,6 +21,7 @@ from nas_theseus.blocks.family import BlockFamily, Choice, block
 from nas_theseus.errors import TransformError
 from nas_theseus.transforms.closing_activation import closing_activation
 from nas_theseus.transforms.deepening import deepen
+from nas_theseus.transforms.growth_options import GrowthOptions
 from nas_theseus.transforms.larger_kernel import enlarge_kernel
 from nas_theseus.transforms.layers import linear_map
 from nas_theseus.transforms.lineage import Lineage
@@ -28,6 +30,7 @@ from nas_theseus.transforms.students import example
 from nas_theseus.transforms.volume import Role, Volume
 from nas_theseus.transforms.widening import find_volume, narrow, widen
 from nas_theseus.values.architecture import Boundary, Hyperparameter
+from nas_theseus.values.keywords import completed
 
 
 def Wider(width: Hyperparameter | Choice = 2.0, kernel: Hyperparameter | Choice = 0) -> BlockFamily:
@@ -106,39 +109,31 @@ def widen_all(
     width: float,
     method: str = "r2wider",
     *,
-    scale: float = 1.0,
-    noise: float = 0.0,
-    seed: int = 0,
-    in_place: bool = False,
     lineage: Lineage | None = None,
+    **options: Unpack[GrowthOptions],
 ) -> nn.Module:
     """Widen every hidden volume of a network, one by one; its input and output keep their widths.
 
     Args:
-        model, inlet, method, scale, noise, in_place, lineage: as for `widen`.
+        model, inlet, method, lineage: as for `widen`.
         width: width of each volume, as a multiple above 1; with every method, the number of new
             channels is rounded to pairs that groups can share equally, at least one pair.
-        seed: seed for the first volume; increases by 1 for each further volume.
+        options: as for `widen`; the seed is that of the first volume, and increases by 1 for each
+            further volume.
 
     Raises:
         TransformError: as for `widen`, or there is no hidden volume.
     """
-    student = model if in_place else copy.deepcopy(model)
+    defaults = GrowthOptions(scale=1.0, noise=0.0, seed=0, in_place=False)
+    grown = completed("widen_all", options, defaults)
+    student = model if grown["in_place"] else copy.deepcopy(model)
     for number, volume in enumerate(_hidden_volumes(student, example(model, inlet))):
         pair = 2 * volume.groups
         channels = volume.width + pair * max(1, round(volume.width * (width - 1) / pair))
-        widen(
-            student,
-            volume.layer,
-            channels,
-            method,
-            inlet=inlet,
-            scale=scale,
-            noise=noise,
-            seed=seed + number,
-            in_place=True,
-            lineage=lineage,
+        own = GrowthOptions(
+            scale=grown["scale"], noise=grown["noise"], seed=grown["seed"] + number, in_place=True
         )
+        widen(student, volume.layer, channels, method, inlet=inlet, lineage=lineage, **own)
     return student
 
 

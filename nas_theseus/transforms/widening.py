@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
+from typing import Unpack
 
 import torch
 from torch import Tensor, nn
@@ -13,6 +14,7 @@ from nas_theseus.errors import TransformError
 from nas_theseus.guide.tracing import evaluating
 from nas_theseus.transforms import layers
 from nas_theseus.transforms.channels import Channels, axis_of, narrowed, regrow, widened
+from nas_theseus.transforms.growth_options import GrowthOptions
 from nas_theseus.transforms.lineage import Lineage
 from nas_theseus.transforms.methods import Widening, widening
 from nas_theseus.transforms.self_attention import SelfAttention, heads_of, is_attention, set_heads
@@ -20,6 +22,7 @@ from nas_theseus.transforms.sites import removing, site_of
 from nas_theseus.transforms.students import example, make_student, output_of, replace
 from nas_theseus.transforms.volume import Role, Use, Volume, volume_of
 from nas_theseus.values.architecture import Boundary
+from nas_theseus.values.keywords import completed
 
 
 def widen(
@@ -29,11 +32,8 @@ def widen(
     method: str = "r2wider",
     *,
     inlet: Boundary | Sequence[int],
-    scale: float = 1.0,
-    noise: float = 0.0,
-    seed: int = 0,
-    in_place: bool = False,
     lineage: Lineage | None = None,
+    **options: Unpack[GrowthOptions],
 ) -> nn.Module:
     """Give a layer more channels; all tensors that write, normalise or read them are changed too.
 
@@ -61,12 +61,8 @@ def widen(
         channels: new number of channels of the layer.
         method: one of the above.
         inlet: shape of one input without the batch, such as (3, 224, 224), or a task's inlet.
-        scale: factor on the standard deviation of free weights; large ones destabilise training.
-        noise: standard deviation of noise added to new weights, as a share of the kernel's. The
-            function is then preserved in expectation only.
-        seed: seed of all random draws.
-        in_place: change `model` itself instead of a copy.
         lineage: records where parameters come from, for `Lineage.carry`.
+        options: see `GrowthOptions`; the scale is 1 by default.
 
     Returns:
         The student, in the mode and on the device of the teacher.
@@ -91,12 +87,15 @@ def widen(
             "layers (a residual connection), whose copied channels would not match; use r2wider or "
             "netmorph"
         )
-    generator = torch.Generator().manual_seed(seed)
+    defaults = GrowthOptions(scale=1.0, noise=0.0, seed=0, in_place=False)
+    grown = completed("widen", options, defaults)
+    scale, noise = grown["scale"] or 1.0, grown["noise"]
+    generator = torch.Generator().manual_seed(grown["seed"])
     made = widened(volume.width, new, volume.groups, chosen, generator)
     change = _remake(model, volume, made, chosen, scale, noise, generator)
     preserved = chosen.preserved_eval == "exactly" and not noise
     what = f"widening {layer!r} from {volume.width} to {channels} channels by {method}"
-    return _finish(model, change, inputs, what, preserved, in_place, lineage)
+    return _finish(model, change, inputs, what, preserved, grown["in_place"], lineage)
 
 
 def narrow(

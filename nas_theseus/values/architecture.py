@@ -1,4 +1,4 @@
-"""What a candidate is: boundaries, spans of guide parts, a block for each, the architecture."""
+"""Architectures: boundaries, spans of guide parts, and a block choice for each span."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ Hyperparameter: TypeAlias = bool | int | float | str
 
 @dataclass(frozen=True)
 class Boundary:
-    """The one tensor that passes between two parts; `shape` is without the batch dimension.
+    """The one tensor between two parts; `shape` is without the batch dimension.
 
     A shape is (C, H, W) for feature maps, (T, D) for tokens, (D,) for a vector, or (T,) with
     `integer` set for token ids.
@@ -32,11 +32,11 @@ class Boundary:
 
     @property
     def width(self) -> int:
-        """Channels of a map, features of a token or vector: what a linear map acts on."""
+        """Channels of a map, or features of a token or vector."""
         return self.shape[0] if len(self.shape) == 3 else self.shape[-1]
 
     def scaled(self, share: float) -> Boundary:
-        """The same positions with `share` times the width, at least 1; token ids stay."""
+        """The boundary with `share` times the width, at least 1; token ids are not changed."""
         if self.integer or share == 1:
             return self
         width = max(1, round(self.width * share))
@@ -69,11 +69,11 @@ class Span:
 
 @dataclass(frozen=True)
 class BlockChoice:
-    """One block of a target: what it is, and the span of guide parts that it stands for.
+    """One block of a target, and the span of guide parts that it replaces.
 
     Attributes:
-        width_share: width of its outlet as a share of the guide's boundary there; 1 everywhere
-            unless a space has free widths.
+        width_share: width of its outlet as a share of the guide's boundary there; always 1 unless
+            the space has free widths.
     """
 
     span: Span
@@ -106,8 +106,8 @@ class Architecture:
         for choice in self.choices:
             if choice.span.start != position:
                 raise ValueError(
-                    f"an architecture's spans must join: block {choice.block!r} starts at part "
-                    f"{choice.span.start}, expected {position}"
+                    f"an architecture's spans must be adjacent: block {choice.block!r} starts at "
+                    f"part {choice.span.start}, expected {position}"
                 )
             position = choice.span.stop
         if not self.choices:
@@ -115,21 +115,21 @@ class Architecture:
 
     @property
     def id(self) -> str:
-        """Twelve hexadecimal digits, the same for the same choices on every machine."""
+        """Twelve hexadecimal digits, equal for equal choices on every machine."""
         return short_hash(self.to_json())
 
     @property
     def pairing(self) -> str:
-        """The spans, for people: ``0|1-2|3``."""
+        """The spans as text: ``0|1-2|3``."""
         return "|".join(str(choice.span) for choice in self.choices)
 
     @property
     def blocks(self) -> str:
-        """The blocks in order, for people: ``keep|depthwise(expand=2)|keep``."""
+        """The blocks in order as text: ``keep|depthwise(expand=2)|keep``."""
         return "|".join(str(choice) for choice in self.choices)
 
     def label(self, position: int) -> str:
-        """One block, for people: ``1: depthwise(expand=2) for parts 1-2``."""
+        """One block as text: ``1: depthwise(expand=2) for parts 1-2``."""
         choice = self.choices[position]
         return f"{position}: {choice} for parts {choice.span}"
 
@@ -144,7 +144,7 @@ class Architecture:
                 "span": [choice.span.start, choice.span.stop],
                 "block": choice.block,
                 "hyperparameters": dict(choice.hyperparameters),
-                # Left out where it is the guide's, so that an id does not depend on free widths.
+                # Left out at the guide's width, so that an id does not depend on free widths.
                 **({} if choice.width_share == 1 else {"width_share": choice.width_share}),
             }
             for choice in self.choices
@@ -155,7 +155,7 @@ class Architecture:
         """The inverse of `to_json`.
 
         Raises:
-            ValueError: the data are not a list of choices whose spans join.
+            ValueError: the data are not a list of choices with adjacent spans.
         """
         try:
             choices = tuple(

@@ -16,7 +16,7 @@ def parse_constraint(text: str) -> Constraint:
     """A hard limit such as ``macs <= 2e6``.
 
     Raises:
-        ValueError: not of the form ``name <= number`` or ``name >= number``.
+        ValueError: the text is not of the form ``name <= number`` or ``name >= number``.
     """
     match = _CONDITION.fullmatch(text)
     if match is None or match[2] not in ("<=", ">="):
@@ -32,11 +32,15 @@ def matches(values: Mapping[str, Any], expression: str) -> bool:
     """Whether values satisfy ``name OP number`` conditions joined by ``and``.
 
     Raises:
-        ValueError: a condition cannot be read, or names something that the values lack.
+        ValueError: a condition cannot be parsed, or its name is not among the values.
     """
     compare = {
-        "<=": operator.le, ">=": operator.ge, "<": operator.lt, ">": operator.gt, "==": operator.eq,
-    }  # fmt: skip
+        "<=": operator.le,
+        ">=": operator.ge,
+        "<": operator.lt,
+        ">": operator.gt,
+        "==": operator.eq,
+    }
     verdict = True
     for condition in re.split(r"\s+and\s+", expression.strip()):
         match = _CONDITION.fullmatch(condition)

@@ -1,8 +1,8 @@
-"""What a cost is: its name and unit, and how it is counted or measured.
+"""Protocols of costs: name and unit, and how a cost is counted or measured.
 
-The package's costs are the files of `costs/measures`. A space file brings its own by
-``minimize(MyCost())``. The protocol stands here and not in `costs`, since `space`, which takes
-such objects, may not import it.
+The package's costs are the files of `costs/measures`. A space file adds its own with
+``minimize(MyCost())``. The protocols are not in `costs`, since `space`, which takes such objects,
+must not import it.
 """
 
 from __future__ import annotations
@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Protocol, runtime_checkable
 
 from nas_theseus.values.goals import Direction
 
-if TYPE_CHECKING:  # commands that need no torch do not wait for it
+if TYPE_CHECKING:  # so that commands that do not need torch start quickly
     import torch
     from torch import nn
 
@@ -20,11 +20,11 @@ if TYPE_CHECKING:  # commands that need no torch do not wait for it
 
 
 class CostMeasure(Protocol):
-    """A cost of one input at batch 1: a `CountedCost` or a `MeasuredCost`.
+    """A cost for one input at batch 1: a `CountedCost` or a `MeasuredCost`.
 
     Attributes:
-        name: an identifier, as constraints, ``--where`` and MLflow take it: ``energy_mj``.
-        unit: of its numbers, for people: ``mJ``.
+        name: an identifier for constraints, ``--where`` and MLflow, such as ``energy_mj``.
+        unit: unit of its numbers, such as ``mJ``.
         direction: whether less or more is better.
         additive: whether an architecture's cost is the sum over its blocks, so that it is known
             before anything runs. Otherwise it is measured once on each finished network.
@@ -54,16 +54,16 @@ class CountedCost(CostMeasure, Protocol):
             A finite number of at least 0; whole numbers are summed exactly.
 
         Raises:
-            CostError: it cannot be counted truthfully.
+            CostError: the cost cannot be counted correctly.
         """
 
 
 @runtime_checkable
 class SharedCost(Protocol):
-    """An additive cost of which blocks may share a part, such as tied parameters."""
+    """An additive cost that blocks can share in part, such as tied parameters."""
 
     def shared(self, module: nn.Module, earlier: Sequence[nn.Module], /) -> float:
-        """How much of a block's cost is in earlier blocks already, so that it counts once."""
+        """The part of a block's cost that is already counted in earlier blocks."""
 
 
 class MeasuredCost(CostMeasure, Protocol):
@@ -75,16 +75,16 @@ class MeasuredCost(CostMeasure, Protocol):
         """The cost of a finished network.
 
         Args:
-            network: a copy in evaluation mode on the device. Where the candidate is on that device
-                too, the copy shares its parameters, so do not change them.
+            network: a copy in evaluation mode on the device. If the candidate is on the same
+                device, the copy shares its parameters, so do not change them.
             inlet: shape of one input, without the batch dimension.
-            device: where trials run.
-            threads: torch's threads to measure with; None for as many as there are now.
+            device: device of the trials.
+            threads: torch's threads during the measurement; None to leave them unchanged.
 
         Returns:
-            A finite number; or several by name, among them the cost under its own name. The others
-            are recorded beside it as metrics, such as its spread.
+            A finite number; or several by name, including the cost under its own name. The others,
+            such as its spread, are recorded as metrics.
 
         Raises:
-            CostError: it cannot be measured on this device.
+            CostError: the cost cannot be measured on this device.
         """

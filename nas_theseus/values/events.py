@@ -1,4 +1,4 @@
-"""What a running job reports: its progress, the rungs it reaches, and its end."""
+"""Events that a running job reports: progress, rungs reached, and the end."""
 
 from __future__ import annotations
 
@@ -9,13 +9,13 @@ from nas_theseus.values.outcomes import BlockOutcome, CurvePoint, Evaluation
 
 @dataclass(frozen=True)
 class Progress:
-    """One thing that a step of a conversion did.
+    """Progress within a step of a candidate.
 
     Attributes:
-        step: the step's name.
+        step: name of the step.
         points: new points of the candidate's curve.
-        macs: multiply-adds that it ran.
-        block: one that had to be converted into the library first.
+        macs: multiply-adds that were run.
+        block: outcome of a block that had to be converted into the library first.
     """
 
     step: str
@@ -26,7 +26,7 @@ class Progress:
 
 @dataclass(frozen=True)
 class Reached:
-    """Where a running candidate is compared with others: a rung, and what it is there."""
+    """A running candidate reached a rung; its evaluation there is compared with others."""
 
     rung: str
     evaluation: Evaluation
@@ -37,7 +37,7 @@ class Ended:
     """The last event of a job.
 
     Attributes:
-        failure: why it failed; None when it did not.
+        failure: reason of the failure; None if the job succeeded.
     """
 
     failure: str | None = None

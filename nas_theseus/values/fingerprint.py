@@ -1,4 +1,4 @@
-"""What a network computes apart from its weights, as a hash: structure, settings, source text."""
+"""Hash of a network without its weights: structure, settings and source code."""
 
 from __future__ import annotations
 
@@ -16,18 +16,19 @@ from nas_theseus.values.ids import short_hash
 
 
 def fingerprint(module: nn.Module, *makers: object) -> str:
-    """Sixteen hexadecimal digits that change when the code or the settings of a network do.
+    """Sixteen hexadecimal digits that change with the code or the settings of a network.
 
-    Taken in are: every submodule's name, class and plain attributes (stride, rate, a custom
-    ``self.k``), the code of traced parts, and the source text of every class outside torch. Not
-    seen: functions that these call, and values that only a closure holds. Weights are left out,
-    so a module on the meta device will do.
+    Included are every submodule's name, class and plain attributes (stride, rate, a custom
+    ``self.k``), the code of traced parts, and the source code of every class outside torch. Not
+    included are functions called by these classes, and values in closures. Weights are not
+    included, so the module may be on the meta device.
 
     Args:
-        makers: what made it (a class, function or partial); their text counts too.
+        makers: classes, functions or partials that built the network; their source code is
+            included.
     """
     parts = [[name, *_description(part)] for name, part in module.named_modules()]
-    # Without the module's name: a space file's changes with any line of it.
+    # Without the module's name, since that of a space file changes with any line in the file.
     texts = {
         (kind.__qualname__, source_text(kind))
         for part in module.modules()
@@ -48,7 +49,7 @@ def _description(module: nn.Module) -> list[Any]:
 
 
 def _plain(value: object) -> str | None:
-    """A setting as text that is the same in every process; None for what is no setting."""
+    """A setting as text that is the same in every process; None if the value is not a setting."""
     if isinstance(value, tuple | list):
         inner = [_plain(item) for item in value]
         return None if None in inner else repr(inner)
@@ -67,9 +68,9 @@ def _maker(maker: object) -> list[Any]:
 
 @cache
 def source_text(made: Any) -> str:
-    """Source text of a class or function; of the innermost named scope around a lambda.
+    """Source code of a class or function; for a lambda, of the innermost named scope around it.
 
-    For code of a space file it is the text that ran. Empty where there is none.
+    For code of a space file it is the source that ran. Empty if there is no source code.
     """
     owner = made if hasattr(made, "__qualname__") else type(made)
     module = sys.modules.get(owner.__module__)

@@ -1,4 +1,4 @@
-"""What a search is to reach: objectives and limits."""
+"""Goals of a search: objectives and limits."""
 
 from __future__ import annotations
 
@@ -11,12 +11,12 @@ Direction: TypeAlias = Literal["maximize", "minimize"]
 
 @dataclass(frozen=True)
 class Objective:
-    """One thing a search improves.
+    """A metric or cost that a search optimises.
 
     Attributes:
-        name: a metric (``val_accuracy``) or a cost (``macs``).
-        log: hypervolume is taken over the logarithm (base 10) of the value; default for costs.
-        reference: the worst value that still counts; from the guide when None.
+        name: name of a metric (``val_accuracy``) or a cost (``macs``).
+        log: whether hypervolume uses the logarithm (base 10) of the value.
+        reference: worst value that still counts. Default: derived from the guide.
     """
 
     name: str
@@ -34,7 +34,7 @@ class Constraint:
     limit: float
 
     def violation(self, values: Mapping[str, float]) -> float:
-        """How far the values miss the limit, as a share of it; 0 when met or not yet known."""
+        """How far the values miss the limit, as a share of it; 0 if it is met or not yet known."""
         if self.name not in values:
             return 0.0
         over = values[self.name] - self.limit
@@ -46,5 +46,5 @@ class Constraint:
 
 
 def plain_number(value: float) -> str:
-    """A limit or cost as messages show it: 1234567 as ``1,234,567``, 0.00125 as ``0.00125``."""
+    """A limit or cost as text for messages: ``1,234,567`` or ``0.00125``."""
     return f"{value:,}" if isinstance(value, int) else f"{value:,.6g}"

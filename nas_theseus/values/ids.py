@@ -1,4 +1,4 @@
-"""What names things: ids and seeds made of values, and what a search may be called."""
+"""Ids and seeds derived from values, and valid names of searches."""
 
 from __future__ import annotations
 
@@ -6,12 +6,12 @@ import hashlib
 import json
 import re
 
-# What names a search, and its folder: no path leads out of it.
+# Valid names of a search and its folder: none leads out of the storage folder.
 SEARCH_NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,99}")
 
 
 def canonical_json(value: object) -> str:
-    """One text for one value: sorted keys, no spaces; what ids and hashes are made of."""
+    """Unique JSON text of a value, with sorted keys and without spaces, for ids and hashes."""
     return json.dumps(value, sort_keys=True, separators=(",", ":"), allow_nan=False)
 
 
@@ -21,5 +21,5 @@ def short_hash(value: object, length: int = 12) -> str:
 
 
 def derive_seed(*names: object) -> int:
-    """A 31-bit seed from names alone, so that it never depends on the order of arrival."""
+    """A 31-bit seed derived from names alone, so that it does not depend on any order of calls."""
     return int(short_hash([str(name) for name in names], 8), 16) & 0x7FFFFFFF

@@ -1,4 +1,4 @@
-"""What a user's own similarity or schedule computes, as a hash: its source code and its fields."""
+"""Hash of a user's own similarity or schedule: its source code and its fields."""
 
 from __future__ import annotations
 
@@ -28,25 +28,26 @@ _INSTALLED = tuple(
     Path(sysconfig.get_path(name)) for name in ("stdlib", "platstdlib", "purelib", "platlib")
 )
 _PLAIN = (bool, int, float, str, type(None))
-# Of what functions name, what may hold settings: loggers and the like do not.
+# Types of named values that may contain settings; others, such as loggers, do not.
 _HELD = (*_PLAIN, Mapping, list, tuple, set, frozenset, partial, torch.Tensor, np.ndarray)
 
 
 def member_fingerprint(kind: str, name: str, member: object) -> str:
-    """Eight hexadecimal digits that change when the code or the fields of a member do.
+    """Eight hexadecimal digits that change with the code or the fields of a member.
 
-    Taken in are: the member's fields; the source text of its class and of the classes it derives
-    from; the functions, classes and values of the user's files that their methods name, and what
-    those name in turn. Not seen: installed packages, and functions that are found by other means
-    than a name. The same in every process that loads the same files.
+    Included are the member's fields; the source code of its class and base classes; and the
+    functions, classes and values of the user's files that their methods name, directly or
+    indirectly. Not included are installed packages, and functions found by other means than a name.
+    The result is the same in every process that loads the same files.
 
     Args:
         kind: "similarity" or "schedule", for the message.
-        name: of the member, for the message.
+        name: name of the member, for the message.
         member: an object, not a class.
 
     Raises:
-        ConversionError: a field holds something that has no such description.
+        ConversionError: a field has a value without a description that is the same in every
+            process.
     """
     taken = _Taken()
     try:
@@ -54,20 +55,20 @@ def member_fingerprint(kind: str, name: str, member: object) -> str:
     except _IndescribableError as error:
         raise ConversionError(
             f"{kind} {name!r}: {error} has no description that is the same in every process; "
-            "hold numbers, text, tensors, or objects of these instead"
+            "use numbers, text, tensors, or objects made of these instead"
         ) from error
     return short_hash([fields, sorted(taken.texts)], 8)
 
 
 class _IndescribableError(Exception):
-    """A value whose description would differ from process to process."""
+    """A value has a description that differs between processes."""
 
 
 class _Taken:
-    """Values as plain lists and texts, and the source texts that were met on the way.
+    """Converts values to plain lists and text, and collects source code used by them.
 
     Attributes:
-        texts: qualified names and source texts of the user's classes and functions.
+        texts: qualified names and source code of the user's classes and functions.
     """
 
     def __init__(self) -> None:
@@ -76,10 +77,10 @@ class _Taken:
         self._open: set[int] = set()
 
     def value(self, value: Any) -> Any:
-        """A value as JSON can hold it.
+        """A value as plain JSON data.
 
         Raises:
-            _IndescribableError: that cannot be.
+            _IndescribableError: the value cannot be converted.
         """
         if isinstance(value, _PLAIN):
             return repr(value)
@@ -124,7 +125,7 @@ class _Taken:
         return [type(value).__qualname__, self.value(held)]
 
     def _code(self, made: Any) -> None:
-        """Take in the source text of a class or function of the user's, and of what it names."""
+        """Add the source code of a user's class or function, and of everything it names."""
         if isinstance(made, type):
             for kind in made.__mro__[1:]:
                 self._code(kind)
@@ -142,18 +143,18 @@ class _Taken:
                     self._held(f"{made.__qualname__} {name}", named)
 
     def _held(self, name: str, value: Any) -> None:
-        """Take in a value that a function names; one without a description is left out."""
+        """Add a value that a function names; values without a description are skipped."""
         with suppress(_IndescribableError):
             self.texts.add((name, canonical_json(self.value(value))))
 
 
 def _attributes(value: Any) -> dict[str, Any] | None:
-    """Fields of a dataclass, or whatever an object holds; None for one that holds nothing so."""
+    """Fields of a dataclass, or attributes of an object; None if it has none."""
     if dataclasses.is_dataclass(value):
         return {field.name: getattr(value, field.name) for field in dataclasses.fields(value)}
     if not hasattr(value, "__dict__"):
         return None
-    # What a cached property holds depends on whether it has been asked for.
+    # Without cached properties, which are only present after they were read.
     return {
         name: held
         for name, held in vars(value).items()
@@ -166,7 +167,7 @@ def _digest(values: np.ndarray[Any, Any]) -> str:
 
 
 def _is_users(module: ModuleType | None) -> bool:
-    """Whether a module is a file of the user's: not of this package, Python, or installed."""
+    """Whether a module is a user's file: not part of this package or Python, and not installed."""
     if module is None:
         return False
     if hasattr(module, "__source__") or module.__name__ == "__main__":
@@ -183,7 +184,7 @@ def _functions(made: Any) -> Iterator[FunctionType]:
     """A function itself, or the methods that a class defines."""
     found = vars(made).values() if isinstance(made, type) else [made]
     for value in found:
-        # Beside the value itself: of a property, of a cached property, of a static or class method.
+        # Functions inside properties, cached properties, and static or class methods.
         inside = (getattr(value, name, None) for name in ("fget", "fset", "func", "__func__"))
         for each in (value, *inside):
             if isinstance(each, FunctionType) and not _is_generated(each):
@@ -191,14 +192,14 @@ def _functions(made: Any) -> Iterator[FunctionType]:
 
 
 def _is_generated(function: FunctionType) -> bool:
-    """Whether `dataclasses` wrote a method from the fields, which are taken in as they are."""
+    """Whether `dataclasses` generated a method from the fields, which are included separately."""
     files = ("<string>", dataclasses.__file__, reprlib.__file__)
     dunder = function.__name__.startswith("__") and function.__name__.endswith("__")
     return dunder and function.__code__.co_filename in files
 
 
 def _named(function: FunctionType) -> Iterator[tuple[str, Any]]:
-    """What a function takes from outside by name: globals, attributes of modules, and closures."""
+    """Values that a function names: globals, attributes of modules, and closure variables."""
     names = sorted(_names(function.__code__))
     for name in names:
         found = function.__globals__.get(name)
@@ -208,7 +209,7 @@ def _named(function: FunctionType) -> Iterator[tuple[str, Any]]:
         elif name in function.__globals__:
             yield name, found
     for name, cell in zip(function.__code__.co_freevars, function.__closure__ or (), strict=True):
-        with suppress(ValueError):  # nothing has been assigned to it
+        with suppress(ValueError):  # the variable is not assigned yet
             yield name, cell.cell_contents
 
 
@@ -218,10 +219,10 @@ def _names(code: CodeType) -> set[str]:
 
 
 def _bytecode(code: CodeType) -> str:
-    """What a function does where its source text is gone, as in an interactive session."""
+    """A function's bytecode, if its source code is not available, as in an interactive session."""
     constants = [
         _bytecode(held) if isinstance(held, CodeType) else repr(held)
         for held in code.co_consts
-        if not isinstance(held, frozenset)  # its order differs from process to process
+        if not isinstance(held, frozenset)  # its order differs between processes
     ]
     return canonical_json([code.co_code.hex(), list(code.co_names), constants])

@@ -1,4 +1,4 @@
-"""What came of a candidate, or of a block: measured, stopped on its way, or failed."""
+"""Outcomes of candidates and blocks: evaluation, stopped at a rung, or failure."""
 
 from __future__ import annotations
 
@@ -12,19 +12,20 @@ from nas_theseus.values.architecture import Architecture
 
 @dataclass(frozen=True)
 class Cost:
-    """What one architecture costs to run on one input at batch 1.
+    """Costs of running one architecture on one input at batch 1.
 
     Attributes:
-        numbers: the costs that were counted or measured, by name.
+        numbers: the counted or measured costs by name.
     """
 
     numbers: Mapping[str, float]
 
     @classmethod
     def total(cls, costs: Sequence[Cost]) -> Cost:
-        """The sum of blocks' costs, of which there is at least one.
+        """The sum of the costs of at least one block.
 
-        Whole numbers are summed exactly; other sums are rounded once, whatever the blocks' order.
+        Whole numbers are summed exactly. Other sums are rounded once, so that they do not depend
+        on the order of blocks.
         """
         by_name = {name: [cost[name] for cost in costs] for name in costs[0].numbers}
         return cls({name: _sum(numbers) for name, numbers in by_name.items()})
@@ -33,7 +34,7 @@ class Cost:
         """A cost by name.
 
         Raises:
-            KeyError: it was neither counted nor measured.
+            KeyError: the cost was neither counted nor measured.
         """
         return self.numbers[name]
 
@@ -48,7 +49,7 @@ class Cost:
         return int(self.numbers["params"])
 
     def known(self) -> dict[str, float]:
-        """The costs that were counted or measured, by name."""
+        """The counted or measured costs by name."""
         return dict(self.numbers)
 
 
@@ -58,7 +59,7 @@ def _sum(numbers: Sequence[float]) -> float:
 
 @dataclass(frozen=True)
 class CurvePoint:
-    """One value of a metric at one step, as MLflow keeps it."""
+    """One value of a metric at one step."""
 
     metric: str
     step: int
@@ -67,11 +68,11 @@ class CurvePoint:
 
 @dataclass(frozen=True)
 class Evaluation:
-    """Measured quality and cost of one architecture: the truth of results.
+    """Measured quality and cost of one architecture.
 
     Attributes:
-        metrics: final metrics by name, ``val_<metric>`` as the task names it.
-        train_macs_spent: multiply-adds spent on converting and training this candidate.
+        metrics: final metrics by name, including the task's ``val_<metric>``.
+        train_macs_spent: multiply-adds of converting and training this candidate.
         seconds: wall time of the trial's own work.
         curve: metrics by step (similarity per part, losses).
     """
@@ -92,7 +93,7 @@ class Evaluation:
 
     @property
     def similarities(self) -> dict[int, dict[int, float]]:
-        """Similarity to the guide by position and stage; positions in order, aligned ones only."""
+        """Similarity to the guide by position and stage, for aligned positions in order."""
         found: dict[int, dict[int, float]] = {}
         for point in self.curve:
             kind, _, position = point.metric.partition("/")
@@ -104,7 +105,7 @@ class Evaluation:
         """A metric or cost by name.
 
         Raises:
-            KeyError: neither a metric nor a known cost.
+            KeyError: there is no metric or known cost of this name.
         """
         return self.values()[name]
 
@@ -132,7 +133,7 @@ class Evaluation:
             recipe=data["recipe"],
             seed=data["seed"],
             metrics=dict(data["metrics"]),
-            # Files of earlier versions have null where a cost was not measured.
+            # Files of earlier versions have null for costs that were not measured.
             cost=Cost({name: n for name, n in data["cost"].items() if n is not None}),
             train_macs_spent=data["train_macs_spent"],
             seconds=data["seconds"],
@@ -143,7 +144,7 @@ class Evaluation:
 
 @dataclass(frozen=True)
 class Failure:
-    """A candidate that could not be evaluated; recorded and told to the study like a result."""
+    """A candidate that could not be evaluated; recorded and reported to the study like a result."""
 
     architecture: Architecture
     recipe: str
@@ -180,12 +181,12 @@ class Failure:
 
 @dataclass(frozen=True)
 class Stopped:
-    """A candidate that went no further than a rung; its end is predicted, so it is on no front.
+    """A candidate stopped at a rung; its final metric is predicted, so it is not on the front.
 
     Attributes:
-        rung: the rung's name.
-        evaluation: what it was there: metrics, MACs and seconds up to then.
-        predicted: the searched metric at its end.
+        rung: name of the rung.
+        evaluation: its evaluation at the rung: metrics, MACs and seconds up to then.
+        predicted: prediction of the search's metric at the end of training.
         macs_saved: multiply-adds that the rest of its training would have taken.
     """
 
@@ -211,7 +212,7 @@ class Stopped:
         return self.evaluation.name
 
     def values(self) -> dict[str, float]:
-        """All metrics and known costs by name, the searched metric as it is predicted."""
+        """All metrics and known costs by name, with the prediction for the search's metric."""
         return {**self.evaluation.values(), **self.predicted}
 
     def to_json(self) -> dict[str, Any]:
@@ -225,9 +226,11 @@ class Stopped:
     @classmethod
     def from_json(cls, data: Mapping[str, Any]) -> Stopped:
         return cls(
-            data["stopped_at"], Evaluation.from_json(data), dict(data["predicted"]),
+            data["stopped_at"],
+            Evaluation.from_json(data),
+            dict(data["predicted"]),
             data["macs_saved"],
-        )  # fmt: skip
+        )
 
 
 Outcome: TypeAlias = Evaluation | Stopped | Failure
@@ -235,13 +238,13 @@ Outcome: TypeAlias = Evaluation | Stopped | Failure
 
 @dataclass(frozen=True)
 class BlockOutcome:
-    """What came of converting one block for a search.
+    """Outcome of converting one block for a search.
 
     Attributes:
-        block: id of its key in the library.
-        name: for people.
-        macs, seconds: spent on it; not known, and 0, of a block that failed.
-        failure: why it could not be converted; None when it was.
+        block: id of the block's key in the library.
+        name: name of the block for messages.
+        macs, seconds: effort of the conversion; 0 for a block that failed.
+        failure: reason of the failure; None if the block was converted.
     """
 
     block: str
@@ -253,7 +256,7 @@ class BlockOutcome:
 
 @dataclass(frozen=True)
 class FrontMember:
-    """One evaluation on the front with what is known of it outside the search."""
+    """One evaluation on the front, with its test metrics and MLflow run."""
 
     evaluation: Evaluation
     test: Mapping[str, float] = field(default_factory=dict)

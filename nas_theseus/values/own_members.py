@@ -1,8 +1,8 @@
-"""Similarities and schedules that users bring: checked, registered, and named for recipes.
+"""Check and register users' own similarities and schedules, and name them for recipes.
 
-A recipe holds the name of a similarity or schedule as text. An object of the user's own is
-registered, and the recipe holds ``<name>@<fingerprint>``: its id and the keys of its blocks then
-change with the object's code, and travel as JSON.
+A recipe has the name of a similarity or schedule as text. A user's own object is registered, and
+the recipe has ``<name>@<fingerprint>``. So the recipe's id and the keys of its blocks change with
+the object's code, and the recipe can be written as JSON.
 """
 
 from __future__ import annotations
@@ -23,11 +23,11 @@ _VERSION = re.compile(rf"{_NAME.pattern}@[0-9a-f]{{8}}")
 
 @dataclass(frozen=True)
 class Kind:
-    """What an object must have to be a member of a register.
+    """Requirements on the members of a register.
 
     Attributes:
-        methods: arguments of each method.
-        facts: other attributes besides `name`.
+        methods: required methods with their arguments.
+        facts: required attributes besides `name`.
     """
 
     register: Register
@@ -48,29 +48,29 @@ SCHEDULE = Kind(
 
 
 def is_version(name: str) -> bool:
-    """Whether a name is one that `recorded_name` makes for a user's own object."""
+    """Whether `recorded_name` made this name for a user's own object."""
     return _VERSION.fullmatch(name) is not None
 
 
 def recorded_name(kind: Kind, given: object) -> str:
-    """The text that a recipe holds for a name or an object; a user's own object is registered.
+    """The text in a recipe for a name or an object; registers a user's own object.
 
     Args:
-        given: a name from the register; a name with the fingerprint that a recipe recorded; an
-            object with what the kind asks for, or a class that makes one without arguments.
+        given: a name from the register; a name with fingerprint from a recipe; an object that
+            meets the kind's requirements, or a class that makes one without arguments.
 
     Returns:
-        The name of a member of the package; ``<name>@<fingerprint>`` of any other.
+        The name for members of the package; ``<name>@<fingerprint>`` for all others.
 
     Raises:
         UnknownNameError: no member has this name, or the object's name is taken.
-        ConversionError: the object lacks something, or has no fingerprint.
+        ConversionError: the object does not meet the requirements, or has no fingerprint.
     """
     register = kind.register
     name: object
     if isinstance(given, str):
         if given not in register.own:
-            register[given]  # raises where there is none
+            register[given]  # raises if there is no such member
             return given
         name, member = given, _made(kind, register.own[given])
     else:
@@ -79,7 +79,7 @@ def recorded_name(kind: Kind, given: object) -> str:
         if name is None:
             raise ConversionError(
                 f"a {register.kind} is a name ({register.one_of}) or an object of your own; "
-                f"{member!r} has no attribute 'name': give it one, such as name = \"mine\""
+                f"{member!r} has no attribute 'name': add one, such as name = \"mine\""
             )
     if not isinstance(name, str) or not _NAME.fullmatch(name):
         raise ConversionError(
@@ -87,7 +87,7 @@ def recorded_name(kind: Kind, given: object) -> str:
             "and '.'"
         )
     _check(kind, name, member)
-    # torch is imported for users' own members alone: commands that need none do not wait for it.
+    # Imports torch, so only if needed: other commands start more quickly without it.
     from nas_theseus.values.member_fingerprint import member_fingerprint
 
     mark = member_fingerprint(register.kind, name, member)
@@ -96,11 +96,11 @@ def recorded_name(kind: Kind, given: object) -> str:
 
 
 def with_options(register: Register, given: object, options: Mapping[str, Any]) -> Any:
-    """A member with some fields of its dataclass changed.
+    """A member with changed fields of its dataclass.
 
     Args:
-        given: a name, or a member itself.
-        options: by field.
+        given: a name, or the member itself.
+        options: new values by field.
 
     Raises:
         UnknownNameError: no member has this name.
@@ -138,7 +138,7 @@ def with_options(register: Register, given: object, options: Mapping[str, Any]) 
 
 
 def _made(kind: Kind, given: object) -> Any:
-    """The object itself, or what a class makes without arguments."""
+    """The object itself, or an instance of a class made without arguments."""
     if not isinstance(given, type):
         return given
     try:
@@ -146,8 +146,8 @@ def _made(kind: Kind, given: object) -> Any:
     except Exception as error:  # the user's class may raise anything
         raise ConversionError(
             f"{kind.register.kind} {given.__name__}: {given.__name__}() fails "
-            f"({type(error).__name__}: {error}); give an object instead of the class, or every "
-            "field a default"
+            f"({type(error).__name__}: {error}); pass an instance instead of the class, or give "
+            "every field a default"
         ) from error
 
 

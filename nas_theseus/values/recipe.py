@@ -1,4 +1,4 @@
-"""How a candidate is made from the guide and trained: a validated, hashable recipe."""
+"""Recipes: validated, hashable settings of how a candidate is converted and trained."""
 
 from __future__ import annotations
 
@@ -30,20 +30,27 @@ from nas_theseus.values.validation import Epochs, Positive, PositiveFloat, Setti
 
 Order = Literal["forward", "reverse"]
 
-# What the conversion of one block depends on: not how blocks are put together, nor task training.
+# Settings that the conversion of a single block depends on, without assembly and task training.
 ALIGNMENT = {
-    "similarity", "similarity_options", "align_examples", "align_steps", "plateau",
-    "align_batch_size", "align_learning_rate", "weight_decay", "gradient_clip",
-}  # fmt: skip
+    "similarity",
+    "similarity_options",
+    "align_examples",
+    "align_steps",
+    "plateau",
+    "align_batch_size",
+    "align_learning_rate",
+    "weight_decay",
+    "gradient_clip",
+}
 TRAINING = {"epochs", "batch_size", "learning_rate", "weight_decay", "gradient_clip"}
 
 
-# Given to validation for values that a recipe has held before.
+# Validation context for values from a recorded recipe.
 _FROM_RECORD = {"from_record": True}
 
 
 def _recorded(kind: Kind) -> BeforeValidator:
-    """Turn an object of the user's own into the name that recipes hold, and check names."""
+    """Validator that replaces a user's own object by its name in recipes, and checks names."""
 
     def recorded(given: object, info: ValidationInfo) -> str:
         if info.context == _FROM_RECORD and isinstance(given, str) and is_version(given):
@@ -57,18 +64,18 @@ def _recorded(kind: Kind) -> BeforeValidator:
 
 
 class SimilarityOptions(Settings):
-    """What a similarity compares; None leaves what suits it best (`conversion.similarities`).
+    """Options of a similarity; None keeps the similarity's default (`conversion.similarities`).
 
-    Which of these options a similarity has, `Recipe` checks; those of a user's own similarity may
-    have other names as well, and are then numbers, texts or booleans.
+    `Recipe` checks which of these options the similarity has. A user's own similarity can have
+    options with other names, which must be numbers, text or booleans.
 
     Attributes:
-        examples: what an example is on maps and tokens: the whole, or each position.
+        examples: whether an example is a whole map or sequence, or each position.
         pool: average feature maps down to pool x pool before CKA or D-MNN; 0 for no pooling.
         project: fixed random projection to this width before CKA or D-MNN; 0 for none.
-        rows: at most so many positions are compared.
-        temperature: of D-MNN's softmax.
-        k: neighbours of D-MNN.
+        rows: largest number of positions that are compared.
+        temperature: temperature of D-MNN's softmax.
+        k: number of D-MNN's neighbours.
     """
 
     model_config = ConfigDict(frozen=True, extra="allow")
@@ -90,56 +97,57 @@ class SimilarityOptions(Settings):
 
     @property
     def given(self) -> dict[str, object]:
-        """The options that were set, as `conversion.similarity` takes them; pool 0 is no pool."""
+        """The options that were set, for `conversion.similarity`; a pool of 0 becomes None."""
         chosen = self.model_dump(exclude_none=True)
         off = {name for name in ("pool", "project") if chosen.get(name) == 0}
         return {name: None if name in off else value for name, value in chosen.items()}
 
 
 class Recipe(Settings):
-    """How a candidate is made from the guide and trained: conversion, then the task.
+    """How a candidate is made from the guide and trained: conversion, then task training.
 
     Attributes:
-        schedule: how blocks are aligned; a name from `conversion.schedules`, or an object of the
-            user's own (`conversion.stage.Schedule`). Controls: `naive` (put in without alignment),
-            `scratch` (nothing of the guide) and `kd` (scratch, taught by the guide's logits).
-            Source: Network of Theseus, figures 1 and 2.
+        schedule: how blocks are aligned: a name from `conversion.schedules`, or the user's own
+            object (`conversion.stage.Schedule`). Ablations: `naive` (blocks inserted without
+            alignment), `scratch` (nothing from the guide) and `kd` (scratch, distilled from the
+            guide's logits). Source: Network of Theseus, figures 1 and 2.
         order: input to output, or output to input.
-        similarity: what alignment maximises; a name from `conversion.similarities`, or an object of
-            the user's own (`conversion.similarity.Similarity`). Objects are held by the name that
-            `recorded_name` gives them.
-        similarity_options: what it compares.
-        align_examples: training inputs that alignment sees (bounded: a block needs some thousand).
-        align_steps: optimiser steps of one stage, at most.
-        plateau: a stage ends early when its loss, averaged over one pass through its sample, is
-            not this share below that of the pass before; 0 always takes `align_steps`.
-        align_batch_size: `cka` and `dmnn` compare examples with each other and want larger ones
-            (the source used 256).
-        align_learning_rate: peak of a stage's cosine schedule (AdamW); a quarter, then a sixteenth
-            of it where a stage comes out worse than it began.
-        library: new blocks begin as the library's converted ones, each made alone; the schedule
-            then only polishes them. Searches set this themselves (`--no-library`); controls never
-            take blocks from the library.
-        polish_steps: takes the place of `align_steps` where blocks come from the library; 0
-            leaves them as they are.
-        hybrid_epochs: passes over the training split in which the replaced blocks are trained on
-            the task after every stage, the guide's parts around them frozen (Network of Theseus,
-            figure 4); 0 for none (figure 1).
+        similarity: what alignment maximises: a name from `conversion.similarities`, or the user's
+            own object (`conversion.similarity.Similarity`). Objects are stored by their
+            `recorded_name`.
+        similarity_options: options of the similarity.
+        align_examples: number of training inputs used by alignment; a block needs a few thousand
+            at most.
+        align_steps: largest number of optimiser steps of one stage.
+        plateau: early stopping of a stage: it ends when its loss, averaged over one pass through
+            its sample, is not lower by this share than in the pass before. 0 always runs all
+            `align_steps`.
+        align_batch_size: batch size of alignment; `cka` and `dmnn` compare examples with each other
+            and need larger batches (the source used 256).
+        align_learning_rate: peak of a stage's cosine schedule (AdamW). If the loss ends higher than
+            it began, the stage is repeated with a quarter of it, then with a sixteenth.
+        library: whether new blocks start as the library's, each converted on its own; the schedule
+            then only polishes them. Searches set this themselves (`--no-library`); ablations never
+            use blocks of the library.
+        polish_steps: replaces `align_steps` for blocks from the library; 0 does not polish them.
+        hybrid_epochs: passes over the training split after every stage, in which the replaced
+            blocks are trained on the task within the frozen guide (Network of Theseus, figure 4);
+            0 for none (figure 1).
         settle_epochs: passes over the training split in which the assembled network is trained as
-            a whole, in small batches, before it is first measured: so many small steps tell far
-            better what it will become than the conversion alone; 0 for none. Task training
+            a whole, in small batches, before it is first measured; 0 for none. After these steps,
+            quality predicts final quality far better than right after conversion. Task training
             follows with its own schedule.
-        settle_batch_size, settle_learning_rate: of these steps.
-        epochs: passes over the training split in task training, fractions allowed; 0 leaves the
-            conversion as it is.
+        settle_batch_size, settle_learning_rate: batch size and learning rate of these steps.
+        epochs: passes over the training split in task training, fractions allowed; 0 for no task
+            training.
         learning_rate: peak of task training's one-cycle schedule (AdamW).
         distill: weight of the guide's logits in the loss, 0 (labels alone) to 1 (guide alone).
-        temperature: softens both sides of distillation.
-        recalibrate: batch-norm statistics are taken anew from training data after conversion;
-            controls that start from random weights have none to mend.
+        temperature: temperature of distillation, for both networks.
+        recalibrate: whether batch-norm statistics are computed again from training data after
+            conversion; not needed for ablations that start from random weights.
     """
 
-    # Any, so that type checkers allow objects; what the recipe holds is text.
+    # Any, so that type checkers allow objects; the stored value is text.
     schedule: Annotated[Any, _recorded(SCHEDULE)] = "sequential"
     order: Order = "forward"
     similarity: Annotated[Any, _recorded(SIMILARITY)] = "regression"
@@ -179,13 +187,13 @@ class Recipe(Settings):
 
     @classmethod
     def from_record(cls, values: Mapping[str, Any]) -> Recipe:
-        """The recipe that a record holds, whether or not its own members are loaded here.
+        """The recipe in a record, even if its users' own members are not loaded here.
 
-        A library is read, verified and emptied without the space files that filled it. Whatever
-        then asks for the similarity or schedule itself gets an `UnknownNameError` with the remedy.
+        A library can be read, verified and pruned without the space files that filled it. Access
+        to the similarity or schedule itself then raises an `UnknownNameError` with the remedy.
 
         Raises:
-            ValueError: the values are no recipe.
+            ValueError: the values are not a recipe.
         """
         return cls.model_validate(values, context=_FROM_RECORD)
 
@@ -201,38 +209,41 @@ class Recipe(Settings):
 
     @property
     def is_control(self) -> bool:
-        """Whether nothing is aligned with the guide."""
+        """Whether this is an ablation, in which nothing is aligned with the guide."""
         return bool(SCHEDULES[self.schedule].is_control)
 
     @property
     def alignment(self) -> dict[str, Any]:
-        """The settings that the alignment of one block by itself depends on, and no others."""
+        """Exactly the settings that the alignment of a single block depends on."""
         return self.model_dump(include=ALIGNMENT)
 
     @property
     def settling(self) -> Recipe:
         """The recipe of the short training that follows the conversion."""
-        return self.model_copy(update={
-            "epochs": self.settle_epochs, "batch_size": self.settle_batch_size,
-            "learning_rate": self.settle_learning_rate,
-        })  # fmt: skip
+        return self.model_copy(
+            update={
+                "epochs": self.settle_epochs,
+                "batch_size": self.settle_batch_size,
+                "learning_rate": self.settle_learning_rate,
+            }
+        )
 
     @property
     def training(self) -> dict[str, Any]:
-        """The settings that task training without a teacher depends on, and no others."""
+        """Exactly the settings that task training without a teacher depends on."""
         return self.model_dump(include=TRAINING)
 
     @property
     def taught(self) -> bool:
-        """Whether the guide's logits teach in task training."""
+        """Whether task training distils from the guide's logits."""
         return self.distill > 0 and bool(SCHEDULES[self.schedule].taught)
 
     @property
     def id(self) -> str:
-        """Eight hexadecimal digits, the same for the same recipe."""
+        """Eight hexadecimal digits, equal for equal recipes."""
         return short_hash(self.model_dump(), 8)
 
 
 def changed(recipe: Recipe, assignments: Sequence[str]) -> Recipe:
-    """A recipe with other settings; see `assigned`."""
+    """A recipe with changed settings; see `assigned`."""
     return assigned(recipe, assignments, "recipe")

@@ -1,9 +1,9 @@
-"""Registers: the members of each kind of thing by name, so that adding one means adding one file.
+"""Registers: the members of each kind by name, so that adding a member means adding one file.
 
-A register belongs to one folder. Each module of that folder is a member: `conversion/similarities/
-cka_unbiased.py` is the similarity "cka-unbiased", and its attribute `MEMBER` is what the kind's
-protocol asks for. Names are known without importing any member, so help texts and validation are
-quick. A space file adds members of its own with `Register.add`.
+A register belongs to one folder, and each module of the folder is a member: `conversion/
+similarities/cka_unbiased.py` is the similarity "cka-unbiased", and its attribute `MEMBER` is the
+object that fulfils the kind's protocol. Names are known without importing any member, so help texts
+and validation are quick. A space file adds its own members with `Register.add`.
 """
 
 from __future__ import annotations
@@ -23,10 +23,10 @@ class Register:
     """The members of one kind by name.
 
     Args:
-        kind: what messages call a member, such as "similarity".
-        folder: the folder of the members, below the package, such as "conversion/similarities".
-        hyphens: whether names have hyphens where file names have underscores. Names that stand
-            in conditions such as ``val_mean_iou >= 0.5`` keep their underscores.
+        kind: name of the kind in messages, such as "similarity".
+        folder: folder of the members in the package, such as "conversion/similarities".
+        hyphens: whether underscores of file names become hyphens in names. Names used in conditions
+            such as ``val_mean_iou >= 0.5`` keep their underscores.
     """
 
     def __init__(self, kind: str, folder: str, hyphens: bool = True) -> None:
@@ -51,10 +51,10 @@ class Register:
         """A member by name, imported on first use.
 
         Args:
-            name: also ``<name>@<fingerprint>``, as `add_version` gives it.
+            name: a name, or ``<name>@<fingerprint>`` as returned by `add_version`.
 
         Raises:
-            UnknownNameError: no member has this name; the message lists those that exist.
+            UnknownNameError: no member has this name; the message lists all names.
         """
         if name in self.own:
             return self.own[name]
@@ -65,21 +65,22 @@ class Register:
         return importlib.import_module(self._modules[name]).MEMBER
 
     def add(self, name: str, member: Any) -> None:
-        """Add a member from outside the package; one added before under this name is replaced.
+        """Add a member from outside the package, replacing an earlier one of the same name.
 
         Raises:
             UnknownNameError: the package itself has a member of this name.
         """
         if name in self._modules:
             raise UnknownNameError(
-                f"{self.kind} {name!r} is part of nas-theseus; give yours another name"
+                f"{self.kind} {name!r} is part of nas-theseus; choose another name for yours"
             )
         self.own[name] = member
 
     def add_version(self, name: str, fingerprint: str, member: Any) -> str:
-        """Keep a user's own member for those who know its fingerprint; returns the name of it.
+        """Register a version of a user's own member, and return its name with the fingerprint.
 
-        Several versions of one member stay available: a process may read a file that was edited.
+        Several versions of one member stay available, since a file may be edited while a process
+        runs.
         """
         version = f"{name}@{fingerprint}"
         self._versions[version] = member
@@ -88,7 +89,7 @@ class Register:
     def _unknown(self, name: str) -> str:
         plain, _, fingerprint = name.partition("@")
         if not fingerprint:
-            return f"no {self.kind} is called {name!r}; use {self.one_of}"
+            return f"unknown {self.kind} {name!r}; use {self.one_of}"
         loaded = [version for version in self._versions if version.startswith(f"{plain}@")]
         if not loaded:
             return (
@@ -96,13 +97,13 @@ class Register:
                 "load that file first (nas_theseus.space.load.load_space)"
             )
         return (
-            f"{self.kind} {name!r} has been edited: {', '.join(loaded)} is loaded here; load the "
-            "space file as it was, or convert again"
+            f"{self.kind} {name!r} was edited since: {', '.join(loaded)} is loaded here; load the "
+            "space file as it was before, or convert again"
         )
 
     @property
     def one_of(self) -> str:
-        """The names as help texts and messages list them: "cka, dmnn or regression"."""
+        """The names as a list for help texts and messages: "cka, dmnn or regression"."""
         names = list(self)
         if len(names) < 2:
             return "".join(names)

@@ -1,4 +1,4 @@
-"""What one trial may use: cores, GPUs, and of which type."""
+"""Resources of one trial: cores, GPUs and their type."""
 
 from __future__ import annotations
 
@@ -10,12 +10,12 @@ from nas_theseus.values.validation import PositiveFloat, Settings
 
 
 class Resources(Settings):
-    """What one trial may use.
+    """Resources of one trial.
 
     Attributes:
-        cpus: CPU cores.
-        gpus: GPUs; 0.5 puts two trials on one GPU.
-        accelerator_type: trials run on GPUs of this type alone, by Ray's name for it.
+        cpus: number of CPU cores.
+        gpus: number of GPUs; 0.5 puts two trials on one GPU.
+        accelerator_type: the only type of GPU to use, by Ray's name for it. Default: any.
     """
 
     cpus: PositiveFloat = 1.0
@@ -26,17 +26,15 @@ class Resources(Settings):
     @classmethod
     def _has_gpus(cls, kind: str | None, given: ValidationInfo) -> str | None:
         if kind is not None and not given.data.get("gpus"):
-            raise ValueError(
-                f"{kind!r} is given without GPUs; say how many one trial has (--gpus-per-trial)"
-            )
+            raise ValueError(f"{kind!r} needs GPUs; set how many one trial has (--gpus-per-trial)")
         return kind
 
     @property
     def device(self) -> Literal["cpu", "cuda"]:
-        """Where a trial trains."""
+        """Device on which a trial trains."""
         return "cuda" if self.gpus > 0 else "cpu"
 
     @property
     def threads(self) -> int:
-        """Torch threads of a trial."""
+        """Number of torch threads of a trial."""
         return max(1, int(self.cpus))

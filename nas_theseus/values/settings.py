@@ -1,4 +1,4 @@
-"""Validated settings of one launch of a search."""
+"""Validated settings of a search and where it runs."""
 
 from __future__ import annotations
 
@@ -16,11 +16,12 @@ class ExecutorSettings(Settings):
     """Where the jobs of a search run, and how many at once.
 
     Attributes:
-        executor: a name of `values.registers.EXECUTORS`.
-        address: Ray cluster to join; None starts Ray on this machine.
-        parallel: trials at once; None ("auto"): as many as the machine or cluster has room for.
-        resources: of one trial.
-        max_failures: a job whose worker dies is run again so many times.
+        executor: a name from `values.registers.EXECUTORS`.
+        address: address of a Ray cluster to join. Default: start Ray on this machine.
+        parallel: number of trials at once. Default: "auto", as many as the machine or cluster has
+            room for.
+        resources: resources of one trial.
+        max_failures: how many times a job is run again if its worker dies.
     """
 
     executor: str = "ray"
@@ -36,23 +37,23 @@ class ExecutorSettings(Settings):
 
 
 class SearchSettings(Settings):
-    """What one launch of a search may use; the space says what is searched.
+    """Settings of one run of a search; the space defines what is searched.
 
     Attributes:
-        name: of the search, and of its folder.
-        trials: architectures to evaluate in all.
+        name: name of the search and of its folder.
+        trials: total number of architectures to evaluate.
         time_budget_s: seconds after which no new trial starts.
         storage: folder of guides, library and searches.
-        study_url: Optuna storage; None for a journal file in the search's folder.
-        library: where converted blocks are stored: a folder or an fsspec address; True for
-            ``library`` in `storage`, False for none, every candidate converted by itself.
-        rungs: candidates that fall behind are stopped early, where the recipe trains for at least
+        study_url: Optuna storage. Default: a journal file in the search's folder.
+        library: where converted blocks are stored: a folder or an fsspec address. Default: True,
+            ``library`` in `storage`. False: no library, every candidate is converted on its own.
+        rungs: whether to stop candidates early that fall behind, if the recipe trains for at least
             two epochs (`estimate.rungs.RungRecord`).
-        suggestions: how many architectures a new search begins with whose blocks, stitched into
-            the guide, match its boundaries best (`stitch.suggestions`).
-        sampler: a name of `values.registers.SAMPLERS`.
-        seed: of proposals and trials.
-        trackers: names of `values.registers.TRACKERS`.
+        suggestions: number of first architectures of a new search that are suggested by stitching:
+            their blocks match the guide's boundaries best (`stitching.suggestions`).
+        sampler: a name from `values.registers.SAMPLERS`.
+        seed: seed of proposals and trials.
+        trackers: names from `values.registers.TRACKERS`.
         execution: where trials run.
     """
 
@@ -75,6 +76,6 @@ class SearchSettings(Settings):
         if not SEARCH_NAME.fullmatch(name):
             raise ValueError(
                 f"{name!r} cannot be a search's name: use up to 100 letters, digits, '.', '_' and "
-                "'-', beginning with a letter or digit"
+                "'-', starting with a letter or digit"
             )
         return name

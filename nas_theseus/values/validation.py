@@ -1,4 +1,4 @@
-"""Settings from plain values; all mistakes are reported together."""
+"""Validate settings from plain values, and report all mistakes together."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ Epochs = Annotated[float, Field(ge=0, allow_inf_nan=False)]
 
 
 class Settings(BaseModel):
-    """Base of all settings: frozen, and a name that is no setting is an error."""
+    """Base of all settings: frozen, and unknown names are errors."""
 
     model_config = ConfigDict(frozen=True, extra="forbid")
 
@@ -28,7 +28,7 @@ def validated(model: type[Model], values: Mapping[str, Any], where: str) -> Mode
     """Settings from plain values.
 
     Raises:
-        SpaceError: all mistakes together, each with the setting's name and what was given.
+        SpaceError: values are invalid; the message lists all of them with the settings' names.
     """
     try:
         return model(**values)
@@ -37,7 +37,7 @@ def validated(model: type[Model], values: Mapping[str, Any], where: str) -> Mode
 
 
 def mistakes_of(error: ValidationError) -> list[str]:
-    """A pydantic error as one line a mistake."""
+    """A pydantic error as one line per mistake."""
     lines = []
     for item in error.errors():
         setting = ".".join(map(str, item["loc"]))
@@ -45,13 +45,13 @@ def mistakes_of(error: ValidationError) -> list[str]:
         given = "" if item["type"] in ("missing", "value_error") else f", got {item['input']!r}"
         if item["type"] == "extra_forbidden":
             known = ", ".join(_fields(error.title, item["loc"][:-1]))
-            message, given = f"no such setting; settings are {known}", ""
+            message, given = f"unknown setting; available: {known}", ""
         lines.append(f"{setting}: {message}{given}")
     return lines
 
 
 def _fields(title: str, inside: Sequence[int | str]) -> Collection[str]:
-    """Names of the settings of a class, or of the settings that one of its fields holds."""
+    """Names of the settings of a class, or of the settings in one of its fields."""
     model = next(kind for kind in _kinds(Settings) if kind.__name__ == title)
     for name in inside:
         held = model.model_fields[str(name)].annotation
@@ -68,14 +68,14 @@ def _kinds(kind: type[Settings]) -> Iterator[type[Settings]]:
 
 
 def assigned(recipe: Model, assignments: Sequence[str], where: str) -> Model:
-    """Settings of any kind, some of them changed.
+    """Settings of any kind with some of them changed.
 
     Args:
-        assignments: such as ``epochs=1``; values are JSON where they read as JSON, else text.
-        where: what messages call the settings.
+        assignments: such as ``epochs=1``; values are parsed as JSON if possible, else as text.
+        where: name of the settings in messages.
 
     Raises:
-        SpaceError: all mistakes together.
+        SpaceError: assignments are invalid; the message lists all mistakes.
     """
     model = type(recipe)
     mistakes: list[str] = []
@@ -85,9 +85,7 @@ def assigned(recipe: Model, assignments: Sequence[str], where: str) -> Model:
         if not equals:
             mistakes.append(f"{text!r} must read name=value, such as epochs=1")
         elif name not in model.model_fields:
-            mistakes.append(
-                f"{name}: no such setting; settings are {', '.join(model.model_fields)}"
-            )
+            mistakes.append(f"{name}: unknown setting; available: {', '.join(model.model_fields)}")
         elif name in values:
             mistakes.append(f"{name}: given twice, {values[name]!r} and {value!r}")
         else:

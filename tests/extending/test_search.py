@@ -129,9 +129,9 @@ def test_a_search_with_parts_of_ones_own(
 @pytest.mark.parametrize(
     ("option", "said"),
     [
-        ({"sampler": "yours"}, "no sampler is called 'yours'; use .*tpe.* or mine"),
-        ({"executor": "slurm"}, "no executor is called 'slurm'; use inline or ray"),
-        ({"trackers": ["paper"]}, "no tracker is called 'paper'; use .*mlflow.* or mine"),
+        ({"sampler": "yours"}, "unknown sampler 'yours'; use .*tpe.* or mine"),
+        ({"executor": "slurm"}, "unknown executor 'slurm'; use inline or ray"),
+        ({"trackers": ["paper"]}, "unknown tracker 'paper'; use .*mlflow.* or mine"),
     ],
 )
 def test_a_name_that_no_register_has_is_refused_with_those_that_there_are(

@@ -260,7 +260,7 @@ def test_bad_arguments_and_files(desk: Desk) -> None:
     assert missing.returncode == 2 and "No such file" in missing.stderr
     sampler = desk.run("search", "small.py", "--name", "x", "--sampler", "grid")
     assert sampler.returncode == 2
-    assert "no sampler is called 'grid'" in sampler.stderr and "tpe" in sampler.stderr
+    assert "unknown sampler 'grid'" in sampler.stderr and "tpe" in sampler.stderr
     none = desk.run("search", "small.py", "--name", "x", "--trials", "0")
     assert none.returncode == 2 and "trials" in none.stderr
     front = desk.run("front", "nothing")

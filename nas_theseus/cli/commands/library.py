@@ -39,14 +39,17 @@ def verify(storage: StorageOption = DEFAULT_STORAGE) -> None:
     console = Console()
     for damaged in found.set_aside:
         console.print(
-            f"set aside {damaged.id}: {damaged.reason}", highlight=False, markup=False,
+            f"set aside {damaged.id}: {damaged.reason}",
+            highlight=False,
+            markup=False,
             soft_wrap=True,
-        )  # fmt: skip
+        )
     console.print(
         f"{found.sound} blocks are sound, {len(found.set_aside)} set aside in "
         f"{storage / 'library' / 'damaged'}, {found.leftovers} files left by writers",
-        highlight=False, soft_wrap=True,
-    )  # fmt: skip
+        highlight=False,
+        soft_wrap=True,
+    )
     if found.set_aside:
         raise typer.Exit(1)
 

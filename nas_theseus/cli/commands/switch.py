@@ -59,15 +59,19 @@ def command(
     *_, metric = rows[0]
     table = [
         [
-            row["network"], str(row["index"]), short_count(row["macs"]),
-            short_count(row["params"]), f"{row[metric]:.4f}",
+            row["network"],
+            str(row["index"]),
+            short_count(row["macs"]),
+            short_count(row["params"]),
+            f"{row[metric]:.4f}",
         ]
         for row in rows
-    ]  # fmt: skip
+    ]
     columns = ["network", "select", "MACs", "params", metric]
     console.print(plain_table(f"{name} as one network", columns, table))
     console.print(f"weights, table, picture: {folder}", highlight=False, soft_wrap=True)
     console.print(
         f'load_switching(SearchFolder(Path("{storage}"), "{name}")) loads it',
-        highlight=False, soft_wrap=True,
-    )  # fmt: skip
+        highlight=False,
+        soft_wrap=True,
+    )

@@ -1,4 +1,4 @@
-"""In which stages the blocks of a target are aligned with the guide: one file a schedule.
+"""Schedules, one file each: the stages in which the blocks of a target are aligned with the guide.
 
-Source of the first four and of the controls: Network of Theseus, arXiv:2512.04198, figures 1 and 2.
+Source of the schedules and ablations: Network of Theseus, arXiv:2512.04198, figures 1 and 2.
 """

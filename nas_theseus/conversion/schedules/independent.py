@@ -1,4 +1,4 @@
-"""Independent: each block alone, between the guide's own activations."""
+"""Independent: each block on its own, between the guide's activations."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ from nas_theseus.values.recipe import Order
 
 
 class Independent(Schedule):
-    """Trains each block by itself; blocks of the library are made so."""
+    """Trains each block on its own, as for blocks in the library."""
 
     name = "independent"
 

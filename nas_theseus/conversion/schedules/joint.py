@@ -7,7 +7,7 @@ from nas_theseus.values.recipe import Order
 
 
 class Joint(Schedule):
-    """Trains and aligns all blocks together; the order makes no difference."""
+    """Trains and aligns all blocks together, in any order."""
 
     name = "joint"
 

@@ -1,4 +1,4 @@
-"""Knowledge distillation: a control that is trained from scratch, taught by the guide's logits."""
+"""Knowledge distillation: an ablation trained from scratch, distilled from the guide's logits."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ from nas_theseus.values.recipe import Order
 
 
 class Distilled(Schedule):
-    """Every part begins with random weights; the guide's logits teach in task training."""
+    """Every part starts from random weights; task training distils from the guide's logits."""
 
     name = "kd"
     is_control = True

@@ -1,4 +1,4 @@
-"""Naive: a control in which blocks replace the guide's parts without alignment."""
+"""Naive: an ablation in which blocks replace the guide's parts without alignment."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ from nas_theseus.values.recipe import Order
 
 
 class Naive(Schedule):
-    """Puts in one block after the other and aligns nothing."""
+    """Inserts one block after the other and aligns nothing."""
 
     name = "naive"
     is_control = True

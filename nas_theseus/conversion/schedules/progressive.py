@@ -1,4 +1,4 @@
-"""Progressive: one block after the other, and every block replaced so far stays trainable."""
+"""Progressive: one block after the other, with all blocks so far staying trainable."""
 
 from __future__ import annotations
 
@@ -7,9 +7,9 @@ from nas_theseus.values.recipe import Order
 
 
 class Progressive(Schedule):
-    """Trains and aligns all blocks replaced so far in every stage.
+    """Trains and aligns all blocks so far in every stage.
 
-    That the whole prefix stays trainable is our reading of the source.
+    That all blocks so far stay trainable is our reading of the source.
     """
 
     name = "progressive"

@@ -1,4 +1,4 @@
-"""Scratch: a control that takes nothing from the guide."""
+"""Scratch: an ablation that uses nothing of the guide."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ from nas_theseus.values.recipe import Order
 
 
 class Scratch(Schedule):
-    """Every part begins with random weights, and the guide does not teach."""
+    """Every part starts from random weights, without distillation from the guide."""
 
     name = "scratch"
     is_control = True

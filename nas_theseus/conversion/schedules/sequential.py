@@ -1,4 +1,4 @@
-"""Sequential: one block after the other, behind (or in front of) earlier ones that are frozen."""
+"""Sequential: one block after the other, while earlier ones are frozen."""
 
 from __future__ import annotations
 
@@ -7,9 +7,9 @@ from nas_theseus.values.recipe import Order
 
 
 class Sequential(Schedule):
-    """Trains the newest block alone.
+    """Trains only the newest block.
 
-    In reverse order the frozen blocks behind the newest one are aligned as well (ours).
+    In reverse order the frozen blocks after the newest one are aligned as well (ours).
     """
 
     name = "sequential"

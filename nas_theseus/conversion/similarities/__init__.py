@@ -1,1 +1,1 @@
-"""How alike two sets of features are: one file a similarity."""
+"""Similarities of two sets of features, one file each."""

@@ -15,7 +15,7 @@ from nas_theseus.conversion.prepared import RowSimilarity
 def linear_cka(x: Tensor, y: Tensor) -> Tensor:
     """Linear centred kernel alignment of two sets of features, in [0, 1].
 
-    Takes the Gram form (N x N) or the feature form (D x E), whichever is cheaper for the shapes.
+    Uses the Gram form (N x N) or the feature form (D x E), whichever is cheaper for the shapes.
 
     Args:
         x: features of N examples, shape (N, ...); flattened to (N, D).
@@ -42,7 +42,7 @@ def biased_norm(rows: Tensor) -> Tensor:
 
 
 def biased_cka(x: Tensor, y: Tensor, gram: Tensor | None, norm: Tensor) -> Tensor:
-    """CKA of centred rows; `gram` of y where known, `norm` its `biased_norm`."""
+    """CKA of centred rows, with y's `biased_norm` and, if known, its Gram matrix."""
     if len(x) <= x.shape[1] + y.shape[1]:
         kernel = x @ x.T
         shared = (kernel * (y @ y.T if gram is None else gram)).sum()
@@ -54,13 +54,13 @@ def biased_cka(x: Tensor, y: Tensor, gram: Tensor | None, norm: Tensor) -> Tenso
 
 
 def gram_where_useful(rows: Tensor) -> Tensor | None:
-    """The guide's Gram matrix, where a target about as wide as the guide takes the Gram form."""
+    """The guide's Gram matrix, if a target about as wide as the guide would use the Gram form."""
     return rows @ rows.T if len(rows) <= 2 * rows.shape[1] else None
 
 
 @dataclass(frozen=True, kw_only=True)
 class Cka(RowSimilarity):
-    """Linear CKA as training compares features; see `linear_cka`."""
+    """Linear CKA as a training objective; see `linear_cka`."""
 
     name: ClassVar[str] = "cka"
     minimum_examples: ClassVar[int] = 2

@@ -15,7 +15,8 @@ from nas_theseus.conversion.similarities.cka import gram_where_useful
 def unbiased_linear_cka(x: Tensor, y: Tensor) -> Tensor:
     """Linear CKA from the unbiased estimator of HSIC: 0 on average for independent features.
 
-    The biased form is inflated when features outnumber examples; this one may leave [0, 1].
+    The biased form is too large if there are more features than examples; this one can be outside
+    [0, 1].
 
     Args:
         x: features of N examples, shape (N, ...); flattened to (N, D).
@@ -55,13 +56,13 @@ def unbiased_norm(rows: Tensor) -> Tensor:
 
 
 def unbiased_cka(x: Tensor, y: Tensor, gram: Tensor | None, norm: Tensor) -> Tensor:
-    """Unbiased CKA of centred rows; `gram` of y where known, `norm` its `unbiased_norm`."""
+    """Unbiased CKA of centred rows, with y's `unbiased_norm` and, if known, its Gram matrix."""
     return _hsic(x, y, gram) / (unbiased_norm(x) * norm)
 
 
 @dataclass(frozen=True, kw_only=True)
 class UnbiasedCka(RowSimilarity):
-    """Unbiased linear CKA as training compares features; see `unbiased_linear_cka`."""
+    """Unbiased linear CKA as a training objective; see `unbiased_linear_cka`."""
 
     name: ClassVar[str] = "cka-unbiased"
     minimum_examples: ClassVar[int] = 4

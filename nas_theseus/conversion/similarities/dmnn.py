@@ -18,23 +18,23 @@ from nas_theseus.errors import ConversionError, ShapeError
 def mutual_neighbours(x: Tensor, y: Tensor, temperature: float = 0.1, k: int = 1) -> Tensor:
     """Differentiable mutual nearest neighbours (D-MNN), in [0, 1].
 
-    Each example holds a distribution over the others, the softmax of cosine similarities (of
-    centred features) over the temperature, in x and in y; the result is the mean over examples of
-    the Bhattacharyya overlap of the two. As the temperature goes to 0 it is the share of the k
-    nearest neighbours that the spaces agree on (mutual kNN, Huh et al. 2024, arXiv:2405.07987).
-    For k > 1 similarities above an example's k-th largest count as the k-th, so that the k nearest
-    weigh the same.
+    In x and in y, each example has a distribution over the other examples: the softmax of cosine
+    similarities (of centred features) over the temperature. The result is the mean over examples
+    of the Bhattacharyya overlap of the two distributions. In the limit of temperature 0 it is the
+    share of the k nearest neighbours that both spaces have in common (mutual kNN, Huh et al. 2024,
+    arXiv:2405.07987). For k > 1, similarities above an example's k-th largest count as the k-th, so
+    that the k nearest have equal weights.
 
     Ours: Network of Theseus (arXiv:2512.04198) names D-MNN, but its formula is not public.
 
     Args:
         x: features of N examples, shape (N, ...).
         y: features of the same N examples, shape (N, ...).
-        temperature: of the softmax, above 0.
-        k: neighbours, from 1 to N - 1.
+        temperature: temperature of the softmax, above 0.
+        k: number of neighbours, from 1 to N - 1.
 
     Raises:
-        ShapeError: N differs, or N < 3, or k is not below N.
+        ShapeError: N differs, N < 3, or k is not below N.
     """
     with full_precision(x):
         a, b = two_dimensional(x, y, minimum=3)
@@ -61,18 +61,18 @@ def log_neighbours(rows: Tensor, temperature: float, k: int) -> Tensor:
 
 def overlap(log_x: Tensor, log_y: Tensor) -> Tensor:
     """Mean Bhattacharyya overlap of two sets of distributions, from their logarithms."""
-    # exp of the mean of logarithms: the square root itself has an infinite slope at 0.
+    # exp of the mean of logarithms, since the square root has an infinite slope at 0.
     agreement: Tensor = (0.5 * (log_x + log_y)).exp().sum(1).mean()
     return agreement
 
 
 @dataclass(frozen=True, kw_only=True)
 class MutualNeighbours(RowSimilarity):
-    """D-MNN as training compares features; see `mutual_neighbours`.
+    """D-MNN as a training objective; see `mutual_neighbours`.
 
     Attributes:
-        temperature: of the softmax.
-        k: neighbours.
+        temperature: temperature of the softmax.
+        k: number of neighbours.
     """
 
     name: ClassVar[str] = "dmnn"
@@ -87,7 +87,7 @@ class MutualNeighbours(RowSimilarity):
         self._refuse_below_one("k")
         if not 0 < self.temperature < math.inf:
             raise ConversionError(
-                f"similarity {self.name!r}: temperature is {self.temperature}, not above 0"
+                f"similarity {self.name!r}: temperature must be above 0, not {self.temperature}"
             )
 
     @property

@@ -35,7 +35,7 @@ def relative_mse(x: Tensor, y: Tensor) -> Tensor:
 
 
 def variance(features: Tensor, examples: Sequence[int]) -> Tensor:
-    """Mean square about the mean over the axes that number examples, never 0."""
+    """Mean square about the mean over the axes of examples, never 0."""
     mean = features.mean(tuple(examples), keepdim=True)
     noise = mean.square().mean() * torch.finfo(features.dtype).eps ** 2
     return (features - mean).square().mean().clamp_min(noise + 1e-12)

@@ -216,7 +216,7 @@ def test_all_wrong_settings_are_told_together_before_anything_runs(
     for mistake in (
         "order: Input should be 'forward' or 'reverse', got 'sideways'",
         "epochs: Input should be greater than or equal to 0, got -1",
-        "epoch: no such setting; settings are schedule, order,",
+        "epoch: unknown setting; available: schedule, order,",
         "'plateau' must read name=value",
         "order: given twice, 'sideways' and 'forward'",
         "similarity_options.pool: ",

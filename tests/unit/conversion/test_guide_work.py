@@ -111,7 +111,7 @@ def test_a_folder_that_cannot_be_written_costs_time_and_a_warning_only(
     with caplog.at_level(logging.WARNING):
         found = activations(guide, tmp_path / "file").at(1)
     assert torch.equal(found, activations(make_guide(), None).at(1)) and seen(guide) == [40, 0]
-    assert "boundary-1 is not kept in" in caplog.text
+    assert "boundary-1 cannot be saved in" in caplog.text
 
 
 def test_old_files_make_room_and_what_is_too_large_is_not_kept(tmp_path: Path) -> None:

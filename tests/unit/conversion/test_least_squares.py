@@ -93,9 +93,9 @@ def test_least_squares_refuses_what_it_cannot_fit() -> None:
         least_squares(torch.full((4, 3), float("nan")), torch.randn(4, 3))
     with pytest.raises(ConversionError, match="no rows"):
         LeastSquares().solve()
-    with pytest.raises(ConversionError, match="ridge is -1"):
+    with pytest.raises(ConversionError, match="ridge must be at least 0, not -1"):
         LeastSquares(-1)
     fit = LeastSquares()
     fit.add(torch.randn(4, 3), torch.randn(4, 2))
-    with pytest.raises(ShapeError, match=r"widths \(3, 2\) so far, these have \(5, 2\)"):
+    with pytest.raises(ShapeError, match=r"widths \(3, 2\) so far, but \(5, 2\) now"):
         fit.add(torch.randn(4, 5), torch.randn(4, 2))

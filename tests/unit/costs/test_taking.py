@@ -130,7 +130,7 @@ def test_several_numbers_are_the_cost_and_what_is_beside_it() -> None:
 
 def test_only_what_has_a_logarithm_is_taken_for_a_log_scale() -> None:
     measure = Taken(lambda _: 0)
-    with pytest.raises(CostError, match="no logarithm; give its objective log=False"):
+    with pytest.raises(CostError, match="no logarithm; set log=False for its objective"):
         measured_costs(make_space(minimize(measure)), nn.Identity(), CPU)
     found = measured_costs(make_space(minimize(measure, log=False)), nn.Identity(), CPU)
     assert found.costs == {"power_w": 0}

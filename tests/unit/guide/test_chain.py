@@ -51,7 +51,7 @@ def test_what_else_crosses_is_named() -> None:
 def test_unknown_names_and_wrong_order_are_told() -> None:
     with pytest.raises(CutError, match="available: 0, 1, 2, 3"):
         cut(small(), ["layer9"], (3, 8, 8))
-    with pytest.raises(CutError, match="does not come behind '1'"):
+    with pytest.raises(CutError, match="does not come after '1'"):
         cut(small(), ["1", "0"], (3, 8, 8))
 
 

@@ -161,7 +161,7 @@ def test_a_space_is_read_as_the_search_began_with_the_guide_that_it_trained(
     begin(storage, SearchSettings(name="kept"), trained, Sources("mine.py", TEXT))
     with pytest.raises(StorageError, match="read the code, then add --trust-code"):
         read_space(storage, trust_code=False)
-    with pytest.raises(GuideError, match="the trained guide is not in"):
+    with pytest.raises(GuideError, match="there is no trained guide at"):
         read_space(storage, trust_code=True)
     prepare_guide(
         trained.guide, trained.task, trained.guide_training, storage.guides, torch.device("cpu")

@@ -386,5 +386,5 @@ def test_a_callback_is_called_once_where_that_cannot_be_noted(tmp_path: Path) ->
 
 
 def test_an_unknown_tracker_is_refused_with_the_names_that_exist(stage: Stage) -> None:
-    with pytest.raises(UnknownNameError, match="no tracker is called 'wandb'; use .*json-lines"):
+    with pytest.raises(UnknownNameError, match="unknown tracker 'wandb'; use .*json-lines"):
         make_trackers(["wandb"], [], context(stage), stage.folder.read_outcome, stage.said.append)

@@ -103,7 +103,8 @@ def test_a_span_of_no_part_is_told_once() -> None:
 def test_guide_and_task_must_fit() -> None:
     net = nn.Sequential(nn.Conv2d(3, 4, 3), nn.Flatten(), nn.Linear(4 * 36, 7))
     text = "\n".join(mistakes_in(make([Keep()], guide=cut(net, ["0"], (3, 8, 8)))))
-    assert "guide: takes inputs (C,H,W) = (3, 8, 8), but those of task 'digits' are" in text
+    assert "guide: takes inputs (C,H,W) = (3, 8, 8), but those of task 'digits' are " in text
+    assert "are (C,H,W) = (1, 8, 8)" in text
     assert "guide: its outputs are (D) = (7)" in text
 
 
@@ -176,7 +177,7 @@ def test_shares_that_round_to_the_same_width_are_one() -> None:
     [
         ("SearchSpace(constrains=[])", "line 3: TypeError: .*; known: guide, task, blocks"),
         ("Depthwise(expnd=2)", "line 3: TypeError: .*; known: expand, kernel"),
-        ("Recipe(epoch=3)", "line 3: epoch: no such setting; settings are schedule, order"),
+        ("Recipe(epoch=3)", "line 3: epoch: unknown setting; available: schedule, order"),
         ("Recipe(similarity_options={'pol': 3})", "no option pol; its options are examples, pool"),
     ],
 )

@@ -187,7 +187,7 @@ def test_places_that_do_not_allow_it_are_refused() -> None:
     model = a_resnet()
     with pytest.raises(TransformError, match="no submodule 'blok'"):
         deepen(model, "blok", inlet=INLET)
-    with pytest.raises(TransformError, match="there are r2deeper"):
+    with pytest.raises(TransformError, match="available: r2deeper"):
         deepen(model, "block1", method="deeper", inlet=INLET)
     with pytest.raises(TransformError, match="they range from -inf"):
         deepen(model, "block1.norm1", activation=nn.ReLU(), inlet=INLET)
@@ -223,7 +223,7 @@ def test_a_larger_kernel_computes_the_same_and_learns_at_its_rim(make, kernel, d
 def test_kernels_that_cannot_grow_are_refused() -> None:
     model = a_resnet()
     for kernel in (3, 1, 4, (5, 4)):
-        with pytest.raises(TransformError, match="can grow by an even number"):
+        with pytest.raises(TransformError, match="must grow by an even number"):
             enlarge_kernel(model, "block1.conv1", kernel, inlet=INLET)
     with pytest.raises(TransformError, match="not a convolution"):
         enlarge_kernel(model, "head.2", 3, inlet=INLET)

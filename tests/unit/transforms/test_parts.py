@@ -145,7 +145,7 @@ def test_activations_decide_which_channels_a_narrower_part_keeps(trained) -> Non
         (lambda p, x: grown(p, x, width=0.5), "does not grow it"),
         (lambda p, x: grown(p, x, kernel=1), "even number"),
         (lambda p, x: shrunk(p, x, width=1.0), "does not shrink it"),
-        (lambda p, x: shrunk(p, x, width=0.99), "no channel that can go"),
+        (lambda p, x: shrunk(p, x, width=0.99), "no channel that can be removed"),
         (lambda p, x: grown(nn.Sequential(nn.Conv2d(8, 8, 1)), x, width=2), "no hidden channels"),
         (lambda p, x: grown(nn.Sequential(nn.ReLU()), x, width=2), "no convolution, linear layer"),
         (lambda p, x: grown(nn.Sequential(nn.Conv2d(8, 8, 1)), x, kernel=2), "larger than 1"),
@@ -178,7 +178,7 @@ def test_a_form_that_no_part_has_is_told() -> None:
         "block 'narrower' cannot replace any span", "block 'wider' cannot replace any span",
     ]  # fmt: skip
     assert "does not shrink it" in said[0] and "no hidden channels" in said[1]
-    with pytest.raises(PairingError, match="'wider' cannot be made of a part"):
+    with pytest.raises(PairingError, match="'wider' cannot be made from this part"):
         make_space().build(BlockChoice(Span(0, 1), "wider", (("kernel", 0), ("width", 2.0))))
 
 

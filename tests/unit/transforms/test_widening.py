@@ -366,10 +366,10 @@ def parametrized() -> nn.Module:
 MAP, IMAGE, VECTOR = (2, 4, 4), (3, 16, 16), (4,)
 REFUSALS: dict[str, tuple[Callable[[], nn.Module], tuple[int, ...], str, int, str, str]] = {
     "no layer": (Chain, IMAGE, "99", 10, "r2wider", "no submodule '99'"),
-    "unknown widening method": (Chain, IMAGE, "0", 10, "r3", "there are r2wider"),
+    "unknown widening method": (Chain, IMAGE, "0", 10, "r3", "available: r2wider"),
     "other kind": (Chain, IMAGE, "2", 10, "r2wider", "ReLU; name a convolution"),
     "not wider": (Chain, IMAGE, "0", 6, "r2wider", "already has 6 channels"),
-    "odd": (Chain, IMAGE, "0", 9, "r2wider", "even number.*ask for 10"),
+    "odd": (Chain, IMAGE, "0", 9, "r2wider", "equal pairs.*use 10"),
     "groups": (Grouped, (3, 6, 6), "first", 12, "r2wider", "multiple of 8"),
     "wrong inlet": (Chain, (1, 16, 16), "0", 10, "r2wider", "cannot be run on an input"),
     "output": (Chain, IMAGE, "9", 8, "r2wider", "is the module's output"),

@@ -53,7 +53,7 @@ def test_every_member_of_the_package_has_what_is_asked_for() -> None:
         (Given(name="a@b"), "'a@b' cannot be the name"),
         (Given(name=""), "'' cannot be the name"),
         (Given(name=3), "3 cannot be the name"),
-        (Given(name="cka"), "'cka' is part of nas-theseus; give yours another name"),
+        (Given(name="cka"), "'cka' is part of nas-theseus; choose another name for yours"),
         (Given(loss=3), r"'given' \(Given\) lacks a method loss\(features, prepared\)"),
         (Given(prepare=lambda: None), r"lacks a method prepare\(guide\): .*similarities"),
         (Given(held=iter([])), "a list_iterator has no description .* hold numbers"),
@@ -89,7 +89,7 @@ def test_a_version_that_is_not_here_says_whether_another_is() -> None:
     with pytest.raises(UnknownNameError, match="'unseen@01234567' is defined in a space file that"):
         recorded_name(SIMILARITY, "unseen@01234567")
     name = recorded_name(SIMILARITY, Given(name="seen"))
-    with pytest.raises(UnknownNameError, match=f"'seen@01234567' has been edited: {name} is load"):
+    with pytest.raises(UnknownNameError, match=f"'seen@01234567' was edited since: {name} is load"):
         recorded_name(SIMILARITY, "seen@01234567")
     assert recorded_name(SIMILARITY, name) == name
 

@@ -54,9 +54,9 @@ def test_unknown_names_are_refused_with_those_that_there_are() -> None:
     with pytest.raises(SpaceError) as error:
         changed(Recipe(), ["schedule=zigzag", "similarity=ckaa"])
     first, second = error.value.mistakes
-    assert first.startswith("schedule: no schedule is called 'zigzag'; use ")
+    assert first.startswith("schedule: unknown schedule 'zigzag'; use ")
     assert SCHEDULES.one_of in first
-    assert second.startswith("similarity: no similarity is called 'ckaa'; use ")
+    assert second.startswith("similarity: unknown similarity 'ckaa'; use ")
     assert SIMILARITIES.one_of in second
 
 
@@ -173,5 +173,5 @@ def test_a_record_is_read_whether_or_not_its_similarity_is_loaded() -> None:
         Recipe(**values)
     with pytest.raises(UnknownNameError, match="'elsewhere@01234567' is defined in a space file"):
         SIMILARITIES[recipe.similarity]
-    with pytest.raises(ValidationError, match="no similarity is called 'elsewhere'"):
+    with pytest.raises(ValidationError, match="unknown similarity 'elsewhere'"):
         Recipe.from_record({"similarity": "elsewhere"})

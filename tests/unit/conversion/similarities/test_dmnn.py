@@ -51,7 +51,11 @@ def test_k_must_be_fewer_than_the_examples() -> None:
 
 @pytest.mark.parametrize(
     ("options", "message"),
-    [({"temperature": 0}, "temperature is 0"), ({"k": 0}, "k is 0"), ({"rows": 0}, "rows is 0")],
+    [
+        ({"temperature": 0}, "temperature must be above 0, not 0"),
+        ({"k": 0}, "k must be 1 or more, not 0"),
+        ({"rows": 0}, "rows must be 1 or more, not 0"),
+    ],
 )
 def test_options_out_of_range_are_refused(options: dict[str, int], message: str) -> None:
     with pytest.raises(ConversionError, match=f"'dmnn': {message}"):

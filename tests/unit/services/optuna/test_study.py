@@ -314,7 +314,7 @@ def test_theseus_without_the_space_says_what_it_needs_before_anything_is_made(
 
 def test_a_sampler_that_does_not_exist_is_refused_with_those_that_do(tmp_path: Path) -> None:
     settings = StudySettings("one", tmp_path / "study.journal", "tpee", 0)
-    with pytest.raises(UnknownNameError, match="no sampler is called 'tpee'; use gp, .*tpe"):
+    with pytest.raises(UnknownNameError, match="unknown sampler 'tpee'; use gp, .*tpe"):
         open_study(settings, PROBLEM, unknown)
 
 

@@ -2,8 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
-from typing import Any, Literal, TypeAlias, TypedDict, TypeVar
+from typing import Any, Literal, TypeAlias, TypedDict
 
 Augment: TypeAlias = Literal["flip-crop"] | None
 
@@ -42,25 +41,3 @@ class ImageOptions(SplitOptions, total=False):
 
     label_smoothing: float
     augment: Augment
-
-
-Options = TypeVar("Options", bound=Mapping[str, Any])
-
-
-def completed(function: str, given: Mapping[str, Any], defaults: Options) -> Options:
-    """Options with their defaults filled in.
-
-    Args:
-        function: to which they were given.
-        defaults: every option that the function has.
-
-    Raises:
-        TypeError: an option that the function does not have, as Python says it.
-    """
-    for name in given:
-        if name not in defaults:
-            raise TypeError(
-                f"{function}() got an unexpected keyword argument {name!r}; options are "
-                f"{', '.join(defaults)}"
-            )
-    return {**defaults, **given}  # type: ignore[return-value] # a dict of the same keys
