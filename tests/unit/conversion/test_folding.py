@@ -97,7 +97,7 @@ def test_folds_refuse_groups_other_layers_and_widths() -> None:
             fold()
     with pytest.raises(ShapeError, match="not BatchNorm2d"):
         fold_after(nn.BatchNorm2d(4), a_map(4, 4))
-    with pytest.raises(ShapeError, match="reads 5 features, the layer gives 4"):
+    with pytest.raises(ShapeError, match="reads 5 features, the layer has 4"):
         fold_after(nn.Linear(6, 4), a_map(5, 4))
-    with pytest.raises(ShapeError, match="gives 5 features, the layer reads 6"):
+    with pytest.raises(ShapeError, match="has 5 features, but the layer reads 6"):
         fold_before(a_map(4, 5), nn.Linear(6, 4))

@@ -125,7 +125,7 @@ def test_fit_stitch_refuses_other_features() -> None:
     stitch = make_stitch(Boundary((4, 6, 6)), Boundary((5, 3, 3)))
     with pytest.raises(ShapeError, match=r"\(2, 4, 6, 6\) and \(2, 5, 6, 6\)"):
         fit_stitch(stitch, torch.randn(2, 4, 6, 6), torch.randn(2, 5, 6, 6))
-    with pytest.raises(ShapeError, match="2 of the sender, 3 of the receiver"):
+    with pytest.raises(ShapeError, match="2 of the sender and 3 of the receiver"):
         fit_stitch(stitch, torch.randn(2, 4, 6, 6), torch.randn(3, 5, 3, 3))
     with pytest.raises(ConversionError, match="no features"):
         fit_stitch_batches(stitch, [])

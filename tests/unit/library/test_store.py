@@ -307,7 +307,7 @@ def test_storage_that_vanished_is_no_empty_library(location: str) -> None:
 
 
 def test_an_address_that_cannot_be_is_told(tmp_path: Path) -> None:
-    with pytest.raises(LibraryError, match="cannot open nosuch://here: .*give another storage"):
+    with pytest.raises(LibraryError, match="cannot open nosuch://here: .*use another storage"):
         Library("nosuch://here")
     (tmp_path / "file").touch()
     with pytest.raises(LibraryError, match=r"library .*file/library: cannot"):

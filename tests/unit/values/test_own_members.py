@@ -56,7 +56,7 @@ def test_every_member_of_the_package_has_what_is_asked_for() -> None:
         (Given(name="cka"), "'cka' is part of nas-theseus; choose another name for yours"),
         (Given(loss=3), r"'given' \(Given\) lacks a method loss\(features, prepared\)"),
         (Given(prepare=lambda: None), r"lacks a method prepare\(guide\): .*similarities"),
-        (Given(held=iter([])), "a list_iterator has no description .* hold numbers"),
+        (Given(held=iter([])), "a list_iterator has no description .* use numbers"),
     ],
 )
 def test_an_object_that_will_not_do_is_refused_with_the_remedy(given: Any, message: str) -> None:

@@ -123,7 +123,7 @@ def test_a_member_is_called_as_its_file_and_checks_its_options(name: str) -> Non
     member = similarity(name)
     assert member.name == name
     assert member.minimum_examples >= 1
-    with pytest.raises(ConversionError, match=f"'{name}': pool is 0"):
+    with pytest.raises(ConversionError, match=f"'{name}': pool must be 1 or more, not 0"):
         similarity(name, pool=0)
     with pytest.raises(ConversionError, match=f"'{name}'.*'maps', 'positions' or 'auto'"):
         similarity(name, examples="images")
