@@ -1,8 +1,8 @@
 """The protocol of similarities, and selection by name.
 
 The package's similarities are the files of `similarities/`. CKA and D-MNN ignore rotation and
-scale, so a part aligned with them has its own basis and needs a stitch to fit into the guide.
-Regression and cosine also align the basis. A space file adds its own similarity with
+scale, so a part aligned with them has its own basis and needs a stitch (`stitch_layer`) to fit into
+the guide. Regression and cosine also align the basis. A space file adds its own similarity with
 ``Recipe(similarity=MySimilarity())``.
 """
 

@@ -36,7 +36,7 @@ def _axes(
     objectives: Sequence[Objective], evaluations: Sequence[Evaluation]
 ) -> tuple[Objective, Objective]:
     if not objectives:
-        raise ValueError("plotting a front needs at least one objective")
+        raise ValueError("plotting a front needs objectives, got none")
     # The user's own costs are in the evaluations, so the space file need not be run.
     known = {*COSTS}.union(*(evaluation.cost.numbers for evaluation in evaluations))
     costs = [objective for objective in objectives if objective.name in known]

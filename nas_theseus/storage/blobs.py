@@ -136,7 +136,6 @@ class Blobs:
             reason = getattr(cause, "strerror", None) or str(cause) or type(cause).__name__
             message = f"cannot {doing} {path}: {reason}"
             raise LibraryError(
-                f"library {without_credentials(self.location)}: "
-                f"{scrub(message, self.location)}; free space there, "
-                "restore access to it, or use another storage"
+                f"library {without_credentials(self.location)}: {scrub(message, self.location)}; "
+                "free space there, restore access to it, or use another storage"
             ) from error

@@ -1,4 +1,4 @@
-"""What a network is trained for: data, loss, metric and distillation, ready made for many kinds."""
+"""Tasks: data, loss, metric and distillation, with ready tasks for many kinds of data."""
 
 from __future__ import annotations
 

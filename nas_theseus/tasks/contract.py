@@ -1,4 +1,4 @@
-"""What every task must give, checked before any training; each mistake is one sentence."""
+"""Check that a task provides everything it must, before any training; one sentence per mistake."""
 
 from __future__ import annotations
 
@@ -25,11 +25,11 @@ _EXAMPLES = 8
 
 
 def declaration_mistakes(task: object) -> list[str]:
-    """What is wrong with a task's names and shapes; empty when nothing is.
+    """Mistakes in a task's names and shapes; empty if there are none.
 
-    Where something is, neither the rest of the task nor a space with it can be checked.
+    If there are any, neither the rest of the task nor a space with it can be checked.
     """
-    # Looked up without being read: a property may load data.
+    # Looked up without calling it: a property may load data.
     absent = [n for n in (*_VALUES, *_METHODS) if inspect.getattr_static(task, n, None) is None]
     absent = [name for name in absent if name not in vars(task)]
     if absent:
@@ -63,13 +63,13 @@ def _wrong_values(task: Any) -> Iterator[str]:
 
 
 def behaviour_mistakes(task: Task, taught: bool) -> list[str]:
-    """What is wrong with a task's data, loss, metric and distillation; empty when nothing is.
+    """Mistakes in a task's data, loss, metric and distillation; empty if there are none.
 
-    Looks at a few examples of each split, and at random outputs for them.
+    Uses a few examples of each split, with random outputs.
 
     Args:
-        task: without `declaration_mistakes`.
-        taught: whether the guide's outputs teach, so that distillation is needed.
+        task: a task without `declaration_mistakes`.
+        taught: whether training distils from the guide's outputs, so that distillation is needed.
     """
     mistakes = []
     if taught and not callable(getattr(task, "distillation", None)):
@@ -82,7 +82,7 @@ def behaviour_mistakes(task: Task, taught: bool) -> list[str]:
     data = list(_data_mistakes(task))
     if not data:
         batch = _first(task, "validation", None)
-        # Each part by itself, so that one that raises does not hide the others.
+        # Each part separately, so that one that raises does not hide the others.
         checks = {"loss": _loss_mistakes, "metric": _metric_mistakes}
         if taught:
             checks["distillation"] = _distillation_mistakes
@@ -125,8 +125,8 @@ def _split_mistakes(task: Task, split: Split, seed: int | None) -> Iterator[str]
     count = len(inputs)
     if not 1 <= count <= _EXAMPLES or tuple(inputs.shape[1:]) != task.inlet.shape:
         yield (
-            f"{call} gives inputs of shape {tuple(inputs.shape)}; expected at most {_EXAMPLES} of "
-            f"{task.inlet}"
+            f"{call} returns inputs of shape {tuple(inputs.shape)}; expected at most {_EXAMPLES} "
+            f"of {task.inlet}"
         )
         return
     if len(targets) != count:
@@ -156,7 +156,7 @@ def _distillation_mistakes(task: Task, batch: Batch) -> Iterator[str]:
     wrong = list(_scalar_mistakes("distillation", found, outputs))
     yield from wrong
     if not wrong and float(task.distillation(teacher, teacher, 2.0)) > float(found.detach()):
-        yield "distillation is greater for the guide's own outputs than for others; turn it round"
+        yield "distillation is greater for the guide's own outputs than for others; change its sign"
 
 
 def _scalar_mistakes(what: str, value: object, outputs: Tensor) -> Iterator[str]:
@@ -170,7 +170,7 @@ def _scalar_mistakes(what: str, value: object, outputs: Tensor) -> Iterator[str]
         (gradient,) = torch.autograd.grad(value, outputs, allow_unused=True)
         if gradient is None or not gradient.any():
             yield (
-                f"{what} is {float(value.detach()):g} whatever the outputs are: its gradient is 0; "
+                f"{what} is {float(value.detach()):g} for any outputs: its gradient is 0; "
                 "is a softmax taken over an axis of size 1?"
             )
         elif not torch.isfinite(gradient).all():
@@ -218,7 +218,7 @@ def _first(task: Task, split: Split, seed: int | None) -> Batch:
 
 
 class _Failure:
-    """What a task's own code raised, as text; `known` errors say all by themselves."""
+    """An error raised by a task's own code, as text; `known` errors need no type name."""
 
     def __init__(self, error: Exception) -> None:
         self.known = isinstance(error, TheseusError)
@@ -233,7 +233,7 @@ class _Failure:
 def _caught(call: Callable[[], Any]) -> Any:
     try:
         return call()
-    except Exception as error:  # a task of the user's own may raise anything
+    except Exception as error:  # a user's own task may raise anything
         return _Failure(error)
 
 

@@ -1,4 +1,4 @@
-"""How far a network's outputs are from its teacher's, for each kind of output."""
+"""Distillation losses for each kind of output: how far outputs are from the teacher's."""
 
 from __future__ import annotations
 
@@ -10,11 +10,11 @@ from torch.nn import functional
 def of_classes(outputs: Tensor, teacher: Tensor, temperature: float, dim: int) -> Tensor:
     """KL divergence of softened distributions from the teacher's, times T², a scalar.
 
-    The mean is over all positions: examples, and tokens or pixels where there are any.
+    The mean is over all positions: examples, and their tokens or pixels if they have any.
 
     Args:
         outputs, teacher: logits, with the classes along `dim`.
-        temperature: T, divides both sides' logits.
+        temperature: T, by which both networks' logits are divided.
         dim: 1 for (B, C) and maps (B, C, H, W), -1 for tokens (B, T, V).
 
     Source: Hinton et al. 2015, arXiv:1503.02531, section 2.
@@ -31,8 +31,8 @@ def of_labels(outputs: Tensor, teacher: Tensor, temperature: float) -> Tensor:
     """KL divergence of softened Bernoulli distributions, times T², mean over labels, a scalar.
 
     Args:
-        outputs, teacher: one logit for each label, which is there or not, shape (B, L).
-        temperature: T, divides both sides' logits.
+        outputs, teacher: one logit for each label, shape (B, L).
+        temperature: T, by which both networks' logits are divided.
     """
     student, target = (
         torch.stack([functional.logsigmoid(x), functional.logsigmoid(-x)], dim=-1).flatten(0, -2)
@@ -45,7 +45,7 @@ def of_labels(outputs: Tensor, teacher: Tensor, temperature: float) -> Tensor:
 def of_numbers(outputs: Tensor, teacher: Tensor, spread: Tensor) -> Tensor:
     """Squared differences in units of the targets' spread, mean over numbers, a scalar.
 
-    So 1 is the error of always answering the targets' mean, whatever their units.
+    So in any units, 1 is the error of always predicting the targets' mean.
 
     Args:
         outputs, teacher: predicted numbers, shape (B, K).

@@ -19,7 +19,7 @@ _MOST_BYTES = 2**31
 
 
 def read_idx(path: Path) -> Tensor:
-    """The tensor of bytes that an idx file holds, dtype uint8, in the shape its header gives.
+    """The bytes in an idx file as a tensor, dtype uint8, in the shape given by the header.
 
     Args:
         path: the file; gzipped when its name ends in ``.gz``.
@@ -49,7 +49,7 @@ def read_idx(path: Path) -> Tensor:
                     f"{path} claims shape {shape}, more than {_MOST_BYTES:,} bytes; "
                     "its header is damaged"
                 )
-            # One byte more than needed tells a file that is too long without unpacking all of it.
+            # One byte more than needed detects a file that is too long without unpacking all of it.
             data = file.read(expected + 1)
     except (OSError, EOFError, zlib.error) as error:
         raise DataError(f"{path} cannot be read: {error}; get the file again") from error

@@ -1,4 +1,4 @@
-"""Several labels an example, each of which is there or not."""
+"""Multilabel classification: each example can have any number of labels."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ from nas_theseus.values.architecture import Boundary
 
 @dataclass(frozen=True, eq=False)
 class LabelTask(Measured, SplitTask):
-    """Tell which labels an example has: binary cross-entropy is minimised, F1 is measured.
+    """Predict the labels of an example: minimises binary cross-entropy; default metric: F1.
 
     Attributes:
         name: what records call it.
@@ -38,7 +38,7 @@ class LabelTask(Measured, SplitTask):
 
     @property
     def outputs(self) -> Boundary:
-        """One logit a label."""
+        """One logit per label."""
         return Boundary((self.labels,))
 
     @property
@@ -66,7 +66,7 @@ class LabelTask(Measured, SplitTask):
     def for_metric(self, outputs: Tensor, targets: Tensor) -> tuple[Tensor, Tensor]:
         """Probabilities, and targets as whole numbers.
 
-        torchmetrics takes logits for probabilities in a batch where all are between 0 and 1.
+        With logits, torchmetrics would mistake a batch between 0 and 1 for probabilities.
 
         Raises:
             ShapeError: the outputs are not (B, labels).

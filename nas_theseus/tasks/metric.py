@@ -1,4 +1,4 @@
-"""Metrics of tasks: what adds up over batches, names and directions, and metrics of one's own."""
+"""Metrics of tasks: meters over batches, names, directions, and users' own metrics."""
 
 from __future__ import annotations
 
@@ -16,12 +16,12 @@ from nas_theseus.values.registers import METRICS
 
 TargetKind: TypeAlias = Literal["classes", "tokens", "maps", "labels", "numbers"]
 
-# What MLflow, `--where` and constraints can all take.
+# Names that MLflow, `--where` and constraints all accept.
 _NAME = re.compile(r"[A-Za-z0-9_.]+")
 
 
 class Meter(Protocol):
-    """Adds up a metric over the batches of a split; every torchmetrics ``Metric`` is one."""
+    """Accumulates a metric over the batches of a split; every torchmetrics ``Metric`` is one."""
 
     def update(self, outputs: Tensor, targets: Tensor, /) -> None:
         """Take in one batch."""
@@ -35,14 +35,14 @@ class Meter(Protocol):
 
 @dataclass(frozen=True)
 class Targets:
-    """What a metric has to know about the targets of a task.
+    """Description of a task's targets for metrics.
 
     Attributes:
         kind: ``classes`` (B,) with logits (B, C); ``tokens`` (B, T) with logits (B, T, V);
             ``maps`` (B, H, W) with logits (B, C, H, W); ``labels`` (B, L) of zeros and ones with
             logits (B, L); ``numbers`` (B, K) with outputs (B, K).
-        count: classes, tokens of the vocabulary, labels or numbers.
-        ignored: class of the pixels that do not count; None counts all.
+        count: number of classes, tokens of the vocabulary, labels or numbers.
+        ignored: class of pixels that do not count; None if all count.
     """
 
     kind: TargetKind
@@ -55,9 +55,9 @@ class NamedMetric:
     """A member of the register of metrics.
 
     Attributes:
-        direction: which way it is better.
-        kinds: targets that it can judge.
-        make: a new accumulator for such targets; imports torchmetrics, which takes seconds.
+        direction: whether more or less is better.
+        kinds: kinds of targets that it supports.
+        make: returns a new meter for such targets; imports torchmetrics, which takes seconds.
     """
 
     direction: Direction
@@ -77,7 +77,7 @@ class OwnMetric:
 def own_metric(
     meter: Any, name: str | None = None, direction: Direction | None = None
 ) -> OwnMetric:
-    """Name a metric of one's own, and say which way it is better.
+    """Give a user's own metric a name and a direction.
 
     Args:
         meter: a torchmetrics ``Metric``, or any object with ``update(outputs, targets)``,
@@ -87,7 +87,7 @@ def own_metric(
         direction: Default: from its attribute ``higher_is_better``.
 
     Raises:
-        DataError: something that a metric needs is missing.
+        DataError: the metric lacks a method or a direction.
     """
     if isinstance(meter, OwnMetric):
         return meter
@@ -96,14 +96,14 @@ def own_metric(
     if missing or isinstance(meter, type):
         what = f"{meter.__name__} itself, which is not called" if isinstance(meter, type) else kind
         raise DataError(
-            f"metric: give a name ({METRICS.one_of}) or an object with update(outputs, targets), "
+            f"metric: use a name ({METRICS.one_of}) or an object with update(outputs, targets), "
             f"compute() and reset(), such as a torchmetrics Metric, not {what}"
         )
     if direction is None:
         better = getattr(meter, "higher_is_better", None)
         if not isinstance(better, bool):
             raise DataError(
-                f"metric {kind}: it is not known which way it is better; give "
+                f"metric {kind}: its direction is unknown; use "
                 f"own_metric({kind}(…), direction='maximize'), or 'minimize'"
             )
         direction = "maximize" if better else "minimize"
@@ -111,21 +111,22 @@ def own_metric(
 
 
 def name_mistake(name: object) -> str | None:
-    """Why a metric cannot have this name; None when it can."""
+    """Why a metric cannot have this name; None if it can."""
     if isinstance(name, str) and _NAME.fullmatch(name):
         return None
     return (
-        f"metric {name!r}: a name has letters, digits, '_' and '.' only, so that MLflow, --where "
-        "and constraints can take it"
+        f"metric {name!r}: a name can only have letters, digits, '_' and '.', so that MLflow, "
+        "--where and constraints accept it"
     )
 
 
 class Measured(ABC):
-    """The metric of a ready task, by name or of one's own.
+    """The metric of a ready task, by name or the user's own.
 
     Attributes:
-        metric: a name from the register; given an object, it becomes the object's name.
-        own: the metric of one's own, if it is one.
+        metric: a name from the register, or the user's own metric; an object is replaced by its
+            name.
+        own: the user's own metric, if there is one.
     """
 
     name: str
@@ -135,13 +136,13 @@ class Measured(ABC):
     @property
     @abstractmethod
     def targets(self) -> Targets:
-        """What the task's targets are."""
+        """Description of the task's targets."""
 
     def __post_init__(self) -> None:
-        """Put a metric that was given as an object into `own`.
+        """Move a metric given as an object to `own`.
 
         Raises:
-            DataError: the object lacks what a metric needs.
+            DataError: the object is not a metric.
         """
         if not isinstance(self.metric, str):
             own = own_metric(self.metric)
@@ -153,7 +154,7 @@ class Measured(ABC):
 
     @property
     def direction(self) -> Direction:
-        """Which way the metric is better.
+        """Whether more or less of the metric is better.
 
         Raises:
             UnknownNameError: no metric has this name.
@@ -164,11 +165,11 @@ class Measured(ABC):
         return direction
 
     def meter(self) -> Meter:
-        """An accumulator of the metric for the task's targets.
+        """A new meter of the metric for the task's targets.
 
         Raises:
             UnknownNameError: no metric has this name.
-            DataError: the metric cannot judge such targets.
+            DataError: the metric does not support such targets.
         """
         if self.own is not None:
             return Prepared(self.own.meter, self.for_metric)
@@ -177,19 +178,19 @@ class Measured(ABC):
         if targets.kind not in member.kinds:
             suited = [name for name in METRICS if targets.kind in METRICS[name].kinds]
             raise DataError(
-                f"task {self.name!r}: {self.metric} judges {' or '.join(member.kinds)}, the "
+                f"task {self.name!r}: {self.metric} supports {' or '.join(member.kinds)}, but the "
                 f"task's targets are {targets.kind}; use {' or '.join(suited)}"
             )
         return Prepared(member.make(targets), self.for_metric)
 
     def for_metric(self, outputs: Tensor, targets: Tensor) -> tuple[Tensor, Tensor]:
-        """Outputs and targets as metrics take them; as they are unless a task says otherwise."""
+        """Convert outputs and targets for metrics; unchanged unless a task overrides this."""
         return outputs, targets
 
 
 @dataclass(frozen=True, eq=False)
 class Prepared:
-    """A meter that is given outputs and targets in another form."""
+    """A meter that converts outputs and targets first."""
 
     inner: Meter
     prepare: Callable[[Tensor, Tensor], tuple[Tensor, Tensor]]
@@ -213,7 +214,7 @@ class Prepared:
 
 
 def per_token(outputs: Tensor, targets: Tensor) -> tuple[Tensor, Tensor]:
-    """Logits (B, T, V) and ids (B, T) as B·T examples of their own: (B·T, V) and (B·T,)."""
+    """Logits (B, T, V) and ids (B, T) as B·T separate examples: (B·T, V) and (B·T,)."""
     return outputs.flatten(0, 1), targets.flatten()
 
 

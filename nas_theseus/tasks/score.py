@@ -42,7 +42,7 @@ def score(network: nn.Module, task: Task, split: Split, batch_size: int = 512) -
 
 
 def empty_meter(task: Task, device: Device) -> Meter:
-    """The task's meter without any batch in it, its sums on a device where it can move them."""
+    """A new meter of the task, moved to a device if it supports that."""
     meter = task.meter()
     move = getattr(meter, "to", None)
     if callable(move):
@@ -52,19 +52,20 @@ def empty_meter(task: Task, device: Device) -> Meter:
 
 
 def as_number(metric: str, value: Any) -> float:
-    """What a metric gave, as a float.
+    """A metric's result as a float.
 
     Raises:
-        DataError: it is not one number.
+        DataError: the result is not one number.
     """
     if isinstance(value, Tensor) and value.numel() == 1 and not value.is_complex():
         return float(value)
     if isinstance(value, bool) or not hasattr(value, "__float__") or isinstance(value, Tensor):
         given = f"shape {tuple(value.shape)}" if isinstance(value, Tensor) else repr(value)[:60]
         raise DataError(
-            f"metric {metric!r} gives {given}, it must give one number; take a mean over classes"
+            f"metric {metric!r} returns {given}, but must return one number, such as a mean over "
+            "classes"
         )
     try:
         return float(value)
     except (TypeError, ValueError) as error:  # a numpy array has __float__ whatever its size
-        raise DataError(f"metric {metric!r} gives {value!r:.60}, not one number") from error
+        raise DataError(f"metric {metric!r} returns {value!r:.60}, not one number") from error

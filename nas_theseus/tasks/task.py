@@ -1,4 +1,4 @@
-"""What every task offers: splits of its data, batches in a fixed order, loss and metric."""
+"""The protocol of tasks, and a base for tasks over splits: batches, loss and metric."""
 
 from __future__ import annotations
 
@@ -27,12 +27,13 @@ SPLITS: tuple[Split, ...] = get_args(Split)
 
 
 class Batch(NamedTuple):
-    """Inputs (B, *inlet), targets, and where the inputs stand in their split's order.
+    """Inputs (B, *inlet), targets, and the positions of the inputs in their split.
 
     Attributes:
-        index: (B,) positions, so that what was computed once for a split (a teacher's logits) can
-            be looked up. None where that would be wrong, as augmented inputs are new, or too much
-            to keep: data read from disk batch by batch, and text, with logits for every token.
+        index: positions (B,), to look up results that were computed once for a split, such as a
+            teacher's logits. None if there can be no such results: for augmented inputs, which are
+            always new, and for data whose results would be too large, such as data read from disk
+            batch by batch, and text with logits for every token.
     """
 
     inputs: Tensor
@@ -41,22 +42,22 @@ class Batch(NamedTuple):
 
 
 class Task(Protocol):
-    """Data, loss, metric and distillation; see `tasks.contract` for all that is checked.
+    """Data, loss, metric and distillation; `tasks.contract` lists all checks.
 
-    Final metrics are called ``val_<metric>`` and ``test_<metric>``.
+    Final metrics are named ``val_<metric>`` and ``test_<metric>``.
     """
 
     @property
     def name(self) -> str:
-        """What records and messages call the task."""
+        """Name of the task in records and messages."""
 
     @property
     def metric(self) -> str:
-        """Name of what is measured, such as ``accuracy``: letters, digits, "_" and "."."""
+        """Name of the metric, such as ``accuracy``: letters, digits, "_" and "."."""
 
     @property
     def direction(self) -> Direction:
-        """Which way the metric is better."""
+        """Whether more or less of the metric is better."""
 
     @property
     def inlet(self) -> Boundary:
@@ -64,7 +65,7 @@ class Task(Protocol):
 
     @property
     def outputs(self) -> Boundary:
-        """What a network must give for one input."""
+        """Shape of a network's output for one input."""
 
     def data_hash(self) -> str:
         """Hash of the training and validation data, in their order; the same on every machine."""
@@ -87,29 +88,29 @@ class Task(Protocol):
         """The first `count` training inputs in the split's order, shape (count, *inlet)."""
 
     def loss(self, outputs: Tensor, targets: Tensor) -> Tensor:
-        """What training minimises: a scalar, the mean over the batch."""
+        """The loss that training minimises: a scalar, the mean over the batch."""
 
     def meter(self) -> Meter:
-        """An accumulator of the metric, which adds up over the batches of one split."""
+        """A new meter, which accumulates the metric over the batches of one split."""
 
     def distillation(self, outputs: Tensor, teacher: Tensor, temperature: float) -> Tensor:
-        """How far outputs are from the guide's: a scalar, the mean over the batch, 0 at least.
+        """How far outputs are from the guide's: a scalar of at least 0, the mean over the batch.
 
-        Only recipes with ``distill`` above 0 ask for it, so a task may leave it out. Its size
-        should be comparable with that of `loss`, because the two are added with weights.
+        Only recipes with ``distill`` above 0 need it, so a task can omit it. Its values should be
+        of similar size as those of `loss`, since the two are added with weights.
 
         Args:
-            outputs: of the network in training, shape (B, *outputs).
-            teacher: of the guide for the same inputs, same shape, without gradient.
-            temperature: softens both sides where outputs are logits.
+            outputs: outputs of the network in training, shape (B, *outputs).
+            teacher: the guide's outputs for the same inputs, same shape, without gradient.
+            temperature: temperature that softens both sides if outputs are logits.
         """
 
 
 class Digest(Protocol):
-    """What `hashlib` objects offer to those who are hashed into them."""
+    """A hash being computed, such as a `hashlib` object."""
 
     def update(self, data: bytes, /) -> None:
-        """Take in more bytes."""
+        """Add more bytes."""
 
 
 class Examples(Protocol):
@@ -117,7 +118,7 @@ class Examples(Protocol):
 
     @property
     def indexed(self) -> bool:
-        """Whether predictions for all of the split are small enough to keep."""
+        """Whether predictions for the whole split are small enough to keep in memory."""
 
     def __len__(self) -> int:
         """Number of examples."""
@@ -125,7 +126,7 @@ class Examples(Protocol):
     def select(
         self, order: Tensor, batch_size: int, device: Device
     ) -> Iterator[tuple[Tensor, Tensor]]:
-        """Inputs and targets of the examples that `order` (N,) names, in batches, on `device`."""
+        """Inputs and targets of the examples with indices `order` (N,), in batches, on `device`."""
 
     def update(self, digest: Digest) -> None:
         """Hash the content, in order."""
@@ -133,7 +134,7 @@ class Examples(Protocol):
 
 @dataclass(frozen=True)
 class Splits:
-    """The three parts of a data set; no example is in two of them."""
+    """The three splits of a data set; no example is in two of them."""
 
     train: Examples
     validation: Examples
@@ -146,25 +147,25 @@ class Splits:
             DataError: no such split.
         """
         if split not in SPLITS:
-            raise DataError(f"no split is called {split!r}; there are {', '.join(SPLITS)}")
+            raise DataError(f"unknown split {split!r}; available: {', '.join(SPLITS)}")
         examples: Examples = getattr(self, split)
         return examples
 
 
 def shuffled(size: int, seed: int) -> Tensor:
-    """A permutation of 0 … size-1, the same for the same seed on every machine and release.
+    """A permutation of 0 … size-1 that depends on the seed alone, on every machine and release.
 
-    NumPy's legacy generator is used because its stream is frozen for good (NEP 19), which
-    neither torch's nor NumPy's newer generators promise.
+    NumPy's legacy generator is used because its stream will never change (NEP 19), which neither
+    torch's nor NumPy's newer generators promise.
     """
     order = np.random.RandomState(seed & 0xFFFFFFFF).permutation(size)
     return torch.from_numpy(order.astype(np.int64))
 
 
 class SplitTask(ABC):
-    """A task over `Splits` that are loaded on first use and kept on the instance.
+    """A task over `Splits`, which are loaded on first use and cached on the instance.
 
-    What is loaded does not travel when a task is pickled: a worker reads the data itself.
+    Loaded data are not pickled with a task: each worker reads the data itself.
     """
 
     name: str
@@ -174,11 +175,11 @@ class SplitTask(ABC):
         """Read the data; called once.
 
         Raises:
-            DataError: the data cannot be had or are not what the task needs.
+            DataError: the data are not available or do not fit the task.
         """
 
     def augment_batch(self, inputs: Tensor, random: np.random.RandomState) -> Tensor:
-        """Vary a batch of training inputs; leaves them as they are unless a task says otherwise."""
+        """Augment a batch of training inputs; unchanged unless a task overrides this."""
         del random
         return inputs
 
@@ -187,12 +188,12 @@ class SplitTask(ABC):
         """The loaded data.
 
         Raises:
-            DataError: as `load`, or a split is empty.
+            DataError: as for `load`, or a split is empty.
         """
         splits = self.load()
         for split in SPLITS:
             if len(splits.of(split)) == 0:
-                raise DataError(f"task {self.name!r}: the {split} split is empty; give more data")
+                raise DataError(f"task {self.name!r}: the {split} split is empty; use more data")
         return splits
 
     @cached_property
@@ -205,7 +206,7 @@ class SplitTask(ABC):
     def data_hash(self) -> str:
         """Sixteen hexadecimal digits of the training and validation data in their order.
 
-        The test split is left out: neither a converted block nor a choice depends on it.
+        The test split is not included: neither converted blocks nor choices depend on it.
         """
         return self._hash
 
@@ -229,13 +230,13 @@ class SplitTask(ABC):
         """The examples of a split, a batch at a time.
 
         Args:
-            split: which examples.
-            batch_size: examples in a batch.
-            seed: None gives the split's own order and keeps a short last batch. A seed shuffles
-                and augments by it, and drops a short last batch of the training split (unless it
-                is the only one).
-            device: where the batches are; data in memory move there once.
-            limit: look at no more than this many examples (not batches).
+            split: name of the split.
+            batch_size: number of examples in a batch.
+            seed: None uses the split's own order and keeps a short last batch. A seed shuffles and
+                augments, and drops a short last batch of the training split (unless it is the only
+                one).
+            device: device of the batches; data in memory are moved there once.
+            limit: largest number of examples (not batches).
 
         Raises:
             DataError: no such split, or a batch size or limit below 1.
@@ -286,7 +287,7 @@ class SplitTask(ABC):
         if not 1 <= count <= available:
             raise DataError(
                 f"task {self.name!r}: cannot sample {count} training inputs, it has {available}; "
-                f"ask for 1 to {available}"
+                f"use 1 to {available}"
             )
         chosen = self.splits.train.select(torch.arange(count), min(count, 1024), "cpu")
         return torch.cat([inputs for inputs, _ in chosen])

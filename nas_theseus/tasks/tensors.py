@@ -20,8 +20,8 @@ Statistics: TypeAlias = tuple[tuple[float, ...], tuple[float, ...]]
 def channel_statistics(images: Tensor) -> Statistics:
     """Mean and standard deviation of each channel of bytes (N, C, H, W).
 
-    Sums of bytes are exact integers, so the figures are the same on every machine. A channel
-    that never changes gets the deviation 1.
+    Sums of bytes are exact integers, so the results are the same on every machine. The deviation
+    of a constant channel is set to 1.
     """
     count = images.numel() // images.shape[1]
     means, deviations = [], []
@@ -37,7 +37,7 @@ def channel_statistics(images: Tensor) -> Statistics:
 
 
 def standardise(images: Tensor, statistics: Statistics) -> Tensor:
-    """Images (N, C, H, W) as float32 with each channel's mean taken off and deviation divided."""
+    """Images (N, C, H, W) as float32, minus each channel's mean, divided by its deviation."""
     mean, deviation = (
         torch.tensor(values, device=images.device).reshape(-1, 1, 1) for values in statistics
     )
@@ -49,11 +49,11 @@ class TensorExamples:
     """Inputs and targets in memory.
 
     Attributes:
-        inputs: (N, *inlet), bytes or float32; bytes stay bytes until a batch is taken, a quarter
-            of the memory.
+        inputs: (N, *inlet), bytes or float32; bytes are converted batch by batch, which saves three
+            quarters of the memory.
         targets: (N, ...), int64 or float32.
-        statistics: what images (N, C, H, W) are standardised by; None leaves the values alone.
-        indexed: whether predictions for all examples are small enough to keep.
+        statistics: mean and deviation to standardise images (N, C, H, W); None does not.
+        indexed: whether predictions for all examples are small enough to keep in memory.
     """
 
     inputs: Tensor
@@ -68,7 +68,7 @@ class TensorExamples:
     def select(
         self, order: Tensor, batch_size: int, device: Device
     ) -> Iterator[tuple[Tensor, Tensor]]:
-        """Batches by index; the data move to a device once and stay there."""
+        """Batches by index; the data are moved to a device once and stay there."""
         key = str(device)
         if key not in self._moved:
             self._moved[key] = (self.inputs.to(device), self.targets.to(device))
@@ -82,7 +82,7 @@ class TensorExamples:
             yield inputs, all_targets.index_select(0, chosen)
 
     def update(self, digest: Digest) -> None:
-        """Hash inputs, targets and what the inputs are standardised by."""
+        """Hash inputs, targets and the statistics of the inputs."""
         hash_tensor(digest, self.inputs)
         hash_tensor(digest, self.targets)
         digest.update(repr(self.statistics).encode())
@@ -92,13 +92,13 @@ def check_labels(name: str, labels: Tensor, count: int, classes: int) -> None:
     """Refuse labels that do not fit the images or the classes.
 
     Args:
-        name: what messages call the data.
+        name: name of the data in messages.
         labels: (N,), integers.
         count: number of images.
         classes: labels are 0 … classes-1.
 
     Raises:
-        DataError: another number of labels than images, or a label out of range.
+        DataError: the numbers of labels and images differ, or a label is out of range.
     """
     if len(labels) != count:
         raise DataError(
@@ -114,12 +114,12 @@ def check_labels(name: str, labels: Tensor, count: int, classes: int) -> None:
 def flip_and_crop(images: Tensor, random: np.random.RandomState) -> Tensor:
     """Flip half of the images left to right and shift each by up to an eighth of its height.
 
-    What a shift uncovers is the nearest border pixel, which is background in standardised
-    images too, whatever their mean.
+    Uncovered pixels get the nearest border pixel, which is background in standardised images too,
+    for any mean.
 
     Args:
         images: (N, C, H, W).
-        random: draws on CPU, so that the same seed varies batches alike on every device.
+        random: generator on the CPU, so that the same seed augments equally on every device.
 
     Returns:
         New images of the same shape.

@@ -1,4 +1,4 @@
-"""What trackers and callbacks are told about a search, beside its outcomes."""
+"""Values that trackers and callbacks receive about a search, besides its outcomes."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ class TrackerContext:
 
     Attributes:
         search: name of the search.
-        identity: tells apart searches of the same name in other folders or of other users.
+        identity: distinguishes searches of the same name in other folders or by other users.
         folder: the search's own folder, which exists; a tracker writes files of its own here.
         outbox: folder for records that a service has not received yet; of this search alone.
         runs_file: JSON map from architecture id to MLflow run id, written by the MLflow tracker.

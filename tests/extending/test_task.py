@@ -116,7 +116,9 @@ def test_its_slips_are_told_before_any_training(space_file: Path) -> None:
     text = SPACE.replace('metric = "psnr"', 'metric = "psnr (dB)"')
     space_file.write_text(text.replace("val_psnr", "val_psnr (dB)"), encoding="utf-8")
     (said,) = mistakes_in(load_space(space_file))
-    assert said.startswith("task: metric 'psnr (dB)': a name has letters, digits, '_' and '.' only")
+    assert said.startswith(
+        "task: metric 'psnr (dB)': a name can only have letters, digits, '_' and '.'"
+    )
     text = SPACE.replace("    def distillation(self, outputs, teacher, temperature):\n", "")
     text = text.replace("        return self.loss(outputs, teacher)\n", "")
     space_file.write_text(text, encoding="utf-8")

@@ -1,4 +1,4 @@
-"""Metrics by name, one file each: `MEMBER` says the direction, the targets, and makes the meter.
+"""Metrics by name, one file each: `MEMBER` has the direction, the targets, and makes meters.
 
-torchmetrics takes seconds to import, so a file imports it only where a meter is made.
+torchmetrics takes seconds to import, so a file imports it only when a meter is made.
 """

@@ -14,8 +14,8 @@ from nas_theseus.tasks.metric import Meter, NamedMetric, Targets
 class Perplexity:
     """Perplexity from log-probabilities.
 
-    torchmetrics takes the logarithm of the softmax, which is infinite for one token with a
-    probability below 1e-45. Networks that have just been converted give such tokens.
+    torchmetrics computes the logarithm of the softmax, which is infinite if a single token has a
+    probability below 1e-45. This happens in networks that have just been converted.
     """
 
     higher_is_better = False
@@ -37,13 +37,13 @@ class Perplexity:
         self._tokens += targets.numel()
 
     def compute(self) -> float:
-        """The perplexity; infinite where the exponential overflows."""
+        """The perplexity; infinite if the exponential overflows."""
         mean = sum(torch.stack(self._nats).tolist()) / self._tokens
         return math.exp(mean) if mean < 700 else math.inf
 
 
 def make(targets: Targets) -> Meter:
-    """Perplexity needs to know nothing about the vocabulary."""
+    """A meter of perplexity, for any vocabulary."""
     del targets
     return Perplexity()
 

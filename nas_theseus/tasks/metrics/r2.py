@@ -12,7 +12,7 @@ def make(targets: Targets) -> Meter:
     from torchmetrics.regression import R2Score
 
     del targets
-    # Its variance is a difference of sums, which float32 cannot hold for targets far from 0.
+    # The variance is a difference of sums, too coarse in float32 for targets far from 0.
     return R2Score().set_dtype(torch.float64)
 
 

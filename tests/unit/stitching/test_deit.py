@@ -37,7 +37,7 @@ def test_two_sizes_are_stitched(tmp_path: Path) -> None:
 
 
 def test_what_is_no_deit() -> None:
-    with pytest.raises(GuideError, match="no DeiT of size 'huge': there are tiny, small, base"):
+    with pytest.raises(GuideError, match="unknown DeiT size 'huge'; available: tiny, small, base"):
         deit_anchors({"huge": None}, TASK)
 
 

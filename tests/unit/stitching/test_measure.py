@@ -132,5 +132,5 @@ def test_too_few_examples_are_told_with_what_is_needed() -> None:
     sender, receiver = network(8, 0), network(3, 1)
     few = Examples.of(TASK, "train", 2, CPU)
     both = Side(sender, few, few), Side(receiver, few, few)
-    with pytest.raises(ConversionError, match=r"a-trained-1 → b-trained-2: .* needs 3 examples"):
+    with pytest.raises(ConversionError, match=r"a-trained-1 → b-trained-2: .* at least 3 examples"):
         measure(RECIPE, TASK, both, ends(1, 2), (few.targets, few.targets), 0)

@@ -128,9 +128,9 @@ def first_batch(**fields: Any) -> Any:
 @pytest.mark.parametrize(
     ("members", "message"),
     [
-        ({"metric": "acc@5"}, "metric 'acc@5': a name has letters, digits, '_' and '.' only"),
+        ({"metric": "acc@5"}, "metric 'acc@5': a name can only have letters, digits, '_' and '.'"),
         ({"metric": None}, "Changed has no `metric`"),
-        ({"metric": 3}, "metric 3: a name has"),
+        ({"metric": 3}, "metric 3: a name can only have"),
         ({"name": ""}, "name must be a text that is not empty, not '' (str)"),
         ({"direction": "up"}, "direction must be 'maximize' or 'minimize', not 'up' (str)"),
         ({"inlet": (4,)}, "inlet must be a Boundary of sizes above 0, such as Boundary((3, 32, 32"),
@@ -197,9 +197,9 @@ def meter_of(**members: Any) -> Any:
         ({"meter": lambda self: "accuracy"}, "has no `update`, `compute` or `reset`"),
         ({"meter": lambda self: NoReset()}, "reset() must forget what came before"),
         ({"meter": meter_of(compute=lambda self: math.nan)}, "of random outputs is NaN"),
-        ({"meter": meter_of(compute=lambda self: torch.zeros(3))}, "gives shape (3,), it must"),
+        ({"meter": meter_of(compute=lambda self: torch.zeros(3))}, "returns shape (3,), but must"),
         ({"meter": meter_of(compute=failing)}, "RuntimeError: no such thing"),
-        ({"distillation": lambda self, o, t, x: o.sum() * 0}, "distillation is 0 whatever the ou"),
+        ({"distillation": lambda self, o, t, x: o.sum() * 0}, "distillation is 0 for any ou"),
         (
             {"distillation": lambda self, o, t, x: -(o - t).square().mean()},
             "distillation is greater for the guide's own outputs than for others",
@@ -238,14 +238,14 @@ def test_a_space_tells_what_its_tasks_lack() -> None:
     (said,) = mistakes_in(space_of(Own(), guide_task=changed(loss=failing)))
     assert said == "guide_task: task 'own': loss: RuntimeError: no such thing"
     (said,) = mistakes_in(space_of(changed(metric="acc@5")))
-    assert said.startswith("task: metric 'acc@5': a name has")
+    assert said.startswith("task: metric 'acc@5': a name can only have")
 
 
 def test_ready_tasks_with_metrics_that_cannot_be() -> None:
     (said,) = declaration_mistakes(dataclasses.replace(digits(), metric="acc@5"))
-    assert said.startswith("metric 'acc@5': a name has letters, digits")
+    assert said.startswith("metric 'acc@5': a name can only have letters, digits")
     (said,) = declaration_mistakes(digits(metric="acuracy"))
-    assert said.startswith("direction cannot be read: no metric is called 'acuracy'; use accuracy")
+    assert said.startswith("direction cannot be read: unknown metric 'acuracy'; use accuracy")
     (said,) = said_of(digits(metric="mean_iou"))
     assert said.startswith("task 'digits': mean_iou judges maps, the task's targets are classes")
     (said,) = declaration_mistakes(digits(metric=own_metric(Mean(), "mean share")))

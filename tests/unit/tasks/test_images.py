@@ -251,7 +251,7 @@ def test_impossible_settings_are_refused_at_once(make: object, message: str) -> 
 
 def test_unknown_splits_and_empty_batches_are_refused() -> None:
     task = numbered_task()
-    with pytest.raises(DataError, match="'val'; there are train, validation, test"):
+    with pytest.raises(DataError, match="'val'; available: train, validation, test"):
         task.size("val")  # type: ignore[arg-type]
     with pytest.raises(DataError, match="batch_size must be at least 1, not 0"):
         task.batches("train", 0)
