@@ -85,18 +85,14 @@ class _Pooled:
 class RowSimilarity(_Pooled, ABC):
     """Compares two sets of rows, one per example; does not depend on rotations of the features.
 
-    <<<<<<< HEAD
-        A part aligned with it has its own basis; it needs a stitch (`stitch_layer`) to fit the guide.
-    =======
-        A part aligned with it has its own basis and needs a stitch to fit into the guide.
-    >>>>>>> main
+    A part aligned with it has its own basis; it needs a stitch (`stitch_layer`) to fit the guide.
 
     Attributes:
-            pool: Default: 8. It keeps CKA near 8 % of a residual block's step (16x32x32, batch 256),
-                where the Gram matrix of raw features costs over 50 %: benchmarks/cka_step.
-            project: fixed random projection of wider rows to this width; None for none.
-            rows: largest number of positions to compare, a fixed random choice; None for all.
-            seed: seed of the projection and of the choice of positions.
+        pool: Default: 8. It keeps CKA near 8 % of a residual block's step (16x32x32, batch 256),
+            where the Gram matrix of raw features costs over 50 %: benchmarks/cka_step.
+        project: fixed random projection of wider rows to this width; None for none.
+        rows: largest number of positions to compare, a fixed random choice; None for all.
+        seed: seed of the projection and of the choice of positions.
     """
 
     aligned_basis: ClassVar[bool] = False
