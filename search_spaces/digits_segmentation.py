@@ -53,6 +53,6 @@ def space() -> SearchSpace:
         keep=["head"],
         guide_training=Recipe(epochs=15, distill=0, batch_size=64),
         recipe=Recipe(
-            align_steps=15, align_examples=512, align_batch_size=64, epochs=4, batch_size=64
+            align_steps=20, align_examples=512, align_batch_size=64, epochs=8, batch_size=64
         ),
     )

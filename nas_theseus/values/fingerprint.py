@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import ast
+import copy
 import inspect
 import sys
 from functools import cache, partial
@@ -13,6 +14,8 @@ import torch
 from torch import nn
 
 from nas_theseus.values.ids import short_hash
+
+_DOCUMENTED = (ast.Module, ast.ClassDef, ast.FunctionDef, ast.AsyncFunctionDef)
 
 
 def fingerprint(module: nn.Module, *makers: object) -> str:
@@ -87,7 +90,16 @@ def source_text(made: Any) -> str:
         if inner is None:
             break
         scope = inner
-    return ast.get_source_segment(text, scope) or text
+    return _code(scope)
+
+
+def _code(scope: ast.AST) -> str:
+    """Code without comments and docstrings, which change no result, in one layout."""
+    plain = copy.deepcopy(scope)
+    for node in ast.walk(plain):
+        if isinstance(node, _DOCUMENTED) and ast.get_docstring(node, clean=False) is not None:
+            node.body = node.body[1:] or [ast.Pass()]
+    return ast.unparse(plain)
 
 
 @cache

@@ -52,7 +52,7 @@ def test_an_unknown_schedule_is_refused_with_those_that_there_are() -> None:
         (replace(GOOD, trained=(3, 1)), "ascending order"),
         (replace(GOOD, trained=()), "both trained and aligned positions, or neither"),
         (replace(GOOD, aligned=()), "both trained and aligned positions, or neither"),
-        (replace(GOOD, trained=(3,), aligned=(1,)), "the loss does not depend on them"),
+        (replace(GOOD, trained=(3,), aligned=(1,)), "does not depend on them"),
         ((1, 4), "is not a Stage"),
     ],
 )
