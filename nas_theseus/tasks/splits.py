@@ -32,10 +32,12 @@ def held_out(labels: Tensor, count: int, seed: int) -> tuple[Tensor, Tensor]:
     classes = int(labels.max()) + 1
     held, rest = (labels[part] for part in (order[:count], order[count:]))
     counts = torch.stack([torch.bincount(part, minlength=classes) for part in (held, rest)])
+    # Training first: what it gets back may leave room for another class in validation.
     for one in range(classes):
         if counts[0, one] and not counts[1, one]:
             _swap(order, labels, count, counts, (one, _spare(counts, 1)))
-        elif counts[1, one] > 1 and not counts[0, one]:
+    for one in range(classes):
+        if counts[1, one] > 1 and not counts[0, one]:
             _swap(order, labels, count, counts, (_spare(counts, 0), one))
     return order[:count], order[count:]
 

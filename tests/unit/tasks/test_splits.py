@@ -8,7 +8,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
-from hypothesis import given
+from hypothesis import example, given
 from hypothesis import strategies as st
 from PIL import Image
 from torch import Tensor
@@ -23,6 +23,7 @@ from nas_theseus.tasks.task import shuffled
 @given(
     st.lists(st.integers(1, 12), min_size=2, max_size=6), st.floats(0.05, 0.5), st.integers(0, 99)
 )
+@example(sizes=[7, 1, 4, 12], share=0.125, seed=51)
 def test_every_class_is_trained_on_and_judged_where_it_can_be(
     sizes: list[int], share: float, seed: int
 ) -> None:
