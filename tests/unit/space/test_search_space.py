@@ -58,6 +58,8 @@ class Broken(nn.Module):
     "path", sorted((ROOT / "search_spaces").glob("*.py")), ids=lambda p: p.stem
 )
 def test_the_spaces_that_ship_have_no_mistakes(path: Path) -> None:
+    if "import GPT2" in path.read_text():
+        pytest.importorskip("transformers")  # an extra, without which that guide cannot be made
     space = load_space(path)
     # Not every machine has the data set; all else must be right.
     said = [one for one in mistakes_in(space) if "apt-get install dataset-fashion-mnist" not in one]
