@@ -253,7 +253,7 @@ def refuse_unknown_names(settings: SearchSettings) -> None:
         *((TRACKERS, name) for name in settings.trackers),
     ]
     mistakes = [
-        f"--{register.kind} {name}: no {register.kind} is called {name!r}; use {register.one_of}"
+        f"--{register.kind} {name}: unknown {register.kind} {name!r}; use {register.one_of}"
         for register, name in asked
         if name not in register
     ]

@@ -220,7 +220,7 @@ def test_convert_one_architecture_by_id_shows_similarity(desk: Desk) -> None:
 @pytest.mark.parametrize(
     ("change", "messages"),
     [
-        (('["0", "1", "2"]', '["0", "9"]'), ["cannot cut after '9'", "known: 0,"]),
+        (('["0", "1", "2"]', '["0", "9"]'), ["cannot cut after '9'", "available: 0,"]),
         (
             ('keep=["head"],', 'keep=["tail"], constraints=["macs <= 10", "mac <= 3"],'),
             ["no part is named 'tail'", "unknown 'mac'"],

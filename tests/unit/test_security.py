@@ -132,7 +132,7 @@ def test_no_name_leads_out_of_the_library(name: str, tmp_path: Path) -> None:
     (tmp_path / "x.json").write_text("secret")
     blobs = Blobs(tmp_path / "library")
     for call in (blobs.read, blobs.size, blobs.remove, lambda n: blobs.write(n, b"")):
-        with pytest.raises(LibraryError, match="leads out of it"):
+        with pytest.raises(LibraryError, match="leads out of the library"):
             call(name)
     assert (tmp_path / "x.json").read_text() == "secret"
 
