@@ -19,7 +19,7 @@ from nas_theseus.space.sources import (
 )
 
 MODULES = (("blocks.py", "A = 1"), ("pkg/__init__.py", ""), ("pkg/part.py", "B = 2"))
-SOURCES = Sources("/home/me/mine.py", "import blocks, pkg.part", MODULES)
+SOURCES = Sources("/elsewhere/mine.py", "import blocks, pkg.part", MODULES)
 
 
 @pytest.fixture
