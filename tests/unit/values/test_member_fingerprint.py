@@ -5,7 +5,7 @@ from __future__ import annotations
 import linecache
 import subprocess
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from functools import cached_property, partial
 from pathlib import Path
@@ -153,7 +153,7 @@ print(member_fingerprint("similarity", "mine", Mine()))
 
 
 @pytest.fixture
-def mark_of(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Callable[..., str]:
+def mark_of(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Callable[..., str]]:
     """The fingerprint of Mine() with edits of its two files; in this process."""
     monkeypatch.syspath_prepend(str(tmp_path))
 
@@ -173,7 +173,9 @@ def mark_of(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Callable[..., st
 
         return mark(Mine())
 
-    return made
+    yield made
+    for name in ("own", "helper"):
+        sys.modules.pop(name, None)  # another test's module may have this name
 
 
 @pytest.mark.parametrize(
