@@ -389,7 +389,6 @@ class Launch:
             guide = self.prepare_guide()
             measured = self.measure_guide()
             driver = self.open_driver(executor.slots, measured, library, trackers)
-            status = driver.status()
             remaining = driver.ledger.left + driver.ledger.open
             slots = executor.slots
             self.reporter.say(forecast(measured, self.folder, remaining, slots, self._device))
