@@ -417,7 +417,7 @@ class Launch:
         training = self.space.guide_training
         whole = ""  # a guide with its own way to learn decides its epochs itself
         if training is not None and not isinstance(self.space.guide, LearnsItself):
-            whole = f" of {math.ceil(training.epochs)}"
+            whole = f" of {math.ceil(training.reports)}"
 
         def show(epoch: EpochLoss) -> None:
             self.reporter.say(f"guide: epoch {epoch.epoch + 1}{whole}, loss {epoch.loss:.4f}")

@@ -47,8 +47,16 @@ class Workshop:
     def __post_init__(self) -> None:
         self.costs = CostTable(self.space)
         guide, task = self.space.guide.to(self.device), self.space.task
-        sample = task.sample(min(self.space.recipe.align_examples, task.size("train")))
-        self.activations = GuideActivations(guide, sample, self.device, folder=self.guide_work)
+        recipe = self.space.recipe
+        sample = task.sample(min(recipe.align_examples, task.size("train")))
+        self.activations = GuideActivations(
+            guide,
+            sample,
+            self.device,
+            folder=self.guide_work,
+            dtype=recipe.activations_dtype,
+            last=last_replaced(self.space),
+        )
 
     def keys(self, recipe: Recipe) -> BlockKeys:
         """Makes the keys of the space's blocks, as a recipe aligns them."""
@@ -110,6 +118,17 @@ class Workshop:
                 if isinstance(event, Progress):
                     candidate.take(event)
                 yield event
+
+
+def last_replaced(space: SearchSpace) -> int:
+    """The last boundary behind a block that does not keep the guide's part; 0 for none."""
+    families = space.families
+    new = (
+        span.stop
+        for (span, _), names in space.fitting.items()
+        if any(not families[name].keeps for name in names)
+    )
+    return max(new, default=0)
 
 
 def result_of(events: Iterable[Event]) -> Converted:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import hashlib
 import logging
 import os
+import shutil
 from collections.abc import Callable
 from contextlib import ExitStack
 from pathlib import Path
@@ -33,6 +34,7 @@ class GuideWork:
     Args:
         folder: folder of the files, which can be deleted at any time. They have at most
             `limit_bytes` in total: new files replace those that were not read for the longest time.
+            This is the attribute `folder`.
         guide: guide with its weights, on `device`.
         sample: inputs, shape (N, *inlet).
         device: device of the results. They differ in their last bits between kinds of devices,
@@ -47,7 +49,7 @@ class GuideWork:
         device: torch.device,
         limit_bytes: int = 8 << 30,
     ) -> None:
-        self._folder, self._device, self._limit_bytes = folder, device, limit_bytes
+        self.folder, self._device, self._limit_bytes = folder, device, limit_bytes
         content = hashlib.sha256(sample.numpy(force=True).tobytes()).hexdigest()
         self._key = short_hash(
             [
@@ -63,16 +65,29 @@ class GuideWork:
             16,
         )
 
+    def holds(self, name: str) -> bool:
+        """Whether a tensor has a file."""
+        return self._path(name).exists()
+
+    def room_bytes(self) -> int:
+        """How much of this guide and sample the folder can hold, with what it has already."""
+        kept = sum(path.stat().st_size for path in self.folder.glob(f"{self._key}-*.npy"))
+        existing = next(p for p in (self.folder, *self.folder.absolute().parents) if p.is_dir())
+        return min(self._limit_bytes, shutil.disk_usage(existing).free + kept)
+
+    def _path(self, name: str) -> Path:
+        return self.folder / f"{self._key}-{name}.npy"
+
     def get(self, name: str, compute: Callable[[], Tensor]) -> Tensor:
         """A tensor on the device: loaded if it was saved, otherwise computed and saved.
 
         Args:
             name: name of the tensor, of letters, digits and hyphens.
         """
-        path = self._folder / f"{self._key}-{name}.npy"
+        path = self._path(name)
         with ExitStack() as stack:
             try:
-                self._folder.mkdir(parents=True, exist_ok=True)
+                self.folder.mkdir(parents=True, exist_ok=True)
                 # Other processes that need it wait here instead of computing it too.
                 stack.enter_context(FileLock(path.with_suffix(".lock")))
                 found = self._read(path)
@@ -91,7 +106,7 @@ class GuideWork:
             return found if mapped is None else mapped
 
     def _warn(self, name: str, error: Exception) -> None:
-        logger.warning("the guide's %s cannot be saved in %s: %s", name, self._folder, error)
+        logger.warning("the guide's %s cannot be saved in %s: %s", name, self.folder, error)
 
     def _read(self, path: Path) -> Tensor | None:
         """The saved tensor; None if there is no complete file."""
@@ -105,13 +120,16 @@ class GuideWork:
             path.unlink()
             return None
         os.utime(path)
-        return torch.from_numpy(mapped).to(self._device)
+        found = torch.from_numpy(mapped)
+        # NumPy has no bfloat16: a file of 16-bit numbers holds its bits.
+        found = found.view(torch.bfloat16) if mapped.dtype == np.uint16 else found
+        return found.to(self._device)
 
     def _write(self, path: Path, tensor: Tensor) -> None:
         size = tensor.numel() * tensor.element_size()
-        if size > self._limit_bytes or tensor.dtype == torch.bfloat16:  # NumPy has no bfloat16
+        if size > self._limit_bytes:
             return
-        kept = sorted(self._folder.glob("*.npy"), key=lambda file: file.stat().st_mtime)
+        kept = sorted(self.folder.glob("*.npy"), key=lambda file: file.stat().st_mtime)
         total = size + sum(file.stat().st_size for file in kept)
         for oldest in kept:
             if total <= self._limit_bytes:
@@ -119,4 +137,6 @@ class GuideWork:
             total -= oldest.stat().st_size
             oldest.unlink()  # processes that have mapped it can still read it
         with replacing(path) as aside, aside.open("wb") as file:
-            np.save(file, tensor.numpy(force=True), allow_pickle=False)
+            halved = tensor.dtype == torch.bfloat16
+            bits = tensor.contiguous().view(torch.uint16) if halved else tensor
+            np.save(file, bits.numpy(force=True), allow_pickle=False)
