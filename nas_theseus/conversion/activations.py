@@ -12,7 +12,6 @@ from torch import Tensor
 
 from nas_theseus.conversion.guide_work import GuideWork
 from nas_theseus.conversion.projection import Projection
-from nas_theseus.conversion.room import free_memory_bytes, require_room
 from nas_theseus.errors import ConversionError
 from nas_theseus.guide.chain import Guide
 from nas_theseus.tasks import Task
@@ -33,7 +32,7 @@ def sample_size(
 ) -> int:
     """Number of examples, at most `examples`, whose activations at all boundaries fit the limit.
 
-    A sample whose activations are stored in bfloat16 is never shortened (`require_room`).
+    A sample whose activations are stored in bfloat16 is never shortened; see `room`.
     """
     if dtype == "bfloat16":
         return examples
@@ -58,10 +57,6 @@ class GuideActivations:
             boundaries fit into this.
         folder: folder to share results with other processes. Default: no sharing.
         dtype: how activations are stored; they are returned in float32.
-        last: last boundary that anyone will ask for, for `require_room`. Default: the outputs.
-
-    Raises:
-        ConversionError: there is too little disk or memory for activations in bfloat16.
     """
 
     def __init__(
@@ -72,7 +67,6 @@ class GuideActivations:
         limit_bytes: int = SAMPLE_LIMIT_BYTES,
         folder: Path | None = None,
         dtype: ActivationsDtype = "float32",
-        last: int | None = None,
     ) -> None:
         self._guide = guide.eval().requires_grad_(False)
         self._device = device
@@ -86,9 +80,6 @@ class GuideActivations:
         self._work = None
         if folder is not None:
             self._work = GuideWork(folder, self._guide, self._sample, device)
-        if self._rounded:
-            free = free_memory_bytes(device)
-            require_room(guide, self.count, limit_bytes, free, self._work, last)
 
     @property
     def guide(self) -> Guide:

@@ -5,7 +5,6 @@ from __future__ import annotations
 import hashlib
 import logging
 import os
-import shutil
 from collections.abc import Callable
 from contextlib import ExitStack
 from pathlib import Path
@@ -23,6 +22,8 @@ from nas_theseus.values.ids import short_hash
 
 logger = logging.getLogger(__name__)
 
+WORK_LIMIT_BYTES = 8 << 30
+
 
 class GuideWork:
     """Tensors that a guide computes for a sample, saved in files and mapped into memory.
@@ -34,7 +35,6 @@ class GuideWork:
     Args:
         folder: folder of the files, which can be deleted at any time. They have at most
             `limit_bytes` in total: new files replace those that were not read for the longest time.
-            This is the attribute `folder`.
         guide: guide with its weights, on `device`.
         sample: inputs, shape (N, *inlet).
         device: device of the results. They differ in their last bits between kinds of devices,
@@ -47,9 +47,9 @@ class GuideWork:
         guide: Guide,
         sample: Tensor,
         device: torch.device,
-        limit_bytes: int = 8 << 30,
+        limit_bytes: int = WORK_LIMIT_BYTES,
     ) -> None:
-        self.folder, self._device, self._limit_bytes = folder, device, limit_bytes
+        self._folder, self._device, self._limit_bytes = folder, device, limit_bytes
         content = hashlib.sha256(sample.numpy(force=True).tobytes()).hexdigest()
         self._key = short_hash(
             [
@@ -69,14 +69,8 @@ class GuideWork:
         """Whether a tensor has a file."""
         return self._path(name).exists()
 
-    def room_bytes(self) -> int:
-        """How much of this guide and sample the folder can hold, with what it has already."""
-        kept = sum(path.stat().st_size for path in self.folder.glob(f"{self._key}-*.npy"))
-        existing = next(p for p in (self.folder, *self.folder.absolute().parents) if p.is_dir())
-        return min(self._limit_bytes, shutil.disk_usage(existing).free + kept)
-
     def _path(self, name: str) -> Path:
-        return self.folder / f"{self._key}-{name}.npy"
+        return self._folder / f"{self._key}-{name}.npy"
 
     def get(self, name: str, compute: Callable[[], Tensor]) -> Tensor:
         """A tensor on the device: loaded if it was saved, otherwise computed and saved.
@@ -87,7 +81,7 @@ class GuideWork:
         path = self._path(name)
         with ExitStack() as stack:
             try:
-                self.folder.mkdir(parents=True, exist_ok=True)
+                self._folder.mkdir(parents=True, exist_ok=True)
                 # Other processes that need it wait here instead of computing it too.
                 stack.enter_context(FileLock(path.with_suffix(".lock")))
                 found = self._read(path)
@@ -106,7 +100,7 @@ class GuideWork:
             return found if mapped is None else mapped
 
     def _warn(self, name: str, error: Exception) -> None:
-        logger.warning("the guide's %s cannot be saved in %s: %s", name, self.folder, error)
+        logger.warning("the guide's %s cannot be saved in %s: %s", name, self._folder, error)
 
     def _read(self, path: Path) -> Tensor | None:
         """The saved tensor; None if there is no complete file."""
@@ -129,7 +123,7 @@ class GuideWork:
         size = tensor.numel() * tensor.element_size()
         if size > self._limit_bytes:
             return
-        kept = sorted(self.folder.glob("*.npy"), key=lambda file: file.stat().st_mtime)
+        kept = sorted(self._folder.glob("*.npy"), key=lambda file: file.stat().st_mtime)
         total = size + sum(file.stat().st_size for file in kept)
         for oldest in kept:
             if total <= self._limit_bytes:

@@ -5,11 +5,12 @@ from __future__ import annotations
 import math
 import os
 import re
+import shutil
 from pathlib import Path
 
 import torch
 
-from nas_theseus.conversion.guide_work import GuideWork
+from nas_theseus.conversion.guide_work import WORK_LIMIT_BYTES
 from nas_theseus.errors import ConversionError
 from nas_theseus.guide.chain import Guide
 
@@ -21,7 +22,7 @@ def require_room(
     examples: int,
     memory_limit_bytes: int,
     free_bytes: int,
-    work: GuideWork | None = None,
+    folder: Path | None = None,
     last: int | None = None,
 ) -> None:
     """Refuse a sample whose activations in bfloat16 fit neither on disk nor in memory.
@@ -29,7 +30,7 @@ def require_room(
     Args:
         memory_limit_bytes: memory that activations may take.
         free_bytes: memory that is free, for activations and for the boundary in use.
-        work: files of the activations. Default: all of them have to be in memory.
+        folder: folder of their files. Default: all of them have to be in memory.
         last: last boundary that anyone will ask for. Default: the outputs.
 
     Raises:
@@ -44,9 +45,10 @@ def require_room(
         return
     fits = min(memory_limit_bytes // each, free_bytes // (each + used))
     room = f"{_shown(min(memory_limit_bytes, free_bytes))} in memory"
-    if work is not None:
-        fits = max(fits, min(work.room_bytes() // each, free_bytes // used))
-        room += f" and {_shown(work.room_bytes())} in {work.folder}"
+    if folder is not None:
+        on_disk = disk_room_bytes(folder)
+        fits = max(fits, min(on_disk // each, free_bytes // used))
+        room += f" and {_shown(on_disk)} in {folder}"
     if examples > fits:
         raise ConversionError(
             f"the guide's activations of {examples:,} examples at {len(counted)} boundaries take "
@@ -65,6 +67,13 @@ def free_memory_bytes(device: torch.device) -> int:
         if found:
             return int(found[1]) * 1024
     return os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
+
+
+def disk_room_bytes(folder: Path) -> int:
+    """How much a folder of the guide's work can hold, including the files that are in it now."""
+    held = sum(path.stat().st_size for path in folder.glob("*.npy"))
+    existing = next(p for p in (folder, *folder.absolute().parents) if p.is_dir())
+    return min(WORK_LIMIT_BYTES, shutil.disk_usage(existing).free + held)
 
 
 def _shown(count: float) -> str:
