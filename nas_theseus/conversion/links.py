@@ -65,7 +65,7 @@ def run_links(
             the backward pass. Random numbers are drawn again as they were, and statistics of batch
             norms are not updated a second time.
 
-    Source: Chen et al. 2016, arXiv:1604.06174, section 4.
+    Source: Chen et al. 2016, arXiv:1604.06174.
     """
     norms = [norm for norm in batch_norms(network) if norm.training] if checkpointing else []
 

@@ -77,4 +77,4 @@ def disk_room_bytes(folder: Path) -> int:
 
 
 def _shown(count: float) -> str:
-    return f"{count / 1e9:.2f} GB" if count >= 1e7 else f"{count / 1e6:.2f} MB"
+    return f"{count / 1e9:.2f} GB" if count >= 1e9 else f"{count / 1e6:.2f} MB"

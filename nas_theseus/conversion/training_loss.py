@@ -106,7 +106,7 @@ def hidden_distance(states: Mapping[int, Tensor], guide: Mapping[int, Tensor]) -
         states: features by boundary: (N, C, H, W), (N, T, D) or (N, D); none has no distance.
         guide: the guide's features at these boundaries at least.
 
-    Source: Puzzle, arXiv:2411.19146, section 5, where the mean is over layers and tokens.
+    Source: Puzzle, arXiv:2411.19146. Ours: only boundaries of the same shape are compared.
     """
     distances = []
     for boundary, features in states.items():

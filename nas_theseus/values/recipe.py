@@ -185,8 +185,8 @@ class Recipe(Settings):
             the same but for batch norms and dropout. Default: None, the whole batch.
         learning_rate: peak of task training's one-cycle schedule (AdamW).
         warmup: share of the steps in which the learning rate rises to its peak; 0 starts at the
-            peak. A network of converted blocks needs none, and gains more from small batches
-            (RADLADS, arXiv:2505.03005).
+            peak. A network of converted blocks needs none; steps count there rather than batch
+            size (RADLADS, arXiv:2505.03005).
         kept_learning_rate: learning rate of kept parts as a factor of `learning_rate`. Blocks made
             from a guide's part count as new; so do weights that kept and new parts share. For
             ablations that start from random weights every part is new.

@@ -73,11 +73,13 @@ def test_all_mistakes_are_told_together() -> None:
         [Keep(), Linear(), block(WrongShape, "linear"), block(Activated), Depthwise().on("stem")],
         objectives=[maximize("val_accurracy"), minimize("macs")], keep=["tail"],
         constraints=["macs < 3", "mac <= 3"], max_span=2,
+        recipe=Recipe(freeze_kept=("*.mlp", "h*")),
     )  # fmt: skip
     text = "\n".join(mistakes_in(space))
     for expected in (
         "two blocks are named 'linear'",
         "no part is named 'tail'; the guide's parts are 0, 1, head",
+        "recipe: freeze_kept: no part is named '*.mlp'; the guide's parts are 0, 1, head",
         "block 'depthwise': no part is named 'stem'",
         "its layer `last` is not the last operation",
         "unknown 'val_accurracy'; known: latency_ms, macs, params, peak_memory_bytes, val_accuracy",
