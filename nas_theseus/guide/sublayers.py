@@ -133,38 +133,40 @@ class Attention(nn.Module):
         return query, key, value
 
     def forward(self, x: Tensor, state: State | None = None) -> Tensor:
-        seen = 0
-        if state:
-            seen = int(state["seen"])
-        query, key, value = self.split(x, seen)
-        if state is not None:
-            if state:
-                key = torch.cat([state["keys"], key], dim=2)
-                value = torch.cat([state["values"], value], dim=2)
-            remembered = slice(None) if self.window is None else slice(-self.window, None)
-            state["keys"], state["values"] = key[:, :, remembered], value[:, :, remembered]
-            state["seen"] = torch.tensor(seen + x.shape[1])
-        mixed = self.attend(query, key, value)
+        mixed = self.attend(*self.split(x)) if state is None else self._continue(x, state)
         out: Tensor = self.output(mixed.transpose(1, 2).flatten(2))
         return out
 
-    def attend(self, query: Tensor, key: Tensor, value: Tensor) -> Tensor:
-        """The values that each query reads, (N, heads, T, K); the queries are the last T tokens."""
+    def _continue(self, x: Tensor, state: State) -> Tensor:
+        """What the next tokens read of those remembered and of themselves."""
+        seen = int(state["seen"]) if state else 0
+        query, key, value = self.split(x, seen)
+        if state:
+            key = torch.cat([state["keys"], key], dim=2)
+            value = torch.cat([state["values"], value], dim=2)
+        first = 0 if self.window is None else max(0, key.shape[2] - self.window)
+        state["keys"], state["values"] = key[:, :, first:], value[:, :, first:]
+        state["seen"] = torch.tensor(seen + x.shape[1])
+        return self.attend(query, key, value, earlier=key.shape[2] - x.shape[1])
+
+    def attend(self, query: Tensor, key: Tensor, value: Tensor, earlier: int = 0) -> Tensor:
+        """The values that each query reads, (N, heads, T, K).
+
+        Args:
+            earlier: number of keys and values of tokens before those of the queries.
+        """
         if (groups := self.heads // self.key_heads) > 1:
             key, value = (each.repeat_interleave(groups, dim=1) for each in (key, value))
-        length, reach = query.shape[2], key.shape[2]
-        whole = self.window is None or reach <= self.window
-        if self.softcap is None and whole and (not self.causal or length in (1, reach)):
-            causal = self.causal and length > 1
+        limited = self.window is not None or (self.causal and earlier > 0)
+        if self.softcap is None and not limited:
             return F.scaled_dot_product_attention(
-                query, key, value, is_causal=causal, scale=self.scale
+                query, key, value, is_causal=self.causal, scale=self.scale
             )
-        back = torch.arange(reach - length, reach, device=query.device)[:, None] - torch.arange(
-            reach, device=query.device
-        )
-        read = back >= 0 if self.causal else back > -reach
+        places = torch.arange(key.shape[2], device=query.device)
+        back = places[earlier:, None] - places
+        read = back >= 0 if self.causal else torch.ones_like(back, dtype=torch.bool)
         if self.window is not None:
-            read = read & (back < self.window)
+            read = read & (back.abs() < self.window)
         if self.softcap is None:
             return F.scaled_dot_product_attention(
                 query, key, value, attn_mask=read, scale=self.scale
