@@ -183,12 +183,11 @@ def test_precision_is_what_the_recipe_says() -> None:
     seen: list[torch.dtype] = []
     network = target()
     network.blocks[2].register_forward_hook(lambda _m, _i, out: seen.append(out.dtype))
-    losses = [
-        float(
-            TrainingLoss(network, TASK, Recipe(precision=precision, hidden=1), Counted())(batch()).detach()
-        )
-        for precision in ("auto", "float32", "bfloat16")
-    ]
+    losses = []
+    for precision in ("auto", "float32", "bfloat16"):
+        recipe = Recipe(precision=precision, hidden=1)  # type: ignore[arg-type]
+        loss = TrainingLoss(network, TASK, recipe, Counted())(batch())
+        losses.append(float(loss.detach()))
     assert seen == [torch.float32, torch.float32, torch.bfloat16]
     assert losses[0] == losses[1] != losses[2]
     assert losses[2] == pytest.approx(losses[0], rel=0.05)

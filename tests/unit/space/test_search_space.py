@@ -8,7 +8,7 @@ import pytest
 import torch
 from torch import Tensor, nn
 
-from nas_theseus import Boundary, SearchSpace, block, choice, cut, maximize, minimize
+from nas_theseus import Boundary, Recipe, SearchSpace, block, choice, cut, maximize, minimize
 from nas_theseus.blocks import Basic, BlockFamily, Depthwise, Keep, Linear, TokenMLP
 from nas_theseus.blocks.family import Stitched, last_map
 from nas_theseus.costs.table import CostTable
