@@ -44,7 +44,7 @@ def workshop() -> Workshop:
 
 
 def chain(*blocks: str) -> Architecture:
-    values = {"basic": (("width", 0.5),), "wider": (("width", 1.5),)}
+    values = {"basic": (("width", 0.5),), "wider": (("layers", 1),)}
     return Architecture(
         tuple(BlockChoice(Span(i, i + 1), b, values.get(b, ())) for i, b in enumerate(blocks))
     )
