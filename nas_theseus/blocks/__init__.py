@@ -22,6 +22,7 @@ from nas_theseus.blocks.family import (
     downsampling,
     scaled_width,
 )
+from nas_theseus.blocks.linear_mixers import AttentionToLinear, AttentionToRecurrence
 from nas_theseus.blocks.mlp import PooledMLP, TokenMixer
 from nas_theseus.blocks.of_sublayers import (
     FewerHeads,
@@ -40,6 +41,8 @@ from nas_theseus.values.architecture import Hyperparameter
 __all__ = [
     "GRU",
     "MLP",
+    "AttentionToLinear",
+    "AttentionToRecurrence",
     "Basic",
     "BlockFamily",
     "Bottleneck",

@@ -7,12 +7,11 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from nas_theseus.blocks.chunks import CHUNK, carry, in_chunks
-from nas_theseus.blocks.sequence import SequenceBlock, token_shape
+from nas_theseus.blocks.mixers import FORGET_TEMPERATURE, length, remember
+from nas_theseus.blocks.sequence import SequenceBlock, cannot_generate, token_shape
 from nas_theseus.errors import ShapeError
+from nas_theseus.guide.sublayers import State
 from nas_theseus.values.architecture import Boundary
-
-# Slows forgetting, so that memory spans many tokens from the start (Yang et al. 2024, section 4).
-FORGET_TEMPERATURE = 16
 
 
 class SelfAttentionBlock(SequenceBlock):
@@ -96,9 +95,33 @@ class _SoftmaxAttention(_Heads):
         super().__init__(width, heads)
         self.causal = causal
 
-    def forward(self, x: Tensor) -> Tensor:
-        found = F.scaled_dot_product_attention(*self.split(x), is_causal=self.causal)
+    def forward(self, x: Tensor, state: State | None = None) -> Tensor:
+        query, key, value = self.split(x)
+        if state is None:
+            found = F.scaled_dot_product_attention(query, key, value, is_causal=self.causal)
+        else:
+            self._refuse_unless_causal()
+            if state:
+                key = torch.cat([state["keys"], key], dim=2)
+                value = torch.cat([state["values"], value], dim=2)
+            state["keys"], state["values"] = key, value
+            new, count = query.shape[2], key.shape[2]
+            read = torch.ones(new, count, dtype=torch.bool, device=x.device).tril(count - new)
+            found = F.scaled_dot_product_attention(query, key, value, attn_mask=read)
         return found.transpose(1, 2).flatten(2)
+
+    def state_elements(self, tokens: int) -> int:
+        """Keys and values of all tokens.
+
+        Raises:
+            CostError: the attention is not causal.
+        """
+        self._refuse_unless_causal()
+        return 2 * tokens * self.qkv.in_features
+
+    def _refuse_unless_causal(self) -> None:
+        if not self.causal:
+            raise cannot_generate("self_attention", "causal=True")
 
 
 class _LinearAttention(_Heads):
@@ -108,22 +131,48 @@ class _LinearAttention(_Heads):
         self.output_gate = nn.Linear(width, width)
         self.forget_gate = nn.Linear(width, heads) if causal else None
 
-    def forward(self, x: Tensor) -> Tensor:
+    def forward(self, x: Tensor, state: State | None = None) -> Tensor:
         query, key, value = self.split(x)
         query, key = F.elu(query) + 1, F.elu(key) + 1
         value = F.pad(value, (0, 1), value=1.0)  # the last column sums the weights themselves
         if self.forget_gate is None:
+            if state is not None:
+                raise cannot_generate("linear_attention", "causal=True")
             summed = query @ (key.mT @ value)
         else:
             log_forget = F.logsigmoid(self.forget_gate(x)).mT / FORGET_TEMPERATURE
-            summed = gated_linear_attention(query, key, value, log_forget, self.tokens)
+            tokens = length(x, self.tokens)
+            memory = None if state is None else state.get("memory")
+            summed = gated_linear_attention(query, key, value, log_forget, tokens, memory=memory)
+            if state is not None:
+                wide = torch.promote_types(log_forget.dtype, torch.float32)
+                forgotten = log_forget.to(wide).cumsum(-1)
+                state["memory"] = remember(memory, key, value, forgotten)
         # A very negative query has elu + 1 = 0 and thus zero weights; avoid dividing by 0.
         found = summed[..., :-1] / (summed[..., -1:] + 1e-6)
         return found.transpose(1, 2).flatten(2) * F.silu(self.output_gate(x))
 
+    def state_elements(self, tokens: int) -> int:
+        """The memory of each head, whatever the number of tokens.
+
+        Raises:
+            CostError: the attention is not causal.
+        """
+        del tokens
+        if self.forget_gate is None:
+            raise cannot_generate("linear_attention", "causal=True")
+        width = self.output_gate.in_features
+        return width * (width // self.heads + 1)
+
 
 def gated_linear_attention(
-    query: Tensor, key: Tensor, value: Tensor, log_forget: Tensor, tokens: int, chunk: int = CHUNK
+    query: Tensor,
+    key: Tensor,
+    value: Tensor,
+    log_forget: Tensor,
+    tokens: int,
+    chunk: int = CHUNK,
+    memory: Tensor | None = None,
 ) -> Tensor:
     """Causal linear attention with forgetting, o_t = S_tᵀ q_t with S_t = α_t S_(t−1) + k_t v_tᵀ.
 
@@ -138,6 +187,7 @@ def gated_linear_attention(
         log_forget: log α, at most 0, shape (N, heads, T).
         tokens: T as a number, since shapes are not numbers while tracing.
         chunk: number of tokens in a chunk.
+        memory: S_0, shape (N, heads, K, V). Default: zero.
 
     Returns:
         Shape (N, heads, T, V).
@@ -155,5 +205,5 @@ def gated_linear_attention(
     later = torch.ones(size, size, dtype=torch.bool, device=query.device).triu(1)
     decay = (since_start - since_start.mT).masked_fill(later, -torch.inf).exp()
     within = (query @ key.mT * decay) @ value
-    states = carry(whole.exp(), (key * (whole - since_start).exp()).mT @ value)
+    states = carry(whole.exp(), (key * (whole - since_start).exp()).mT @ value, memory)
     return (within + (query * since_start.exp()) @ states).flatten(2, 3)[:, :, :tokens]

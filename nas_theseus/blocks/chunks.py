@@ -25,17 +25,18 @@ def in_chunks(tensor: Tensor, tokens: int, chunk: int = CHUNK) -> Tensor:
     return torch.unflatten(padded, -2, (-1, size))
 
 
-def carry(decay: Tensor, added: Tensor) -> Tensor:
-    """The state before each chunk, of S_n = decay_n · S_(n−1) + added_n with S_0 = 0.
+def carry(decay: Tensor, added: Tensor, first: Tensor | None = None) -> Tensor:
+    """The state before each chunk, of S_n = decay_n · S_(n−1) + added_n.
 
     Args:
         decay: shape (…, n, ·, ·), broadcast to `added`.
         added: shape (…, n, K, V).
+        first: S_0, shape (…, K, V). Default: zero.
 
     Returns:
         Shape (…, n, K, V).
     """
-    state = torch.zeros_like(added[..., 0, :, :])
+    state = torch.zeros_like(added[..., 0, :, :]) if first is None else first
     before = []
     for kept, new in zip(decay.unbind(-3), added.unbind(-3), strict=True):
         before.append(state)

@@ -10,7 +10,9 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from nas_theseus.blocks.mixers import continued
 from nas_theseus.errors import PairingError, ShapeError, TransformError
+from nas_theseus.guide.sublayers import State
 from nas_theseus.values.architecture import Boundary, Hyperparameter
 
 BlockFactory = Callable[..., nn.Module]
@@ -171,9 +173,15 @@ class Stitched(nn.Module):
             self.last.weight.copy_(torch.eye(width).reshape(self.last.weight.shape))
             nn.init.zeros_(self.last.bias)  # type: ignore[arg-type]
 
-    def forward(self, x: Tensor) -> Tensor:
-        out: Tensor = self.last(self.inner(x))
+    def forward(self, x: Tensor, state: State | None = None) -> Tensor:
+        out: Tensor = self.last(continued(self.inner, x, state))
         return out
+
+    @property
+    def state_elements(self) -> Callable[[int], int]:
+        """The inner block's own method; the attribute is missing if it has none."""
+        found: Callable[[int], int] = self.inner.state_elements  # type: ignore[assignment]
+        return found
 
 
 def last_map(module: nn.Module) -> nn.Linear | nn.Conv2d | None:

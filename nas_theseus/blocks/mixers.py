@@ -6,6 +6,8 @@ needs torch and `guide.sublayers` alone.
 
 from __future__ import annotations
 
+import math
+
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
@@ -26,7 +28,12 @@ def length(x: Tensor, traced: int) -> int:
     Args:
         traced: T while a module is traced, when shapes are not numbers.
     """
-    return traced if torch.jit.is_tracing() else x.shape[1]
+    return traced if tracing() else x.shape[1]
+
+
+def tracing() -> bool:
+    """Whether `torch.jit.trace` is running."""
+    return bool(torch.jit.is_tracing())  # type: ignore[attr-defined,no-untyped-call]
 
 
 def continued(module: nn.Module, x: Tensor, state: State | None) -> Tensor:
@@ -119,7 +126,9 @@ class SlotAttention(nn.Module):
         if state is None:
             mixed = self._all(x, length(x, self.tokens))
         else:
-            mixed = torch.cat([self._next(piece, state) for piece in x.split(PIECE, dim=1)], 2)
+            mixed = torch.cat(
+                [self._next(piece, state) for piece in torch.split(x, PIECE, dim=1)], 2
+            )
         out: Tensor = self.attention.output(mixed.transpose(1, 2).flatten(2))
         return out
 
@@ -135,7 +144,7 @@ class SlotAttention(nn.Module):
     def _split(self, x: Tensor, start: int = 0) -> tuple[Tensor, Tensor, Tensor, Tensor | None]:
         """Queries (N, H, G, T, K) of G heads to a key head, keys and values (N, H, T, K), log α."""
         query, key, value = self.attention.split(x, start)
-        query = query.unflatten(1, (self.attention.key_heads, -1)) * self.attention.scale
+        query = torch.unflatten(query, 1, (self.attention.key_heads, -1)) * self.attention.scale
         if self.forget is None:
             return query, key, value, None
         log_forget = F.logsigmoid(self.forget(x)).mT / FORGET_TEMPERATURE
@@ -155,7 +164,8 @@ class SlotAttention(nn.Module):
 
         def chunks(tensor: Tensor) -> Tensor:
             """(…, T, D) as (…, n, C, D), with zeros at the end."""
-            return F.pad(tensor, (0, 0, 0, count * size - tokens)).unflatten(-2, (count, size))
+            padded = F.pad(tensor, (0, 0, 0, count * size - tokens))
+            return torch.unflatten(padded, -2, (count, size))
 
         def spans(tensor: Tensor) -> Tensor:
             """Every chunk behind the one before it, (…, n, 2C, D)."""
@@ -176,9 +186,8 @@ class SlotAttention(nn.Module):
             _two_chunks_before(joins, values, gates),
             (back, exists),
         )
-        return read.unflatten(3, (-1, size)).transpose(2, 3).flatten(3, 4).flatten(1, 2)[
-            :, :, :tokens
-        ]
+        heads = torch.unflatten(read, 3, (-1, size)).transpose(2, 3).flatten(1, 2)
+        return heads.flatten(2, 3)[:, :, :tokens]
 
     def _next(self, x: Tensor, state: State) -> Tensor:
         """What the next tokens read of those remembered and of themselves, (N, heads, T, K)."""
@@ -214,7 +223,7 @@ class SlotAttention(nn.Module):
         if log_forget is not None:
             state["gates"] = log_forget[..., old:]
         state["seen"] = torch.tensor(seen + x.shape[1])
-        return read.unflatten(2, (self._groups, -1)).flatten(1, 2)
+        return torch.unflatten(read, 2, (self._groups, -1)).flatten(1, 2)
 
     @property
     def _groups(self) -> int:
@@ -245,11 +254,10 @@ class SlotAttention(nn.Module):
         keys, values, joins = span
         back, exists = places
         far = back >= self.window
-        between = [1] * (query.ndim - 4)
-        slots = self._capped(
-            query @ self.centres.unflatten(0, (-1, *between)).mT
-            + self.offset.unflatten(0, (-1, *between, 1))
-        )
+        between = (1,) * (query.ndim - 4)
+        centres = torch.unflatten(self.centres, 0, (-1, *between))
+        offset = torch.unflatten(self.offset, 0, (-1, *between, 1))
+        slots = self._capped(query @ centres.mT + offset)
         top = slots.amax(-1, keepdim=True).detach()
         reading = (slots - top).exp()
         through = (reading @ joins.mT).masked_fill(~far, 0.0)
@@ -265,9 +273,13 @@ class SlotAttention(nn.Module):
         exact = self._capped(query @ keys.mT).masked_fill(~near, -torch.inf)
         peak = exact.amax(-1, keepdim=True).detach()
         recent = (exact - peak).exp() @ values
-        # The larger weight of the two sums is scaled to 1, so that none overflows.
-        common = torch.maximum(peak, top + old[..., -1:].detach().clamp(min=TINY).log())
-        total = old * (top - common).exp() + recent * (peak - common).exp()
+        # The larger weight of the two sums is scaled to 1, so that none overflows; slots that
+        # nothing has joined have no weight, however large their products.
+        weight = old[..., -1:].detach()
+        joined = torch.where(weight > TINY, top + weight.clamp(min=TINY).log(), -torch.inf)
+        common = torch.maximum(peak, joined)
+        scale = (top - common).clamp(max=-math.log(TINY)).exp()
+        total = old * scale + recent * (peak - common).exp()
         return total[..., :-1] / total[..., -1:]
 
     def _capped(self, products: Tensor) -> Tensor:

@@ -6,6 +6,7 @@ import torch
 from torch import Tensor, nn
 
 from nas_theseus.blocks.family import layer_norm, scaled_width
+from nas_theseus.blocks.sequence import cannot_generate
 from nas_theseus.errors import ShapeError
 from nas_theseus.values.architecture import Boundary
 
@@ -45,6 +46,15 @@ class TokenMixer(nn.Module):
         if self.outlet.kind == "map":
             out = out.transpose(1, 2).reshape(-1, *self.outlet.shape)
         return out + x if self.skips else out
+
+    def state_elements(self, tokens: int) -> int:
+        """Not known: every token reads later ones.
+
+        Raises:
+            CostError: always.
+        """
+        del tokens
+        raise cannot_generate("token_mlp", "CausalConv() or MinimalRNN()")
 
 
 class PooledMLP(nn.Module):

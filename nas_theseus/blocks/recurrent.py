@@ -9,7 +9,9 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from nas_theseus.blocks.family import scaled_width
+from nas_theseus.blocks.mixers import length
 from nas_theseus.blocks.sequence import CausalDepthwiseConv, SequenceBlock, token_shape
+from nas_theseus.guide.sublayers import State
 from nas_theseus.values.architecture import Boundary
 
 
@@ -76,9 +78,19 @@ class _GRU(nn.Module):
         self.gru.train()
         return self
 
-    def forward(self, x: Tensor) -> Tensor:
-        out: Tensor = self.gru(x)[0]
+    def forward(self, x: Tensor, state: State | None = None) -> Tensor:
+        out: Tensor
+        if state is None:
+            out = self.gru(x)[0]
+        else:
+            out, hidden = self.gru(x, state.get("hidden"))
+            state["hidden"] = hidden.transpose(0, 1)
         return out
+
+    def state_elements(self, tokens: int) -> int:
+        """The hidden state, whatever the number of tokens."""
+        del tokens
+        return self.gru.hidden_size
 
 
 class _MinimalGRU(nn.Module):
@@ -87,13 +99,24 @@ class _MinimalGRU(nn.Module):
         self.tokens = tokens
         self.gate_and_candidate = nn.Linear(width, 2 * hidden)
 
-    def forward(self, x: Tensor) -> Tensor:
+    def forward(self, x: Tensor, state: State | None = None) -> Tensor:
         gate, candidate = self.gate_and_candidate(x).chunk(2, dim=2)
-        return minimal_gru(gate, candidate, self.tokens).to(gate.dtype)
+        before = None if state is None else state.get("hidden")
+        hidden = minimal_gru(gate, candidate, length(x, self.tokens), before)
+        if state is not None:
+            state["hidden"] = hidden[:, -1]
+        return hidden.to(gate.dtype)
+
+    def state_elements(self, tokens: int) -> int:
+        """The hidden state, whatever the number of tokens."""
+        del tokens
+        return self.gate_and_candidate.out_features // 2
 
 
-def minimal_gru(gate: Tensor, candidate: Tensor, tokens: int) -> Tensor:
-    """h_t = (1 − z_t) h_(t−1) + z_t g(candidate_t), z = σ(gate), h_0 = 0, by a scan over T.
+def minimal_gru(
+    gate: Tensor, candidate: Tensor, tokens: int, before: Tensor | None = None
+) -> Tensor:
+    """h_t = (1 − z_t) h_(t−1) + z_t g(candidate_t), z = σ(gate), by a scan over T.
 
     g(x) is x + 1/2 for x ≥ 0, else σ(x), as in the source. The source scans in log space. This scan
     doubles the reach of each token's recurrence log2(T) times (Hillis and Steele 1986), with
@@ -103,6 +126,7 @@ def minimal_gru(gate: Tensor, candidate: Tensor, tokens: int) -> Tensor:
         gate: shape (N, T, H).
         candidate: shape (N, T, H).
         tokens: T as a number, since shapes are not numbers while tracing.
+        before: h_0, shape (N, H). Default: zero.
 
     Returns:
         Shape (N, T, H), in float32 or higher precision.
@@ -119,6 +143,6 @@ def minimal_gru(gate: Tensor, candidate: Tensor, tokens: int) -> Tensor:
         # Contribution of the state `reach` tokens before; zero before the first token.
         earlier = F.pad(added[:, :-reach], (0, 0, reach, 0))
         added = added + kept * earlier
-        kept = kept * F.pad(kept[:, :-reach], (0, 0, reach, 0))
+        kept = kept * F.pad(kept[:, :-reach], (0, 0, reach, 0), value=1.0)
         reach *= 2
-    return added
+    return added if before is None else added + kept * before[:, None]

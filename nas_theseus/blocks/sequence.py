@@ -7,7 +7,9 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from nas_theseus.blocks.family import layer_norm, scaled_width
-from nas_theseus.errors import ShapeError
+from nas_theseus.blocks.mixers import continued, length, remembered
+from nas_theseus.errors import CostError, ShapeError
+from nas_theseus.guide.sublayers import State
 from nas_theseus.values.architecture import Boundary
 
 
@@ -27,6 +29,14 @@ def token_shape(inlet: Boundary, outlet: Boundary) -> tuple[int, int]:
     return inlet.shape[0], inlet.shape[1]
 
 
+def cannot_generate(block: str, remedy: str) -> CostError:
+    """The error for a block that was asked to continue a text, or what it remembers of one."""
+    return CostError(
+        f"block {block!r} cannot generate text token by token: it reads later tokens, or is made "
+        f"for one number of tokens; use {remedy}"
+    )
+
+
 class SequenceBlock(nn.Module):
     """A mixer over tokens (N,T,D) after a layer norm, then an MLP, in pre-norm residual form.
 
@@ -37,6 +47,9 @@ class SequenceBlock(nn.Module):
         mixer: maps (N, T, D) to (N, T, mixed).
         mixed: width of the mixer's output.
         mlp: hidden width of the MLP as a multiple of the inlet's; 0 for none.
+
+    With a state, the block continues a text (`guide.sublayers`); a mixer that remembers tokens
+    takes the state and has a method `state_elements`.
 
     Raises:
         ShapeError: as `token_shape`.
@@ -60,13 +73,21 @@ class SequenceBlock(nn.Module):
         self.last = nn.Linear(mixed, outlet.width)
         self.skips = inlet == outlet
 
-    def forward(self, x: Tensor) -> Tensor:
-        features = self.mixer(self.norm(x))
+    def forward(self, x: Tensor, state: State | None = None) -> Tensor:
+        features = continued(self.mixer, self.norm(x), state)
         if self.project is not None:
             x = x + self.project(features)
             features = self.mlp(x)
         out: Tensor = self.last(features)
         return out + x if self.skips else out
+
+    def state_elements(self, tokens: int) -> int:
+        """Number of elements to remember of one sequence after so many tokens.
+
+        Raises:
+            CostError: the block cannot generate text.
+        """
+        return remembered(self.mixer, tokens)
 
 
 class ChannelMLPBlock(SequenceBlock):
@@ -136,8 +157,22 @@ class TriangularMixer(nn.Module):
             nn.init.uniform_(self.weight, -1, 1).div_(reads.sqrt()[:, None])
             nn.init.zeros_(self.bias)
 
-    def forward(self, x: Tensor) -> Tensor:
-        return self.weight.tril() @ x + self.bias
+    def forward(self, x: Tensor, state: State | None = None) -> Tensor:
+        if state is not None:
+            self.state_elements(0)
+        tokens = length(x, len(self.weight))
+        if tokens == len(self.weight):
+            return self.weight.tril() @ x + self.bias
+        return self.weight[:tokens, :tokens].tril() @ x + self.bias[:tokens]
+
+    def state_elements(self, tokens: int) -> int:
+        """Not known: a text longer than the matrix cannot be continued.
+
+        Raises:
+            CostError: always.
+        """
+        del tokens
+        raise cannot_generate("causal_token_mlp", "CausalConv(), MinimalRNN() or GRU()")
 
 
 class CausalDepthwiseConv(nn.Module):
@@ -151,10 +186,20 @@ class CausalDepthwiseConv(nn.Module):
         super().__init__()
         if kernel < 1:
             raise ShapeError(f"needs a kernel of at least 1 token, got {kernel}")
-        self.before = kernel - 1
+        self.width, self.before = width, kernel - 1
         self.conv = nn.Conv1d(width, width, kernel, groups=width)
 
-    def forward(self, x: Tensor) -> Tensor:
-        padded = F.pad(x.transpose(1, 2), (self.before, 0))
+    def forward(self, x: Tensor, state: State | None = None) -> Tensor:
+        if state:
+            padded = torch.cat([state["recent"], x], dim=1).transpose(1, 2)
+        else:
+            padded = F.pad(x.transpose(1, 2), (self.before, 0))
+        if state is not None:
+            state["recent"] = padded[:, :, padded.shape[2] - self.before :].transpose(1, 2)
         out: Tensor = self.conv(padded).transpose(1, 2)
         return out
+
+    def state_elements(self, tokens: int) -> int:
+        """The tokens that the filter still reads, zero before the first."""
+        del tokens
+        return self.width * self.before

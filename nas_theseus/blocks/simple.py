@@ -6,6 +6,7 @@ from torch import Tensor, nn
 
 from nas_theseus.blocks.family import downsampling
 from nas_theseus.errors import ShapeError
+from nas_theseus.guide.sublayers import State
 from nas_theseus.values.architecture import Boundary
 
 
@@ -17,8 +18,14 @@ class IdentityBlock(nn.Module):
         if inlet != outlet:
             raise ShapeError("identity needs equal shapes; use Linear() or Pool() here")
 
-    def forward(self, x: Tensor) -> Tensor:
+    def forward(self, x: Tensor, state: State | None = None) -> Tensor:
+        del state
         return x
+
+    def state_elements(self, tokens: int) -> int:
+        """Nothing to remember."""
+        del tokens
+        return 0
 
 
 class PoolBlock(nn.Module):
@@ -51,6 +58,12 @@ class LinearBlock(nn.Module):
         else:
             raise ShapeError(f"no linear map per position leads from {inlet} to {outlet}")
 
-    def forward(self, x: Tensor) -> Tensor:
+    def forward(self, x: Tensor, state: State | None = None) -> Tensor:
+        del state
         out: Tensor = self.last(self.pool(x))
         return out
+
+    def state_elements(self, tokens: int) -> int:
+        """A map of each token remembers nothing."""
+        del tokens
+        return 0
