@@ -83,8 +83,8 @@ class _GRU(nn.Module):
         if state is None:
             out = self.gru(x)[0]
         else:
-            out, hidden = self.gru(x, state.get("hidden"))
-            state["hidden"] = hidden.transpose(0, 1)
+            out, hidden = self.gru(x, state["hidden"][None] if state else None)
+            state["hidden"] = hidden[0]
         return out
 
     def state_elements(self, tokens: int) -> int:
