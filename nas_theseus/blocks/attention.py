@@ -12,6 +12,7 @@ from nas_theseus.blocks.sequence import SequenceBlock, cannot_generate, token_sh
 from nas_theseus.errors import ShapeError
 from nas_theseus.guide.sublayers import State
 from nas_theseus.values.architecture import Boundary
+from nas_theseus.values.style import PLAIN, Style
 
 
 class SelfAttentionBlock(SequenceBlock):
@@ -35,9 +36,11 @@ class SelfAttentionBlock(SequenceBlock):
         heads: int = 4,
         mlp: float = 4.0,
         causal: bool = False,
+        style: Style = PLAIN,
     ) -> None:
         _, width = token_shape(inlet, outlet)
-        super().__init__(inlet, outlet, _SoftmaxAttention(width, heads, causal), width, mlp)
+        mixer = _SoftmaxAttention(width, heads, causal)
+        super().__init__(inlet, outlet, mixer, width, mlp, style)
 
 
 class LinearAttentionBlock(SequenceBlock):
@@ -66,9 +69,11 @@ class LinearAttentionBlock(SequenceBlock):
         heads: int = 4,
         mlp: float = 4.0,
         causal: bool = False,
+        style: Style = PLAIN,
     ) -> None:
         tokens, width = token_shape(inlet, outlet)
-        super().__init__(inlet, outlet, _LinearAttention(tokens, width, heads, causal), width, mlp)
+        mixer = _LinearAttention(tokens, width, heads, causal)
+        super().__init__(inlet, outlet, mixer, width, mlp, style)
 
 
 class _Heads(nn.Module):

@@ -2,13 +2,17 @@
 
 from __future__ import annotations
 
+from typing import ClassVar
+
 import torch
 from torch import Tensor, nn
 
-from nas_theseus.blocks.family import layer_norm, scaled_width
+from nas_theseus.blocks.family import scaled_width
 from nas_theseus.blocks.sequence import cannot_generate
+from nas_theseus.blocks.units import norm_like, units_like
 from nas_theseus.errors import ShapeError
 from nas_theseus.values.architecture import Boundary
+from nas_theseus.values.style import PLAIN, Style
 
 
 class TokenMixer(nn.Module):
@@ -21,18 +25,23 @@ class TokenMixer(nn.Module):
         hidden: width of both hidden layers.
     """
 
-    def __init__(self, inlet: Boundary, outlet: Boundary, hidden: int = 64) -> None:
+    styled: ClassVar[bool] = True
+
+    def __init__(
+        self, inlet: Boundary, outlet: Boundary, hidden: int = 64, style: Style = PLAIN
+    ) -> None:
         super().__init__()
         for boundary in (inlet, outlet):
             if boundary.kind not in ("map", "tokens"):
                 raise ShapeError(f"needs (C,H,W) or (T,D) on both sides, got {boundary}")
         self.inlet, self.outlet = inlet, outlet
         before, after = _positions(inlet), _positions(outlet)
-        self.norm = layer_norm(inlet.width)
+        self.norm = norm_like(style, inlet.width)
         self.positions = nn.Sequential(
             nn.Linear(before, hidden), nn.GELU(), nn.Linear(hidden, after)
         )
-        self.mlp = nn.Sequential(layer_norm(inlet.width), nn.Linear(inlet.width, hidden), nn.GELU())
+        units = units_like(style, inlet.width, hidden)
+        self.mlp = nn.Sequential(norm_like(style, inlet.width), *units)
         self.last = nn.Linear(hidden, outlet.width)
         self.skips_positions = before == after
         self.skips = inlet == outlet

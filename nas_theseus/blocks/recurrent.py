@@ -13,6 +13,7 @@ from nas_theseus.blocks.mixers import length
 from nas_theseus.blocks.sequence import CausalDepthwiseConv, SequenceBlock, token_shape
 from nas_theseus.guide.sublayers import State
 from nas_theseus.values.architecture import Boundary
+from nas_theseus.values.style import PLAIN, Style
 
 
 class GRUBlock(SequenceBlock):
@@ -27,11 +28,16 @@ class GRUBlock(SequenceBlock):
     """
 
     def __init__(
-        self, inlet: Boundary, outlet: Boundary, hidden: float = 1.0, mlp: float = 0.0
+        self,
+        inlet: Boundary,
+        outlet: Boundary,
+        hidden: float = 1.0,
+        mlp: float = 0.0,
+        style: Style = PLAIN,
     ) -> None:
         _, width = token_shape(inlet, outlet)
         state = scaled_width(width, hidden)
-        super().__init__(inlet, outlet, _GRU(width, state), state, mlp)
+        super().__init__(inlet, outlet, _GRU(width, state), state, mlp, style)
 
 
 class MinimalRNNBlock(SequenceBlock):
@@ -55,12 +61,13 @@ class MinimalRNNBlock(SequenceBlock):
         hidden: float = 1.0,
         kernel: int = 0,
         mlp: float = 0.0,
+        style: Style = PLAIN,
     ) -> None:
         tokens, width = token_shape(inlet, outlet)
         state = scaled_width(width, hidden)
         conv = [CausalDepthwiseConv(width, kernel)] if kernel else []
         mixer = nn.Sequential(*conv, _MinimalGRU(tokens, width, state))
-        super().__init__(inlet, outlet, mixer, state, mlp)
+        super().__init__(inlet, outlet, mixer, state, mlp, style)
 
 
 class _GRU(nn.Module):

@@ -2,15 +2,19 @@
 
 from __future__ import annotations
 
+from typing import ClassVar
+
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from nas_theseus.blocks.family import layer_norm, scaled_width
+from nas_theseus.blocks.family import scaled_width
 from nas_theseus.blocks.mixers import continued, length, remembered
+from nas_theseus.blocks.units import norm_like, units_like
 from nas_theseus.errors import CostError, ShapeError
 from nas_theseus.guide.sublayers import State
 from nas_theseus.values.architecture import Boundary
+from nas_theseus.values.style import PLAIN, Style
 
 
 def token_shape(inlet: Boundary, outlet: Boundary) -> tuple[int, int]:
@@ -42,11 +46,13 @@ class SequenceBlock(nn.Module):
 
     With h = x + project(mixer(norm(x))) the output is h + last(gelu(up(norm(h)))); without the MLP
     it is x + last(mixer(norm(x))). If the widths differ, there is no skip connection around `last`.
+    Norms and hidden units are of the guide's style: RMS norms and gated units where it has them.
 
     Args:
         mixer: maps (N, T, D) to (N, T, mixed).
         mixed: width of the mixer's output.
         mlp: hidden width of the MLP as a multiple of the inlet's; 0 for none.
+        style: the guide's, given to every factory with a true attribute `styled`.
 
     With a state, the block continues a text (`guide.sublayers`); a mixer that remembers tokens
     takes the state and has a method `state_elements`.
@@ -57,18 +63,27 @@ class SequenceBlock(nn.Module):
     Source: Xiong et al. 2020, arXiv:2002.04745 (pre-norm).
     """
 
+    styled: ClassVar[bool] = True
+
     def __init__(
-        self, inlet: Boundary, outlet: Boundary, mixer: nn.Module, mixed: int, mlp: float = 0.0
+        self,
+        inlet: Boundary,
+        outlet: Boundary,
+        mixer: nn.Module,
+        mixed: int,
+        mlp: float = 0.0,
+        style: Style = PLAIN,
     ) -> None:
         super().__init__()
         _, width = token_shape(inlet, outlet)
-        self.norm = layer_norm(width)
+        self.norm = norm_like(style, width)
         self.mixer = mixer
         self.project: nn.Module | None = None
         if mlp:
             hidden = scaled_width(width, mlp)
             self.project = nn.Linear(mixed, width)
-            self.mlp = nn.Sequential(layer_norm(width), nn.Linear(width, hidden), nn.GELU())
+            units = units_like(style, width, hidden)
+            self.mlp = nn.Sequential(norm_like(style, width), *units)
             mixed = hidden
         self.last = nn.Linear(mixed, outlet.width)
         self.skips = inlet == outlet
@@ -97,11 +112,13 @@ class ChannelMLPBlock(SequenceBlock):
         hidden: hidden width as a multiple of the inlet's.
     """
 
-    def __init__(self, inlet: Boundary, outlet: Boundary, hidden: float = 1.0) -> None:
+    def __init__(
+        self, inlet: Boundary, outlet: Boundary, hidden: float = 1.0, style: Style = PLAIN
+    ) -> None:
         _, width = token_shape(inlet, outlet)
         inner = scaled_width(width, hidden)
-        mixer = nn.Sequential(nn.Linear(width, inner), nn.GELU())
-        super().__init__(inlet, outlet, mixer, inner)
+        mixer = nn.Sequential(*units_like(style, width, inner))
+        super().__init__(inlet, outlet, mixer, inner, style=style)
 
 
 class CausalTokenMLPBlock(SequenceBlock):
@@ -115,9 +132,11 @@ class CausalTokenMLPBlock(SequenceBlock):
         hidden: hidden width of the channel MLP as a multiple of the inlet's.
     """
 
-    def __init__(self, inlet: Boundary, outlet: Boundary, hidden: float = 1.0) -> None:
+    def __init__(
+        self, inlet: Boundary, outlet: Boundary, hidden: float = 1.0, style: Style = PLAIN
+    ) -> None:
         tokens, width = token_shape(inlet, outlet)
-        super().__init__(inlet, outlet, TriangularMixer(tokens), width, hidden)
+        super().__init__(inlet, outlet, TriangularMixer(tokens), width, hidden, style)
 
 
 class CausalConvBlock(SequenceBlock):
@@ -131,14 +150,19 @@ class CausalConvBlock(SequenceBlock):
     """
 
     def __init__(
-        self, inlet: Boundary, outlet: Boundary, kernel: int = 4, expand: float = 2.0
+        self,
+        inlet: Boundary,
+        outlet: Boundary,
+        kernel: int = 4,
+        expand: float = 2.0,
+        style: Style = PLAIN,
     ) -> None:
         _, width = token_shape(inlet, outlet)
         hidden = scaled_width(width, expand)
         mixer = nn.Sequential(
             CausalDepthwiseConv(width, kernel), nn.Linear(width, hidden), nn.GELU()
         )
-        super().__init__(inlet, outlet, mixer, hidden)
+        super().__init__(inlet, outlet, mixer, hidden, style=style)
 
 
 class TriangularMixer(nn.Module):
