@@ -228,6 +228,7 @@ def _open_workshop(
         settings.storage / "guides",
         device,
         lambda epoch: say(f"guide: epoch {epoch.epoch + 1}, loss {epoch.loss:.4f}"),
+        say,
     )
     return Workshop(space, device, settings.storage / "guide_work")
 

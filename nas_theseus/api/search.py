@@ -423,7 +423,15 @@ class Launch:
             self.reporter.say(f"guide: epoch {epoch.epoch + 1}{whole}, loss {epoch.loss:.4f}")
 
         space, guides = self.space, self.folder.guides
-        return prepare_guide(space.guide, space.learnt_from, training, guides, self._device, show)
+        return prepare_guide(
+            space.guide,
+            space.learnt_from,
+            training,
+            guides,
+            self._device,
+            show,
+            self.reporter.say,
+        )
 
     def measure_guide(self) -> Measured:
         """Quality and costs of the guide, which is prepared."""

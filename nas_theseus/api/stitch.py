@@ -187,6 +187,7 @@ def _prepare(
         settings.storage / "guides",
         settings.device,
         lambda epoch: say(f"{source.label}: epoch {epoch.epoch + 1}, loss {epoch.loss:.4f}"),
+        lambda line: say(f"{source.label}: {line}"),
     )
     # Random weights, but norms that have seen the data: else a deep one gives next to nothing.
     recalibrate(random, task, 256, min(recipe.examples, task.size("train")))

@@ -11,6 +11,7 @@ import torch
 from torch import Tensor, nn
 
 from nas_theseus.conversion.activations import GuideActivations
+from nas_theseus.conversion.training_checkpoint import Checkpoint, TrainingProgress
 from nas_theseus.errors import ConversionError
 from nas_theseus.tasks import Batch, Task
 from nas_theseus.values.ids import derive_seed
@@ -38,6 +39,7 @@ def train(
     recipe: Recipe,
     seed: int,
     teacher: GuideActivations | None = None,
+    checkpoint: Checkpoint | None = None,
 ) -> Iterator[EpochLoss]:
     """Train in place with AdamW and a one-cycle schedule; bf16 autocast on CUDA.
 
@@ -49,6 +51,8 @@ def train(
         network: on its device already; put into train mode.
         seed: fixes the order of examples.
         teacher: used when ``recipe.distill > 0``.
+        checkpoint: saved after every epoch; the training resumes from it where there is one.
+            Default: none.
 
     Raises:
         ConversionError: the loss is not finite, or not even two examples fit into memory.
@@ -64,15 +68,17 @@ def train(
     optimizer, schedule = _optimizer(parameters, recipe, steps)
     loss_of = _Loss(network, task, recipe, teacher if recipe.distill > 0 else None)
     network.train()
-    pieces = 1
-    left = steps
-    for epoch in range(math.ceil(steps / epoch_steps)):
+    done = TrainingProgress(0, steps)
+    if checkpoint is not None:
+        done = checkpoint.resume(network, optimizer, schedule) or done
+    for epoch in range(done.epochs, math.ceil(steps / epoch_steps)):
         # Dropout and the like draw from torch's global generator, whatever ran here before.
         torch.manual_seed(derive_seed("epoch", seed, epoch))
         total = torch.zeros((), device=device)
         seen = taught_anew = 0
         batches = task.batches("train", batch_size, seed=seed + epoch, device=device)
-        for batch in itertools.islice(batches, left):
+        pieces = done.pieces
+        for batch in itertools.islice(batches, done.left):
             loss, pieces = _accumulate(loss_of, batch, pieces, optimizer)
             taught_anew += len(batch.inputs) * loss_of.teaches_anew(batch)
             torch.nn.utils.clip_grad_norm_(parameters, recipe.gradient_clip)
@@ -80,13 +86,15 @@ def train(
             schedule.step()
             total += loss
             seen += len(batch.inputs)
-        left -= seen // batch_size
+        done = TrainingProgress(epoch + 1, done.left - seen // batch_size, pieces)
         mean = float(total) / max(1, seen // batch_size)
         if not math.isfinite(mean):
             raise ConversionError(
                 f"task training diverged in epoch {epoch}: the mean loss is {mean}; lower "
                 "learning_rate"
             )
+        if checkpoint is not None:
+            checkpoint.save(done, network, optimizer, schedule)
         yield EpochLoss(epoch, mean, seen, taught_anew, pieces)
 
 
