@@ -183,6 +183,7 @@ def convert_one(
     refusal = space.refusal(chosen)
     if refusal is not None:
         raise SpaceError(f"architecture {architecture}", [refusal])
+    chosen = chosen.named(space.guide.names)
     target = assemble(space, chosen, 0)
     ways = ways_to_replace(target, recipe) if settings.replacements else []
     parameters = {

@@ -14,7 +14,7 @@ from nas_theseus.blocks.family import last_map
 from nas_theseus.guide.chain import example_input
 from nas_theseus.space.search_space import SearchSpace
 from nas_theseus.tasks.contract import behaviour_mistakes, declaration_mistakes
-from nas_theseus.values.architecture import BlockChoice, Boundary, Span
+from nas_theseus.values.architecture import BlockChoice, Boundary
 from nas_theseus.values.conditions import parse_constraint
 from nas_theseus.values.registers import COSTS
 
@@ -130,7 +130,7 @@ def _block_mistakes(space: SearchSpace) -> Iterator[str]:
     if stuck < len(space.guide):
         name = space.guide.names[stuck]
         refusals = "; ".join(
-            space.block_refusal(family, Span(stuck, stuck + 1))
+            space.block_refusal(family, space.span(stuck, stuck + 1))
             or f"block {family.name!r} is not allowed on part {name!r}"
             for family in space.blocks
             if not family.keeps
@@ -156,7 +156,7 @@ def _block_mistakes(space: SearchSpace) -> Iterator[str]:
             tested.add(case)
             mistake = _build_mistake(space, choice, share)
             if mistake:
-                found = f"block {choice} for parts {span}: {mistake}"
+                found = f"block {choice} for {span.text}: {mistake}"
                 wrong.setdefault(choice.block, []).append(found)
     # One mistake in a custom block affects all its choices.
     for first, *others in wrong.values():
