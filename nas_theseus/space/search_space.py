@@ -26,7 +26,7 @@ from nas_theseus.values.architecture import Architecture, BlockChoice, Boundary,
 from nas_theseus.values.conditions import parse_constraint
 from nas_theseus.values.goals import Constraint, Direction, Objective
 from nas_theseus.values.recipe import Recipe
-from nas_theseus.values.registers import COSTS
+from nas_theseus.values.registers import COSTS, active_space
 
 _Fitting = dict[tuple[Span, float], dict[str, tuple[float, ...]]]
 _Refusals = dict[tuple[str, Span], dict[tuple[float, float], str]]
@@ -59,6 +59,10 @@ class SearchSpace:
             own is available here if an objective names it or ``COSTS.add(name, cost)`` added it.
         keep: names of guide parts that are always kept.
         measures: the costs that this space counts and measures, by name.
+        known_costs: names of all costs that this space can name.
+        own_costs: names of those that are not of the package.
+        origin: package of the space file, whose own costs this space knows. Default: the space
+            that is being loaded.
         callbacks: called with every outcome of a search: functions of one argument, or objects
             with any of the methods begin, outcome, front, results and end. An error in a callback
             is reported and does not stop the search.
@@ -76,7 +80,10 @@ class SearchSpace:
     constraints: Sequence[str] = ()
     keep: Sequence[str] = ()
     callbacks: Sequence[object] = ()
+    origin: str | None = field(default_factory=active_space, kw_only=True, repr=False)
     measures: Mapping[str, Any] = field(init=False, repr=False)
+    known_costs: tuple[str, ...] = field(init=False, repr=False)
+    own_costs: frozenset[str] = field(init=False, repr=False)
 
     def __post_init__(self) -> None:
         """Refuse settings of a wrong type; the module `mistakes` checks everything else.
@@ -90,8 +97,12 @@ class SearchSpace:
             raise SpaceError("SearchSpace", mistakes)
         named = {*ALWAYS_COUNTED, *(goal.name for goal in self.objectives)}
         named |= {limit.name for limit in _readable(self.constraints)}
-        measures = {name: COSTS[name] for name in COSTS if name in named}
+        own = COSTS.own_of(self.origin)
+        known = tuple(dict.fromkeys([*COSTS.shipped, *own]))
+        measures = {n: own[n] if n in own else COSTS[n] for n in known if n in named}
         object.__setattr__(self, "measures", measures)
+        object.__setattr__(self, "known_costs", known)
+        object.__setattr__(self, "own_costs", frozenset(own))
 
     @property
     def learnt_from(self) -> Task:
