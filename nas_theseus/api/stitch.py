@@ -185,16 +185,15 @@ def compare(
 
 def _refuse_mistakes(built: Mapping[Source, Built]) -> None:
     """Refuse networks whose task or shapes are wrong, before any of them is trained."""
-    # Ready networks of one name of a task have equal tasks.
-    tasks = {
-        source.label if source.sources else f"--task {source.task}": task
-        for source, (_, task, _) in built.items()
-    }
+    # Each once: a network and its twin of another seed have the same task and shapes.
+    spaces = {Path(source.name).stem: parts for source, parts in built.items() if source.sources}
+    ready = {f"--task {s.task}": parts for s, parts in built.items() if not s.sources}
+    tasks = {label: task for label, (_, task, _) in (spaces | ready).items()}
     mistakes = declared_mistakes(tasks) or [
         *used_mistakes(tasks),
         *(
-            f"{source.label}: {mistake}"
-            for source, (guide, task, _) in built.items()
+            f"{label}: {mistake}"
+            for label, (guide, task, _) in spaces.items()
             for mistake in guide_mistakes(guide, task)
         ),
     ]
