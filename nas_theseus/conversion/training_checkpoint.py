@@ -24,13 +24,11 @@ class TrainingProgress:
     """How far a training is.
 
     Attributes:
-        epochs: whole epochs that are done.
-        left: training steps that are left.
+        epochs: epochs, or slices of a budget in steps, that are done.
         pieces: how many pieces a batch is computed in.
     """
 
     epochs: int
-    left: int
     pieces: int = 1
 
 

@@ -90,7 +90,7 @@ def train_stitches(
     drawn = _Drawn(net, seed)
     net.requires_grad_(True)
     taught = 0
-    for epoch in train(drawn, task, recipe, seed, teacher, checkpoint):
+    for epoch in train(drawn, task, recipe, seed, teacher, checkpoint=checkpoint):
         taught += epoch.taught
         yield epoch
     net.eval()

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+import math
 import pickle
 from collections.abc import Callable
 from pathlib import Path
@@ -72,16 +73,22 @@ def equal(first: Guide, second: Guide) -> bool:
     return all(torch.equal(states[0][name], states[1][name]) for name in states[0] | states[1])
 
 
+# The second recipe has a budget in steps, whose slices end in the middle of the data.
+STEPS = Recipe(steps=38, distill=0, batch_size=128, micro_batch=64)
+
+
+@pytest.mark.parametrize("recipe", [RECIPE, STEPS], ids=["epochs", "steps"])
 @pytest.mark.parametrize("after", [1, 3, 4])
 def test_an_interrupted_training_ends_with_the_weights_of_an_undisturbed_one(
-    tmp_path: Path, after: int
+    tmp_path: Path, after: int, recipe: Recipe, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    undisturbed, epochs, lines = train(tmp_path / "undisturbed")
-    assert epochs == [1, 2, 3, 4] and lines == []
+    monkeypatch.setitem(globals(), "RECIPE", recipe)
+    undisturbed, whole, lines = train(tmp_path / "undisturbed")
+    assert whole == list(range(1, math.ceil(recipe.reports) + 1)) and lines == []
     interrupted(tmp_path / "other", after)
     torch.manual_seed(99)  # another process has another random state
     resumed, epochs, (line,) = train(tmp_path / "other")
-    assert epochs == list(range(after + 1, 5))
+    assert epochs == whole[after:]
     assert line.startswith(f"guide: training resumes after epoch {after}")
     assert equal(resumed, undisturbed)
     files = [path.suffix for path in (tmp_path / "other").iterdir()]
@@ -101,11 +108,11 @@ def test_the_random_state_goes_on(tmp_path: Path) -> None:
     optimizer = torch.optim.AdamW(network.parameters())
     schedule = torch.optim.lr_scheduler.OneCycleLR(optimizer, 0.1, total_steps=5)
     checkpoint = Checkpoint(tmp_path / "a.checkpoint", "a", pytest.fail)
-    checkpoint.save(TrainingProgress(2, 7, 4), network, optimizer, schedule)
+    checkpoint.save(TrainingProgress(2, 4), network, optimizer, schedule)
     drawn = torch.rand(3)
     lines: list[str] = []
     again = Checkpoint(tmp_path / "a.checkpoint", "a", lines.append)
-    assert again.resume(network, optimizer, schedule) == TrainingProgress(2, 7, 4)
+    assert again.resume(network, optimizer, schedule) == TrainingProgress(2, 4)
     assert torch.equal(torch.rand(3), drawn)
 
 
