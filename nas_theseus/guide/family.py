@@ -6,24 +6,41 @@ their modules:
     MEMBER = Family(
         model_types=("mymodel",),  # as in config.json
         embedding=lambda model: Embedding(model.model.embed_tokens),
-        layers=partial(decoder_layers, query_norm="self_attn.q_norm", key_norm="self_attn.k_norm"),
+        layers=partial(decoder_layers, norms={"self_attn.q_norm": "attention.inner.query_norm"}),
         head=lambda model: Head(model.lm_head, rms_norm_of(model.model.norm)),
     )
 
-Parts share the model's parameters, so that a model of another size can be filled through its parts.
+Parts share the model's memory, so that a model of another size can be filled through its parts.
+Where a part has a copy instead, as of norms that multiply by 1 + weight, the family also says how
+the copy is written back.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
+from types import MappingProxyType
 from typing import Any
 
 import torch
 from torch import nn
 
 from nas_theseus.errors import CutError
-from nas_theseus.guide.sublayers import MLP, Attention, Layer, Rotary, Sublayer, rms_norm
+from nas_theseus.guide.sublayers import (
+    MLP,
+    Attention,
+    Embedding,
+    Layer,
+    Rotary,
+    Sublayer,
+    lookup,
+    rms_norm,
+)
+from nas_theseus.values.architecture import Boundary
+
+LLAMA_NORMS: Mapping[str, str] = MappingProxyType(
+    {"input_layernorm": "attention.norm", "post_attention_layernorm": "mlp.norm"}
+)
 
 
 @dataclass(frozen=True)
@@ -36,6 +53,9 @@ class Family:
         layers: the layers, in order.
         head: the part from features to the model's outputs.
         causal: whether the models read earlier tokens only, as language models do.
+        inlet: shape of one input by the model's configuration. Default: token ids.
+        write: sets those parameters of a model of which embedding, layers and head have copies.
+            Default: there are none.
     """
 
     model_types: tuple[str, ...]
@@ -43,44 +63,47 @@ class Family:
     layers: Callable[[Any], list[Layer]]
     head: Callable[[Any], nn.Module]
     causal: bool = True
+    inlet: Callable[[Any], Boundary] | None = None
+    write: Callable[[Any, nn.Module, list[Layer], nn.Module], None] | None = None
 
 
 def decoder_layers(
     model: Any,
     *,
     norm: Callable[[nn.Module], nn.Module] | None = None,
-    query_norm: str | None = None,
-    key_norm: str | None = None,
+    norms: Mapping[str, str] = MappingProxyType({}),
+    softcap: float | None = None,
 ) -> list[Layer]:
     """The layers of a model with the module names of Llama.
 
     Args:
         norm: makes a norm of the model's own. Default: `rms_norm_of`.
-        query_norm, key_norm: names of norms over each head, such as ``self_attn.q_norm``.
+        norms: where further norms of the model's layers are in a `Layer`, by their names. A name
+            of `LLAMA_NORMS` replaces that entry.
+        softcap: limit of the products of queries and keys. Default: none.
     """
     make = norm or rms_norm_of
     decoder = model.model
-
-    def head_norm(layer: nn.Module, name: str | None) -> nn.Module | None:
-        return None if name is None else make(layer.get_submodule(name))
-
-    return [
-        Layer(
-            Sublayer(
-                attention_of(
-                    layer.self_attn,
-                    rotary_of(decoder.rotary_emb),
-                    query_norm=None
-                    if query_norm is None
-                    else make(layer.get_submodule(query_norm)),
-                    key_norm=head_norm(layer, key_norm),
-                ),
-                make(layer.input_layernorm),
-            ),
-            Sublayer(gated_mlp_of(layer.mlp), make(layer.post_attention_layernorm)),
+    found = []
+    for layer in decoder.layers:
+        made = {
+            place: make(layer.get_submodule(name))
+            for name, place in {**LLAMA_NORMS, **norms}.items()
+        }
+        attention = attention_of(
+            layer.self_attn,
+            rotary_of(decoder.rotary_emb, getattr(layer.self_attn, "layer_type", None)),
+            query_norm=made.get("attention.inner.query_norm"),
+            key_norm=made.get("attention.inner.key_norm"),
+            softcap=softcap,
         )
-        for layer in decoder.layers
-    ]
+        found.append(
+            Layer(
+                Sublayer(attention, made.get("attention.norm"), made.get("attention.post")),
+                Sublayer(gated_mlp_of(layer.mlp), made.get("mlp.norm"), made.get("mlp.post")),
+            )
+        )
+    return found
 
 
 def attention_of(
@@ -104,6 +127,7 @@ def attention_of(
         key_norm=key_norm,
         window=window_of(module),
         softcap=softcap,
+        causal=getattr(module, "is_causal", True),
     )
 
 
@@ -112,7 +136,10 @@ def window_of(attention: Any) -> int | None:
 
     Some families have it on the module, others read it from the configuration.
     """
-    config = attention.config
+    if hasattr(attention, "sliding_window"):
+        own: int | None = attention.sliding_window
+        return own
+    config = getattr(attention, "config", None)
     types = getattr(config, "layer_types", None)
     if types is not None and types[attention.layer_idx] != "sliding_attention":
         return None
@@ -123,23 +150,57 @@ def window_of(attention: Any) -> int | None:
 
 def gated_mlp_of(module: Any) -> MLP:
     """MLP of a module with the names of Llama's: gate_proj, up_proj, down_proj and act_fn."""
-    return MLP(module.up_proj, module.down_proj, module.act_fn, module.gate_proj)
+    return MLP(
+        module.up_proj, module.down_proj, activation_of(module.act_fn), gate=module.gate_proj
+    )
 
 
-def rotary_of(module: Any, interleaved: bool = False) -> Rotary:
+# Classes of transformers that compute what a module of torch computes.
+_ACTIVATIONS: dict[str, Callable[[], nn.Module]] = {
+    "SiLUActivation": nn.SiLU,
+    "GELUActivation": nn.GELU,
+    "LinearActivation": nn.Identity,
+    **dict.fromkeys(
+        (
+            "GELUTanh",
+            "PytorchGELUTanh",
+            "NewGELUActivation",
+            "FastGELUActivation",
+            "AccurateGELUActivation",
+        ),
+        lambda: nn.GELU(approximate="tanh"),
+    ),
+}
+
+
+def activation_of(module: nn.Module) -> nn.Module:
+    """An activation of transformers as torch has it; others as they are."""
+    make = _ACTIVATIONS.get(type(module).__name__)
+    return module if make is None else make()
+
+
+def rotary_of(
+    module: Any, layer_type: str | None = None, *, interleaved: bool = False
+) -> Rotary:
     """Rotary positions with the frequencies of a model's own module.
+
+    Args:
+        layer_type: the kind of layer, where each has frequencies of its own (Gemma 3).
 
     Raises:
         CutError: the frequencies depend on the length of the text.
     """
-    kind = getattr(module, "rope_type", "default")
+    kind, prefix = getattr(module, "rope_type", "default"), ""
+    if isinstance(kind, Mapping):
+        kind, prefix = kind[layer_type], f"{layer_type}_"
     if kind in ("dynamic", "longrope"):
         raise CutError(
             f"rotary positions of the kind {kind!r} change with the length of the text, which a "
             "guide cannot do; set rope_parameters in config.json to another kind, such as "
             "'default', for contexts that the model was trained on"
         )
-    return Rotary(module.inv_freq, float(module.attention_scaling), interleaved)
+    frequencies = getattr(module, f"{prefix}inv_freq")
+    return Rotary(frequencies, float(getattr(module, f"{prefix}attention_scaling")), interleaved)
 
 
 def rms_norm_of(module: Any) -> nn.RMSNorm:
@@ -147,7 +208,32 @@ def rms_norm_of(module: Any) -> nn.RMSNorm:
     return rms_norm(module.weight, module.variance_epsilon)
 
 
+def scaled_embedding_of(model: Any) -> Embedding:
+    """The embedding of a model like Gemma, which multiplies by the root of the width."""
+    tokens = model.model.embed_tokens  # of a class of its own, which scales
+    return Embedding(lookup(tokens.weight), scale=model.config.hidden_size**0.5)
+
+
 def shifted_rms_norm_of(module: Any) -> nn.RMSNorm:
-    """A norm like Gemma's, which multiplies by 1 + weight."""
+    """A copy of a norm like Gemma's, which multiplies by 1 + weight."""
+    weight = (1.0 + module.weight.detach().float()).to(module.weight.dtype)
+    return rms_norm(weight, module.eps)
+
+
+def write_shifted_norms(
+    model: Any, layers: list[Layer], head: nn.Module, norms: Mapping[str, str]
+) -> None:
+    """Set the norms of a model like Gemma from the copies of `shifted_rms_norm_of`.
+
+    Args:
+        norms: as for `decoder_layers`.
+    """
+    pairs = [(model.model.norm, head.get_submodule("norm"))]
+    for theirs, ours in zip(model.model.layers, layers, strict=True):
+        pairs += [
+            (theirs.get_submodule(name), ours.get_submodule(place))
+            for name, place in {**LLAMA_NORMS, **norms}.items()
+        ]
     with torch.no_grad():
-        return rms_norm(nn.Parameter(1.0 + module.weight.detach().float()), module.eps)
+        for norm, copy in pairs:
+            norm.weight.copy_(copy.weight.float() - 1.0)
