@@ -179,9 +179,7 @@ def activation_of(module: nn.Module) -> nn.Module:
     return module if make is None else make()
 
 
-def rotary_of(
-    module: Any, layer_type: str | None = None, *, interleaved: bool = False
-) -> Rotary:
+def rotary_of(module: Any, layer_type: str | None = None, *, interleaved: bool = False) -> Rotary:
     """Rotary positions with the frequencies of a model's own module.
 
     Args:
@@ -236,4 +234,4 @@ def write_shifted_norms(
         ]
     with torch.no_grad():
         for norm, copy in pairs:
-            norm.weight.copy_(copy.weight.float() - 1.0)
+            norm.weight.copy_(copy.get_parameter("weight").float() - 1.0)

@@ -25,7 +25,7 @@ from nas_theseus.guide.sublayers import (
 
 def _by_head(fused: Tensor, width: int) -> Tensor:
     """A view of a fused weight or bias, (heads, 3, width, …): queries, keys and values."""
-    return fused.unflatten(0, (-1, 3, width))
+    return fused.view(-1, 3, width, *fused.shape[1:])
 
 
 def _attention(module: Any, rotary: Rotary) -> Attention:
@@ -66,11 +66,10 @@ def _write(model: Any, embedding: nn.Module, layers: list[Layer], head: nn.Modul
         for theirs, ours in zip(model.gpt_neox.layers, layers, strict=True):
             width, fused = theirs.attention.head_size, theirs.attention.query_key_value
             for index, name in enumerate(("query", "key", "value")):
-                copy = ours.get_submodule(f"attention.inner.{name}")
-                for whole, part in ((fused.weight, copy.weight), (fused.bias, copy.bias)):
-                    if whole is not None:
-                        target = _by_head(whole, width)[:, index]
-                        target.copy_(part.unflatten(0, (-1, width)))
+                for kind, whole in fused.named_parameters():
+                    copy = ours.get_parameter(f"attention.inner.{name}.{kind}")
+                    target = _by_head(whole, width)[:, index]
+                    target.copy_(copy.view(target.shape))
 
 
 MEMBER = Family(

@@ -14,9 +14,7 @@ from nas_theseus.values.architecture import Boundary
 
 def _embedding(model: Any) -> Patches:
     module = model.vit.embeddings
-    return Patches(
-        module.patch_embeddings.projection, module.cls_token, module.position_embeddings
-    )
+    return Patches(module.patch_embeddings.projection, module.cls_token, module.position_embeddings)
 
 
 def _layer(layer: Any) -> Layer:

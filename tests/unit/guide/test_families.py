@@ -5,7 +5,6 @@ from __future__ import annotations
 import copy
 import importlib.util
 import warnings
-from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -16,7 +15,7 @@ from torch import Tensor, nn
 from nas_theseus.costs import count_macs
 from nas_theseus.guide.family import activation_of
 from nas_theseus.guide.huggingface import cut_model, fill, huggingface_guide, load_language_model
-from nas_theseus.guide.sublayers import Attention, Layer, Sublayer
+from nas_theseus.guide.sublayers import Attention, Layer
 from nas_theseus.values.architecture import Boundary
 
 transformers = pytest.importorskip("transformers", reason="transformers is not installed")
@@ -153,7 +152,7 @@ def test_the_chain_gives_the_model_s_logits(name: str, granularity: Any) -> None
     with torch.no_grad():
         close(guide(inputs(name)), logits(model, name))
     layers = model.config.num_hidden_layers
-    parallel = name.startswith("phi") and name != "phi3" or name == "gpt_neox"
+    parallel = (name.startswith("phi") and name != "phi3") or name == "gpt_neox"
     each = 1 if granularity == "layer" or parallel else 2
     assert len(guide) == layers * each + 2
     assert guide.names[0] == "embed" and guide.names[-1] == "head"
@@ -270,7 +269,9 @@ def test_a_smaller_model_is_filled_and_saved(name: str, tmp_path: Path) -> None:
     fill(smaller, kept)
     smaller.save_pretrained(tmp_path)
     with torch.no_grad():
-        close(logits(load_language_model(tmp_path).eval(), name), nn.Sequential(*kept)(inputs(name)))
+        close(
+            logits(load_language_model(tmp_path).eval(), name), nn.Sequential(*kept)(inputs(name))
+        )
 
 
 def test_tied_embeddings_stay_tied() -> None:
@@ -331,7 +332,8 @@ def test_models_in_bfloat16(name: str) -> None:
 
 
 @pytest.mark.parametrize(
-    "name", ["gelu", "gelu_new", "gelu_fast", "gelu_accurate", "gelu_pytorch_tanh", "silu", "linear"]
+    "name",
+    ["gelu", "gelu_new", "gelu_fast", "gelu_accurate", "gelu_pytorch_tanh", "silu", "linear"],
 )
 def test_activations_of_torch(name: str) -> None:
     module = transformers.activations.ACT2FN[name]
