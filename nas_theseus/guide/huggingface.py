@@ -13,7 +13,7 @@ from torch import Tensor, nn
 from nas_theseus.errors import CutError, GuideError
 from nas_theseus.guide.chain import Guide, example_input
 from nas_theseus.guide.cut import refuse_other_outputs
-from nas_theseus.guide.family import Family
+from nas_theseus.guide.model_family import Family
 from nas_theseus.guide.sublayers import Layer
 from nas_theseus.values.architecture import Boundary
 from nas_theseus.values.registers import FAMILIES
@@ -199,7 +199,7 @@ def family_of(model_type: str | None) -> Family:
     raise CutError(
         f"models of the type {model_type!r} cannot be cut yet; known are {', '.join(known)}. A "
         "model with the module names of Llama needs a dozen lines in your space file:\n"
-        "    from nas_theseus.guide.family import Family, decoder_layers, rms_norm_of\n"
+        "    from nas_theseus.guide.model_family import Family, decoder_layers, rms_norm_of\n"
         "    from nas_theseus.guide.sublayers import Embedding, Head\n"
         "    from nas_theseus.values.registers import FAMILIES\n"
         "    FAMILIES.add('mine', Family(\n"
@@ -228,7 +228,11 @@ def load_language_model(source: str | Path, *, trust_code: bool = False) -> Any:
             f"{path} does not exist; give a folder with config.json and safetensors, or a GGUF file"
         )
     transformers = _transformers()
-    options: dict[str, Any] = {"dtype": torch.float32, "output_loading_info": True}
+    options: dict[str, Any] = {
+        "dtype": torch.float32,
+        "output_loading_info": True,
+        "ignore_mismatched_sizes": True,  # they are refused below, by their names
+    }
     kind: Any = transformers.AutoModelForCausalLM
     if path.is_file():
         if path.suffix != ".gguf":
@@ -274,13 +278,15 @@ def _transformers() -> Any:
 def _class_in(folder: Path, trust_code: bool) -> Any:
     """The class of the model in a folder, if it is one that can be trained and trusted."""
     transformers = _transformers()
+    if not (folder / "config.json").is_file():
+        raise GuideError(f"{folder} has no config.json; give a folder as save_pretrained writes it")
     try:
         config, _ = transformers.PreTrainedConfig.get_config_dict(
             str(folder), local_files_only=True
         )
     except Exception as error:
         said = " ".join(str(error).split())[:300]
-        raise GuideError(f"{folder} has no config.json that can be read: {said}") from error
+        raise GuideError(f"config.json in {folder} cannot be read: {said}") from error
     if config.get("auto_map") and not trust_code:
         raise GuideError(
             f"{folder} holds Python code of its own for its model; read it, then give "
@@ -312,7 +318,10 @@ def _refuse_other_tensors(path: Path, told: Any) -> None:
         ("unexpected_keys", "has tensors that the model does not have"),
         ("mismatched_keys", "has tensors of other shapes than the model"),
     ):
-        names = sorted(map(str, told.get(kind) or ()))
+        names = sorted(
+            str(one) if isinstance(one, str) else f"{one[0]} {tuple(one[1])}"
+            for one in told.get(kind) or ()
+        )
         if names:
             listed = ", ".join(names[:5]) + (", …" if len(names) > 5 else "")
             raise GuideError(

@@ -12,6 +12,7 @@ state empty.
 
 from __future__ import annotations
 
+from dataclasses import dataclass
 from typing import TypeAlias
 
 import torch
@@ -62,6 +63,23 @@ class Rotary(nn.Module):
         return torch.cat([together, rest], dim=-1)
 
 
+@dataclass(frozen=True)
+class Reading:
+    """How a token reads others.
+
+    Attributes:
+        scale: factor on the products of queries and keys. Default: 1/√K.
+        window: a token reads itself and the window − 1 tokens before it. Default: all.
+        softcap: products are limited to ±softcap by a tanh. Default: no limit.
+        causal: whether tokens read earlier tokens only.
+    """
+
+    scale: float | None = None
+    window: int | None = None
+    softcap: float | None = None
+    causal: bool = True
+
+
 class Attention(nn.Module):
     """Attention with separate maps for queries, keys, values and output, (N, T, D) to (N, T, D).
 
@@ -71,12 +89,9 @@ class Attention(nn.Module):
         query, key, value, output: linear maps; `query` writes heads x K features, `key` and `value`
             key_heads x K each.
         head_width: K, the width of a head.
-        scale: factor on the products of queries and keys. Default: 1/√K.
         rotary: rotary positions. Default: none.
-        query_norm, key_norm: norms over each head's features. Default: none.
-        window: a token reads itself and the window − 1 tokens before it. Default: all.
-        softcap: products are limited to ±softcap by a tanh. Default: no limit.
-        causal: whether tokens read earlier tokens only.
+        norms: norms over each head's features, of queries and of keys. Default: none.
+        reading: scale, window, softcap and causality.
 
     Source: Vaswani et al. 2017, arXiv:1706.03762; Ainslie et al. 2023, arXiv:2305.13245.
     """
@@ -89,21 +104,29 @@ class Attention(nn.Module):
         output: nn.Linear,
         *,
         head_width: int,
-        scale: float | None = None,
         rotary: Rotary | None = None,
-        query_norm: nn.Module | None = None,
-        key_norm: nn.Module | None = None,
-        window: int | None = None,
-        softcap: float | None = None,
-        causal: bool = True,
+        norms: tuple[nn.Module, nn.Module] | None = None,
+        reading: Reading = Reading(),
     ) -> None:
         super().__init__()
         self.query, self.key, self.value, self.output = query, key, value, output
-        self.head_width = head_width
-        self.scale = head_width**-0.5 if scale is None else scale
-        self.rotary = rotary
-        self.query_norm, self.key_norm = query_norm, key_norm
-        self.window, self.softcap, self.causal = window, softcap, causal
+        self.head_width, self.rotary = head_width, rotary
+        self.query_norm: nn.Module | None = norms[0] if norms else None
+        self.key_norm: nn.Module | None = norms[1] if norms else None
+        self.scale = head_width**-0.5 if reading.scale is None else reading.scale
+        self.window, self.softcap, self.causal = reading.window, reading.softcap, reading.causal
+
+    @property
+    def norms(self) -> tuple[nn.Module, nn.Module] | None:
+        """Norms over each head's features, of queries and of keys."""
+        if self.query_norm is None or self.key_norm is None:
+            return None
+        return self.query_norm, self.key_norm
+
+    @property
+    def reading(self) -> Reading:
+        """How a token reads others."""
+        return Reading(self.scale, self.window, self.softcap, self.causal)
 
     @property
     def heads(self) -> int:

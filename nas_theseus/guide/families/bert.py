@@ -11,8 +11,8 @@ from typing import Any
 
 from torch import nn
 
-from nas_theseus.guide.family import Family, activation_of
-from nas_theseus.guide.sublayers import MLP, Attention, Embedding, Head, Layer, Sublayer
+from nas_theseus.guide.model_family import Family, activation_of
+from nas_theseus.guide.sublayers import MLP, Attention, Embedding, Head, Layer, Reading, Sublayer
 
 
 def _embedding(model: Any) -> Embedding:
@@ -33,7 +33,7 @@ def _layer(layer: Any) -> Layer:
         inner.value,
         output.dense,
         head_width=inner.attention_head_size,
-        causal=False,
+        reading=Reading(causal=inner.is_causal),
     )
     mlp = MLP(
         layer.intermediate.dense,

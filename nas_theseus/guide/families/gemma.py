@@ -6,7 +6,7 @@ from typing import Any
 
 from torch import nn
 
-from nas_theseus.guide.family import (
+from nas_theseus.guide.model_family import (
     Family,
     decoder_layers,
     scaled_embedding_of,

@@ -1,4 +1,4 @@
-"""Gemma 2: Gemma with norms after attention and MLP too, softcaps, and windows in every other layer.
+"""Gemma 2: Gemma with norms after attention and MLP too, softcaps, windows in some layers.
 
 Source: Gemma Team 2024, arXiv:2408.00118, section 2.
 """
@@ -9,7 +9,7 @@ from typing import Any
 
 from torch import nn
 
-from nas_theseus.guide.family import (
+from nas_theseus.guide.model_family import (
     Family,
     decoder_layers,
     scaled_embedding_of,

@@ -6,8 +6,17 @@ from typing import Any
 
 from torch import Tensor, nn
 
-from nas_theseus.guide.family import Family, activation_of
-from nas_theseus.guide.sublayers import MLP, Attention, Embedding, Head, Layer, Sublayer, linear
+from nas_theseus.guide.model_family import Family, activation_of
+from nas_theseus.guide.sublayers import (
+    MLP,
+    Attention,
+    Embedding,
+    Head,
+    Layer,
+    Reading,
+    Sublayer,
+    linear,
+)
 
 
 def _linear(weight: Tensor, bias: Tensor) -> nn.Linear:
@@ -31,7 +40,7 @@ def _layer(block: Any) -> Layer:
         value,
         _linear(block.attn.c_proj.weight, block.attn.c_proj.bias),
         head_width=block.attn.head_dim,
-        scale=block.attn.scaling,
+        reading=Reading(block.attn.scaling),
     )
     up = _linear(mlp.c_fc.weight, mlp.c_fc.bias)
     down = _linear(mlp.c_proj.weight, mlp.c_proj.bias)

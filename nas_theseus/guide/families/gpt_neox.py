@@ -10,13 +10,14 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from nas_theseus.guide.family import Family, activation_of, rotary_of
+from nas_theseus.guide.model_family import Family, activation_of, rotary_of
 from nas_theseus.guide.sublayers import (
     MLP,
     Attention,
     Embedding,
     Head,
     Layer,
+    Reading,
     Rotary,
     Sublayer,
     linear,
@@ -40,7 +41,13 @@ def _attention(module: Any, rotary: Rotary) -> Attention:
         for index in range(3)
     )
     return Attention(
-        query, key, value, module.dense, head_width=width, scale=module.scaling, rotary=rotary
+        query,
+        key,
+        value,
+        module.dense,
+        head_width=width,
+        rotary=rotary,
+        reading=Reading(module.scaling),
     )
 
 

@@ -4,8 +4,17 @@ from __future__ import annotations
 
 from typing import Any
 
-from nas_theseus.guide.family import Family, activation_of, rotary_of
-from nas_theseus.guide.sublayers import MLP, Attention, Embedding, Head, Layer, Rotary, Sublayer
+from nas_theseus.guide.model_family import Family, activation_of, rotary_of
+from nas_theseus.guide.sublayers import (
+    MLP,
+    Attention,
+    Embedding,
+    Head,
+    Layer,
+    Reading,
+    Rotary,
+    Sublayer,
+)
 
 
 def _attention(module: Any, rotary: Rotary) -> Attention:
@@ -15,10 +24,9 @@ def _attention(module: Any, rotary: Rotary) -> Attention:
         module.v_proj,
         module.dense,
         head_width=module.head_dim,
-        scale=module.scaling,
         rotary=rotary,
-        query_norm=module.q_layernorm if module.qk_layernorm else None,
-        key_norm=module.k_layernorm if module.qk_layernorm else None,
+        norms=(module.q_layernorm, module.k_layernorm) if module.qk_layernorm else None,
+        reading=Reading(module.scaling),
     )
 
 

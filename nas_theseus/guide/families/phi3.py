@@ -4,13 +4,14 @@ from __future__ import annotations
 
 from typing import Any
 
-from nas_theseus.guide.family import Family, activation_of, rms_norm_of, rotary_of, window_of
+from nas_theseus.guide.model_family import Family, activation_of, rms_norm_of, rotary_of, window_of
 from nas_theseus.guide.sublayers import (
     MLP,
     Attention,
     Embedding,
     Head,
     Layer,
+    Reading,
     Rotary,
     Sublayer,
     linear,
@@ -28,9 +29,8 @@ def _attention(module: Any, rotary: Rotary) -> Attention:
         linear(value),
         module.o_proj,
         head_width=width,
-        scale=module.scaling,
         rotary=rotary,
-        window=window_of(module),
+        reading=Reading(module.scaling, window_of(module)),
     )
 
 

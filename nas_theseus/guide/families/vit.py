@@ -7,7 +7,7 @@ from __future__ import annotations
 
 from typing import Any
 
-from nas_theseus.guide.family import Family, activation_of, attention_of
+from nas_theseus.guide.model_family import Family, activation_of, attention_of
 from nas_theseus.guide.sublayers import MLP, Head, Layer, Patches, Sublayer
 from nas_theseus.values.architecture import Boundary
 

@@ -1,4 +1,4 @@
-"""Each family of transformers: cut, run token by token, counted, copied, filled, saved and loaded."""
+"""Each family of transformers: cut, run token by token, counted, copied, filled and loaded."""
 
 from __future__ import annotations
 
@@ -13,8 +13,8 @@ import torch
 from torch import Tensor, nn
 
 from nas_theseus.costs import count_macs
-from nas_theseus.guide.family import activation_of
 from nas_theseus.guide.huggingface import cut_model, fill, huggingface_guide, load_language_model
+from nas_theseus.guide.model_family import activation_of
 from nas_theseus.guide.sublayers import Attention, Layer
 from nas_theseus.values.architecture import Boundary
 

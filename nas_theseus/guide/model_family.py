@@ -31,6 +31,7 @@ from nas_theseus.guide.sublayers import (
     Attention,
     Embedding,
     Layer,
+    Reading,
     Rotary,
     Sublayer,
     lookup,
@@ -90,11 +91,11 @@ def decoder_layers(
             place: make(layer.get_submodule(name))
             for name, place in {**LLAMA_NORMS, **norms}.items()
         }
+        query_norm, key_norm = (made.get(f"attention.inner.{one}_norm") for one in ("query", "key"))
         attention = attention_of(
             layer.self_attn,
             rotary_of(decoder.rotary_emb, getattr(layer.self_attn, "layer_type", None)),
-            query_norm=made.get("attention.inner.query_norm"),
-            key_norm=made.get("attention.inner.key_norm"),
+            norms=None if query_norm is None or key_norm is None else (query_norm, key_norm),
             softcap=softcap,
         )
         found.append(
@@ -110,8 +111,7 @@ def attention_of(
     module: Any,
     rotary: Rotary | None,
     *,
-    query_norm: nn.Module | None = None,
-    key_norm: nn.Module | None = None,
+    norms: tuple[nn.Module, nn.Module] | None = None,
     softcap: float | None = None,
 ) -> Attention:
     """Attention of a module with the names of Llama's: q_proj, k_proj, v_proj and o_proj."""
@@ -121,13 +121,11 @@ def attention_of(
         module.v_proj,
         module.o_proj,
         head_width=module.head_dim,
-        scale=module.scaling,
         rotary=rotary,
-        query_norm=query_norm,
-        key_norm=key_norm,
-        window=window_of(module),
-        softcap=softcap,
-        causal=getattr(module, "is_causal", True),
+        norms=norms,
+        reading=Reading(
+            module.scaling, window_of(module), softcap, getattr(module, "is_causal", True)
+        ),
     )
 
 
