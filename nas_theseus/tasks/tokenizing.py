@@ -218,7 +218,7 @@ def _encoded(
 
 
 def _ids(tokenizer: Any, texts: list[str]) -> list[list[int]]:
-    encodings = tokenizer.encode_batch(texts, add_special_tokens=False)
+    encodings = tokenizer.encode_batch_fast(texts, add_special_tokens=False)
     return [encoding.ids for encoding in encodings]
 
 
