@@ -81,7 +81,8 @@ def _question(where: str, line: str) -> Question:
         raise DataError(f"{where}: choices must be two texts or more, not {choices!r:.60}")
     if isinstance(answer, bool) or not isinstance(answer, int) or not 0 <= answer < len(choices):
         raise DataError(
-            f"{where}: answer must be the index of a choice, 0 to {len(choices) - 1}, not {answer!r}"
+            f"{where}: answer must be the index of a choice, 0 to {len(choices) - 1}, not "
+            f"{answer!r}"
         )
     return Question(context, tuple(choices), answer)
 

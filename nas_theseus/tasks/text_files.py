@@ -287,7 +287,8 @@ def text_files(
     return TextFilesTask(
         chosen["name"] or paths[0].stem,
         paths,
-        *(located(given, folders) for given in held_out),
+        located(held_out[0], folders),
+        located(held_out[1], folders),
         tokenizer_file(tokenizer, cache),
         context,
         chosen,

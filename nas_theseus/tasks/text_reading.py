@@ -53,9 +53,7 @@ def _decoded(path: Path, file: io.BufferedReader) -> Iterator[str]:
     data = file.read(_CHUNK_BYTES)
     encoding = next((name for mark, name in _MARKS if data.startswith(mark)), "utf-8")
     # Keeps a "\r" until the next chunk says whether "\n" follows.
-    decoder = io.IncrementalNewlineDecoder(
-        codecs.getincrementaldecoder(encoding)(), translate=True
-    )
+    decoder = io.IncrementalNewlineDecoder(codecs.getincrementaldecoder(encoding)(), translate=True)
     begin = 0
     while True:
         try:

@@ -201,9 +201,7 @@ def encode_stream(
         yield _encoded(tokenizer, waiting, separator)
 
 
-def _encoded(
-    tokenizer: Any, pieces: list[Piece], separator: int | None
-) -> npt.NDArray[np.int64]:
+def _encoded(tokenizer: Any, pieces: list[Piece], separator: int | None) -> npt.NDArray[np.int64]:
     leads = _ids(tokenizer, [piece.lead for piece in pieces])
     wholes = _ids(tokenizer, [piece.lead + piece.text for piece in pieces])
     found = []

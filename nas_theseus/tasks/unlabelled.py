@@ -121,8 +121,8 @@ class UnlabelledTask:
 def unlabelled(task: Task, guide: nn.Module) -> UnlabelledTask:
     """A task that needs no labels: stay near to a guide's outputs on another task's inputs.
 
-    For example ``SearchSpace(guide=guide, task=unlabelled(text_files("plays", …), guide), …)``, whose
-    metric is ``val_divergence``. A guide that is trained first needs the labelled task as
+    For example ``SearchSpace(guide=guide, task=unlabelled(text_files("plays", …), guide), …)``,
+    whose metric is ``val_divergence``. A guide that is trained first needs the labelled task as
     `guide_task`.
 
     Args:

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import math
+
 import torch
 from torch import Tensor
 from torch.nn import functional
@@ -28,14 +30,14 @@ class Divergence:
     def update(self, outputs: Tensor, targets: Tensor, /) -> None:
         """Take in the network's and the guide's logits, both (…, C)."""
         rows, taught = outputs.flatten(0, -2), targets.flatten(0, -2)
-        step = max(1, _AT_ONCE // rows.shape[-1])
-        for network, guide in zip(rows.split(step), taught.split(step), strict=True):
+        steps = max(1, math.ceil(rows.numel() / _AT_ONCE))
+        for network, guide in zip(
+            rows.tensor_split(steps), taught.tensor_split(steps), strict=True
+        ):
             found, wanted = (
                 functional.log_softmax(logits.float(), dim=-1) for logits in (network, guide)
             )
-            self._nats.append(
-                functional.kl_div(found, wanted, reduction="sum", log_target=True)
-            )
+            self._nats.append(functional.kl_div(found, wanted, reduction="sum", log_target=True))
         self._positions += len(rows)
 
     def compute(self) -> float:

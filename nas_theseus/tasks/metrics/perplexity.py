@@ -10,7 +10,6 @@ from torch.nn import functional
 
 from nas_theseus.tasks.metric import Meter, NamedMetric, Targets
 
-
 # Logits of one step; more at once would need several times the memory of the outputs.
 _AT_ONCE = 1 << 24
 
@@ -18,10 +17,10 @@ _AT_ONCE = 1 << 24
 def summed_nats(outputs: Tensor, targets: Tensor) -> Tensor:
     """Cross-entropy of logits (B, T, V) against ids (B, T), summed over tokens, a scalar."""
     rows, ids = outputs.flatten(0, 1), targets.flatten()
-    step = max(1, _AT_ONCE // rows.shape[-1])
+    steps = max(1, math.ceil(rows.numel() / _AT_ONCE))
     summed = [
         functional.cross_entropy(logits.float(), wanted, reduction="sum")
-        for logits, wanted in zip(rows.split(step), ids.split(step), strict=True)
+        for logits, wanted in zip(rows.tensor_split(steps), ids.tensor_split(steps), strict=True)
     ]
     return torch.stack(summed).sum()
 

@@ -92,9 +92,7 @@ def test_the_likeliest_choice_by_hand(file: Path, tokenizer: Path, per: Any) -> 
     found = []
     for seed in range(6):
         net = network(seed).train()
-        found.append(
-            multiple_choice(net, tokenizer, file, context=CONTEXT, per=per, batch_size=3)
-        )
+        found.append(multiple_choice(net, tokenizer, file, context=CONTEXT, per=per, batch_size=3))
         assert net.training
         assert found[-1] == by_hand(net, tokenizer, per)
     assert len(set(found)) > 1
@@ -114,7 +112,20 @@ def test_a_choice_that_changes_the_contexts_last_token(tmp_path: Path, tokenizer
     before, whole = (encoding.encode(one).ids for one in ("lazy d", "lazy dog"))
     assert before[-1] not in whole, "else the test shows nothing"
     file = write(tmp_path / "inside.jsonl", [("lazy d", ["og", "igs"], 0)])
-    assert multiple_choice(network(0), tokenizer, file, context=CONTEXT) in (0, 1)
+    found = []
+    for seed in range(8):
+        net = network(seed).eval()
+        scores = []
+        for text in ("lazy dog", "lazy digs"):
+            ids = encoding.encode(text).ids
+            first = 0
+            while ids[first] == before[first]:
+                first += 1
+            nats = net(torch.tensor([ids + [0] * (CONTEXT - len(ids))]))[0].log_softmax(-1)
+            scores.append(sum(float(nats[n - 1, ids[n]]) for n in range(first, len(ids))))
+        found.append(multiple_choice(net, tokenizer, file, context=CONTEXT))
+        assert found[-1] == (scores[0] > scores[1])
+    assert len(set(found)) == 2
 
 
 @pytest.mark.parametrize(
@@ -127,7 +138,10 @@ def test_a_choice_that_changes_the_contexts_last_token(tmp_path: Path, tokenizer
         ('{"context": "a", "choices": ["b"], "answer": 0}', "line 2: choices must be two texts"),
         ('{"context": "a", "choices": ["b", ""], "answer": 0}', "choices must be two texts"),
         ('{"context": "a", "choices": "bc", "answer": 0}', "choices must be two texts"),
-        ('{"context": "a", "choices": ["b", "c"], "answer": 2}', "index of a choice, 0 to 1, not 2"),
+        (
+            '{"context": "a", "choices": ["b", "c"], "answer": 2}',
+            "index of a choice, 0 to 1, not 2",
+        ),
         ('{"context": "a", "choices": ["b", "c"], "answer": true}', "0 to 1, not True"),
     ],
 )

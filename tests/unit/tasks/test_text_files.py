@@ -86,7 +86,7 @@ def test_a_folder_is_read_by_name_and_cut_into_three(folder: Path) -> None:
 def test_held_out_files_are_looked_up_in_the_folder_and_left_out_of_training(folder: Path) -> None:
     task = task_of(folder, folder, validation=["a.md"], test=["deep/*.txt"], separator="<|end|>")
     b, c, a, d, e = (
-        ids_of(folder, (folder / name).read_text(encoding="utf-8")) + [0]
+        [*ids_of(folder, (folder / name).read_text(encoding="utf-8")), 0]
         for name in ("b.txt", "c.rst", "a.md", "deep/d.txt", "deep/e.txt")
     )
     assert load_tokenizer(task.tokenizer).token_to_id("<|end|>") == 0
@@ -157,9 +157,11 @@ def test_rows_of_parquet_and_arrow_are_documents(folder: Path) -> None:
 def save_as_datasets_does(table: Any, folder: Path) -> Path:
     """The files that `save_to_disk` of the package datasets leaves."""
     folder.mkdir()
-    with pyarrow.OSFile(str(folder / "data-00000-of-00001.arrow"), "wb") as file:
-        with pyarrow.ipc.new_stream(file, table.schema) as writer:
-            writer.write_table(table, max_chunksize=7)
+    with (
+        pyarrow.OSFile(str(folder / "data-00000-of-00001.arrow"), "wb") as file,
+        pyarrow.ipc.new_stream(file, table.schema) as writer,
+    ):
+        writer.write_table(table, max_chunksize=7)
     state = {"_data_files": [{"filename": "data-00000-of-00001.arrow"}], "_split": None}
     (folder / "state.json").write_text(json.dumps(state), encoding="utf-8")
     (folder / "dataset_info.json").write_text("{}", encoding="utf-8")
@@ -342,7 +344,7 @@ def test_too_little_disk_is_told_before_the_text_is_read(
 ) -> None:
     usage = shutil.disk_usage(folder)
     monkeypatch.setattr(shutil, "disk_usage", lambda _: usage._replace(free=100))
-    with pytest.raises(DataError, match=r"need about .* MB in .*cache, where 0.0 MB are free; give"):
+    with pytest.raises(DataError, match=r"need about .* MB in .*cache, where 0.0 MB are free;"):
         task_of(folder, folder).data_hash()
     assert task_of(folder, folder, tokens={"train": 40}, validation="a.md", test="b.txt")
 

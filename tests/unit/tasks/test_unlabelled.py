@@ -89,7 +89,7 @@ def test_the_divergence_is_that_of_the_probabilities(tmp_path: Path, kind: str) 
     loss = task.loss(outputs, batch.targets)
     meter = task.meter()
     meter.update(outputs, batch.targets)
-    assert float(loss) == pytest.approx(meter.compute(), rel=1e-4)
+    assert loss.item() == pytest.approx(meter.compute(), rel=1e-4)
     assert loss.requires_grad
     assert not batch.targets.requires_grad
     assert task.data_hash() == base.data_hash()
