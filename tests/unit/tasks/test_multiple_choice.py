@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import math
+import os
 from pathlib import Path
 from typing import Any
 
@@ -64,6 +65,7 @@ def network(seed: int) -> Recurrent:
     return Recurrent()
 
 
+@torch.no_grad()
 def by_hand(net: Recurrent, tokenizer: Path, per: str) -> float:
     """Token by token, each from the at most CONTEXT tokens of the last window before it."""
     encoding = load_tokenizer(tokenizer)
@@ -118,11 +120,9 @@ def test_a_choice_that_changes_the_contexts_last_token(tmp_path: Path, tokenizer
         scores = []
         for text in ("lazy dog", "lazy digs"):
             ids = encoding.encode(text).ids
-            first = 0
-            while ids[first] == before[first]:
-                first += 1
+            first = len(os.path.commonprefix([ids, before]))
             nats = net(torch.tensor([ids + [0] * (CONTEXT - len(ids))]))[0].log_softmax(-1)
-            scores.append(sum(float(nats[n - 1, ids[n]]) for n in range(first, len(ids))))
+            scores.append(sum(nats[n - 1, ids[n]].item() for n in range(first, len(ids))))
         found.append(multiple_choice(net, tokenizer, file, context=CONTEXT))
         assert found[-1] == (scores[0] > scores[1])
     assert len(set(found)) == 2

