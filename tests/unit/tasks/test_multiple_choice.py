@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import json
 import math
-import os
 from pathlib import Path
 from typing import Any
 
@@ -120,10 +119,11 @@ def test_a_choice_that_changes_the_contexts_last_token(tmp_path: Path, tokenizer
         scores = []
         for text in ("lazy dog", "lazy digs"):
             ids = encoding.encode(text).ids
-            first = len(os.path.commonprefix([ids, before]))
+            first = next((n for n, same in enumerate(before) if ids[n] != same), len(before))
             nats = net(torch.tensor([ids + [0] * (CONTEXT - len(ids))]))[0].log_softmax(-1)
-            scores.append(sum(nats[n - 1, ids[n]].item() for n in range(first, len(ids))))
-        found.append(multiple_choice(net, tokenizer, file, context=CONTEXT))
+            each = [nats[n - 1, ids[n]].item() for n in range(first, len(ids))]
+            scores.append(sum(each) / len(each))
+        found.append(multiple_choice(net, tokenizer, file, context=CONTEXT, per="token"))
         assert found[-1] == (scores[0] > scores[1])
     assert len(set(found)) == 2
 
