@@ -171,6 +171,24 @@ def test_a_named_metric_takes_the_place_of_the_default() -> None:
     assert score(net, task, "validation") == pytest.approx(expected, rel=1e-5)
 
 
+def test_large_outputs_are_scored_in_small_batches(monkeypatch: pytest.MonkeyPatch) -> None:
+    sizes = []
+
+    class Sized(nn.Linear):
+        def forward(self, x: Tensor) -> Tensor:
+            sizes.append(len(x))
+            return super().forward(x.flatten(1))
+
+    torch.manual_seed(0)
+    net, task = Sized(64, 10), digits()
+    whole = score(net, task, "validation")
+    assert sizes[0] > 7
+    sizes.clear()
+    monkeypatch.setattr("nas_theseus.tasks.score._MOST_OUTPUTS", 79)
+    assert score(net, task, "validation") == pytest.approx(whole)
+    assert max(sizes) == 7
+
+
 class Brier:
     """A metric of one's own that knows nothing of torchmetrics."""
 
