@@ -91,8 +91,24 @@ def _declaration_mistakes(space: SearchSpace) -> Iterator[str]:
     if space.guide.boundaries[-1].shape != space.task.outputs.shape:
         yield (
             f"guide: its outputs are {space.guide.boundaries[-1]}, but task {space.task.name!r} "
-            f"needs {space.task.outputs}; give the guide a head for the task"
+            f"needs {space.task.outputs}; {_remedy(space)}"
         )
+
+
+def _remedy(space: SearchSpace) -> str:
+    """What to do where the guide's outputs are not the task's."""
+    found, wanted = space.guide.boundaries[-1], space.task.outputs
+    if not _predicts_tokens(space) or found.kind != "tokens" or found.shape[0] != wanted.shape[0]:
+        return "give the guide a head for the task"
+    if found.width > wanted.width:
+        return (
+            f"these are more than the task's {wanted.width:,} tokens: give the guide's own "
+            f"tokenizer, or vocabulary={found.width} if the guide only rounds its vocabulary up"
+        )
+    return (
+        f"these are fewer than the task's {wanted.width:,} tokens: the tokenizer is another "
+        "model's; give the guide's own"
+    )
 
 
 def _predicts_tokens(space: SearchSpace) -> bool:
