@@ -84,12 +84,21 @@ class TakeBlocks:
             block = target.blocks[position]
             entry, made = self.library.get(key, block), None
             if entry is None:  # damaged, or removed since it was made
-                entry, made = keep_block(space, self.library, key, candidate.activations)
+                entry, made = keep_block(
+                    space, self.library, key, candidate.activations, candidate.replacing
+                )
             load_into(block, entry.state)
             facts = entry.record.facts
-            points = (
-                CurvePoint(f"similarity/{position}", 0, facts.similarity),
-                CurvePoint(f"stitch_residual/{position}", 0, facts.residual),
+            known = {
+                "similarity": facts.similarity,
+                "stitch_residual": facts.residual,
+                "contribution_error": facts.contribution_error,
+                "divergence": facts.divergence,
+            }
+            points = tuple(
+                CurvePoint(f"{name}/{position}", 0, value)
+                for name, value in known.items()
+                if value is not None
             )
             # What converting a block took is the library's to count, not this candidate's.
             yield Progress(self.name, points if self.final else (), block=made)

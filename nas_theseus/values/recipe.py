@@ -42,6 +42,9 @@ ALIGNMENT = {
     "weight_decay",
     "gradient_clip",
 }
+# Settings that earlier versions did not have. At their defaults they are left out of a recipe's id,
+# so that searches of those versions can be continued.
+_ADDED = {"divergence_examples"}
 TRAINING = {"epochs", "batch_size", "learning_rate", "weight_decay", "gradient_clip"}
 
 
@@ -145,6 +148,9 @@ class Recipe(Settings):
         temperature: temperature of distillation, for both networks.
         recalibrate: whether batch-norm statistics are computed again from training data after
             conversion; not needed for ablations that start from random weights.
+        divergence_examples: number of validation examples on which the divergence of a block of the
+            library is measured (`conversion.divergence`); 0 does not measure it. Candidates do not
+            depend on it, only what is proposed.
     """
 
     # Any, so that type checkers allow objects; the stored value is text.
@@ -171,6 +177,7 @@ class Recipe(Settings):
     distill: Annotated[float, Field(ge=0, le=1)] = 0.5
     temperature: PositiveFloat = 2.0
     gradient_clip: PositiveFloat = 1.0
+    divergence_examples: Annotated[int, Field(ge=0)] = 128
 
     @field_validator("similarity_options")
     @classmethod
@@ -241,7 +248,9 @@ class Recipe(Settings):
     @property
     def id(self) -> str:
         """Eight hexadecimal digits, equal for equal recipes."""
-        return short_hash(self.model_dump(), 8)
+        settings = self.model_dump()
+        at_default = {n for n in _ADDED if settings[n] == type(self).model_fields[n].default}
+        return short_hash({n: v for n, v in settings.items() if n not in at_default}, 8)
 
 
 def changed(recipe: Recipe, assignments: Sequence[str]) -> Recipe:
