@@ -49,8 +49,8 @@ class ReplaceOne:
     Attributes:
         count: number of examples used.
 
-    Source: Bercovich et al. 2024 (Puzzle), arXiv:2411.19146: one block is replaced and scored by
-    the KL divergence of the outputs. Ours: from kept activations, for any task, between free widths.
+    Source: Bercovich et al. 2024 (Puzzle), arXiv:2411.19146, scores each block by the KL divergence
+    of the outputs with it alone replaced. Ours: other tasks, and blocks between free widths.
     """
 
     def __init__(

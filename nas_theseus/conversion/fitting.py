@@ -95,7 +95,7 @@ def unexplained(
 
 def relative_to_contribution(
     residual: float, inputs: Sequence[Tensor], goals: Sequence[Tensor]
-) -> float:
+) -> float | None:
     """A block's squared error relative to what the replaced parts add to their input.
 
     ‖block(x) - part(x)‖² / ‖part(x) - x‖². On a residual stream a part adds little to what it
@@ -108,20 +108,20 @@ def relative_to_contribution(
         goals: the guide's activations after them, in the same batches.
 
     Returns:
-        `residual` unchanged if the shapes before and after differ, or nothing is added.
+        None if the shapes before and after differ, or nothing is added.
 
     Source: Bercovich et al. 2024 (Puzzle), arXiv:2411.19146, whose local loss is relative to the
     outputs of attention or MLP alone; the form for a part that includes its skip is ours.
     """
     if inputs[0].shape != goals[0].shape or not inputs[0].is_floating_point():
-        return residual
+        return None
     mean = torch.stack([rows(goal).double().sum(0) for goal in goals]).sum(0)
     mean /= sum(len(rows(goal)) for goal in goals)
     spread = added = torch.zeros((), dtype=torch.float64, device=mean.device)
     for features, goal in zip(inputs, goals, strict=True):
         spread = spread + (rows(goal).double() - mean).square().sum()
         added = added + (goal.double() - features.double()).square().sum()
-    return residual * float(spread / added) if added > 0 else residual
+    return residual * float(spread / added) if added > 0 else None
 
 
 def chain_outputs(target: Target, stage: Stage, features: Tensor) -> Iterator[tuple[int, Tensor]]:

@@ -135,13 +135,16 @@ def _between(
     size = key.recipe.align_batch_size
     before = activations.at(key.span.start, _width(key.inlet))
     after = activations.at(key.span.stop, _width(key.outlet))
-    return before.split(size), after.split(size)
+    return torch.split(before, size), torch.split(after, size)
 
 
-def _contribution_error(key: BlockKey, residual: float, activations: GuideActivations) -> float:
+def _contribution_error(
+    key: BlockKey, residual: float, activations: GuideActivations
+) -> float | None:
+    """None where the replaced parts are not on a stream of one shape, in the guide's widths."""
     boundaries = activations.guide.boundaries
     if (key.inlet, key.outlet) != (boundaries[key.span.start], boundaries[key.span.stop]):
-        return residual  # bases of two boundaries at other widths than the guide's differ
+        return None  # at other widths, two boundaries have different bases
     return relative_to_contribution(residual, *_between(key, activations))
 
 

@@ -16,7 +16,6 @@ from nas_theseus.errors import LibraryError
 from nas_theseus.library.block_key import BlockKey
 from nas_theseus.values.ids import short_hash
 
-
 # Facts that earlier versions did not have.
 _SCORES = ("contribution_error", "divergence")
 
@@ -38,7 +37,8 @@ class Facts:
         seconds: wall time of the conversion, with that of the divergence.
         device: cpu or cuda; results are bit-equal on one kind of machine only.
         contribution_error: the block's error relative to what the replaced parts add to their input
-            (`conversion.fitting.relative_to_contribution`). None in records of earlier versions.
+            (`conversion.fitting.relative_to_contribution`). None if the shape changes, at other
+            widths than the guide's, and in records of earlier versions.
         divergence: divergence of the guide's outputs with this one block in it, on validation data
             (`conversion.divergence`). None if it was not measured.
         divergence_macs: multiply-adds of the divergence.
