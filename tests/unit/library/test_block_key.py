@@ -107,6 +107,7 @@ def test_of_the_recipe_what_alignment_depends_on_changes_the_id() -> None:
         schedule="joint", order="reverse", epochs=9, hybrid_epochs=1, batch_size=8, distill=0,
         learning_rate=1, temperature=5, recalibrate=False, library=True, polish_steps=3,
         settle_epochs=1, settle_batch_size=4, settle_learning_rate=1,
+        divergence_examples=9,
     )  # fmt: skip
     assert {*same.model_fields_set, *other} == set(Recipe.model_fields)
     assert replace(KEY, recipe=same) == KEY
