@@ -313,7 +313,7 @@ def _replacements(
     guide = score(space.guide, space.task, "validation")
     found = {own.label: own.points(evaluation, guide)}
     for way in others:
-        untrained = way.recipe.model_copy(update={"epochs": 0.0})
+        untrained = way.recipe.model_copy(update={"epochs": 0.0, "steps": 0})
 
         def show(line: str, label: str = way.label) -> None:
             say(f"{label}: {line}")

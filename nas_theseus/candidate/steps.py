@@ -140,7 +140,7 @@ class Align:
         recipe, task = candidate.recipe, candidate.space.task
         number, replaced = result.number, result.stage.replaced
         hybrid = Hybrid(candidate.target, candidate.activations, replaced)
-        short = recipe.model_copy(update={"epochs": recipe.hybrid_epochs})
+        short = recipe.model_copy(update={"epochs": recipe.hybrid_epochs, "steps": 0})
         seed = derive_seed(candidate.seed, number)
         for epoch in train(hybrid, task, short, seed, candidate.teacher):
             loss = CurvePoint("hybrid_loss", number, epoch.loss)
@@ -172,39 +172,44 @@ class Settle:
 
     def run(self, candidate: Candidate) -> Iterator[Event]:
         task, recipe = candidate.space.task, candidate.recipe.settling
-        candidate.target.thaw()
+        candidate.thaw()
         seed = derive_seed("settle", candidate.seed)
-        for epoch in train(candidate.target, task, recipe, seed, candidate.teacher):
+        kept = candidate.kept_parameters
+        for epoch in train(candidate.target, task, recipe, seed, candidate.teacher, kept):
             candidate.pieces = epoch.pieces
             yield Progress(self.name, macs=candidate.training_macs(epoch))
 
 
 @dataclass(frozen=True)
 class Finetune:
-    """Train the network on the task; it is scored before and after every epoch."""
+    """Train the network on the task; it is scored before and after every epoch.
+
+    A budget in steps has slices in place of epochs, and curves count steps (`Recipe.steps`).
+    """
 
     name: ClassVar[str] = "finetune"
 
     def run(self, candidate: Candidate) -> Iterator[Event]:
         task, recipe = candidate.space.task, candidate.recipe
-        candidate.target.thaw()
+        candidate.thaw()
         yield Progress(self.name, (self._quality(candidate, 0),))
         yield from self._rungs(candidate, 0)
-        for epoch in train(candidate.target, task, recipe, candidate.seed, candidate.teacher):
+        seed, kept = candidate.seed, candidate.kept_parameters
+        for epoch in train(candidate.target, task, recipe, seed, candidate.teacher, kept):
             candidate.pieces = epoch.pieces
-            number = epoch.epoch + 1
-            loss = CurvePoint("train_loss", number, epoch.loss)
-            points = (loss, self._quality(candidate, number))
+            mark = recipe.mark(epoch.epoch + 1)
+            loss = CurvePoint("train_loss", mark, epoch.loss)
+            points = (loss, self._quality(candidate, mark))
             yield Progress(self.name, points, candidate.training_macs(epoch))
-            yield from self._rungs(candidate, number)
+            yield from self._rungs(candidate, mark)
 
-    def _quality(self, candidate: Candidate, epoch: int) -> CurvePoint:
-        return CurvePoint(candidate.space.metric, epoch, candidate.score())
+    def _quality(self, candidate: Candidate, mark: int) -> CurvePoint:
+        return CurvePoint(candidate.space.metric, mark, candidate.score())
 
-    def _rungs(self, candidate: Candidate, epoch: int) -> Iterator[Reached]:
-        """The rung behind so many epochs, if there is one."""
+    def _rungs(self, candidate: Candidate, mark: int) -> Iterator[Reached]:
+        """The rung behind so many epochs or steps, if there is one."""
         for rung in rungs_of(candidate.recipe, candidate.space.metric):
-            if rung.epoch == epoch:
+            if rung.epoch == mark:
                 yield Reached(rung.name, candidate.evaluation())
 
 
@@ -253,7 +258,7 @@ def steps_of(
         # Grown from the guide alone, a network has its statistics.
         if recipe.recalibrate and not recipe.untouched_by_guide and not candidate.is_grown:
             steps.append(Recalibrate())
-        if recipe.settle_epochs:
+        if recipe.settles:
             steps.append(Settle())
         steps.append(Finetune())
     return [*steps, Measure()]

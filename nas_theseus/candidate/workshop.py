@@ -11,8 +11,9 @@ import torch
 
 from nas_theseus.candidate.candidate import Candidate, Converted
 from nas_theseus.candidate.steps import Event, steps_of
-from nas_theseus.conversion.activations import GuideActivations
+from nas_theseus.conversion.activations import SAMPLE_LIMIT_BYTES, GuideActivations
 from nas_theseus.conversion.divergence import ReplaceOne
+from nas_theseus.conversion.room import free_memory_bytes, require_room
 from nas_theseus.costs.table import CostTable
 from nas_theseus.errors import ConversionError
 from nas_theseus.library.block_conversion import keep_block
@@ -37,6 +38,9 @@ class Workshop:
         space: its guide holds the prepared weights.
         device: everything trains here.
         guide_work: folder in which the guide's activations are saved for other processes.
+
+    Raises:
+        ConversionError: there is too little disk or memory for activations in bfloat16.
     """
 
     space: SearchSpace
@@ -49,8 +53,16 @@ class Workshop:
     def __post_init__(self) -> None:
         self.costs = CostTable(self.space)
         guide, task = self.space.guide.to(self.device), self.space.task
-        sample = task.sample(min(self.space.recipe.align_examples, task.size("train")))
-        self.activations = GuideActivations(guide, sample, self.device, folder=self.guide_work)
+        recipe = self.space.recipe
+        check_room(self.space, self.device, self.guide_work)
+        sample = task.sample(min(recipe.align_examples, task.size("train")))
+        self.activations = GuideActivations(
+            guide,
+            sample,
+            self.device,
+            folder=self.guide_work,
+            dtype=recipe.activations_dtype,
+        )
 
     def keys(self, recipe: Recipe) -> BlockKeys:
         """Makes the keys of the space's blocks, as a recipe aligns them."""
@@ -120,6 +132,29 @@ class Workshop:
                 if isinstance(event, Progress):
                     candidate.take(event)
                 yield event
+
+
+def check_room(space: SearchSpace, device: torch.device, guide_work: Path | None) -> None:
+    """Check that the guide's activations in bfloat16 fit; those in float32 are cut to fit.
+
+    Raises:
+        ConversionError: there is too little disk or memory.
+    """
+    if space.recipe.activations_dtype == "bfloat16":
+        examples = min(space.recipe.align_examples, space.task.size("train"))
+        free, last = free_memory_bytes(device), last_replaced(space)
+        require_room(space.guide, examples, SAMPLE_LIMIT_BYTES, free, guide_work, last)
+
+
+def last_replaced(space: SearchSpace) -> int:
+    """The last boundary behind a block that does not keep the guide's part; 0 for none."""
+    families = space.families
+    new = (
+        span.stop
+        for (span, _), names in space.fitting.items()
+        if any(not families[name].keeps for name in names)
+    )
+    return max(new, default=0)
 
 
 def result_of(events: Iterable[Event]) -> Converted:

@@ -129,7 +129,8 @@ class BlockKeys:
         self._space = space
         self._guide = short_hash([guide.content_hash(), fingerprint(guide)], 16)
         self._data = task.data_hash()
-        seen = sample_size(guide, min(recipe.align_examples, task.size("train")))
+        wanted = min(recipe.align_examples, task.size("train"))
+        seen = sample_size(guide, wanted, dtype=recipe.activations_dtype)
         self._recipe = recipe.model_copy(update={"align_examples": seen})
         # Building a block and reading its source text takes milliseconds.
         self._known: dict[tuple[BlockChoice, float], BlockKey] = {}

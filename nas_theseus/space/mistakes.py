@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+import fnmatch
 from collections.abc import Iterator
 from itertools import pairwise
 
@@ -67,6 +68,10 @@ def _declaration_mistakes(space: SearchSpace) -> Iterator[str]:
     for name in space.keep:
         if name not in parts:
             yield f"keep: no part is named {name!r}{known}"
+    frozen = space.recipe.freeze_kept
+    for pattern in frozen if isinstance(frozen, tuple) else ():
+        if not fnmatch.filter(space.guide.names, pattern):
+            yield f"recipe: freeze_kept: no part is named {pattern!r}{known}"
     if space.keep and not any(family.keeps for family in space.blocks):
         yield "keep: needs Keep() among the blocks"
     for family in space.blocks:

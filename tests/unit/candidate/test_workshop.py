@@ -11,6 +11,7 @@ from torch import nn
 
 from nas_theseus import Recipe, SearchSpace, cut, maximize, minimize
 from nas_theseus.blocks import Basic, Keep, Linear
+from nas_theseus.candidate import workshop as workshop_module
 from nas_theseus.candidate.candidate import Converted
 from nas_theseus.candidate.workshop import Workshop, result_of
 from nas_theseus.conversion.finetune import train
@@ -289,3 +290,30 @@ def test_a_recipe_that_takes_blocks_needs_a_library() -> None:
     workshop = Workshop(make_space(LIBRARY), torch.device("cpu"))
     with pytest.raises(ConversionError, match="takes blocks from the library, and there is none"):
         run(workshop, TWO)
+
+
+def test_activations_in_bfloat16_convert_alike_and_their_blocks_have_other_keys(
+    tmp_path: Path,
+) -> None:
+    coarse = LIBRARY.model_copy(update={"activations_dtype": "bfloat16"})
+    found = {}
+    for recipe in (LIBRARY, coarse):
+        workshop = Workshop(make_space(recipe), torch.device("cpu"), tmp_path / "work")
+        found[recipe.id] = run(workshop, TWO, None, Library(tmp_path / "library")).evaluation
+    assert len(list(Library(tmp_path / "library").entries())) == 4
+    exact, rounded = (evaluation.curve for evaluation in found.values())
+    residuals = [
+        [p.value for p in curve if p.metric.startswith("stitch_residual")]
+        for curve in (exact, rounded)
+    ]
+    assert residuals[0] != residuals[1]
+    assert residuals[1] == pytest.approx(residuals[0], rel=0.1)
+    assert len(list((tmp_path / "work").glob("*-bfloat16.npy"))) == 2  # none of the kept head's
+
+
+def test_a_workshop_refuses_activations_that_do_not_fit(monkeypatch: pytest.MonkeyPatch) -> None:
+    coarse = RECIPE.model_copy(update={"activations_dtype": "bfloat16"})
+    monkeypatch.setattr(workshop_module, "free_memory_bytes", lambda _: 100_000)
+    Workshop(make_space(RECIPE), torch.device("cpu"))
+    with pytest.raises(ConversionError, match="256 examples at 2 boundaries .* set align_examples"):
+        Workshop(make_space(coarse), torch.device("cpu"))

@@ -99,6 +99,7 @@ def test_of_the_recipe_what_alignment_depends_on_changes_the_id() -> None:
         "similarity": "dmnn", "similarity_options": SimilarityOptions(pool=4),
         "align_examples": 64, "align_steps": 7, "plateau": 0.1, "align_batch_size": 32,
         "align_learning_rate": 0.1, "weight_decay": 0.5, "gradient_clip": 0.5,
+        "activations_dtype": "bfloat16",
     }  # fmt: skip
     assert other.keys() == ALIGNMENT
     ids = {replace(KEY, recipe=Recipe(**{name: value})).id for name, value in other.items()}
@@ -106,8 +107,9 @@ def test_of_the_recipe_what_alignment_depends_on_changes_the_id() -> None:
     same = Recipe(
         schedule="joint", order="reverse", epochs=9, hybrid_epochs=1, batch_size=8, distill=0,
         learning_rate=1, temperature=5, recalibrate=False, library=True, polish_steps=3,
-        settle_epochs=1, settle_batch_size=4, settle_learning_rate=1,
-        divergence_examples=9,
+        settle_epochs=1, settle_batch_size=4, settle_learning_rate=1, settle_steps=3, steps=5,
+        micro_batch=2, warmup=0, kept_learning_rate=2, freeze_kept=("a",), hidden=1,
+        precision="bfloat16", checkpointing=True, divergence_examples=9,
     )  # fmt: skip
     assert {*same.model_fields_set, *other} == set(Recipe.model_fields)
     assert replace(KEY, recipe=same) == KEY

@@ -8,7 +8,7 @@ import pytest
 import torch
 from torch import Tensor, nn
 
-from nas_theseus import Boundary, SearchSpace, block, choice, cut, maximize, minimize
+from nas_theseus import Boundary, Recipe, SearchSpace, block, choice, cut, maximize, minimize
 from nas_theseus.blocks import Basic, BlockFamily, Depthwise, Keep, Linear, TokenMLP
 from nas_theseus.blocks.family import Stitched, last_map
 from nas_theseus.costs.table import CostTable
@@ -73,11 +73,13 @@ def test_all_mistakes_are_told_together() -> None:
         [Keep(), Linear(), block(WrongShape, "linear"), block(Activated), Depthwise().on("stem")],
         objectives=[maximize("val_accurracy"), minimize("macs")], keep=["tail"],
         constraints=["macs < 3", "mac <= 3"], max_span=2,
+        recipe=Recipe(freeze_kept=("*.mlp", "h*")),
     )  # fmt: skip
     text = "\n".join(mistakes_in(space))
     for expected in (
         "two blocks are named 'linear'",
         "no part is named 'tail'; the guide's parts are 0, 1, head",
+        "recipe: freeze_kept: no part is named '*.mlp'; the guide's parts are 0, 1, head",
         "block 'depthwise': no part is named 'stem'",
         "its layer `last` is not the last operation",
         "unknown 'val_accurracy'; known: latency_ms, macs, params, peak_memory_bytes, val_accuracy",

@@ -1,0 +1,15 @@
+"""Qwen3: Llama's form, with norms over the features of each query and key head."""
+
+from __future__ import annotations
+
+from functools import partial
+
+from nas_theseus.guide.family import Family, decoder_layers, rms_norm_of
+from nas_theseus.guide.sublayers import Embedding, Head
+
+MEMBER = Family(
+    model_types=("qwen3",),
+    embedding=lambda model: Embedding(model.model.embed_tokens),
+    layers=partial(decoder_layers, query_norm="self_attn.q_norm", key_norm="self_attn.k_norm"),
+    head=lambda model: Head(model.lm_head, rms_norm_of(model.model.norm)),
+)
