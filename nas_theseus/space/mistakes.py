@@ -44,7 +44,9 @@ def mistakes_in(space: SearchSpace) -> list[str]:
 
 
 def _task_mistakes(space: SearchSpace) -> Iterator[str]:
-    mistakes = behaviour_mistakes(space.task, taught=space.recipe.taught)
+    recipe = space.recipe
+    scored = recipe.divergence_examples > 0 and not recipe.is_control
+    mistakes = behaviour_mistakes(space.task, taught=recipe.taught, scored=scored)
     yield from mistakes
     if space.guide_task is not None and space.guide_task is not space.task:
         found = behaviour_mistakes(space.guide_task, taught=False)

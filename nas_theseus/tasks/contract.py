@@ -62,7 +62,7 @@ def _wrong_values(task: Any) -> Iterator[str]:
             yield _not(boundary, side, "a Boundary (C,H,W), (T,D) or (D,), or (T,) of token ids")
 
 
-def behaviour_mistakes(task: Task, taught: bool) -> list[str]:
+def behaviour_mistakes(task: Task, taught: bool, scored: bool = False) -> list[str]:
     """Mistakes in a task's data, loss, metric and distillation; empty if there are none.
 
     Uses a few examples of each split, with random outputs.
@@ -70,6 +70,7 @@ def behaviour_mistakes(task: Task, taught: bool) -> list[str]:
     Args:
         task: a task without `declaration_mistakes`.
         taught: whether training distils from the guide's outputs, so that distillation is needed.
+        scored: whether blocks are scored by the task's distillation if it has one.
     """
     mistakes = []
     if taught and not callable(getattr(task, "distillation", None)):
@@ -84,11 +85,14 @@ def behaviour_mistakes(task: Task, taught: bool) -> list[str]:
         batch = _first(task, "validation", None)
         # Each part separately, so that one that raises does not hide the others.
         checks = {"loss": _loss_mistakes, "metric": _metric_mistakes}
-        if taught:
+        if taught or (scored and callable(getattr(task, "distillation", None))):
             checks["distillation"] = _distillation_mistakes
         for what, check in checks.items():
             found = _caught(lambda check=check: list(check(task, batch)))  # type: ignore[misc]
-            data += [found.of(what)] if isinstance(found, _Failure) else found
+            said = [found.of(what)] if isinstance(found, _Failure) else found
+            if what == "distillation" and not taught:
+                said = [f"{one}; or set Recipe(divergence_examples=0)" for one in said]
+            data += said
     prefix = f"task {task.name!r}: "
     return [*mistakes, *(prefix + mistake.removeprefix(prefix) for mistake in data)]
 
