@@ -41,6 +41,7 @@ def test_ids_are_those_of_searches_that_were_begun_before(
     settings: dict[str, Any], expected: str
 ) -> None:
     assert Recipe(**settings).id == expected
+    assert Recipe(**settings, divergence_examples=7).id != expected
 
 
 @pytest.mark.parametrize("schedule", SCHEDULES)
