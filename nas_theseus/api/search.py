@@ -50,6 +50,7 @@ from nas_theseus.services.optuna.storage import reach
 from nas_theseus.services.optuna.study import Problem, StudySettings, enqueue, open_study
 from nas_theseus.space.consent import remember
 from nas_theseus.space.genome import Genome
+from nas_theseus.space.left_out import left_out
 from nas_theseus.space.load import load_space
 from nas_theseus.space.search_space import SearchSpace
 from nas_theseus.space.sources import Sources, gather
@@ -224,10 +225,11 @@ def run_search(
     space = load_space(sources, portable=True)
     refuse_mistakes(space, sources.path)
     refuse_unknown_names(settings)
+    for line in left_out(space):
+        reporter.say(line)
     # Controls align nothing, so they are the same with a library and without.
     with_library = settings.library is not False and not space.recipe.is_control
-    recipe = space.recipe.model_copy(update={"library": with_library})
-    space = replace(space, recipe=recipe)
+    space = replace(space, recipe=space.recipe.model_copy(update={"library": with_library}))
     folder.create()
     lock = FileLock(folder.lock_file)
     try:
@@ -238,8 +240,7 @@ def run_search(
             "process; wait for it, or give this one another --name"
         ) from error
     with held:
-        launch = Launch(space, sources, folder, settings, reporter)
-        return launch.run(first)
+        return Launch(space, sources, folder, settings, reporter).run(first)
 
 
 def refuse_unknown_names(settings: SearchSettings) -> None:
@@ -425,8 +426,8 @@ class Launch:
         def show(epoch: EpochLoss) -> None:
             self.reporter.say(f"guide: {unit} {epoch.epoch + 1}{whole}, loss {epoch.loss:.4f}")
 
-        space, guides = self.space, self.folder.guides
-        return prepare_guide(space.guide, space.learnt_from, training, guides, self._device, show)
+        given = self.space.guide, self.space.learnt_from, training, self.folder.guides
+        return prepare_guide(*given, self._device, show, self.reporter.say)
 
     def measure_guide(self) -> Measured:
         """Quality and costs of the guide, which is prepared."""
