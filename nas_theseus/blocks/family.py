@@ -14,6 +14,7 @@ from nas_theseus.blocks.mixers import continued
 from nas_theseus.errors import PairingError, ShapeError, TransformError
 from nas_theseus.guide.sublayers import State
 from nas_theseus.values.architecture import Boundary, Hyperparameter
+from nas_theseus.values.style import PLAIN, Style
 
 BlockFactory = Callable[..., nn.Module]
 
@@ -57,6 +58,8 @@ class BlockFamily:
             block replaces single parts and keeps the guide's widths.
         preserves: whether it computes the same as the guide's part until it is trained. Such a
             block is never aligned.
+        style: form of the guide's norms and hidden units, which blocks over tokens follow: their
+            factories have a true attribute `styled`, and take ``style=``.
     """
 
     name: str
@@ -65,6 +68,12 @@ class BlockFamily:
     parts: tuple[str, ...] = ()
     of_part: bool = False
     preserves: bool = False
+    style: Style = PLAIN
+
+    @property
+    def styled(self) -> bool:
+        """Whether the factory takes the guide's style."""
+        return bool(getattr(self.factory, "styled", False))
 
     @property
     def keeps(self) -> bool:
@@ -93,7 +102,8 @@ class BlockFamily:
         if self.of_part:
             raise PairingError(f"block {self.name!r} is made from a guide part, not from shapes")
         try:
-            module = self.factory(inlet, outlet, **hyperparameters)
+            own = {"style": self.style} if self.styled else {}
+            module = self.factory(inlet, outlet, **hyperparameters, **own)
         except ShapeError as error:
             raise PairingError(
                 f"block {self.name!r} cannot be built from {inlet} to {outlet}: {error}"

@@ -68,8 +68,8 @@ def inherit(block: nn.Module, parts: Iterable[nn.Module], inputs: Tensor) -> boo
     best = units.importance.argsort(descending=True)[: place.up.out_features]
     with torch.no_grad():
         _copy(place.up, units.weight[best], units.bias[best])
-        if place.gated is not None:
-            _copy(place.gated.gate, units.gate_weight[best], units.gate_bias[best])
+        if place.gated is not None and units.gate is not None:
+            _copy(place.gated.gate, units.gate.weight[best], units.gate.bias[best])
         _copy_norm(units.norm, place.norm)
         if first is not None and not place.reads_inlet:
             _copy_norm(first, getattr(block, "norm", None))
@@ -101,8 +101,9 @@ def _place_of(norm: nn.Module, units: list[nn.Module], reads_inlet: bool) -> _Pl
 def _fits(place: _Place, units: HiddenUnits, inputs: Tensor) -> bool:
     """Whether the guide's units have the form and the width of the block's."""
     gate = None if place.gated is None else place.gated.kind
+    given = None if units.gate is None else units.gate.kind
     kind = nn.RMSNorm if isinstance(units.norm, RMSNorm) else nn.LayerNorm
-    same = units.gate == gate and isinstance(place.norm, kind)
+    same = given == gate and isinstance(place.norm, kind)
     if not same or units.weight.shape[1] != place.up.in_features:
         return False
     return not place.reads_inlet or torch.equal(units.given, inputs)

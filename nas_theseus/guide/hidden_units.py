@@ -39,10 +39,19 @@ Norm = nn.LayerNorm | RMSNorm
 
 
 @dataclass(frozen=True)
+class GateMap:
+    """The map to gates, activation(weight x + bias), with weight (H, D) and bias (H,)."""
+
+    kind: Gate
+    weight: Tensor
+    bias: Tensor
+
+
+@dataclass(frozen=True)
 class HiddenUnits:
     """The hidden layer of an MLP over channels: gelu(weight · norm(x) + bias), or gated.
 
-    Gated units are activation(gate_weight · norm(x) + gate_bias) · (weight · norm(x) + bias).
+    Gated units are gate(norm(x)) · (weight · norm(x) + bias).
 
     Attributes:
         norm: the norm before it.
@@ -51,9 +60,7 @@ class HiddenUnits:
         importance: contribution of each unit to the MLP's output: its deviation over the sample
             times the norm of the weights that read it, shape (H,).
         given: the input of the norm, shape (N, T, D).
-        gate: activation of the gate; None for plain units.
-        gate_weight: shape (H, D); empty for plain units.
-        gate_bias: shape (H,); empty for plain units.
+        gate: None for plain units.
     """
 
     norm: Norm
@@ -61,9 +68,7 @@ class HiddenUnits:
     bias: Tensor
     importance: Tensor
     given: Tensor
-    gate: Gate | None = None
-    gate_weight: Tensor = torch.empty(0)
-    gate_bias: Tensor = torch.empty(0)
+    gate: GateMap | None = None
 
 
 @dataclass(frozen=True)
@@ -98,7 +103,8 @@ def hidden_units(calls: Sequence[Call]) -> HiddenUnits | None:
     found = None
     for norm, call in norms(calls):
         ups = [up for up in linear if up.given is call.gave]
-        found = _plain(norm, call, ups, linear) or _gated(norm, call, ups, linear) or found
+        # Gated ones first: small ones may pass for plain ones, which have an absolute tolerance.
+        found = _gated(norm, call, ups, linear) or _plain(norm, call, ups, linear) or found
     return found
 
 
@@ -113,7 +119,7 @@ def style_of(parts: Iterable[nn.Module], inputs: Tensor) -> Style:
         units = hidden_units(calls)
         if units is not None:
             epsilon = units.norm.epsilon if isinstance(units.norm, RMSNorm) else None
-            return Style(epsilon, units.gate)
+            return Style(epsilon, None if units.gate is None else units.gate.kind)
     return PLAIN
 
 
@@ -162,15 +168,14 @@ def _gated(
                         _bias(up.module),
                         _importance(hidden, down),
                         call.given,
-                        name,
-                        _weight(gate.module),
-                        _bias(gate.module),
+                        GateMap(name, _weight(gate.module), _bias(gate.module)),
                     )
     return found
 
 
 def _importance(hidden: Tensor, down: Call) -> Tensor:
-    return hidden.flatten(0, -2).std(dim=0) * _weight(down.module).norm(dim=0)
+    reads: Tensor = _weight(down.module).norm(dim=0)
+    return hidden.flatten(0, -2).std(dim=0) * reads
 
 
 def _rms_norm(call: Call) -> RMSNorm | None:

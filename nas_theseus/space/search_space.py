@@ -8,7 +8,7 @@ import math
 import types
 from collections.abc import Collection, Iterator, Mapping, Sequence
 from contextlib import suppress
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from functools import cached_property
 from numbers import Real
 from typing import Any
@@ -19,6 +19,7 @@ from torch import Tensor, nn
 from nas_theseus.blocks import BlockFamily
 from nas_theseus.errors import PairingError, SpaceError
 from nas_theseus.guide.chain import Guide, example_input
+from nas_theseus.guide.hidden_units import style_of
 from nas_theseus.space import callbacks
 from nas_theseus.space.objectives import minimize
 from nas_theseus.tasks import Task
@@ -29,6 +30,7 @@ from nas_theseus.values.goals import Constraint, Direction, Objective
 from nas_theseus.values.ids import short_hash
 from nas_theseus.values.recipe import Recipe
 from nas_theseus.values.registers import COSTS, active_space
+from nas_theseus.values.style import PLAIN, Style
 
 _Fitting = dict[tuple[Span, float], dict[str, tuple[float, ...]]]
 _Refusals = dict[tuple[str, Span], dict[tuple[float, float], str]]
@@ -139,7 +141,16 @@ class SearchSpace:
 
     @cached_property
     def families(self) -> dict[str, BlockFamily]:
-        return {family.name: family for family in self.blocks}
+        """The blocks by name; those over tokens have the guide's norms and hidden units."""
+        style = PLAIN
+        if any(family.styled for family in self.blocks):
+            style = self._guide_style()
+        return {family.name: replace(family, style=style) for family in self.blocks}
+
+    def _guide_style(self) -> Style:
+        if not any(boundary.kind == "tokens" for boundary in self.guide.boundaries):
+            return PLAIN
+        return style_of(self.guide.parts, example_input(self.guide, self.guide.boundaries[0]))
 
     def spans(self) -> Iterator[Span]:
         """Every span that a block could replace, by start, shortest first."""

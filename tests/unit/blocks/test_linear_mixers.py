@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+from typing import Any
 
 import pytest
 import torch
@@ -12,14 +13,14 @@ from nas_theseus.blocks import AttentionToLinear, AttentionToRecurrence
 from nas_theseus.blocks.linear_mixers import clusters, to_linear, to_recurrence
 from nas_theseus.blocks.mixers import SlotAttention
 from nas_theseus.errors import PairingError, TransformError
-from nas_theseus.guide.sublayers import MLP, Attention, Layer, Rotary, State, Sublayer
+from nas_theseus.guide.sublayers import MLP, Attention, Layer, Reading, Rotary, State, Sublayer
 
 WIDTH, TOKENS = 16, 24
 BOTH = pytest.mark.parametrize("make", [to_linear, to_recurrence])
 
 
 def attention(
-    heads: int = 4, keys: int = 2, bias: bool = False, post: bool = False, **options: object
+    heads: int = 4, keys: int = 2, bias: bool = False, post: bool = False, **options: Any
 ) -> Sublayer:
     torch.manual_seed(0)
     inner = Attention(
@@ -29,7 +30,7 @@ def attention(
         nn.Linear(4 * heads, WIDTH, bias=bias),
         head_width=4,
         rotary=Rotary(torch.tensor([1.0, 0.1])),
-        **options,  # type: ignore[arg-type]
+        reading=Reading(**options),
     )
     return Sublayer(inner, nn.RMSNorm(WIDTH), nn.RMSNorm(WIDTH) if post else None).eval()
 

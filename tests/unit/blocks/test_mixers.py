@@ -10,7 +10,7 @@ from torch import Tensor, nn
 
 from nas_theseus.blocks.mixers import PIECE, SlotAttention
 from nas_theseus.costs import cost_of
-from nas_theseus.guide.sublayers import Attention, Rotary, State
+from nas_theseus.guide.sublayers import Attention, Reading, Rotary, State
 from nas_theseus.values.architecture import Boundary
 
 WIDTH, HEADS, KEYS, HEAD = 10, 6, 2, 4
@@ -33,9 +33,8 @@ def mixer(
         nn.Linear(HEADS * HEAD, WIDTH, bias=bias),
         head_width=HEAD,
         rotary=Rotary(torch.tensor([1.0, 0.1])),
-        query_norm=nn.RMSNorm(HEAD) if norms else None,
-        key_norm=nn.RMSNorm(HEAD) if norms else None,
-        softcap=softcap,
+        norms=(nn.RMSNorm(HEAD), nn.RMSNorm(HEAD)) if norms else None,
+        reading=Reading(softcap=softcap),
     )
     found = SlotAttention(attention, slots=5, window=window, tokens=tokens, gated=gated)
     for each in (found.centres, found.offset, found.join_weight, found.join_bias):

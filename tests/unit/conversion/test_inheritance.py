@@ -9,12 +9,21 @@ import torch
 from torch import Tensor, nn
 from torchvision.models.vision_transformer import EncoderBlock
 
+from nas_theseus import SearchSpace
+from nas_theseus.blocks import ChannelMLP, Keep, Linear, MinimalRNN
+from nas_theseus.blocks.attention import LinearAttentionBlock
 from nas_theseus.blocks.mlp import TokenMixer
 from nas_theseus.blocks.recurrent import MinimalRNNBlock
 from nas_theseus.blocks.sequence import ChannelMLPBlock
+from nas_theseus.blocks.units import GatedUnits
 from nas_theseus.conversion.inheritance import inherit
+from nas_theseus.costs import cost_of
+from nas_theseus.guide.chain import Guide
+from nas_theseus.guide.sublayers import MLP, Layer, Sublayer
 from nas_theseus.guide.weights import plain_state
-from nas_theseus.values.architecture import Boundary
+from nas_theseus.tasks import digits
+from nas_theseus.values.architecture import Boundary, Span
+from nas_theseus.values.style import PLAIN, Style
 
 TOKENS = Boundary((6, 8))
 
@@ -143,3 +152,108 @@ def test_nothing_is_taken_where_there_is_no_such_mlp(part: nn.Module) -> None:
     before = {name: tensor.clone() for name, tensor in plain_state(block).items()}
     assert not inherit(block, [part], inputs())
     assert all(torch.equal(before[name], tensor) for name, tensor in plain_state(block).items())
+
+
+RMS, WIDE = Style(1e-3, "silu"), 16
+
+
+def gated_mlp(norm: nn.Module | None = None) -> Sublayer:
+    """An MLP of 16 SwiGLU units as a part of its own."""
+    up, down, gate = nn.Linear(8, WIDE), nn.Linear(WIDE, 8), nn.Linear(8, WIDE, bias=False)
+    found = Sublayer(MLP(up, down, nn.SiLU(), gate), norm or nn.RMSNorm(8, eps=1e-3))
+    return randomised(found)  # type: ignore[return-value]
+
+
+class Mean(nn.Module):
+    """The mean over the tokens, as a mixer of its own."""
+
+    def forward(self, x: Tensor, state: object = None) -> Tensor:
+        return x.mean(1, keepdim=True).expand_as(x)
+
+
+def gated_layer() -> Layer:
+    mixing = Sublayer(Mean(), randomised(nn.RMSNorm(8, eps=1e-3)))
+    return Layer(mixing, gated_mlp())
+
+
+@pytest.mark.parametrize("make", [MinimalRNNBlock, LinearAttentionBlock])
+def test_gated_units_and_rms_norms_are_the_guide_s(make: Any) -> None:
+    part = gated_layer()
+    block = make(TOKENS, TOKENS, mlp=2.0, style=RMS)
+    assert inherit(block, [part], inputs())
+    x = inputs()
+    hidden = part.mlp.inner.hidden(part.mlp.norm(x))  # type: ignore[operator,misc]
+    torch.testing.assert_close(block.mlp(x).sort(dim=-1)[0], hidden.sort(dim=-1)[0])
+    torch.testing.assert_close(block.norm(x), part.attention.norm(x))  # type: ignore[misc]
+
+
+@pytest.mark.parametrize("share", [2.0, 0.5])
+def test_a_channel_mlp_starts_from_an_mlp_that_is_a_part(share: float) -> None:
+    part = gated_mlp()
+    used = [1, 4, 5, 14]
+    inner: Any = part.inner
+    with torch.no_grad():
+        for unit in set(range(WIDE)) - set(used):
+            inner.down.weight[:, unit] *= 1e-4
+    block = ChannelMLPBlock(TOKENS, TOKENS, hidden=share, style=RMS)
+    assert inherit(block, [part], inputs())
+    units: Any = block.mixer[0]  # type: ignore[index]
+    chosen = {tuple(row) for row in units.gate.weight.tolist()[:4]}
+    assert chosen == {tuple(inner.gate.weight[unit].tolist()) for unit in used}
+    x = inputs()
+    fitted = torch.linalg.lstsq(
+        torch.cat([block.mixer(block.norm(x)), torch.ones(5, 6, 1)], -1).flatten(0, 1),
+        part.contribution(x).flatten(0, 1),
+    ).solution
+    off = torch.cat([block.mixer(block.norm(x)), torch.ones(5, 6, 1)], -1).flatten(0, 1) @ fitted
+    assert (off - part.contribution(x).flatten(0, 1)).abs().max() < 0.05
+
+
+def test_plain_units_behind_a_layer_norm_start_from_a_part_too() -> None:
+    part = randomised(Sublayer(MLP(nn.Linear(8, 16), nn.Linear(16, 8), nn.GELU()), nn.LayerNorm(8)))
+    block = ChannelMLPBlock(TOKENS, TOKENS, hidden=2.0)
+    assert inherit(block, [part], inputs())
+    x = inputs()
+    expected = part.inner.hidden(part.norm(x))  # type: ignore[operator]
+    torch.testing.assert_close(block.mixer(block.norm(x)).sort(-1)[0], expected.sort(-1)[0])
+
+
+def test_a_channel_mlp_takes_nothing_that_reads_mixed_tokens() -> None:
+    block = ChannelMLPBlock(TOKENS, TOKENS, hidden=2.0, style=RMS)
+    assert not inherit(block, [gated_layer()], inputs())
+    assert inherit(block, [gated_mlp(), Mean()], inputs())
+
+
+@pytest.mark.parametrize(
+    "style", [PLAIN, Style(1e-3, None), Style(None, "silu"), Style(1e-3, "gelu")]
+)
+def test_units_of_another_form_stay_random(style: Style) -> None:
+    block = MinimalRNNBlock(TOKENS, TOKENS, mlp=2.0, style=style)
+    before = {name: tensor.clone() for name, tensor in plain_state(block).items()}
+    assert not inherit(block, [gated_layer()], inputs())
+    assert all(torch.equal(before[name], tensor) for name, tensor in plain_state(block).items())
+
+
+def test_a_converted_block_loads_into_a_new_one_of_its_style() -> None:
+    block = MinimalRNNBlock(TOKENS, TOKENS, mlp=2.0, style=RMS)
+    inherit(block, [gated_layer()], inputs())
+    other = MinimalRNNBlock(TOKENS, TOKENS, mlp=2.0, style=RMS)
+    other.load_state_dict(block.state_dict())
+    assert torch.equal(other(inputs()), block(inputs()))
+
+
+def test_a_space_builds_blocks_in_its_guide_s_style() -> None:
+    guide = Guide([("layer", gated_layer()), ("mlp", gated_mlp())], TOKENS)
+    blocks = [Keep(), MinimalRNN(mlp=2.0), ChannelMLP(hidden=2.0), Linear()]
+    space = SearchSpace(guide, digits(), blocks)
+    assert {family.style for family in space.families.values()} == {RMS}
+    built = space.build(next(c for c in space.choices(Span(1, 2)) if c.block == "channel_mlp"))
+    assert isinstance(built.mixer[0], GatedUnits)  # type: ignore[index]
+    assert isinstance(built.norm, nn.RMSNorm)
+    macs = 6 * (8 * 16 * 2 + 16 * 8)
+    assert cost_of(built, TOKENS).macs == macs
+    plain = Guide([("layer", Plain()), ("head", Plain())], TOKENS)
+    assert SearchSpace(plain, digits(), blocks).families["linear"].style == PLAIN
+    images = Guide([("conv", nn.Conv2d(3, 3, 1))], (3, 4, 4))
+    unseen = SearchSpace(images, digits(), blocks)
+    assert unseen.families["channel_mlp"].style == PLAIN
