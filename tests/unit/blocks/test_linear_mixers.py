@@ -174,3 +174,13 @@ def test_more_clusters_than_rows_leave_some_empty() -> None:
     torch.manual_seed(0)
     rows = torch.randn(1, 4, 3)
     assert len(set(clusters(rows, 9)[0].tolist())) == 4
+
+
+@pytest.mark.parametrize("family", [AttentionToLinear(), AttentionToRecurrence()])
+def test_shapes_are_the_same_with_few_tokens_as_with_many(family: Any, features: Tensor) -> None:
+    values = {**dict(next(family.variants())), "window": 4}
+    few, many = (
+        family.transform(attention(), given, values).state_dict()
+        for given in (features[:1], features)
+    )
+    assert {k: v.shape for k, v in few.items()} == {k: v.shape for k, v in many.items()}
