@@ -9,7 +9,7 @@ from pathlib import Path
 
 import pytest
 
-from nas_theseus.api.search import open_driver
+from nas_theseus.api.launch import open_driver
 from nas_theseus.costs.table import CostTable
 from nas_theseus.errors import LibraryError, StorageError
 from nas_theseus.library.block_key import BlockKey, BlockKeys
