@@ -15,7 +15,6 @@ from nas_theseus.conversion.finetune import EpochLoss
 from nas_theseus.conversion.guide_training import LearnsItself, prepare_guide
 from nas_theseus.costs.table import CostTable
 from nas_theseus.costs.taking import measured_costs
-from nas_theseus.estimate.rungs import rungs_of
 from nas_theseus.estimate.thompson import Proposer
 from nas_theseus.library.block_key import BlockKeys
 from nas_theseus.library.store import Library
@@ -40,6 +39,7 @@ from nas_theseus.stitching.suggestions import stitch_errors, suggested
 from nas_theseus.tasks.score import score
 from nas_theseus.values.architecture import Architecture
 from nas_theseus.values.registers import EXECUTORS
+from nas_theseus.values.rung import rungs_of
 from nas_theseus.values.settings import SearchSettings
 from nas_theseus.values.tracking import TrackerContext
 

@@ -15,7 +15,6 @@ from nas_theseus.conversion.hybrid import Hybrid
 from nas_theseus.conversion.similarity import similarity
 from nas_theseus.conversion.target import assemble, recalibrate
 from nas_theseus.errors import ConversionError
-from nas_theseus.estimate.rungs import rungs_of
 from nas_theseus.library.block_conversion import keep_block, load_into
 from nas_theseus.library.block_key import BlockKeys
 from nas_theseus.library.store import Library
@@ -23,6 +22,7 @@ from nas_theseus.tasks.score import score
 from nas_theseus.values.events import Progress, Reached
 from nas_theseus.values.ids import derive_seed
 from nas_theseus.values.outcomes import CurvePoint
+from nas_theseus.values.rung import rungs_of
 
 Event: TypeAlias = "Progress | Reached | Converted"
 

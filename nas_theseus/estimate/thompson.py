@@ -16,11 +16,11 @@ from nas_theseus.costs.table import CostTable
 from nas_theseus.estimate.additive import AdditiveEstimate, as_learnt, as_measured
 from nas_theseus.estimate.front import AdditiveSpace
 from nas_theseus.estimate.pareto import front, hypervolume, minimised
-from nas_theseus.estimate.rungs import rungs_of
 from nas_theseus.estimate.space_graph import additive_space, log_unit
 from nas_theseus.space.genome import Genome
 from nas_theseus.space.search_space import SearchSpace
 from nas_theseus.values.architecture import Architecture, BlockChoice
+from nas_theseus.values.rung import rungs_of
 
 _Floats = NDArray[np.float64]
 _Costs = Mapping[str, float]

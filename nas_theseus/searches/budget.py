@@ -15,7 +15,6 @@ from nas_theseus.costs.table import CostTable
 from nas_theseus.errors import SpaceError, StorageError
 from nas_theseus.estimate.additive import as_measured
 from nas_theseus.estimate.front import AdditiveSpace
-from nas_theseus.estimate.rungs import qualities, rungs_of
 from nas_theseus.estimate.space_graph import additive_space
 from nas_theseus.estimate.thompson import PastProposal, Proposer
 from nas_theseus.library.block_key import BlockKeys
@@ -29,6 +28,7 @@ from nas_theseus.values.conditions import parse_constraint
 from nas_theseus.values.goals import Constraint
 from nas_theseus.values.outcomes import Evaluation, Failure, FrontMember, Outcome, Stopped
 from nas_theseus.values.registers import COSTS
+from nas_theseus.values.rung import qualities, rungs_of
 
 _MAX_LABELS = 30_000
 

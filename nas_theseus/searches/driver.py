@@ -7,7 +7,6 @@ from dataclasses import dataclass, field
 from typing import TypeAlias
 
 from nas_theseus.errors import ConversionError
-from nas_theseus.estimate.rungs import examples_left, may_stop, rungs_of
 from nas_theseus.library.block_key import BlockKey
 from nas_theseus.searches.block_jobs import BlockJobs
 from nas_theseus.searches.folder import SearchFolder
@@ -19,6 +18,7 @@ from nas_theseus.values.architecture import Architecture
 from nas_theseus.values.events import Reached
 from nas_theseus.values.outcomes import Failure, Outcome, Stopped
 from nas_theseus.values.recipe import Recipe
+from nas_theseus.values.rung import examples_left, may_stop, rungs_of
 from nas_theseus.values.tracking import FrontNow
 
 Job: TypeAlias = BlockKey | Architecture

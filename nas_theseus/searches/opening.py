@@ -7,7 +7,7 @@ from dataclasses import dataclass
 
 from nas_theseus.costs.table import CostTable
 from nas_theseus.estimate.pareto import IncrementalFront
-from nas_theseus.estimate.rungs import RungRecord, rungs_of
+from nas_theseus.estimate.rungs import RungRecord
 from nas_theseus.searches.block_jobs import BlockJobs
 from nas_theseus.searches.driver import Plan
 from nas_theseus.searches.folder import SearchFolder
@@ -16,6 +16,7 @@ from nas_theseus.searches.trackers import Trackers
 from nas_theseus.space.search_space import SearchSpace
 from nas_theseus.values.goals import Objective
 from nas_theseus.values.registers import COSTS
+from nas_theseus.values.rung import rungs_of
 from nas_theseus.values.settings import SearchSettings
 
 

@@ -10,9 +10,13 @@ from __future__ import annotations
 import copy
 from collections.abc import Container, Iterable, Sequence
 from typing import Any
+from weakref import WeakKeyDictionary
 
+import numpy as np
 import optuna
-from optuna.samplers import BaseGASampler
+from optuna.distributions import BaseDistribution
+from optuna.samplers import BaseGASampler, TPESampler
+from optuna.storages import BaseStorage
 from optuna.trial import FrozenTrial, TrialState
 
 from nas_theseus.errors import ServiceError
@@ -41,6 +45,45 @@ class ShownStudy(optuna.Study):
     ) -> list[FrozenTrial]:
         chosen = [trial for trial in self._shown if states is None or trial.state in states]
         return copy.deepcopy(chosen) if deepcopy else chosen
+
+
+# Finished trials of each study by number, each with its genes as numbers, shape (genes, 1).
+_Rows = dict[int, tuple[FrozenTrial, np.ndarray]]
+_rows: WeakKeyDictionary[BaseStorage, dict[tuple[int, tuple[str, ...]], _Rows]] = (
+    WeakKeyDictionary()
+)
+
+
+class RememberingTPESampler(TPESampler):
+    """Optuna's TPE, which turns the genes of a finished trial into numbers only once.
+
+    Optuna's own does so for every trial at every proposal: about two thirds of a proposal's time at
+    2,000 trials. The proposals are the same.
+
+    Private: `TPESampler._get_internal_repr`, which is what takes the time; `Study._storage` and
+    `Study._study_id`, which tell studies apart, since the sampler is made anew for every proposal.
+    """
+
+    def _get_internal_repr(
+        self,
+        trials: list[FrozenTrial],
+        search_space: dict[str, BaseDistribution],
+        study: optuna.Study,
+    ) -> dict[str, np.ndarray]:
+        if not trials:
+            return super()._get_internal_repr(trials, search_space, study)
+        of_storage = _rows.setdefault(study._storage, {})
+        rows = of_storage.setdefault((study._study_id, tuple(search_space)), {})
+        columns = []
+        for trial in trials:
+            known = rows.get(trial.number)
+            if known is None or known[0] is not trial:
+                values = super()._get_internal_repr([trial], search_space, study).values()
+                known = trial, np.array(list(values))
+                if trial.state.is_finished():
+                    rows[trial.number] = known
+            columns.append(known[1])
+        return dict(zip(search_space, np.concatenate(columns, axis=1), strict=True))
 
 
 class GenerationMarks:
@@ -90,6 +133,7 @@ def enqueued_genes(trial: FrozenTrial) -> dict[str, Any] | None:
 
 _REQUIRED = (
     (optuna.Study, "_get_trials"),
+    (TPESampler, "_get_internal_repr"),
     (BaseGASampler, "_get_generation_key"),
     (BaseGASampler, "_get_parent_cache_key_prefix"),
 )

@@ -15,7 +15,6 @@ from optuna.trial import FrozenTrial, TrialState
 from sqlalchemy.exc import SQLAlchemyError
 
 from nas_theseus.errors import ServiceError, TheseusError
-from nas_theseus.estimate.rungs import Rung, qualities
 from nas_theseus.estimate.thompson import Proposer
 from nas_theseus.searches.proposals import Proposal
 from nas_theseus.services.optuna.genes import FixedGenome, distributions
@@ -36,6 +35,7 @@ from nas_theseus.values.architecture import Architecture
 from nas_theseus.values.goals import Constraint, Objective
 from nas_theseus.values.ids import derive_seed
 from nas_theseus.values.outcomes import Cost, Failure, Outcome, Stopped
+from nas_theseus.values.rung import Rung, qualities
 
 # A refused or worst-valued proposal must be comparable, so no infinities.
 WORST = 1e12

@@ -11,11 +11,12 @@ import pytest
 
 from nas_theseus import Recipe, maximize, minimize
 from nas_theseus.estimate.pareto import ranks
-from nas_theseus.estimate.rungs import RungRecord, examples_left, rungs_of, standing
+from nas_theseus.estimate.rungs import RungRecord, standing
 from nas_theseus.values.architecture import Architecture, BlockChoice, Span
 from nas_theseus.values.conditions import parse_constraint
 from nas_theseus.values.goals import Objective
 from nas_theseus.values.outcomes import Cost, CurvePoint, Evaluation
+from nas_theseus.values.rung import rungs_of
 
 RECIPE = Recipe(epochs=8)
 GOALS = (maximize("val_accuracy"), minimize("macs"))
@@ -47,30 +48,6 @@ def record(
 def goes_on(found: RungRecord, evaluation: Evaluation, rung: str = "converted") -> bool:
     found.take(evaluation, finished=False)
     return found.goes_on(evaluation, rung)
-
-
-@pytest.mark.parametrize(
-    ("epochs", "names"),
-    [
-        (8, ["converted", "epoch_2", "epoch_4"]),
-        (2.5, ["converted", "epoch_1"]),
-        (0.5, ["converted"]),
-        (0, []),
-    ],
-)
-def test_rungs_are_before_training_and_after_whole_epochs(epochs: float, names: list[str]) -> None:
-    recipe = Recipe(epochs=epochs)
-    assert [rung.name for rung in rungs_of(recipe, "val_accuracy")] == names
-    scratch = recipe.model_copy(update={"schedule": "scratch"})
-    assert [rung.name for rung in rungs_of(scratch, "val_accuracy")] == names[1:]
-
-
-def test_examples_left_are_those_of_the_steps_behind_the_rung() -> None:
-    converted, quarter, _ = rungs_of(RECIPE, "val_accuracy")
-    recipe = Recipe(epochs=8, batch_size=30)
-    assert examples_left(recipe, 100, converted) == 8 * 90
-    assert examples_left(recipe, 100, quarter) == 6 * 90
-    assert examples_left(Recipe(epochs=2.5, batch_size=30), 100, converted) == 8 * 30  # of 7.5
 
 
 @pytest.mark.parametrize("objectives", [1, 2, 3])
