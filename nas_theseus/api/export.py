@@ -17,11 +17,11 @@ def export(
     storage: Path = Path("theseus"),
     trust_code: bool = False,
 ) -> Checked:
-    """Write a found network as one file, which is kept only if it gives the network's outputs.
+    """Write a found network as one file; it is kept only if it gives the network's outputs.
 
     Args:
         network: as `find_network` takes it.
-        to: one of `FORMATS`, or a format that the network's own space file adds.
+        to: one of `FORMATS`, or a format that the network's space file adds.
         out: the file. Default: the architecture's id in the working directory.
         storage: storage folder of searches.
         trust_code: consent to run the network's own code.

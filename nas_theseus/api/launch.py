@@ -53,13 +53,13 @@ def open_driver(
     library: Library | None = None,
     warm_starts: Callable[[], Iterable[Architecture]] = tuple,
 ) -> Driver:
-    """A driver over what a search has on disk, with its study open.
+    """Open a search's study, and make its driver from the results on disk.
 
     Args:
-        measured: of a space whose guide is prepared.
-        listeners: who is given outcomes beside the study.
+        measured: a space whose guide is prepared, with its costs.
+        listeners: trackers and reporter, which are given every outcome as the study is.
         library: None for a search that uses none.
-        warm_starts: what a new study proposes first.
+        warm_starts: returns the architectures that a new study proposes first.
 
     Raises:
         StorageError, LibraryError, ServiceError: folder, library or study cannot be used.
@@ -89,10 +89,10 @@ def open_driver(
 
 @dataclass(frozen=True)
 class Launch:
-    """One launch of a search, whose folder it has to itself.
+    """One launch of a search; no other process uses the search's folder meanwhile.
 
     Attributes:
-        space: with the library of this search in its recipe.
+        space: its recipe says whether this search uses a library.
     """
 
     space: SearchSpace
@@ -107,12 +107,12 @@ class Launch:
         return torch.device("cuda" if torch.cuda.is_available() else "cpu")
 
     def run(self, first: Sequence[Architecture]) -> SearchResult:
-        """From the beginning to the front."""
+        """Run the search until its trials are done; returns what it found."""
         executor: Executor = EXECUTORS[self.settings.execution.executor](
             self.settings.execution, self.folder.log
         )
         executor.check()
-        # Reads the data: what is missing is reported before anything else starts.
+        # Reads the data, so that missing data is reported before anything else starts.
         begun = begin(self.folder, self.settings, self.space, self.sources)
         if self.settings.study_url is not None:
             reach(self.settings.study_url)
@@ -130,7 +130,7 @@ class Launch:
         return replace(result, members=read_front(self.folder), undelivered=undelivered)
 
     def _enqueue(self, first: Sequence[Architecture]) -> int:
-        """Put architectures in front of the study's queue; how many trials that makes."""
+        """Enqueue architectures in the study; returns how many the search then has."""
         journal = self.settings.study_url or self.folder.journal
         genome = Genome(self.space)
         opened = enqueue(self.settings.name, journal, genome, self.space.goals, first)
@@ -145,7 +145,7 @@ class Launch:
         return Library(self.folder.library if location is True else str(location))
 
     def make_trackers(self, begun: Beginning) -> Trackers:
-        """The trackers that were asked for, and the callbacks of the space file."""
+        """The trackers named in the settings, and the callbacks of the space file."""
         context = TrackerContext(
             self.settings.name,
             begun.identity,
@@ -165,7 +165,7 @@ class Launch:
         self, executor: Executor, library: Library | None, trackers: Trackers
     ) -> SearchResult:
         """Prepare the guide, run the trials, write the front."""
-        # Opened before the guide is trained: what the cluster lacks is reported at once.
+        # Opened before the guide is trained, so that missing resources are reported at once.
         executor.open()
         try:
             guide = self.prepare_guide()
@@ -175,7 +175,7 @@ class Launch:
             slots = executor.slots
             self.reporter.say(forecast(measured, self.folder, remaining, slots, self._device))
             if remaining:
-                executor.run(driver, self.make_worker(library), driver.goes_on)
+                executor.run(driver, self.make_worker(library), driver.promotes)
         finally:
             executor.close()
         driver.refuse_if_all_failed()
@@ -195,9 +195,9 @@ class Launch:
         )
 
     def prepare_guide(self) -> Path:
-        """Train the guide, or load it where it is trained; the file of its weights."""
+        """Train the guide, or load its trained weights; returns the file of its weights."""
         training = self.space.guide_training
-        whole = ""  # a guide with its own way to learn decides its epochs itself
+        whole = ""  # a guide that trains itself decides its number of epochs
         if training is not None and not isinstance(self.space.guide, LearnsItself):
             whole = f" of {math.ceil(training.epochs)}"
 
@@ -208,7 +208,7 @@ class Launch:
         return prepare_guide(space.guide, space.learnt_from, training, guides, self._device, show)
 
     def measure_guide(self) -> Measured:
-        """Quality and costs of the guide, which is prepared."""
+        """Measure quality and costs of the prepared guide."""
         space, resources = self.space, self.settings.execution.resources
         costs = CostTable(space)
         values = {space.metric: score(space.guide, space.task, "validation")}
@@ -223,7 +223,7 @@ class Launch:
     def open_driver(
         self, slots: int, measured: Measured, library: Library | None, trackers: Trackers
     ) -> Driver:
-        """The driver, with everything that is on disk taken in."""
+        """Make the driver from all results on disk, and record the front so far."""
         settings = self.settings
         study = StudySettings(
             settings.name,
@@ -244,7 +244,7 @@ class Launch:
         return driver
 
     def _warm_starts(self, measured: Measured) -> list[Architecture]:
-        """What a new study proposes first: the guide itself, then what stitching suggests."""
+        """Architectures that a new study proposes first: the guide, then those of stitching."""
         guide = self.space.guide_architecture()
         found = [] if guide is None else [guide]
         if count := self.settings.suggestions:
@@ -257,7 +257,7 @@ class Launch:
         return found
 
     def make_worker(self, library: Library | None) -> MakeWorker:
-        """Makes the workers in their own processes."""
+        """A factory that each worker process calls once."""
         return MakeWorker(
             worker_settings(
                 self.space,
@@ -270,7 +270,7 @@ class Launch:
         )
 
     def parameters(self) -> dict[str, str | int | float | bool | None]:
-        """What trackers record of a launch."""
+        """Parameters of this launch, for trackers to record."""
         space, settings = self.space, self.settings
         recipe = {f"recipe.{name}": value for name, value in space.recipe.model_dump().items()}
         return {

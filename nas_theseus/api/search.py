@@ -34,7 +34,7 @@ def search(
     first: Sequence[Architecture] = (),
     **options: Any,
 ) -> SearchResult:
-    """Run a search, or continue the one of this name: finished trials are kept.
+    """Run a search, or resume the one of this name; finished trials are not run again.
 
     ::
 
@@ -44,16 +44,17 @@ def search(
 
     Args:
         space: the space file. Its code is run.
-        trials: architectures to evaluate in all.
+        trials: number of architectures to evaluate, those of earlier launches included.
         reporter: shows progress. Default: a panel in a terminal or notebook.
-        first: architectures to propose next, of a search that has begun. With any, the search ends
-            when they and what was open before are done, instead of after `trials`.
-        options: those of ``nas-theseus search`` with underscores: ``name``, ``storage``,
-            ``sampler``, ``seed``, ``executor``, ``parallel``, …; what is left out has the default
-            of the command line, or is what the search began with.
+        first: architectures to evaluate next, in a search that was started before. If there are
+            any, the search ends when they and the trials still open are done, instead of after
+            `trials`.
+        options: options of ``nas-theseus search``, with underscores: ``name``, ``storage``,
+            ``sampler``, ``seed``, ``executor``, ``parallel``, …. Default: what the search began
+            with; in a new search, the default of the command line.
 
     Raises:
-        TheseusError: anything a user can mend, before any training where it can be seen there.
+        TheseusError: any mistake that a user can correct; before any training where possible.
     """
     path = Path(space)
     settings = settings_of(path, {"trials": trials, **options}, "search")
@@ -72,15 +73,15 @@ def search(
 
 
 def settings_of(space_file: Path, options: Mapping[str, Any], where: str) -> SearchSettings:
-    """Settings of a launch from flat options, completed from the beginning of its search.
+    """Make the settings of a launch from flat options and from what its search began with.
 
     Args:
         options: as the command line names them, with underscores; None where not given.
-        where: what messages call them.
+        where: name of the command in messages.
 
     Raises:
         SpaceError: all mistakes together.
-        StorageError: the name is not one that a search may have, or its settings are damaged.
+        StorageError: the search's name is not allowed, or its saved settings are damaged.
     """
     given = {name: value for name, value in options.items() if value is not None}
     given.setdefault("name", space_file.stem)
@@ -110,22 +111,21 @@ def run_search(
     reporter: Reporter,
     first: Sequence[Architecture] = (),
 ) -> SearchResult:
-    """Run a search, or continue the one of this name, until its trials are done.
+    """Run a search, or resume the one of this name, until its trials are done.
 
     Args:
-        sources: of the space, as `gather` reads them.
-        first: architectures to propose next, of a search that has begun. With any, the search ends
-            when they and what was open before are done, instead of after `settings.trials`.
+        sources: the space file and the modules beside it, as `gather` reads them.
+        first: as `search`.
 
     Raises:
-        TheseusError: anything a user can mend, before any training where it can be seen there.
+        TheseusError: any mistake that a user can correct; before any training where possible.
     """
     folder = SearchFolder(settings.storage, settings.name)
     refuse_changes(folder, settings, sources)
     space = load_space(sources, portable=True)
     refuse_mistakes(space, sources.path)
     refuse_unknown_names(settings)
-    # Controls align nothing, so they are the same with a library and without.
+    # Ablations without alignment are the same with and without a library.
     with_library = settings.library is not False and not space.recipe.is_control
     recipe = space.recipe.model_copy(update={"library": with_library})
     space = replace(space, recipe=recipe)
@@ -144,10 +144,10 @@ def run_search(
 
 
 def refuse_unknown_names(settings: SearchSettings) -> None:
-    """Refuse names that no register has; asked when the space file has added its own.
+    """Refuse unregistered names; called after the space file has run, as it may register some.
 
     Raises:
-        SpaceError: all of them together.
+        SpaceError: lists all unknown names.
     """
     asked = [
         (SAMPLERS, settings.sampler),

@@ -1,4 +1,4 @@
-"""What a search has found, for those who called it from Python."""
+"""The result of a search, as Python users get it."""
 
 from __future__ import annotations
 
@@ -31,9 +31,9 @@ class SearchResult:
         members: the front.
         guide: quality and costs of the guide.
         status: counts of trials and blocks, when the search ended.
-        ended_because: why no more trials were started.
+        ended_because: why the search started no more trials.
         failures: candidates that could not be evaluated, with the reasons.
-        undelivered: records that trackers have not taken yet; the next launch delivers them.
+        undelivered: number of records that trackers have not received; the next launch sends them.
     """
 
     name: str
@@ -47,12 +47,12 @@ class SearchResult:
 
     @property
     def front(self) -> list[dict[str, Any]]:
-        """The front as plain rows, the cheapest first."""
+        """The front as plain rows, cheapest first."""
         return front_rows(self.members)
 
     def frame(self) -> pd.DataFrame:
-        """The front as a table, one row a network."""
-        import pandas as pd  # takes a second, and only some need it
+        """The front as a table, one row per network."""
+        import pandas as pd  # takes a second to import, and few need it
 
         return pd.DataFrame(self.front)
 
@@ -73,7 +73,7 @@ class SearchResult:
         known = [member.evaluation.architecture.id for member in self.members]
         if architecture not in known:
             raise StorageError(
-                f"no architecture {architecture!r} on the front of {self.name!r}; there are "
+                f"no architecture {architecture!r} on the front of {self.name!r}; it has "
                 f"{', '.join(known)}"
             )
         # The space file has just been run, so its code is trusted already.

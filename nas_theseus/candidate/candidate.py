@@ -28,14 +28,14 @@ class Candidate:
     """A candidate, and what its steps have done so far.
 
     Attributes:
-        space, costs, activations, device: the workshop's, the same for all of its candidates.
+        space, costs, activations, device: shared by all candidates of the workshop.
         search_seed: of the search.
         target: the network, on the device, from the step `assemble` on.
         curve: all points so far.
-        macs: multiply-adds spent so far: those that the steps' events report, added up. Not
-            counted: the guide's activations, its logits where they are cached (one pass a
-            process), the least squares of stitches, and similarities.
-        pieces: in how many pieces a batch was computed last, since memory did not hold more.
+        macs: multiply-adds spent so far, the sum of those in the steps' events. Not counted: the
+            guide's activations, its logits if they are cached (one pass per process), the least
+            squares of stitches, and similarities.
+        pieces: number of pieces into which the last batch was split to fit into memory.
     """
 
     space: SearchSpace
@@ -54,24 +54,24 @@ class Candidate:
 
     @property
     def seed(self) -> int:
-        """This candidate's own seed; derives from the search's and the architecture."""
+        """This candidate's own seed, derived from the search's seed and the architecture."""
         return derive_seed(self.architecture.id, self.search_seed)
 
     @property
     def teacher(self) -> GuideActivations | None:
-        """The guide, where its logits teach."""
+        """The guide's activations if the recipe distils its logits, else None."""
         return self.activations if self.recipe.taught else None
 
     @property
     def is_guide(self) -> bool:
-        """Whether every part is kept, so that there is nothing to convert or train."""
+        """Whether every guide part is kept, so that there is nothing to convert or train."""
         families = self.space.families
         kept = all(families[c.block].keeps for c in self.architecture.choices)
         return kept and not self.recipe.untouched_by_guide
 
     @property
     def is_grown(self) -> bool:
-        """Whether every block begins as what the guide's part computes."""
+        """Whether every block starts with the function of the guide parts that it replaces."""
         families = self.space.families
         return all(families[c.block].preserves for c in self.architecture.choices)
 
@@ -81,12 +81,12 @@ class Candidate:
         return [cost.macs for cost in self.costs.of_blocks(self.architecture)]
 
     def take(self, event: Progress) -> None:
-        """Add what a step did to what was done before."""
+        """Add a step's points and multiply-adds."""
         self.curve.extend(event.points)
         self.macs += event.macs
 
     def score(self) -> float:
-        """Quality on validation as it is now."""
+        """Current quality on validation data."""
         return score(self.target, self.space.task, "validation")
 
     def forward_macs(self, examples: int) -> int:
@@ -94,11 +94,11 @@ class Candidate:
         return examples * sum(self.block_macs)
 
     def training_macs(self, epoch: EpochLoss, replaced: Collection[int] | None = None) -> int:
-        """Multiply-adds of an epoch: forward, backward, and a teacher that ran anew.
+        """Multiply-adds of an epoch: forward, backward, and forward passes of the teacher.
 
         Args:
-            replaced: the blocks that train in the half-converted network; the guide's parts stand
-                in it for the others. None: the whole candidate trains.
+            replaced: positions of the blocks that train in a half-converted network, which has
+                guide parts in place of the others. Default: the whole candidate trains.
         """
         part_macs = self.costs.part_macs
         forward = dict(enumerate(self.block_macs))
@@ -113,7 +113,7 @@ class Candidate:
         return epoch.examples * training_macs(forward, trained) + epoch.taught * sum(part_macs)
 
     def evaluation(self) -> Evaluation:
-        """What the candidate is now; costs are measured once, as training changes none."""
+        """Evaluate the candidate as it is; costs are measured once, as training changes none."""
         space, architecture = self.space, self.architecture
         if self._measured is None:
             self._measured = measured_costs(space, self.target, self.device)

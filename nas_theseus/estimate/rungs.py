@@ -92,7 +92,7 @@ class RungRecord:
             points.pop(architecture, None)
         self._finished.pop(architecture, None)
 
-    def goes_on(self, evaluation: Evaluation, rung: str) -> bool:
+    def promotes(self, evaluation: Evaluation, rung: str) -> bool:
         """Whether a recorded candidate continues past a rung."""
         if self._breaks_limits(evaluation):
             return False

@@ -1,4 +1,4 @@
-"""A found network as one file that other tools read, kept only if it gives the network's outputs.
+"""Write a found network as one file for other tools; kept only if it gives the same outputs.
 
 Each format is a module in ``export/formats``, or is added by a space file with `FORMATS.add`.
 """
@@ -23,8 +23,8 @@ from nas_theseus.values.ids import canonical_json
 from nas_theseus.values.registers import FORMATS
 
 EXAMPLES = 64
-# Of the largest output. Runtimes add up in other orders than torch, which in float32 comes to
-# about 1e-6; a wrong operator or weight comes to far more.
+# As a share of the largest output. Runtimes sum in another order than torch, which changes float32
+# outputs by about 1e-6; a wrong operator or weight changes them far more.
 TOLERANCE = 1e-4
 
 Metadata: TypeAlias = dict[str, str]
@@ -39,11 +39,11 @@ class Format(Protocol):
 
     @property
     def suffix(self) -> str:
-        """Of its files, such as ".onnx"."""
+        """File name extension, such as ".onnx"."""
 
     @property
     def needs(self) -> tuple[str, ...]:
-        """Modules that it imports beyond those that nas-theseus always has."""
+        """Modules that it imports in addition to the dependencies of nas-theseus."""
 
     def write(self, member: Member, inputs: Tensor, path: Path) -> None:
         """Write a network.
@@ -51,14 +51,14 @@ class Format(Protocol):
         Args:
             member: the network, in eval mode on the CPU, its space and its evaluation.
             inputs: examples, shape (B, *inlet).
-            path: to write to; its name is not that of the finished file.
+            path: file to write; a temporary one, renamed afterwards.
         """
 
     def read(self, member: Member, path: Path) -> Run:
-        """The function that a written file holds: (B, *inlet) to (B, *outlet), for any B.
+        """Load a written file as a function from (B, *inlet) to (B, *outlet), for any B.
 
         Args:
-            member: gives the space, where the file says too little to build the network.
+            member: its space, if the file alone is not enough to build the network.
         """
 
 
@@ -68,8 +68,8 @@ class Checked:
 
     Attributes:
         size_bytes: of the file.
-        examples: how many validation inputs were run.
-        batch_sizes: in which batches.
+        examples: number of validation inputs that were run.
+        batch_sizes: sizes of their batches.
         difference: the largest absolute difference between two outputs.
         relative: the same as a share of the largest output.
     """
@@ -85,18 +85,18 @@ class Checked:
 def write_format(member: Member, name: str, path: Path, examples: int = EXAMPLES) -> Checked:
     """Write a found network as one file, read it back and compare it with the network.
 
-    Both run on the task's first validation inputs, in float32 on the CPU: all in one batch, and
-    the first alone (a batch of one is what exports get wrong). The file takes its name only after
-    that; an older file stays until then.
+    Both run on the task's first validation inputs, in float32 on the CPU: all in one batch, then
+    the first alone, since exports often fail for batches of one. An older file of this name is
+    replaced only after that.
 
     Args:
         name: one of `FORMATS`.
         path: the file; an existing one is replaced.
-        examples: how many validation inputs are run.
+        examples: number of validation inputs to run.
 
     Raises:
         UnknownNameError: there is no such format.
-        ExportError: its packages are not installed, the network has an operator that it lacks, or
+        ExportError: its packages are not installed, it lacks an operator of the network, or
             the outputs differ by more than `TOLERANCE` of the largest.
         StorageError: the file cannot be written.
         DataError: the task's data are not available.
@@ -110,7 +110,7 @@ def write_format(member: Member, name: str, path: Path, examples: int = EXAMPLES
             found, expected = _outputs(run, inputs), _outputs(member.network, inputs)
         except (ExportError, OSError):
             raise
-        except Exception as error:  # exporters and runtimes raise whatever they like
+        except Exception as error:  # exporters and runtimes may raise anything
             reason = f"{type(error).__name__}: {str(error).strip().partition(chr(10))[0]}"
             raise refusal(name, reason) from error
         difference, relative = _distance(found, expected)
@@ -143,12 +143,12 @@ def find_format(name: str) -> Format:
 
 
 def refusal(name: str, reason: str) -> ExportError:
-    """The error of a network that a format cannot hold."""
+    """The error for a network that a format cannot hold."""
     return ExportError(f"the network cannot be written as {name}: {reason}; {_others(name)}")
 
 
 def metadata(member: Member) -> Metadata:
-    """What a file says of itself, as strings: architecture, shapes, task and measured values."""
+    """Metadata of a file, as strings: architecture, shapes, task and measured values."""
     boundaries = member.space.guide.boundaries
     return {
         "architecture": canonical_json(member.evaluation.architecture.to_json()),
@@ -179,5 +179,5 @@ def _distance(found: Tensor, expected: Tensor) -> tuple[float, float]:
     if found.shape != expected.shape:
         return math.inf, math.inf
     difference, largest = (found - expected).abs().max(), expected.abs().max()
-    # Division by tensors: zeros for something else are infinitely wrong, not an error.
+    # Divided as tensors: if all expected outputs are 0, the share is infinite, not an error.
     return float(difference), float(difference / largest) if difference else 0.0

@@ -1,4 +1,4 @@
-"""A new budget on a search: what it evaluated that keeps it, and what its estimate promises."""
+"""A new budget on a search: evaluated architectures within it, and predicted better ones."""
 
 from __future__ import annotations
 
@@ -35,12 +35,12 @@ _MAX_LABELS = 30_000
 
 @dataclass(frozen=True)
 class Prediction:
-    """An architecture that was not evaluated, with what the estimate expects of it.
+    """An architecture that was not evaluated, with its predicted quality and known costs.
 
     Attributes:
         quality, deviation: mean and standard deviation of the search's metric.
         costs: additive, by name.
-        stored, lacking: how many of its new blocks the library has, and how many not.
+        stored, lacking: numbers of its new blocks that the library has and does not have.
     """
 
     architecture: Architecture
@@ -53,13 +53,13 @@ class Prediction:
 
 @dataclass(frozen=True)
 class Answer:
-    """What a search can offer under a budget.
+    """Architectures within a budget, evaluated and predicted.
 
     Attributes:
         metric: the quality that is predicted.
-        evaluated: the front of its evaluations that keep the budget.
+        evaluated: the front of the evaluations within the budget.
         predicted: new architectures, the most promising first.
-        epsilon: 0 where they were solved exactly; else the precision to which costs were compared.
+        epsilon: 0 if the prediction's search was exact; else the precision of compared costs.
     """
 
     metric: str
@@ -89,7 +89,7 @@ def parse_budget(text: str) -> tuple[Constraint, ...]:
     """Limits joined by ``and``, such as ``macs <= 5e6 and params <= 1e5``.
 
     Raises:
-        SpaceError: every condition that cannot be read.
+        SpaceError: lists every condition that cannot be read.
     """
     budget, mistakes = [], []
     for condition in re.split(r"\s+and\s+", text.strip()):
@@ -106,12 +106,12 @@ def _refuse_others(budget: Sequence[Constraint], space: SearchSpace) -> None:
     """Refuse limits on anything but the additive costs of a space.
 
     Raises:
-        SpaceError: all of them.
+        SpaceError: lists all of them.
     """
     mistakes = [
         f"{limit.name} in '{limit}' "
-        f"{'is measured on finished networks' if limit.name in COSTS else 'is no cost'}; a budget "
-        f"of this search can be on {', '.join(space.additive)} (--where filters evaluated "
+        f"{'is measured on finished networks' if limit.name in COSTS else 'is not a cost'}; a "
+        f"budget of this search can be on {', '.join(space.additive)} (--where filters evaluated "
         "architectures by any value)"
         for limit in budget
         if limit.name not in space.additive
@@ -131,31 +131,32 @@ def answer(
 ) -> Answer:
     """Answer a budget from a search's evaluations and its library; nothing is trained.
 
-    The estimate learns from all evaluations, its prior from the errors of the library's blocks.
-    Of the new architectures under the budget the best is predicted first, then the best of those
-    that differ in `distance` guide parts from all before (`AdditiveSpace.diverse`). They are solved
-    by the sum of what blocks add; terms of pairs, where the data carry them, enter the prediction
-    alone, and order it. Blocks that could not be converted are left out.
+    The estimate learns from all evaluations; its prior comes from the errors of the library's
+    blocks. The first prediction is the best new architecture within the budget, each further one
+    the best of those that differ in `distance` guide parts from all before it
+    (`AdditiveSpace.diverse`). They maximise the sum of what their blocks add. Interactions of two
+    blocks, if the data support them, only change the predicted values and their order. Blocks that
+    could not be converted are left out.
 
     Args:
-        budget: on additive costs, beside the search's own limits. Limits on measured costs are
-            held by what was evaluated, and unknown of what is predicted.
-        count: how many predictions, fewer where there are no more.
-        library: where the search keeps blocks, if not in `storage`.
+        budget: limits on additive costs, in addition to the search's own. Evaluated architectures
+            also meet the search's limits on measured costs; predicted ones may not.
+        count: largest number of predictions.
+        library: location of the search's library. Default: in the storage folder.
         trust_code: consent to run the search's copy of its space file.
 
     Raises:
         StorageError: no such search, no consent, no evaluation yet.
-        LibraryError: the library is gone.
-        LimitError: no architecture keeps the budget; names the limit and the closest one.
-        SpaceError: a limit is on no additive cost of the search; or as `read_space`.
+        LibraryError: the library is missing.
+        LimitError: no architecture is within the budget; names the limit and the closest one.
+        SpaceError: a limit is not on an additive cost of the search; or as `read_space`.
         GuideError: as `read_space`.
     """
     outcomes = read_outcomes(storage)
     if not any(isinstance(outcome, Evaluation) for outcome in outcomes):
         raise StorageError(
             f"search {storage.name!r} has no finished evaluation, so there is nothing to answer "
-            "from; go on with it by 'nas-theseus search' first"
+            "from; continue it with 'nas-theseus search' first"
         )
     space = read_space(storage, trust_code=trust_code)
     _refuse_others(budget, space)
@@ -166,11 +167,11 @@ def answer(
 
 
 class _Blocks:
-    """The blocks of a search's space: which the library has, which cannot be converted.
+    """The blocks of a search's space: those in the library, and those that cannot be converted.
 
     Attributes:
-        errors: of those in the library, by choice.
-        broken: choices that cannot be converted, each with its inlet's width share.
+        errors: share of variance that the library's blocks leave unexplained, by choice.
+        broken: choices that cannot be converted, each with the width share of its inlet.
     """
 
     def __init__(self, space: SearchSpace, storage: SearchFolder, location: str | Path) -> None:
@@ -192,18 +193,18 @@ class _Blocks:
         for (choice, _), key in keys.items():
             if key.id in stored:
                 found.setdefault(choice, []).append(stored[key.id].facts.residual)
-        # Behind inlets of several widths a choice is several blocks.
+        # After inlets of several widths, one choice means several blocks.
         self.errors = {choice: float(np.mean(errors)) for choice, errors in found.items()}
 
     def counts(self, architecture: Architecture) -> tuple[int, int]:
-        """How many of its new blocks the library has, and how many not."""
+        """Numbers of its new blocks that the library has and does not have."""
         keys = [key for key in self._keys.of_blocks(architecture) if key is not None]
         stored = sum(key.id in self._stored for key in keys)
         return stored, len(keys) - stored
 
 
 class _Forecaster(Proposer):
-    """The sampler's estimate, asked for the best under a budget on any additive cost."""
+    """Finds the best architectures within a budget, by the estimate of the `theseus` sampler."""
 
     def __init__(self, space: SearchSpace, blocks: _Blocks) -> None:
         super().__init__(space, CostTable(space), errors=lambda: blocks.errors)
@@ -216,7 +217,7 @@ class _Forecaster(Proposer):
 
     @property
     def metric(self) -> str:
-        """What is predicted."""
+        """Name of the predicted quality."""
         return self._quality.name
 
     def predict(
@@ -226,9 +227,9 @@ class _Forecaster(Proposer):
         count: int,
         distance: int,
     ) -> tuple[list[Prediction], float]:
-        """Predictions, the most promising first, and epsilon."""
-        told = [self._told(outcome) for outcome in outcomes]
-        estimate = self._estimate(told)
+        """Predictions, the most promising first, and epsilon as in `Answer`."""
+        past = [self._past(outcome) for outcome in outcomes]
+        estimate = self._estimate(past)
         choices, numbers = self._choices
         found = self._graph.diverse(
             -estimate.weights(choices)[0][numbers],
@@ -236,7 +237,7 @@ class _Forecaster(Proposer):
             distance,
             [*budget, *self._limits],
             epsilon=0.0,
-            without={one.architecture for one in told},
+            without={one.architecture for one in past},
         )
         if not found:
             return [], 0.0
@@ -247,7 +248,7 @@ class _Forecaster(Proposer):
         ]
         return predictions, max(one.epsilon for one in found)
 
-    def _told(self, outcome: Outcome) -> PastProposal:
+    def _past(self, outcome: Outcome) -> PastProposal:
         if isinstance(outcome, Failure):
             return PastProposal(outcome.architecture)
         stopped = isinstance(outcome, Stopped)
@@ -259,7 +260,7 @@ class _Forecaster(Proposer):
 
     def _prediction(self, architecture: Architecture, mean: float, deviation: float) -> Prediction:
         quality = as_measured(mean, self._quality)
-        # What is minimised is learnt in logs: to first order, a share of the value.
+        # Minimised values are learnt as logarithms; to first order, deviations are shares of them.
         unit = 1.0 if self._quality.direction == "maximize" else quality
         costs = self._costs.of(architecture).known()
         counts = self._blocks.counts(architecture)

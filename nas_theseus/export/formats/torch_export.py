@@ -34,8 +34,8 @@ class TorchExport:
 
 
 def trace(member: Member, inputs: Tensor) -> ExportedProgram:
-    """The network as a program with a free batch size and without file names of this machine."""
-    # At least two examples: torch takes a dimension of one for a constant.
+    """Trace the network, with a free batch size and without file paths of this machine."""
+    # At least two examples: torch treats a dimension of one as a constant.
     example = inputs if len(inputs) > 1 else inputs.expand(2, *inputs.shape[1:])
     program = torch.export.export(member.network, (example,), dynamic_shapes=({0: Dim("batch")},))
     for module in program.graph_module.modules():

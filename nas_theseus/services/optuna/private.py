@@ -26,7 +26,7 @@ class ShownStudy(optuna.Study):
     """A study that shows samplers some of its trials only; everything else is the study's.
 
     Private: `Study._get_trials`, which Optuna's samplers call in place of `Study.get_trials`, and
-    `Study._storage`, since a study does not say in public where it is stored.
+    `Study._storage`, since a study has no public attribute for its storage.
 
     Args:
         study: the whole study.
@@ -87,12 +87,12 @@ class RememberingTPESampler(TPESampler):
 
 
 class GenerationMarks:
-    """What a genetic sampler writes of its generations into a study.
+    """What a genetic sampler writes about its generations into a study.
 
     Private: `BaseGASampler._get_generation_key` and `_get_parent_cache_key_prefix`, the names of
     these attributes; `Study._storage` and `Study._study_id`, since attributes of a study that
     belong to Optuna cannot be read in public; `FrozenTrial._trial_id`, by which parents are named.
-    The public `get_trial_generation` and `get_parent_population` write what they do not find.
+    The public `get_trial_generation` and `get_parent_population` write attributes that are missing.
 
     Args:
         kind: class of the sampler.
@@ -118,7 +118,7 @@ class GenerationMarks:
 
     @staticmethod
     def trial_id(trial: FrozenTrial) -> int:
-        """What `parents` calls a trial."""
+        """The id by which `parents` names a trial."""
         return trial._trial_id
 
 

@@ -264,5 +264,5 @@ def test_controls_take_nothing_from_a_library(tmp_path: Path) -> None:
 
 def test_a_recipe_that_takes_blocks_needs_a_library() -> None:
     workshop = Workshop(make_space(LIBRARY), torch.device("cpu"))
-    with pytest.raises(ConversionError, match="takes blocks from the library, and there is none"):
+    with pytest.raises(ConversionError, match="takes blocks from the library, but there is none"):
         run(workshop, TWO)

@@ -149,7 +149,7 @@ class Bench:
             if isinstance(event, Ended):
                 self.driver.ended(job, event.failure)
                 return
-            if isinstance(event, Reached) and not self.driver.goes_on(event):
+            if isinstance(event, Reached) and not self.driver.promotes(event):
                 self.driver.ended(job, None)
                 return
 
