@@ -247,7 +247,7 @@ def test_a_journal_damaged_in_the_middle(tmp_path: Path, damage: str) -> None:
     said = str(told.value)
     assert f"is damaged in line {middle + 1}: " in said and why in said
     assert "Restore the file from a backup" in said and "disk" not in said
-    command = re.search(r"lines before it: (cp .* && head .*?)\. Results", said)
+    command = re.search(r"lines before it: (cp .* && head .*?)\. Saved", said)
     assert command is not None
     subprocess.run(command[1], shell=True, check=True)
     assert journal.read_bytes().splitlines(keepends=True) == lines[:middle]
