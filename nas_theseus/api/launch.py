@@ -11,6 +11,7 @@ from pathlib import Path
 import torch
 
 from nas_theseus.api.search_result import SearchResult
+from nas_theseus.candidate.workshop import check_room
 from nas_theseus.conversion.finetune import EpochLoss
 from nas_theseus.conversion.guide_training import LearnsItself, prepare_guide
 from nas_theseus.costs.table import CostTable
@@ -114,6 +115,7 @@ class Launch:
         executor.check()
         # Reads the data, so that missing data is reported before anything else starts.
         begun = begin(self.folder, self.settings, self.space, self.sources)
+        check_room(self.space, self._device, self.folder.guide_work)
         if self.settings.study_url is not None:
             reach(self.settings.study_url)
         trials = self._enqueue(first) if first else self.settings.trials
@@ -197,15 +199,16 @@ class Launch:
     def prepare_guide(self) -> Path:
         """Train the guide, or load its trained weights; returns the file of its weights."""
         training = self.space.guide_training
+        unit = "slice" if training is not None and training.steps else "epoch"
         whole = ""  # a guide that trains itself decides its number of epochs
         if training is not None and not isinstance(self.space.guide, LearnsItself):
-            whole = f" of {math.ceil(training.epochs)}"
+            whole = f" of {math.ceil(training.reports)}"
 
         def show(epoch: EpochLoss) -> None:
-            self.reporter.say(f"guide: epoch {epoch.epoch + 1}{whole}, loss {epoch.loss:.4f}")
+            self.reporter.say(f"guide: {unit} {epoch.epoch + 1}{whole}, loss {epoch.loss:.4f}")
 
-        space, guides = self.space, self.folder.guides
-        return prepare_guide(space.guide, space.learnt_from, training, guides, self._device, show)
+        given = self.space.guide, self.space.learnt_from, training, self.folder.guides
+        return prepare_guide(*given, self._device, show, self.reporter.say)
 
     def measure_guide(self) -> Measured:
         """Measure quality and costs of the prepared guide."""

@@ -18,6 +18,7 @@ from nas_theseus.searches.folder import SearchFolder
 from nas_theseus.searches.report import LiveReport
 from nas_theseus.searches.status import Reporter
 from nas_theseus.space.consent import remember
+from nas_theseus.space.left_out import left_out
 from nas_theseus.space.load import load_space
 from nas_theseus.space.sources import Sources, gather
 from nas_theseus.values.architecture import Architecture
@@ -125,10 +126,11 @@ def run_search(
     space = load_space(sources, portable=True)
     refuse_mistakes(space, sources.path)
     refuse_unknown_names(settings)
+    for line in left_out(space):
+        reporter.say(line)
     # Ablations without alignment are the same with and without a library.
     with_library = settings.library is not False and not space.recipe.is_control
-    recipe = space.recipe.model_copy(update={"library": with_library})
-    space = replace(space, recipe=recipe)
+    space = replace(space, recipe=space.recipe.model_copy(update={"library": with_library}))
     folder.create()
     lock = FileLock(folder.lock_file)
     try:
@@ -139,8 +141,7 @@ def run_search(
             "process; wait for it, or give this one another --name"
         ) from error
     with held:
-        launch = Launch(space, sources, folder, settings, reporter)
-        return launch.run(first)
+        return Launch(space, sources, folder, settings, reporter).run(first)
 
 
 def refuse_unknown_names(settings: SearchSettings) -> None:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 
 from nas_theseus import Recipe
-from nas_theseus.values.rung import examples_left, rungs_of
+from nas_theseus.values.rung import examples_left, may_stop, rungs_of
 
 
 @pytest.mark.parametrize(
@@ -30,3 +30,14 @@ def test_examples_left_are_those_of_the_steps_behind_the_rung() -> None:
     assert examples_left(recipe, 100, converted) == 8 * 90
     assert examples_left(recipe, 100, quarter) == 6 * 90
     assert examples_left(Recipe(epochs=2.5, batch_size=30), 100, converted) == 8 * 30  # of 7.5
+
+
+def test_rungs_of_a_budget_in_steps_are_after_two_and_four_of_its_slices() -> None:
+    recipe = Recipe(steps=100, batch_size=30)
+    rungs = rungs_of(recipe, "val_accuracy")
+    assert [(r.name, r.epoch) for r in rungs] == [
+        ("converted", 0), ("step_25", 25), ("step_50", 50),
+    ]  # fmt: skip
+    assert [examples_left(recipe, 20, rung) for rung in rungs] == [2000, 1500, 1000]
+    assert may_stop(recipe) and not may_stop(Recipe(steps=1))
+    assert [rung.name for rung in rungs_of(Recipe(steps=1), "val_accuracy")] == ["converted"]

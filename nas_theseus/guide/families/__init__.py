@@ -1,0 +1,1 @@
+"""Families of transformers that `huggingface_guide` can cut, one file each."""
