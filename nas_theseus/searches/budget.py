@@ -172,7 +172,7 @@ def answer(
     if not begun and (blocks.lacking or blocks.scores is None):
         raise StorageError(
             f"search {storage.name!r} has no finished evaluation, and {len(blocks.lacking)} of its "
-            "blocks are not converted yet, so there is nothing to answer from; go on with it by "
+            "blocks are not converted yet, so there is nothing to answer from; continue it with "
             "'nas-theseus search' first"
         )
     forecaster = _Forecaster(space, blocks)
