@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import copy
 import importlib
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal
 
@@ -15,6 +17,20 @@ from nas_theseus.guide.cut import refuse_other_outputs
 from nas_theseus.guide.family import Family
 from nas_theseus.values.architecture import Boundary
 from nas_theseus.values.registers import FAMILIES
+
+
+@dataclass(frozen=True)
+class Pretrained:
+    """The model that a guide's parts are from.
+
+    Attributes:
+        config: its configuration, of transformers.
+        source: the folder or file that it was read from; None for a model in memory.
+    """
+
+    config: Any
+    source: Path | None
+
 
 Granularity = Literal["sublayer", "layer"]
 
@@ -66,6 +82,8 @@ def huggingface_guide(
             parts += [(f"attention{index}", layer.attention), (f"mlp{index}", layer.mlp)]
     parts.append(("head", family.head(network)))
     guide = Guide(parts, Boundary((context,), integer=True))
+    source = Path(model).expanduser().absolute() if isinstance(model, str | Path) else None
+    guide.pretrained = Pretrained(copy.deepcopy(config), source)
     generator = torch.Generator().manual_seed(0)
     length = min(context, 64)
     ids = torch.randint(int(config.vocab_size), (2, length), generator=generator)
