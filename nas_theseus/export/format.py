@@ -37,8 +37,8 @@ class Format(Protocol):
     """One kind of file or folder. Members: `values.registers.FORMATS`.
 
     `write` and `read` may raise anything: `write_format` reports it as an `ExportError`. The fields
-    of a format that is a dataclass are its options. A format whose files hold rounded weights has an
-    attribute `tolerance`, which takes the place of `TOLERANCE`.
+    of a format that is a dataclass are its options. A format whose files hold rounded weights has
+    an attribute `tolerance`, which takes the place of `TOLERANCE`.
     """
 
     @property

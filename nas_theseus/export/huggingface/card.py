@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from nas_theseus.export.member import Member
-from nas_theseus.values.version import __version__
+from nas_theseus.values.version import VERSION
 
 _NO_TOKENIZER = """
 > **Warning.** No tokenizer was found for this model, so this folder has none. Take that of the
@@ -44,7 +44,7 @@ tags: [nas-theseus]
 
 # {_guide_name(member)}, converted to {architecture.id}
 
-A language model that nas-theseus {__version__} converted from the guide {_guide_name(member)},
+A language model that nas-theseus {VERSION} converted from the guide {_guide_name(member)},
 block by block. {kind} Weights are in {dtype}. The licence of the guide's weights applies.
 {"" if tokenizer else _NO_TOKENIZER}
 ## Load

@@ -165,12 +165,7 @@ def _program(kinds: Mapping[str, Callable[..., Any]]) -> str:
     """The modelling file with the code of these kinds."""
     own = {name: kind for name, kind in kinds.items() if not name.startswith("nn.")}
     shown = ",\n".join(f'    "{name}": {name}' for name in kinds)
-    replaced = {
-        (
-            _MODELING,
-            "KINDS",
-        ): f"# What config.json can name.\nKINDS: dict[str, Any] = {{\n{shown},\n}}"
-    }
+    text = f"# What config.json can name.\nKINDS: dict[str, Any] = {{\n{shown},\n}}"
     needed = [(kind.__module__, name) for name, kind in own.items()]
     needed += [(_MODELING, name) for name in ("TheseusConfig", "TheseusForCausalLM")]
     return write_program(needed, _HEADER, {(_MODELING, "KINDS"): text}, _MODELING)
