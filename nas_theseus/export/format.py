@@ -8,7 +8,7 @@ from __future__ import annotations
 import importlib.util
 import math
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass, fields, is_dataclass, replace
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Protocol, TypeAlias
 
@@ -167,7 +167,7 @@ def with_options(name: str, options: Mapping[str, object]) -> Format:
     """
     chosen = find_format(name)
     given = {option: value for option, value in options.items() if value is not None}
-    known = [one.name for one in fields(chosen)] if is_dataclass(chosen) else []  # type: ignore[arg-type]
+    known = [str(name) for name in getattr(chosen, "__dataclass_fields__", ())]
     for option in given:
         if option not in known:
             has = f"its options are {', '.join(known)}" if known else "it has no options"

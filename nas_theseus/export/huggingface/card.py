@@ -23,10 +23,10 @@ def model_card(member: Member, *, coded: bool, tokenizer: bool, dtype: str, cach
     architecture = member.evaluation.architecture
     trust = ", trust_remote_code=True" if coded else ""
     kind = (
-        "Its layers differ, so that the folder has a modelling file of its own, "
+        "Its layers differ, so that the folder has a modelling file of its own,\n"
         "`modeling_theseus.py`; read it before you trust it."
         if coded
-        else "It is a model of its guide's own kind, and needs no code of its own."
+        else "It needs no code of its own."
     )
     slow = (
         ""
@@ -44,8 +44,9 @@ tags: [nas-theseus]
 
 # {_guide_name(member)}, converted to {architecture.id}
 
-A language model that nas-theseus {VERSION} converted from the guide {_guide_name(member)},
-block by block. {kind} Weights are in {dtype}. The licence of the guide's weights applies.
+A language model that nas-theseus {VERSION} converted from the guide {_guide_name(member)}
+block by block. {kind}
+Weights are in {dtype}. The licence of the guide's weights applies.
 {"" if tokenizer else _NO_TOKENIZER}
 ## Load
 
@@ -59,8 +60,8 @@ print(tokenizer.decode(model.generate(**tokenizer("Once", return_tensors="pt"))[
 {slow}
 ## Numbers
 
-Measured by the search on the task {member.space.task.name!r}, with inputs of
-{member.space.task.inlet.shape[0]} tokens. Costs are those of one such input.
+Measured on the task {member.space.task.name!r}, with inputs of {member.space.task.inlet.shape[0]}
+tokens. Costs are those of one such input.
 
 | | |
 |---|---:|
@@ -86,11 +87,10 @@ def _guide_name(member: Member) -> str:
 
 
 def _rows(member: Member) -> str:
-    return "\n".join(f"| {name} | {value:,.6g} |" for name, value in _numbers(member).items())
-
-
-def _numbers(member: Member) -> dict[str, float]:
-    return member.evaluation.values()
+    return "\n".join(
+        f"| {name} | {value:,.0f} |" if float(value).is_integer() else f"| {name} | {value:.6g} |"
+        for name, value in member.evaluation.values().items()
+    )
 
 
 def _blocks(member: Member) -> str:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 import importlib
 import shutil
 import sys
@@ -17,7 +18,7 @@ from nas_theseus.errors import ExportError
 
 # Of the largest logit, as for every format.
 _TOLERANCE = 1e-4
-_NEW_TOKENS = 8
+_BEGUN, _NEW_TOKENS = 16, 8
 
 
 @contextmanager
@@ -37,12 +38,26 @@ def load_folder(folder: Path) -> Any:
     """The model of an exported folder in float32, in eval mode.
 
     transformers copies modelling files into a cache of its own; that copy is removed.
+
+    Raises:
+        ExportError: transformers cannot load it.
     """
     transformers = importlib.import_module("transformers")
-    with quiet():
-        model = transformers.AutoModelForCausalLM.from_pretrained(
-            str(folder), dtype=torch.float32, trust_remote_code=True, local_files_only=True
-        )
+    try:
+        with quiet():
+            model, told = transformers.AutoModelForCausalLM.from_pretrained(
+                str(folder),
+                dtype=torch.float32,
+                trust_remote_code=True,
+                local_files_only=True,
+                output_loading_info=True,
+            )
+    except OSError as error:  # which elsewhere means that a disk is full
+        raise ExportError(f"transformers cannot load the folder: {error}") from error
+    for kind in ("missing_keys", "unexpected_keys", "mismatched_keys"):
+        if told.get(kind):
+            names = ", ".join(sorted(map(str, told[kind]))[:5])
+            raise ExportError(f"the folder's weights do not fit its model: {kind}: {names}")
     module = type(model).__module__
     if module.startswith("transformers_modules."):
         file = Path(str(sys.modules[module].__file__))
@@ -54,13 +69,18 @@ def refuse_other_text(model: Any, ids: Tensor) -> None:
     """Hold a model that generates with a cache to one that reads the whole text for every token.
 
     Args:
-        ids: beginnings of texts, shape (N, T).
+        ids: texts, shape (N, T).
 
     Raises:
         ExportError: the logits differ.
     """
-    with_cache, without = (_generated(model, ids, use_cache) for use_cache in (True, False))
-    begun = ids.shape[1]
+    begun, tokens = max(1, min(_BEGUN, ids.shape[1] // 2)), ids.shape[1]
+    if tokens == 1:
+        return
+    count = min(_NEW_TOKENS, tokens - begun)
+    with_cache, without = (
+        _generated(model, ids[:, :begun], count, use_cache) for use_cache in (True, False)
+    )
     same = (with_cache.sequences[:, begun:] == without.sequences[:, begun:]).all(dim=0)
     steps = zip(with_cache.logits, without.logits, same.tolist(), strict=True)
     for step, (found, expected, equal) in enumerate(steps):
@@ -75,16 +95,17 @@ def refuse_other_text(model: Any, ids: Tensor) -> None:
             return
 
 
-@torch.no_grad()
-def _generated(model: Any, ids: Tensor, use_cache: bool) -> Any:
+def _generated(model: Any, ids: Tensor, count: int, use_cache: bool) -> Any:
+    """What a model writes after the beginnings of texts, without an end."""
+    config = copy.deepcopy(model.generation_config)
+    config.update(eos_token_id=None, pad_token_id=0)
     return model.generate(
         ids,
+        generation_config=config,
         attention_mask=torch.ones_like(ids),
-        max_new_tokens=_NEW_TOKENS,
+        max_new_tokens=count,
         do_sample=False,
         use_cache=use_cache,
         return_dict_in_generate=True,
         output_logits=True,
-        eos_token_id=-1,
-        pad_token_id=0,
     )

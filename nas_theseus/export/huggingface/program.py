@@ -146,7 +146,8 @@ class _Program:
         parts = [f'"""{header}"""', "from __future__ import annotations", self._imports()]
         for module in order:
             parts += self._module(module, replaced)
-        return "\n\n".join(part for part in parts if part) + "\n"
+        text = "\n\n".join(part for part in parts if part)
+        return re.sub(r"\n{4,}", "\n\n\n", text).strip() + "\n"
 
     def _imports(self) -> str:
         froms = [

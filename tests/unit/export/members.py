@@ -32,7 +32,12 @@ needs_onnx = pytest.mark.skipif(
     any(importlib.util.find_spec(need) is None for need in FORMATS["onnx"].needs),
     reason="the extra 'export' is not installed",
 )
-NAMES = [pytest.param(n, marks=needs_onnx if n == "onnx" else ()) for n in FORMATS]
+# The format huggingface is for language models alone.
+NAMES = [
+    pytest.param(name, marks=needs_onnx if name == "onnx" else ())
+    for name in FORMATS
+    if name != "huggingface"
+]
 
 
 class Between(nn.Module):
