@@ -23,6 +23,15 @@ from nas_theseus.blocks.family import (
     scaled_width,
 )
 from nas_theseus.blocks.mlp import PooledMLP, TokenMixer
+from nas_theseus.blocks.of_sublayers import (
+    FewerHeads,
+    FewerKeyValueHeads,
+    LinearPart,
+    LowRank,
+    NarrowMLP,
+    SkipPart,
+    SlidingWindow,
+)
 from nas_theseus.blocks.recurrent import GRUBlock, MinimalRNNBlock
 from nas_theseus.blocks.sequence import CausalConvBlock, CausalTokenMLPBlock, ChannelMLPBlock
 from nas_theseus.blocks.simple import IdentityBlock, LinearBlock, PoolBlock
@@ -39,14 +48,21 @@ __all__ = [
     "ChannelMLP",
     "ConvBlock",
     "Depthwise",
+    "FewerHeads",
+    "FewerKeyValueHeads",
     "Identity",
     "Keep",
     "Linear",
     "LinearAttention",
+    "LinearPart",
+    "LowRank",
     "MinimalRNN",
+    "NarrowMLP",
     "Pointwise",
     "Pool",
     "SelfAttention",
+    "SkipPart",
+    "SlidingWindow",
     "TokenMLP",
     "block",
     "choice",

@@ -339,6 +339,70 @@ class Head(nn.Module):
         return 0
 
 
+class LowRankLinear(nn.Module):
+    """A linear map of low rank, x to out (into x) + bias.
+
+    Args:
+        into: shape (rank, inlet).
+        out: shape (outlet, rank).
+        bias: shape (outlet,). Default: none.
+    """
+
+    def __init__(self, into: Tensor, out: Tensor, bias: Tensor | None = None) -> None:
+        super().__init__()
+        self.into, self.out = linear(into), linear(out, bias)
+
+    @property
+    def in_features(self) -> int:
+        """Width of the input."""
+        return self.into.in_features
+
+    @property
+    def out_features(self) -> int:
+        """Width of the output."""
+        return self.out.out_features
+
+    def forward(self, x: Tensor) -> Tensor:
+        mapped: Tensor = self.out(self.into(x))
+        return mapped
+
+
+class TokenLinear(nn.Module):
+    """A linear map of each token, added to its features: x + W x + b.
+
+    Args:
+        weight: shape (D, D).
+        bias: shape (D,). Default: none.
+    """
+
+    def __init__(self, weight: Tensor, bias: Tensor | None = None) -> None:
+        super().__init__()
+        self.map = linear(weight, bias)
+
+    def forward(self, x: Tensor, state: State | None = None) -> Tensor:
+        del state
+        out: Tensor = x + self.map(x)
+        return out
+
+    def state_elements(self, tokens: int) -> int:
+        """A map of each token remembers nothing."""
+        del tokens
+        return 0
+
+
+class Skip(nn.Module):
+    """Passes features on unchanged."""
+
+    def forward(self, x: Tensor, state: State | None = None) -> Tensor:
+        del state
+        return x
+
+    def state_elements(self, tokens: int) -> int:
+        """Nothing to remember."""
+        del tokens
+        return 0
+
+
 def linear(weight: Tensor, bias: Tensor | None = None) -> nn.Linear:
     """A linear map with this weight (outlet, inlet) and bias, without copying them."""
     with torch.device("meta"):
