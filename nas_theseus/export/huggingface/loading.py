@@ -58,11 +58,16 @@ def load_folder(folder: Path) -> Any:
         if told.get(kind):
             names = ", ".join(sorted(map(str, told[kind]))[:5])
             raise ExportError(f"the folder's weights do not fit its model: {kind}: {names}")
+    forget_code(model)
+    return model.eval()
+
+
+def forget_code(model: Any) -> None:
+    """Remove the copy of a model's code that transformers put into its cache."""
     module = type(model).__module__
     if module.startswith("transformers_modules."):
         file = Path(str(sys.modules[module].__file__))
         shutil.rmtree(file.parents[1], ignore_errors=True)
-    return model.eval()
 
 
 def refuse_other_text(model: Any, ids: Tensor) -> None:

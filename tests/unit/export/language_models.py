@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-import copy
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -11,11 +11,21 @@ import pytest
 import torch
 from torch import nn
 
-from nas_theseus.blocks import BlockFamily, Keep
+from nas_theseus.blocks import (
+    BlockFamily,
+    FewerHeads,
+    FewerKeyValueHeads,
+    Keep,
+    LinearPart,
+    LowRank,
+    NarrowMLP,
+    SkipPart,
+    SlidingWindow,
+    block,
+)
 from nas_theseus.conversion.target import assemble
 from nas_theseus.export.member import Member
 from nas_theseus.guide.huggingface import huggingface_guide
-from nas_theseus.guide.sublayers import MLP, Attention, Sublayer
 from nas_theseus.space.search_space import SearchSpace
 from nas_theseus.values.architecture import Architecture, BlockChoice, Boundary, Span
 from nas_theseus.values.outcomes import Cost, Evaluation
@@ -54,50 +64,20 @@ class Texts(AnyInputs):
         self.tokenizer = tokenizer
 
 
-def narrow_mlp(part: Any, features: Any, hidden: int) -> nn.Module:
-    """The first hidden units of an MLP."""
-    del features
-    assert isinstance(part.inner, MLP)
-    found = copy.deepcopy(part)
-    for name in ("gate", "up"):
-        linear = getattr(found.inner, name)
-        linear.weight = nn.Parameter(linear.weight[:hidden].detach().clone())
-        linear.out_features = hidden
-    found.inner.down.weight = nn.Parameter(found.inner.down.weight[:, :hidden].detach().clone())
-    found.inner.down.in_features = hidden
-    return found
-
-
-def sliding(part: Any, features: Any, window: int) -> nn.Module:
-    """The same attention, over a window."""
-    del features
-    assert isinstance(part.inner, Attention)
-    found = copy.deepcopy(part)
-    found.inner.window = window
-    return found
-
-
-def single_head(part: Any, features: Any, heads: int) -> nn.Module:
-    """The first heads of an attention, with one key head."""
-    del features
-    inner, width = part.inner, part.inner.head_width
-    made = [nn.Linear(64, heads * width, bias=False), *(nn.Linear(64, width, bias=False),) * 2]
-    query, key, value = (copy.deepcopy(one) for one in made)
-    output = nn.Linear(heads * width, 64, bias=False)
-    attention = Attention(query, key, value, output, head_width=width, rotary=inner.rotary)
-    return Sublayer(attention, part.norm)
-
-
-def made_of_part(name: str, factory: Callable[..., nn.Module], **values: Any) -> BlockFamily:
-    choices = tuple((key, (value,)) for key, value in sorted(values.items()))
-    return BlockFamily(name, factory, choices, of_part=True)
-
-
 KEEP = Keep()
-NARROW = made_of_part("narrow", narrow_mlp, hidden=40)
-NARROWER = made_of_part("narrower", narrow_mlp, hidden=16)
-SLIDING = made_of_part("sliding", sliding, window=5)
-ONE_HEAD = made_of_part("heads", single_head, heads=2)
+NARROW = NarrowMLP(keep=0.5)
+NARROWER = replace(NarrowMLP(keep=0.25), name="narrower")
+SLIDING = SlidingWindow(window=5)
+ONE_HEAD = FewerHeads(keep=0.5)
+SHARED_KEYS = FewerKeyValueHeads(heads=1)
+LOW_RANK = LowRank(rank=0.25)
+SKIP = SkipPart()
+LINEAR = LinearPart()
+
+
+def made_of_part(factory: Callable[..., nn.Module]) -> BlockFamily:
+    """A block of one's own, called as its factory."""
+    return replace(block(factory), of_part=True)
 
 
 def found_model(
@@ -113,6 +93,11 @@ def found_model(
         variant = next(family.variants())
         choices.append(BlockChoice(Span(index, index + 1), family.name, variant))
     network = assemble(space, Architecture(tuple(choices)), 0)
+    generator = torch.Generator().manual_seed(1)
+    with torch.no_grad():
+        for parameter in network.parameters():
+            if not parameter.any():  # a stand-in that nothing was fitted to
+                parameter.normal_(0, 0.02, generator=generator)
     costs = Cost({"macs": 1_234_567, "params": 5})
     evaluation = Evaluation(network.architecture, "r", 0, {"val_perplexity": 17.5}, costs, 0, 0.1)
     return Member(network.eval(), space, evaluation)
