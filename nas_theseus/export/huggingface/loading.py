@@ -103,14 +103,14 @@ def refuse_other_text(model: Any, ids: Tensor) -> None:
 def _generated(model: Any, ids: Tensor, count: int, use_cache: bool) -> Any:
     """What a model writes after the beginnings of texts, without an end."""
     config = copy.deepcopy(model.generation_config)
-    config.update(eos_token_id=None, pad_token_id=0)
-    return model.generate(
-        ids,
-        generation_config=config,
-        attention_mask=torch.ones_like(ids),
+    config.update(
+        eos_token_id=None,
+        pad_token_id=0,
+        max_length=None,
         max_new_tokens=count,
         do_sample=False,
         use_cache=use_cache,
         return_dict_in_generate=True,
         output_logits=True,
     )
+    return model.generate(ids, generation_config=config, attention_mask=torch.ones_like(ids))

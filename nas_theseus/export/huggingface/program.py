@@ -97,6 +97,10 @@ class _Program:
         elif isinstance(statement, ast.ImportFrom):
             self._import_from(module, statement, name)
         else:
+            if "*" in _source(module).statements:
+                raise ExportError(
+                    f"{module} imports *, so that nobody can tell what {name} needs; import names"
+                )
             self._own_name(name, module)
             self.copied.setdefault(module, {})[name] = statement
             self.behind.setdefault(module, set())
