@@ -1,4 +1,4 @@
-"""Test whether a module reads later tokens, by changing them and comparing earlier outputs."""
+"""Test which tokens a module reads, by changing them and comparing outputs at other tokens."""
 
 from __future__ import annotations
 
@@ -43,6 +43,25 @@ def reads_ahead(module: nn.Module, inlet: Boundary, vocabulary: int = 2) -> bool
         if difference > allowed:
             return True
     return False
+
+
+@torch.no_grad()
+def mixes_tokens(module: nn.Module, inlet: Boundary, vocabulary: int = 2) -> bool:
+    """Whether an output at one token changes with another token, in evaluation mode.
+
+    Args:
+        module, inlet, vocabulary: as for `reads_ahead`.
+    """
+    if inlet.shape[0] < 2:
+        return False
+    if reads_ahead(module, inlet, vocabulary):
+        return True
+    inputs, others = _two_inputs(inlet, vocabulary, torch.Generator().manual_seed(0))
+    probe = copy.deepcopy(module).eval()
+    found = probe(inputs)
+    allowed = TOLERANCE * float(found.abs().max().clamp(min=1))
+    changed = torch.cat([others[:, :-1], inputs[:, -1:]], dim=1)
+    return bool((probe(changed) - found)[:, -1].abs().max() > allowed)
 
 
 def _two_inputs(
