@@ -16,7 +16,7 @@ from transformers import GPT2Config, GPT2LMHeadModel
 
 from nas_theseus import Guide, Recipe, SearchSpace
 from nas_theseus.blocks import GRU, CausalConv, ChannelMLP, Identity, Keep, MinimalRNN, choice
-from nas_theseus.guide.adapters import gpt2_guide
+from nas_theseus.guide.huggingface import huggingface_guide
 from nas_theseus.tasks import Task, text_file
 
 TEXT: list[Path] | None = None
@@ -70,12 +70,11 @@ def small() -> tuple[Guide, Task]:
         embd_pdrop=0.0,
         attn_pdrop=0.0,
     )
-    return gpt2_guide(GPT2LMHeadModel(config), CONTEXT), task
+    return huggingface_guide(GPT2LMHeadModel(config), CONTEXT, granularity="layer"), task
 
 
 def full(checkpoint: Path) -> tuple[Guide, Task]:
     """A pretrained guide, and the tokens that it knows."""
-    model = GPT2LMHeadModel.from_pretrained(checkpoint, local_files_only=True)
     task = text_file(
         TEXT or shipped(),
         level="bpe",
@@ -84,7 +83,7 @@ def full(checkpoint: Path) -> tuple[Guide, Task]:
         tokenizer=checkpoint / "tokenizer.json",
         name="text",
     )
-    return gpt2_guide(model, CONTEXT), task
+    return huggingface_guide(checkpoint, CONTEXT, granularity="layer"), task
 
 
 def shipped() -> list[Path]:

@@ -13,6 +13,7 @@ state empty.
 
 from __future__ import annotations
 
+from dataclasses import dataclass
 from typing import TypeAlias
 
 import torch
@@ -63,6 +64,23 @@ class Rotary(nn.Module):
         return torch.cat([together, rest], dim=-1)
 
 
+@dataclass(frozen=True)
+class Reading:
+    """How a token reads others.
+
+    Attributes:
+        scale: factor on the products of queries and keys. Default: 1/√K.
+        window: a token reads itself and the window − 1 tokens before it. Default: all.
+        softcap: products are limited to ±softcap by a tanh. Default: no limit.
+        causal: whether tokens read earlier tokens only.
+    """
+
+    scale: float | None = None
+    window: int | None = None
+    softcap: float | None = None
+    causal: bool = True
+
+
 class Attention(nn.Module):
     """Attention with separate maps for queries, keys, values and output, (N, T, D) to (N, T, D).
 
@@ -72,12 +90,9 @@ class Attention(nn.Module):
         query, key, value, output: linear maps; `query` writes heads x K features, `key` and `value`
             key_heads x K each.
         head_width: K, the width of a head.
-        scale: factor on the products of queries and keys. Default: 1/√K.
         rotary: rotary positions. Default: none.
-        query_norm, key_norm: norms over each head's features. Default: none.
-        window: a token reads itself and the window − 1 tokens before it. Default: all.
-        softcap: products are limited to ±softcap by a tanh. Default: no limit.
-        causal: whether tokens read earlier tokens only.
+        norms: norms over each head's features, of queries and of keys. Default: none.
+        reading: scale, window, softcap and causality.
 
     Source: Vaswani et al. 2017, arXiv:1706.03762; Ainslie et al. 2023, arXiv:2305.13245.
     """
@@ -90,21 +105,29 @@ class Attention(nn.Module):
         output: nn.Linear,
         *,
         head_width: int,
-        scale: float | None = None,
         rotary: Rotary | None = None,
-        query_norm: nn.Module | None = None,
-        key_norm: nn.Module | None = None,
-        window: int | None = None,
-        softcap: float | None = None,
-        causal: bool = True,
+        norms: tuple[nn.Module, nn.Module] | None = None,
+        reading: Reading = Reading(),
     ) -> None:
         super().__init__()
         self.query, self.key, self.value, self.output = query, key, value, output
-        self.head_width = head_width
-        self.scale = head_width**-0.5 if scale is None else scale
-        self.rotary = rotary
-        self.query_norm, self.key_norm = query_norm, key_norm
-        self.window, self.softcap, self.causal = window, softcap, causal
+        self.head_width, self.rotary = head_width, rotary
+        self.query_norm: nn.Module | None = norms[0] if norms else None
+        self.key_norm: nn.Module | None = norms[1] if norms else None
+        self.scale = head_width**-0.5 if reading.scale is None else reading.scale
+        self.window, self.softcap, self.causal = reading.window, reading.softcap, reading.causal
+
+    @property
+    def norms(self) -> tuple[nn.Module, nn.Module] | None:
+        """Norms over each head's features, of queries and of keys."""
+        if self.query_norm is None or self.key_norm is None:
+            return None
+        return self.query_norm, self.key_norm
+
+    @property
+    def reading(self) -> Reading:
+        """How a token reads others."""
+        return Reading(self.scale, self.window, self.softcap, self.causal)
 
     @property
     def heads(self) -> int:
@@ -134,6 +157,8 @@ class Attention(nn.Module):
         return query, key, value
 
     def forward(self, x: Tensor, state: State | None = None) -> Tensor:
+        if state is not None and not self.causal:
+            raise ValueError("attention that reads later tokens cannot go on token by token")
         mixed = self.attend(*self.split(x)) if state is None else self._continue(x, state)
         out: Tensor = self.output(mixed.transpose(1, 2).flatten(2))
         return out
@@ -281,9 +306,11 @@ class Embedding(nn.Module):
 
     Args:
         tokens: one vector for each id.
-        scale: factor on the vectors (Gemma). Default: 1.
+        scale: factor on the vectors, rounded to their dtype (Gemma). Default: 1.
         positions: one vector for each position, added. Default: none.
-        norm: norm behind the sum (BERT). Default: none.
+        types: one vector for each segment of a text; that of the first is added to all tokens
+            (BERT). Default: none.
+        norm: norm after the sum (BERT). Default: none.
     """
 
     def __init__(
@@ -291,15 +318,21 @@ class Embedding(nn.Module):
         tokens: nn.Embedding,
         scale: float = 1.0,
         positions: nn.Embedding | None = None,
+        types: nn.Embedding | None = None,
         norm: nn.Module | None = None,
     ) -> None:
         super().__init__()
-        self.tokens, self.scale, self.positions, self.norm = tokens, scale, positions, norm
+        self.tokens, self.scale, self.positions = tokens, scale, positions
+        self.types, self.norm = types, norm
 
     def forward(self, ids: Tensor, state: State | None = None) -> Tensor:
         features: Tensor = self.tokens(ids)
         if self.scale != 1.0:
-            features = features * torch.tensor(self.scale, dtype=features.dtype)
+            features = features * torch.full(
+                (), self.scale, dtype=features.dtype, device=features.device
+            )
+        if self.types is not None:
+            features = features + self.types.weight[0]
         if self.positions is not None:
             seen = int(state["seen"]) if state else 0
             places = torch.arange(ids.shape[1], device=ids.device) + seen
@@ -314,24 +347,54 @@ class Embedding(nn.Module):
         return 0
 
 
+class Patches(nn.Module):
+    """Images (N, C, H, W) to features (N, T, D): one token a patch, after a class token.
+
+    Args:
+        projection: convolution whose stride is its kernel's size.
+        class_token: the first token, shape (1, 1, D).
+        positions: added to the tokens, shape (1, T, D).
+
+    Source: Dosovitskiy et al. 2021, arXiv:2010.11929, section 3.1.
+    """
+
+    def __init__(
+        self, projection: nn.Conv2d, class_token: nn.Parameter, positions: nn.Parameter
+    ) -> None:
+        super().__init__()
+        self.projection, self.class_token, self.positions = projection, class_token, positions
+
+    def forward(self, images: Tensor) -> Tensor:
+        patches = self.projection(images).flatten(2).transpose(1, 2)
+        first = self.class_token.expand(images.shape[0], -1, -1)
+        return torch.cat([first, patches], dim=1) + self.positions
+
+
 class Head(nn.Module):
     """Features (N, T, D) to logits (N, T, V).
 
     Args:
-        norm: norm before the map. Default: none.
-        output: linear map to the vocabulary, often tied to the embedding.
+        output: linear map to the vocabulary or classes, often tied to the embedding.
+        norm: norm before the map; encoders have a linear map and an activation here as well.
+            Default: none.
         softcap: logits are limited to ±softcap by a tanh (Gemma 2). Default: no limit.
+        first: whether only the first token is read, so that logits are (N, V) (classifiers).
     """
 
     def __init__(
-        self, output: nn.Module, norm: nn.Module | None = None, softcap: float | None = None
+        self,
+        output: nn.Module,
+        norm: nn.Module | None = None,
+        softcap: float | None = None,
+        first: bool = False,
     ) -> None:
         super().__init__()
-        self.norm, self.output, self.softcap = norm, output, softcap
+        self.norm, self.output, self.softcap, self.first = norm, output, softcap, first
 
     def forward(self, x: Tensor, state: State | None = None) -> Tensor:
         del state
-        logits: Tensor = self.output(x if self.norm is None else self.norm(x))
+        given = x[:, 0] if self.first else x
+        logits: Tensor = self.output(given if self.norm is None else self.norm(given))
         return logits if self.softcap is None else self.softcap * torch.tanh(logits / self.softcap)
 
     def state_elements(self, tokens: int) -> int:
@@ -404,11 +467,17 @@ class Skip(nn.Module):
 
 def linear(weight: Tensor, bias: Tensor | None = None) -> nn.Linear:
     """A linear map with this weight (outlet, inlet) and bias, without copying them."""
-    with torch.device("meta"):
-        found = nn.Linear(weight.shape[1], weight.shape[0], bias=bias is not None)
+    found = nn.Linear(weight.shape[1], weight.shape[0], bias=bias is not None, device="meta")
     found.weight = weight if isinstance(weight, nn.Parameter) else nn.Parameter(weight)
     if bias is not None:
         found.bias = bias if isinstance(bias, nn.Parameter) else nn.Parameter(bias)
+    return found
+
+
+def lookup(weight: Tensor) -> nn.Embedding:
+    """A table of one vector for each id, (V, D), without copying it."""
+    found = nn.Embedding(weight.shape[0], weight.shape[1], device="meta")
+    found.weight = weight if isinstance(weight, nn.Parameter) else nn.Parameter(weight)
     return found
 
 

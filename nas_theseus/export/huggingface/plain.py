@@ -9,10 +9,9 @@ from typing import Any
 import torch
 from torch import nn
 
-from nas_theseus.errors import ExportError
+from nas_theseus.errors import ExportError, GuideError
 from nas_theseus.export.huggingface.description import Describer, tied
-from nas_theseus.guide.family import Family
-from nas_theseus.guide.huggingface import Pretrained, family_of
+from nas_theseus.guide.huggingface import Pretrained, cut_model, family_of, fill
 from nas_theseus.guide.sublayers import MLP, Attention, Layer, Sublayer
 
 # Not handed on from the guide's configuration.
@@ -34,8 +33,11 @@ def plain_model(blocks: Sequence[nn.Module], pretrained: Pretrained) -> Any | No
         model = _fresh(model_type, pretrained.config, changes)
         if model is None:
             continue
-        parts = _parts(model, family)
-        if _same_form(parts, blocks) and _fill(model, family, parts, blocks):
+        if _same_form([part for _, part in cut_model(model)], blocks):
+            try:
+                fill(model, blocks)
+            except GuideError:  # weights that models of this kind share differ here
+                continue
             return model
     return None
 
@@ -111,10 +113,6 @@ def _fresh(model_type: str, guide: Any, changes: dict[str, Any]) -> Any | None:
         return None
 
 
-def _parts(model: Any, family: Family) -> list[nn.Module]:
-    return [family.embedding(model), *family.layers(model), family.head(model)]
-
-
 def _same_form(parts: Sequence[nn.Module], blocks: Sequence[nn.Module]) -> bool:
     """Whether the parts of a model are of the same kinds and sizes as a network's blocks."""
     described = []
@@ -135,21 +133,3 @@ def _flat(modules: Sequence[nn.Module]) -> Iterator[nn.Module]:
             yield from (module.attention, module.mlp)
         else:
             yield module
-
-
-def _fill(
-    model: Any, family: Family, parts: Sequence[nn.Module], blocks: Sequence[nn.Module]
-) -> bool:
-    """Set a model's weights through its parts; False if some parts do not share its memory."""
-    for part, block in zip(_flat(parts), _flat(blocks), strict=True):
-        part.load_state_dict(block.state_dict())
-    write = getattr(family, "write", None)
-    if write is not None:
-        write(model, parts[0], list(parts[1:-1]), parts[-1])
-        return True
-    memory = {tensor.untyped_storage().data_ptr() for tensor in model.parameters()}
-    return all(
-        tensor.untyped_storage().data_ptr() in memory
-        for part in parts
-        for tensor in part.parameters()
-    )

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from nas_theseus.guide.family import Family, decoder_layers, rms_norm_of
+from nas_theseus.guide.model_family import Family, decoder_layers, rms_norm_of
 from nas_theseus.guide.sublayers import Embedding, Head
 
 MEMBER = Family(

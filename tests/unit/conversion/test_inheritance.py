@@ -113,18 +113,18 @@ def order(block: nn.Module, part: Plain) -> list[int]:
 
 def test_the_layers_of_gpt2_are_known() -> None:
     transformers = pytest.importorskip("transformers")
-    from nas_theseus.guide.adapters import gpt2_guide
+    from nas_theseus.guide.huggingface import huggingface_guide
 
     config = transformers.GPT2Config(
         vocab_size=11, n_positions=6, n_embd=8, n_layer=1, n_head=2, bos_token_id=None,
         eos_token_id=None,
     )  # fmt: skip
-    guide = gpt2_guide(transformers.GPT2LMHeadModel(config), 6)
+    guide = huggingface_guide(transformers.GPT2LMHeadModel(config), 6, granularity="layer")
     part: Any = guide.parts[1]
     block = MinimalRNNBlock(TOKENS, TOKENS, mlp=4.0)
     assert inherit(block, [part], inputs())
     x = inputs()
-    expected = nn.functional.gelu(part.block.mlp.c_fc(part.block.ln_2(x)))
+    expected = nn.functional.gelu(part.mlp.inner.up(part.mlp.norm(x)))
     found = mlp_of(block, x)
     torch.testing.assert_close(found.sort(dim=-1)[0], expected.sort(dim=-1)[0])
 
