@@ -99,7 +99,11 @@ class Describer:
                 self.tables.append(numbers)
             return {"table": self.tables.index(numbers)}
         if dataclasses.is_dataclass(value) and not isinstance(value, type):
-            fields = {one.name: getattr(value, one.name) for one in dataclasses.fields(value)}
+            fields = {
+                one.name: getattr(value, one.name)
+                for one in dataclasses.fields(value)
+                if getattr(value, one.name) != one.default
+            }
             return {"kind": self._named(type(value)), **self._values(fields)}
         raise ExportError(f"{what} is a {type(value).__name__}, which JSON cannot hold")
 

@@ -222,7 +222,8 @@ def first_tokens(input_ids: Tensor, attention_mask: Tensor | None) -> Tensor:
     ends = mask.shape[1] - mask.flip(1).int().argmax(dim=1)
     if (mask.sum(dim=1) != ends - starts).any():
         raise ValueError(
-            "attention_mask has padding inside a text, or a text without tokens; to generate, pad "
-            "before the texts: tokenizer.padding_side = 'left'"
+            "attention_mask has padding inside a text, or a text without tokens. To generate, pad "
+            "before the texts: tokenizer.padding_side = 'left'. Where padding's token is in texts, "
+            "give generate() the attention_mask of the tokenizer"
         )
     return starts.to(input_ids.device)

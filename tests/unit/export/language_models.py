@@ -9,7 +9,7 @@ from typing import Any
 
 import pytest
 import torch
-from torch import nn
+from torch import Tensor, nn
 
 from nas_theseus.blocks import (
     BlockFamily,
@@ -56,11 +56,11 @@ class Texts(AnyInputs):
     """Token ids without meaning."""
 
     name = "texts"
-    tokenizer: Path | None = None
 
-    def __init__(self, tokenizer: Path | None = None) -> None:
-        outputs = Boundary((CONTEXT, VOCABULARY))
-        super().__init__(Boundary((CONTEXT,), integer=True), outputs)
+    def __init__(
+        self, tokenizer: Path | None = None, context: int = CONTEXT, vocabulary: int = VOCABULARY
+    ) -> None:
+        super().__init__(Boundary((context,), integer=True), Boundary((context, vocabulary)))
         self.tokenizer = tokenizer
 
 
@@ -84,7 +84,8 @@ def found_model(
     model: Any, chosen: dict[str, BlockFamily], task: Texts | None = None, **options: Any
 ) -> Member:
     """A found network: blocks for these parts, all others kept."""
-    guide = huggingface_guide(model, CONTEXT, **options)
+    context = CONTEXT if task is None else task.inlet.shape[0]
+    guide = huggingface_guide(model, context, **options)
     families = list({one.name: one for one in (KEEP, *chosen.values())}.values())
     space = SearchSpace(guide=guide, task=task or Texts(), blocks=families)  # type: ignore[arg-type]
     choices = []
@@ -101,3 +102,11 @@ def found_model(
     costs = Cost({"macs": 1_234_567, "params": 5})
     evaluation = Evaluation(network.architecture, "r", 0, {"val_perplexity": 17.5}, costs, 0, 0.1)
     return Member(network.eval(), space, evaluation)
+
+
+def generate(model: Any, ids: Tensor, **options: Any) -> Tensor:
+    """Texts that go on from others, without an end."""
+    given = {"attention_mask": torch.ones_like(ids), "max_new_tokens": 12, "pad_token_id": 0}
+    model.generation_config.eos_token_id = None
+    found: Tensor = model.generate(ids, **{**given, "do_sample": False, **options})
+    return found

@@ -46,6 +46,7 @@ from tests.unit.export.language_models import (
     VOCABULARY,
     Texts,
     found_model,
+    generate,
     llama,
     made_of_part,
 )
@@ -76,13 +77,6 @@ def config(folder: Path) -> dict[str, Any]:
 
 def texts(rows: int = 3, tokens: int = 9) -> Tensor:
     return torch.randint(3, VOCABULARY, (rows, tokens), generator=torch.Generator().manual_seed(5))
-
-
-def generate(model: Any, ids: Tensor, **options: Any) -> Tensor:
-    given = {"attention_mask": torch.ones_like(ids), "max_new_tokens": 12, "pad_token_id": 0}
-    model.generation_config.eos_token_id = None
-    found: Tensor = model.generate(ids, **{**given, "do_sample": False, **options})
-    return found
 
 
 @torch.no_grad()
@@ -163,7 +157,8 @@ def test_layers_that_differ_have_a_modelling_file(tmp_path: Path) -> None:
     assert len(said["layers"]) == said["num_hidden_layers"] == 2 * LAYERS - 1
     widths = [one["inner"]["up"]["out_features"] for one in said["layers"][1::2][:1]]
     assert widths == [48]
-    windows = [one.get("inner", {}).get("window") for one in said["layers"]]
+    readings = [one.get("inner", {}).get("reading", {}) for one in said["layers"]]
+    windows = [one.get("window") for one in readings]
     assert windows.count(5) == 1
     assert said["max_position_embeddings"] == 64 and said["eos_token_id"] == 2
     text = (tmp_path / "net" / "modeling_theseus.py").read_text()

@@ -19,6 +19,7 @@ from nas_theseus.guide.sublayers import (
     Head,
     Layer,
     LowRankLinear,
+    Reading,
     Rotary,
     Sublayer,
 )
@@ -38,9 +39,8 @@ def attention(window: int | None = None) -> Attention:
         low_rank,  # type: ignore[arg-type]
         head_width=4,
         rotary=Rotary(torch.tensor([1.0, 0.1]), scaling=0.5, interleaved=True),
-        query_norm=nn.RMSNorm(4, eps=1e-3),
-        key_norm=nn.LayerNorm(4, bias=False),
-        window=window,
+        norms=(nn.RMSNorm(4, eps=1e-3), nn.LayerNorm(4, bias=False)),
+        reading=Reading(window=window),
     )
 
 
@@ -88,7 +88,8 @@ def test_embedding_and_head(monkeypatch: pytest.MonkeyPatch) -> None:
 def test_descriptions_leave_defaults_out_and_share_tables() -> None:
     describer = Describer()
     said = [describer.module(attention()), describer.module(attention(4))]
-    assert said[1] == {**said[0], "window": 4} and "window" not in said[0]
+    assert said[0]["reading"] == {"kind": "Reading", "scale": 0.5}
+    assert said[1] == {**said[0], "reading": {**said[0]["reading"], "window": 4}}
     assert said[0]["query"] == {"kind": "nn.Linear", "in_features": 8, "out_features": 8}
     assert describer.tables == [pytest.approx([1.0, 0.1])]
     assert said[0]["rotary"]["frequencies"] == {"table": 0}
@@ -100,7 +101,7 @@ def test_blocks_from_shapes_are_described_by_their_shapes() -> None:
     arguments = {"inlet": TOKENS, "outlet": TOKENS, "kernel": 3, "expand": 1.0}
     made = family.build(TOKENS, TOKENS, {"kernel": 3, "expand": 1.0})
     said = describer.block(made, family, arguments)
-    shape = {"kind": "Boundary", "shape": [5, 6], "integer": False}
+    shape = {"kind": "Boundary", "shape": [5, 6]}
     expected = {"inlet": shape, "outlet": shape, "kernel": 3, "expand": 1.0}
     assert said == {"kind": "CausalConvBlock", **expected}
     # Without a linear map at its end, a block has one after it.
