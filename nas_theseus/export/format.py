@@ -43,7 +43,7 @@ class Format(Protocol):
 
     @property
     def suffix(self) -> str:
-        """Of its files, such as ".onnx"; empty for folders."""
+        """What names of its files end with, such as ".onnx"; of folders, more than an id."""
 
     @property
     def needs(self) -> tuple[str, ...]:

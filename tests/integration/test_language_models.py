@@ -105,7 +105,7 @@ def desk(tmp_path_factory: pytest.TempPathFactory) -> Desk:
 
 def exported(desk: Desk, name: str, **options: object) -> Path:
     """The folder that a member of the front is exported to."""
-    out, storage = desk.folder / name, desk.folder / "theseus"
+    out, storage = desk.folder / f"{name}-folder", desk.folder / "theseus"
     checked = export(name, "huggingface", out=out, storage=storage, trust_code=True, **options)
     assert checked.path == out and checked.examples > 30 and checked.relative < 1e-4
     return out
@@ -143,6 +143,9 @@ def test_the_command_tells_what_is_wrong_before_it_writes(desk: Desk) -> None:
     asked = ("export", name, "--format", "huggingface", "--trust-code")
     refused = desk.run(*asked, "--out", "guide")
     assert refused.returncode == 2 and "guide is a folder with files" in refused.stderr
+    done = desk.run(*asked, "--dtype", "bfloat16", "--tokenizer", "guide")
+    assert done.returncode == 0 and f"{name}-huggingface: " in done.stdout, done.stderr
+    assert (desk.folder / f"{name}-huggingface" / "tokenizer.json").is_file()
     with pytest.raises(ExportError, match="float32 or bfloat16"):
         exported(desk, name, dtype="int4")
     with pytest.raises(StorageError, match="trust_code=True"):

@@ -24,7 +24,7 @@ def command(
     ],
     out: Annotated[
         Path | None,
-        typer.Option(help="The file or folder. Default: the architecture's id in this folder."),
+        typer.Option(help="The file or folder. Default: named after the architecture's id, here."),
     ] = None,
     tokenizer: Annotated[
         Path | None,

@@ -39,7 +39,7 @@ class HuggingFace:
     dtype: Literal["float32", "bfloat16"] = "float32"
     tokenizer: Path | None = None
 
-    suffix = ""
+    suffix = "-huggingface"
     needs = ("transformers",)
 
     def __post_init__(self) -> None:
