@@ -183,6 +183,7 @@ def convert_one(
     refusal = space.refusal(chosen)
     if refusal is not None:
         raise SpaceError(f"architecture {architecture}", [refusal])
+    chosen = chosen.named(space.guide.names)
     target = assemble(space, chosen, 0)
     ways = ways_to_replace(target, recipe) if settings.replacements else []
     parameters = {
@@ -228,6 +229,7 @@ def _open_workshop(
         settings.storage / "guides",
         device,
         lambda epoch: say(f"guide: epoch {epoch.epoch + 1}, loss {epoch.loss:.4f}"),
+        say,
     )
     return Workshop(space, device, settings.storage / "guide_work")
 
@@ -313,7 +315,7 @@ def _replacements(
     guide = score(space.guide, space.task, "validation")
     found = {own.label: own.points(evaluation, guide)}
     for way in others:
-        untrained = way.recipe.model_copy(update={"epochs": 0.0})
+        untrained = way.recipe.model_copy(update={"epochs": 0.0, "steps": 0})
 
         def show(line: str, label: str = way.label) -> None:
             say(f"{label}: {line}")

@@ -14,6 +14,7 @@ import torch
 from filelock import FileLock, Timeout
 from rich.console import Console
 
+from nas_theseus.candidate.workshop import check_room
 from nas_theseus.conversion.finetune import EpochLoss
 from nas_theseus.conversion.guide_training import LearnsItself, prepare_guide
 from nas_theseus.conversion.target import Target
@@ -49,6 +50,7 @@ from nas_theseus.services.optuna.storage import reach
 from nas_theseus.services.optuna.study import Problem, StudySettings, enqueue, open_study
 from nas_theseus.space.consent import remember
 from nas_theseus.space.genome import Genome
+from nas_theseus.space.left_out import left_out
 from nas_theseus.space.load import load_space
 from nas_theseus.space.search_space import SearchSpace
 from nas_theseus.space.sources import Sources, gather
@@ -223,6 +225,8 @@ def run_search(
     space = load_space(sources, portable=True)
     refuse_mistakes(space, sources.path)
     refuse_unknown_names(settings)
+    for line in left_out(space):
+        reporter.say(line)
     # Controls align nothing, so they are the same with a library and without.
     with_library = settings.library is not False and not space.recipe.is_control
     recipe = space.recipe.model_copy(update={"library": with_library})
@@ -331,6 +335,7 @@ class Launch:
         executor.check()
         # Reads the data: what is missing is reported before anything else starts.
         begun = begin(self.folder, self.settings, self.space, self.sources)
+        check_room(self.space, self._device, self.folder.guide_work)
         if self.settings.study_url is not None:
             reach(self.settings.study_url)
         trials = self._enqueue(first) if first else self.settings.trials
@@ -415,15 +420,17 @@ class Launch:
     def prepare_guide(self) -> Path:
         """Train the guide, or load it where it is trained; the file of its weights."""
         training = self.space.guide_training
+        unit = "slice" if training is not None and training.steps else "epoch"
         whole = ""  # a guide with its own way to learn decides its epochs itself
         if training is not None and not isinstance(self.space.guide, LearnsItself):
-            whole = f" of {math.ceil(training.epochs)}"
+            whole = f" of {math.ceil(training.reports)}"
 
         def show(epoch: EpochLoss) -> None:
-            self.reporter.say(f"guide: epoch {epoch.epoch + 1}{whole}, loss {epoch.loss:.4f}")
+            self.reporter.say(f"guide: {unit} {epoch.epoch + 1}{whole}, loss {epoch.loss:.4f}")
 
         space, guides = self.space, self.folder.guides
-        return prepare_guide(space.guide, space.learnt_from, training, guides, self._device, show)
+        trained = space.guide, space.learnt_from, training, guides, self._device
+        return prepare_guide(*trained, show, self.reporter.say)
 
     def measure_guide(self) -> Measured:
         """Quality and costs of the guide, which is prepared."""

@@ -5,10 +5,13 @@ from __future__ import annotations
 import time
 from collections.abc import Collection
 from dataclasses import dataclass, field
+from fnmatch import fnmatchcase
 
 import torch
+from torch import nn
 
 from nas_theseus.conversion.activations import GuideActivations
+from nas_theseus.conversion.divergence import ReplaceOne
 from nas_theseus.conversion.finetune import EpochLoss
 from nas_theseus.conversion.target import Target
 from nas_theseus.conversion.training_macs import training_macs
@@ -30,6 +33,7 @@ class Candidate:
     Attributes:
         space, costs, activations, device: the workshop's, the same for all of its candidates.
         search_seed: of the search.
+        replacing: measures the divergence of blocks that the library lacks; the workshop's.
         target: the network, on the device, from the step `assemble` on.
         curve: all points so far.
         macs: multiply-adds spent so far: those that the steps' events report, added up. Not
@@ -45,6 +49,7 @@ class Candidate:
     architecture: Architecture
     recipe: Recipe
     search_seed: int
+    replacing: ReplaceOne | None = None
     target: Target = field(init=False)
     curve: list[CurvePoint] = field(init=False, default_factory=list)
     macs: int = field(init=False, default=0)
@@ -59,8 +64,44 @@ class Candidate:
 
     @property
     def teacher(self) -> GuideActivations | None:
-        """The guide, where its logits teach."""
-        return self.activations if self.recipe.taught else None
+        """The guide, where its logits or hidden states teach."""
+        return self.activations if self.recipe.guided else None
+
+    @property
+    def kept(self) -> tuple[int, ...]:
+        """Positions of kept parts; none where they too start from random weights."""
+        families, choices = self.space.families, self.architecture.choices
+        kept = (position for position, c in enumerate(choices) if families[c.block].keeps)
+        return () if self.recipe.untouched_by_guide else tuple(kept)
+
+    @property
+    def frozen(self) -> tuple[int, ...]:
+        """Positions of kept parts that the recipe does not train."""
+        frozen = self.recipe.freeze_kept
+        patterns = ("*",) if frozen is True else frozen or ()
+        names, choices = self.space.guide.names, self.architecture.choices
+        return tuple(
+            position
+            for position in self.kept
+            if any(fnmatchcase(names[choices[position].span.start], one) for one in patterns)
+        )
+
+    @property
+    def kept_parameters(self) -> list[nn.Parameter]:
+        """Weights that only kept parts have."""
+        return self._parameters_of_none_but(self.kept)
+
+    def _parameters_of_none_but(self, positions: Collection[int]) -> list[nn.Parameter]:
+        """The weights of some blocks without those that they share with the others."""
+        others = set(range(len(self.target.blocks))) - set(positions)
+        shared = {id(parameter) for parameter in self.target.parameters_of(others)}
+        return [p for p in self.target.parameters_of(positions) if id(p) not in shared]
+
+    def thaw(self) -> None:
+        """Make the whole network trainable, but for the kept parts that the recipe freezes."""
+        self.target.thaw()
+        for parameter in self._parameters_of_none_but(self.frozen):
+            parameter.requires_grad_(False)
 
     @property
     def is_guide(self) -> bool:
@@ -109,8 +150,11 @@ class Candidate:
                 # A block without parameters has replaced its part from the start (`Hybrid`).
                 if position not in replaced and cost.params:
                     forward[position] = sum(part_macs[choice.span.start : choice.span.stop])
-        trained = forward if replaced is None else replaced
-        return epoch.examples * training_macs(forward, trained) + epoch.taught * sum(part_macs)
+        trained = forward.keys() - set(self.frozen) if replaced is None else replaced
+        each = training_macs(forward, trained)
+        if self.recipe.checkpointing:  # all that the backward pass goes through runs again
+            each += sum(macs for p, macs in forward.items() if p >= min(trained))
+        return epoch.examples * each + epoch.taught * sum(part_macs)
 
     def evaluation(self) -> Evaluation:
         """What the candidate is now; costs are measured once, as training changes none."""

@@ -7,6 +7,7 @@ from dataclasses import dataclass
 from typing import ClassVar, Protocol, TypeAlias
 
 import torch
+from torch import nn
 
 from nas_theseus.candidate.candidate import Candidate, Converted
 from nas_theseus.conversion.alignment import Alignment, StageResult, align
@@ -18,6 +19,7 @@ from nas_theseus.errors import ConversionError
 from nas_theseus.estimate.rungs import rungs_of
 from nas_theseus.library.block_conversion import keep_block, load_into
 from nas_theseus.library.block_key import BlockKeys
+from nas_theseus.library.record import Facts
 from nas_theseus.library.store import Library
 from nas_theseus.tasks.score import score
 from nas_theseus.values.events import Progress, Reached
@@ -84,15 +86,25 @@ class TakeBlocks:
             block = target.blocks[position]
             entry, made = self.library.get(key, block), None
             if entry is None:  # damaged, or removed since it was made
-                entry, made = keep_block(space, self.library, key, candidate.activations)
+                entry, made = keep_block(
+                    space, self.library, key, candidate.activations, candidate.replacing
+                )
             load_into(block, entry.state)
-            facts = entry.record.facts
-            points = (
-                CurvePoint(f"similarity/{position}", 0, facts.similarity),
-                CurvePoint(f"stitch_residual/{position}", 0, facts.residual),
-            )
+            points = _scores(position, block, entry.record.facts)
             # What converting a block took is the library's to count, not this candidate's.
             yield Progress(self.name, points if self.final else (), block=made)
+
+
+def _scores(position: int, block: nn.Module, facts: Facts) -> tuple[CurvePoint, ...]:
+    """Points of a library block's record; one without parameters was not aligned or stitched."""
+    known = {"contribution_error": facts.contribution_error, "divergence": facts.divergence}
+    if any(True for _ in block.parameters()):
+        known |= {"similarity": facts.similarity, "stitch_residual": facts.residual}
+    return tuple(
+        CurvePoint(f"{name}/{position}", 0, value)
+        for name, value in known.items()
+        if value is not None
+    )
 
 
 @dataclass(frozen=True)
@@ -128,7 +140,7 @@ class Align:
         recipe, task = candidate.recipe, candidate.space.task
         number, replaced = result.number, result.stage.replaced
         hybrid = Hybrid(candidate.target, candidate.activations, replaced)
-        short = recipe.model_copy(update={"epochs": recipe.hybrid_epochs})
+        short = recipe.model_copy(update={"epochs": recipe.hybrid_epochs, "steps": 0})
         seed = derive_seed(candidate.seed, number)
         for epoch in train(hybrid, task, short, seed, candidate.teacher):
             loss = CurvePoint("hybrid_loss", number, epoch.loss)
@@ -160,39 +172,44 @@ class Settle:
 
     def run(self, candidate: Candidate) -> Iterator[Event]:
         task, recipe = candidate.space.task, candidate.recipe.settling
-        candidate.target.thaw()
+        candidate.thaw()
         seed = derive_seed("settle", candidate.seed)
-        for epoch in train(candidate.target, task, recipe, seed, candidate.teacher):
+        kept = candidate.kept_parameters
+        for epoch in train(candidate.target, task, recipe, seed, candidate.teacher, kept):
             candidate.pieces = epoch.pieces
             yield Progress(self.name, macs=candidate.training_macs(epoch))
 
 
 @dataclass(frozen=True)
 class Finetune:
-    """Train the network on the task; it is scored before and after every epoch."""
+    """Train the network on the task; it is scored before and after every epoch.
+
+    A budget in steps has slices in place of epochs, and curves count steps (`Recipe.steps`).
+    """
 
     name: ClassVar[str] = "finetune"
 
     def run(self, candidate: Candidate) -> Iterator[Event]:
         task, recipe = candidate.space.task, candidate.recipe
-        candidate.target.thaw()
+        candidate.thaw()
         yield Progress(self.name, (self._quality(candidate, 0),))
         yield from self._rungs(candidate, 0)
-        for epoch in train(candidate.target, task, recipe, candidate.seed, candidate.teacher):
+        seed, kept = candidate.seed, candidate.kept_parameters
+        for epoch in train(candidate.target, task, recipe, seed, candidate.teacher, kept):
             candidate.pieces = epoch.pieces
-            number = epoch.epoch + 1
-            loss = CurvePoint("train_loss", number, epoch.loss)
-            points = (loss, self._quality(candidate, number))
+            mark = recipe.mark(epoch.epoch + 1)
+            loss = CurvePoint("train_loss", mark, epoch.loss)
+            points = (loss, self._quality(candidate, mark))
             yield Progress(self.name, points, candidate.training_macs(epoch))
-            yield from self._rungs(candidate, number)
+            yield from self._rungs(candidate, mark)
 
-    def _quality(self, candidate: Candidate, epoch: int) -> CurvePoint:
-        return CurvePoint(candidate.space.metric, epoch, candidate.score())
+    def _quality(self, candidate: Candidate, mark: int) -> CurvePoint:
+        return CurvePoint(candidate.space.metric, mark, candidate.score())
 
-    def _rungs(self, candidate: Candidate, epoch: int) -> Iterator[Reached]:
-        """The rung behind so many epochs, if there is one."""
+    def _rungs(self, candidate: Candidate, mark: int) -> Iterator[Reached]:
+        """The rung behind so many epochs or steps, if there is one."""
         for rung in rungs_of(candidate.recipe, candidate.space.metric):
-            if rung.epoch == epoch:
+            if rung.epoch == mark:
                 yield Reached(rung.name, candidate.evaluation())
 
 
@@ -241,7 +258,7 @@ def steps_of(
         # Grown from the guide alone, a network has its statistics.
         if recipe.recalibrate and not recipe.untouched_by_guide and not candidate.is_grown:
             steps.append(Recalibrate())
-        if recipe.settle_epochs:
+        if recipe.settles:
             steps.append(Settle())
         steps.append(Finetune())
     return [*steps, Measure()]

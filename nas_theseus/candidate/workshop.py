@@ -4,13 +4,16 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass, field
+from functools import cached_property
 from pathlib import Path
 
 import torch
 
 from nas_theseus.candidate.candidate import Candidate, Converted
 from nas_theseus.candidate.steps import Event, steps_of
-from nas_theseus.conversion.activations import GuideActivations
+from nas_theseus.conversion.activations import SAMPLE_LIMIT_BYTES, GuideActivations
+from nas_theseus.conversion.divergence import ReplaceOne
+from nas_theseus.conversion.room import free_memory_bytes, require_room
 from nas_theseus.costs.table import CostTable
 from nas_theseus.errors import ConversionError
 from nas_theseus.library.block_conversion import keep_block
@@ -35,6 +38,9 @@ class Workshop:
         space: its guide holds the prepared weights.
         device: everything trains here.
         guide_work: folder in which the guide's activations are saved for other processes.
+
+    Raises:
+        ConversionError: there is too little disk or memory for activations in bfloat16.
     """
 
     space: SearchSpace
@@ -47,8 +53,16 @@ class Workshop:
     def __post_init__(self) -> None:
         self.costs = CostTable(self.space)
         guide, task = self.space.guide.to(self.device), self.space.task
-        sample = task.sample(min(self.space.recipe.align_examples, task.size("train")))
-        self.activations = GuideActivations(guide, sample, self.device, folder=self.guide_work)
+        recipe = self.space.recipe
+        check_room(self.space, self.device, self.guide_work)
+        sample = task.sample(min(recipe.align_examples, task.size("train")))
+        self.activations = GuideActivations(
+            guide,
+            sample,
+            self.device,
+            folder=self.guide_work,
+            dtype=recipe.activations_dtype,
+        )
 
     def keys(self, recipe: Recipe) -> BlockKeys:
         """Makes the keys of the space's blocks, as a recipe aligns them."""
@@ -59,7 +73,15 @@ class Workshop:
 
     def keep_block(self, key: BlockKey, library: Library) -> tuple[Entry, BlockOutcome | None]:
         """As `library.block_conversion.keep_block`, for the workshop's space and activations."""
-        return keep_block(self.space, library, key, self.activations)
+        return keep_block(self.space, library, key, self.activations, self.replacing)
+
+    @cached_property
+    def replacing(self) -> ReplaceOne | None:
+        """Measures the divergence of blocks; None if the recipe or the task has none."""
+        space, examples = self.space, self.space.recipe.divergence_examples
+        if not examples or not callable(getattr(space.task, "distillation", None)):
+            return None
+        return ReplaceOne(space.guide, space.task, examples, self.device, self.guide_work)
 
     def candidate(
         self, architecture: Architecture, search_seed: int, recipe: Recipe | None = None
@@ -71,7 +93,7 @@ class Workshop:
         """
         recipe = recipe or self.space.recipe
         shared = self.space, self.costs, self.activations, self.device
-        return Candidate(*shared, architecture, recipe, search_seed)
+        return Candidate(*shared, architecture, recipe, search_seed, self.replacing)
 
     def convert(
         self,
@@ -110,6 +132,29 @@ class Workshop:
                 if isinstance(event, Progress):
                     candidate.take(event)
                 yield event
+
+
+def check_room(space: SearchSpace, device: torch.device, guide_work: Path | None) -> None:
+    """Check that the guide's activations in bfloat16 fit; those in float32 are cut to fit.
+
+    Raises:
+        ConversionError: there is too little disk or memory.
+    """
+    if space.recipe.activations_dtype == "bfloat16":
+        examples = min(space.recipe.align_examples, space.task.size("train"))
+        free, last = free_memory_bytes(device), last_replaced(space)
+        require_room(space.guide, examples, SAMPLE_LIMIT_BYTES, free, guide_work, last)
+
+
+def last_replaced(space: SearchSpace) -> int:
+    """The last boundary behind a block that does not keep the guide's part; 0 for none."""
+    families = space.families
+    new = (
+        span.stop
+        for (span, _), names in space.fitting.items()
+        if any(not families[name].keeps for name in names)
+    )
+    return max(new, default=0)
 
 
 def result_of(events: Iterable[Event]) -> Converted:

@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Collection
+from functools import partial
 from pathlib import Path
 
 import torch
@@ -14,12 +15,27 @@ from nas_theseus.conversion.projection import Projection
 from nas_theseus.errors import ConversionError
 from nas_theseus.guide.chain import Guide
 from nas_theseus.tasks import Task
+from nas_theseus.values.recipe import ActivationsDtype
 
 SAMPLE_LIMIT_BYTES = 2 << 30
+# The guide's outputs for a whole training split are stored if they take at most this.
+OUTPUTS_LIMIT_BYTES = 2 << 30
+# Rounded activations are computed in chunks whose largest boundary takes at most this.
+_CHUNK_BYTES = 64 << 20
 
 
-def sample_size(guide: Guide, examples: int, limit_bytes: int = SAMPLE_LIMIT_BYTES) -> int:
-    """Number of examples, at most `examples`, whose activations at all boundaries fit the limit."""
+def sample_size(
+    guide: Guide,
+    examples: int,
+    limit_bytes: int = SAMPLE_LIMIT_BYTES,
+    dtype: ActivationsDtype = "float32",
+) -> int:
+    """Number of examples, at most `examples`, whose activations at all boundaries fit the limit.
+
+    A sample whose activations are stored in bfloat16 is never shortened; see `room`.
+    """
+    if dtype == "bfloat16":
+        return examples
     example_bytes = 4 * sum(math.prod(b.shape) for b in guide.boundaries)
     return min(examples, max(2, limit_bytes // example_bytes))
 
@@ -29,12 +45,18 @@ class GuideActivations:
 
     The sample's augmentation is fixed. The guide is in eval mode and never changed.
 
+    Activations in float32 are exact. Activations in bfloat16 are those of a guide whose boundaries
+    are rounded: each boundary is computed from the rounded one before it, so that they do not
+    depend on which boundary was asked for first. What is over the limit in memory is dropped, and
+    read again from `folder` or computed again.
+
     Args:
         guide: guide on `device`.
         sample: inputs, shape (N, *inlet).
-        limit_bytes: the sample is shortened so that the activations at all boundaries fit into
-            this.
+        limit_bytes: memory for activations. In float32 the sample is shortened so that those at all
+            boundaries fit into this.
         folder: folder to share results with other processes. Default: no sharing.
+        dtype: how activations are stored; they are returned in float32.
     """
 
     def __init__(
@@ -44,15 +66,20 @@ class GuideActivations:
         device: torch.device,
         limit_bytes: int = SAMPLE_LIMIT_BYTES,
         folder: Path | None = None,
+        dtype: ActivationsDtype = "float32",
     ) -> None:
         self._guide = guide.eval().requires_grad_(False)
         self._device = device
-        self.count = sample_size(guide, len(sample), limit_bytes)
-        self._found: dict[int, Tensor] = {0: sample[: self.count].to(device)}
+        self._limit_bytes, self._rounded = limit_bytes, dtype == "bfloat16"
+        self.count = sample_size(guide, len(sample), limit_bytes, dtype)
+        self._sample = sample[: self.count].to(device)
+        # By boundary; the least recently used one is first.
+        self._found: dict[int, Tensor] = {}
         self._projections: dict[tuple[int, int], Projection] = {}
         self._logits: dict[str, Tensor] = {}
-        inputs = self._found[0]
-        self._work = None if folder is None else GuideWork(folder, self._guide, inputs, device)
+        self._work = None
+        if folder is not None:
+            self._work = GuideWork(folder, self._guide, self._sample, device)
 
     @property
     def guide(self) -> Guide:
@@ -68,32 +95,81 @@ class GuideActivations:
         """
         if width is not None and width != self._guide.boundaries[boundary].width:
             return self.projection(boundary, width).to_target(self.at(boundary))
-        if boundary not in self._found:
-            self._found[boundary] = self._once(
-                f"boundary-{boundary}", lambda: self._activations(boundary)
-            )
-        return self._found[boundary]
+        if boundary == 0:
+            return self._sample
+        if self._rounded:
+            found = self._stored(boundary)
+            return found.float() if found.is_floating_point() else found
+        name = f"boundary-{boundary}"
+        return self._held(boundary, name, lambda: self._activations(boundary))
+
+    def _stored(self, boundary: int) -> Tensor:
+        """Rounded activations, from the nearest earlier boundary that is stored."""
+        start = boundary
+        while start > 0 and not self._is_stored(start):
+            start -= 1
+        found = self._sample
+        for index in range(max(1, start), boundary + 1):
+            compute = partial(self._next, index, found if index > start else None)
+            found = self._held(index, f"boundary-{index}-bfloat16", compute)
+        return found
+
+    def _is_stored(self, boundary: int) -> bool:
+        saved = self._work is not None and self._work.holds(f"boundary-{boundary}-bfloat16")
+        return saved or boundary in self._found
+
+    def _held(self, boundary: int, name: str, compute: Callable[[], Tensor]) -> Tensor:
+        """Activations that are in memory, or are read or computed; drops others over the limit."""
+        found = self._found.pop(boundary, None)
+        if found is None:
+            found = self._once(name, compute)
+        self._found[boundary] = found
+        over = sum(map(_size, self._found.values())) - self._limit_bytes
+        for oldest in list(self._found)[:-1]:
+            if over <= 0:
+                break
+            over -= _size(self._found.pop(oldest))
+        return found
 
     def _once(self, name: str, compute: Callable[[], Tensor]) -> Tensor:
         return compute() if self._work is None else self._work.get(name, compute)
 
     def _activations(self, boundary: int) -> Tensor:
-        nearest = max(known for known in self._found if known < boundary)
+        nearest = max((known for known in self._found if known < boundary), default=0)
         between = self._guide.parts[nearest:boundary]
         chunks = []
         with torch.no_grad():
-            for features in torch.split(self._found[nearest], 256):
+            for features in torch.split(self._found.get(nearest, self._sample), 256):
                 for part in between:
                     features = part(features)
                 chunks.append(features)
         found = torch.cat(chunks)
+        self._refuse_infinite(boundary, found)
+        return found
+
+    def _next(self, boundary: int, before: Tensor | None) -> Tensor:
+        """Rounded activations from those at the boundary before, which may have been lost."""
+        if before is None:
+            before = self._stored(boundary - 1) if boundary > 1 else self._sample
+        shapes = (self._guide.boundaries[index].shape for index in (boundary - 1, boundary))
+        chunk = max(1, _CHUNK_BYTES // (4 * max(map(math.prod, shapes))))
+        chunks = []
+        with torch.no_grad():
+            for features in torch.split(before, chunk):
+                given = features.float() if features.dtype == torch.bfloat16 else features
+                made = self._guide.parts[boundary - 1](given)
+                chunks.append(made.bfloat16() if made.is_floating_point() else made)
+        found = torch.cat(chunks)
+        self._refuse_infinite(boundary, found)
+        return found
+
+    def _refuse_infinite(self, boundary: int, found: Tensor) -> None:
         if not torch.isfinite(found).all():
             raise ConversionError(
                 f"the guide has NaN or infinite values at boundary {boundary}, after part "
                 f"{self._guide.names[boundary - 1]!r}; its activations must be finite on training "
                 "data"
             )
-        return found
 
     def projection(self, boundary: int, width: int) -> Projection:
         """The guide's basis at a boundary of another width, computed on first use."""
@@ -102,6 +178,10 @@ class GuideActivations:
             with torch.inference_mode(False):
                 self._projections[boundary, width] = Projection.of(self.at(boundary), width)
         return self._projections[boundary, width]
+
+    def caches(self, task: Task) -> bool:
+        """Whether the guide's outputs for the whole training split are small enough to store."""
+        return 4 * task.size("train") * math.prod(task.outputs.shape) <= OUTPUTS_LIMIT_BYTES
 
     def logits(self, task: Task) -> Tensor:
         """The guide's outputs for the whole training split in order, shape (size, *outputs)."""
@@ -116,7 +196,25 @@ class GuideActivations:
             return torch.cat([self._guide(batch.inputs).float() for batch in batches])
 
     def teach(self, inputs: Tensor) -> Tensor:
-        """The guide's outputs for inputs that are not cached (augmented or streamed)."""
+        """The guide's outputs for inputs that are not cached (augmented, streamed or too many)."""
         with torch.no_grad():
             out: Tensor = self._guide(inputs).float()
         return out
+
+    def states(self, inputs: Tensor, at: Collection[int]) -> dict[int, Tensor]:
+        """The guide's activations for other inputs at some boundaries, in one pass.
+
+        Args:
+            inputs: shape (N, *inlet).
+            at: boundaries; the last one is the outputs.
+
+        Returns:
+            Activations by boundary, shapes (N, *boundary), without gradient.
+        """
+        with torch.no_grad():
+            found = self._guide.features(inputs, at)
+        return {boundary: features.float() for boundary, features in found.items()}
+
+
+def _size(tensor: Tensor) -> int:
+    return tensor.numel() * tensor.element_size()

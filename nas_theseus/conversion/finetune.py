@@ -1,18 +1,23 @@
-"""Task training of a whole network, with the guide's logits as teacher where wanted."""
+"""Task training of a whole network, with the guide as teacher where wanted."""
 
 from __future__ import annotations
 
 import itertools
 import math
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Collection, Iterator, Sequence
 from dataclasses import dataclass
 
 import torch
 from torch import Tensor, nn
 
 from nas_theseus.conversion.activations import GuideActivations
+from nas_theseus.conversion.links import links_of
+from nas_theseus.conversion.target import batch_norms
+from nas_theseus.conversion.training_checkpoint import Checkpoint, TrainingProgress
+from nas_theseus.conversion.training_loss import TrainingLoss
 from nas_theseus.errors import ConversionError
 from nas_theseus.tasks import Batch, Task
+from nas_theseus.tasks.task import Device
 from nas_theseus.values.ids import derive_seed
 from nas_theseus.values.recipe import Recipe
 
@@ -21,8 +26,11 @@ from nas_theseus.values.recipe import Recipe
 class EpochLoss:
     """Mean training loss of one epoch, examples seen, and of them those the teacher ran for.
 
+    A budget in steps has equal slices in place of epochs (`Recipe.steps`).
+
     Attributes:
-        pieces: how many a batch is computed in, one after the other, as memory does not hold more.
+        pieces: how many a batch is computed in, one after the other, as memory does not hold more;
+            1 if it is computed as the recipe says.
     """
 
     epoch: int
@@ -38,6 +46,8 @@ def train(
     recipe: Recipe,
     seed: int,
     teacher: GuideActivations | None = None,
+    kept: Collection[nn.Parameter] = (),
+    checkpoint: Checkpoint | None = None,
 ) -> Iterator[EpochLoss]:
     """Train in place with AdamW and a one-cycle schedule; bf16 autocast on CUDA.
 
@@ -46,33 +56,36 @@ def train(
     then of a piece, and for what dropout draws.
 
     Args:
-        network: on its device already; put into train mode.
+        network: on its device already; put into train mode, but for links of a chain whose weights
+            are all frozen. A network without anything to train is left as it is.
         seed: fixes the order of examples.
-        teacher: used when ``recipe.distill > 0``.
+        teacher: used when ``recipe.distill > 0`` or ``recipe.hidden > 0``.
+        kept: parameters that train with ``recipe.kept_learning_rate``.
+        checkpoint: saved after every epoch or slice of a budget in steps; the training resumes
+            from it where there is one. Default: none.
 
     Raises:
-        ConversionError: the loss is not finite, or not even two examples fit into memory.
+        ConversionError: the loss is not finite, not even two examples fit into memory, the recipe
+            needs a chain of blocks, or a batch norm would get a single example.
     """
     device = next(network.parameters()).device
-    examples = task.size("train")
-    batch_size = min(recipe.batch_size, examples)
-    epoch_steps = examples // batch_size
-    steps = round(recipe.epochs * epoch_steps)
-    if steps == 0:
-        return
+    batch_size = min(recipe.batch_size, task.size("train"))
+    steps = recipe.steps_over(task.size("train"))
     parameters = [p for p in network.parameters() if p.requires_grad]
-    optimizer, schedule = _optimizer(parameters, recipe, steps)
-    loss_of = _Loss(network, task, recipe, teacher if recipe.distill > 0 else None)
-    network.train()
-    pieces = 1
-    left = steps
-    for epoch in range(math.ceil(steps / epoch_steps)):
-        # Dropout and the like draw from torch's global generator, whatever ran here before.
-        torch.manual_seed(derive_seed("epoch", seed, epoch))
+    if steps == 0 or not parameters:
+        return
+    optimizer, schedule = _optimizer(parameters, recipe, steps, kept)
+    loss_of = TrainingLoss(network, task, recipe, teacher)
+    _train_mode(network)
+    planned = _planned_pieces(network, recipe, batch_size)
+    done = TrainingProgress(0, planned)
+    if checkpoint is not None:
+        done = checkpoint.resume(network, optimizer, schedule) or done
+    pieces, first = done.pieces, done.epochs
+    for epoch, batches in enumerate(_slices(task, recipe, batch_size, seed, device, first), first):
         total = torch.zeros((), device=device)
         seen = taught_anew = 0
-        batches = task.batches("train", batch_size, seed=seed + epoch, device=device)
-        for batch in itertools.islice(batches, left):
+        for batch in batches:
             loss, pieces = _accumulate(loss_of, batch, pieces, optimizer)
             taught_anew += len(batch.inputs) * loss_of.teaches_anew(batch)
             torch.nn.utils.clip_grad_norm_(parameters, recipe.gradient_clip)
@@ -80,73 +93,106 @@ def train(
             schedule.step()
             total += loss
             seen += len(batch.inputs)
-        left -= seen // batch_size
         mean = float(total) / max(1, seen // batch_size)
         if not math.isfinite(mean):
             raise ConversionError(
                 f"task training diverged in epoch {epoch}: the mean loss is {mean}; lower "
                 "learning_rate"
             )
-        yield EpochLoss(epoch, mean, seen, taught_anew, pieces)
+        if checkpoint is not None:
+            done = TrainingProgress(epoch + 1, pieces)
+            checkpoint.save(done, network, optimizer, schedule)
+        yield EpochLoss(epoch, mean, seen, taught_anew, pieces if pieces > planned else 1)
+
+
+def _slices(
+    task: Task, recipe: Recipe, batch_size: int, seed: int, device: Device, first: int
+) -> Iterator[Iterator[Batch]]:
+    """The batches of each epoch, or of each slice of a budget in steps.
+
+    Args:
+        first: number of epochs or slices that are done already.
+    """
+
+    def one_pass(number: int) -> Iterator[Batch]:
+        return task.batches("train", batch_size, seed=seed + number, device=device)
+
+    steps, epoch_steps = recipe.steps_over(task.size("train")), task.size("train") // batch_size
+    begun, inside = divmod(recipe.mark(first) if recipe.steps else 0, epoch_steps)
+    passes = map(one_pass, itertools.count(begun))
+    endless = itertools.islice(itertools.chain.from_iterable(passes), inside, None)
+    count = int(recipe.reports) if recipe.steps else math.ceil(steps / epoch_steps)
+    for number in range(first, count):
+        # Dropout and the like draw from torch's global generator, whatever ran here before.
+        torch.manual_seed(derive_seed("epoch", seed, number))
+        if recipe.steps:
+            yield itertools.islice(endless, recipe.mark(number + 1) - recipe.mark(number))
+        else:
+            yield itertools.islice(one_pass(number), steps - number * epoch_steps)
+
+
+def _train_mode(network: nn.Module) -> None:
+    """Train mode, but for links of a chain whose weights are all frozen."""
+    network.train()
+    for link in links_of(network):
+        if isinstance(link, nn.Module):
+            given = [parameter.requires_grad for parameter in link.parameters()]
+            if given and not any(given):
+                link.eval()
+
+
+def _planned_pieces(network: nn.Module, recipe: Recipe, batch_size: int) -> int:
+    """In how many pieces the recipe has a batch computed.
+
+    Raises:
+        ConversionError: a piece has one example, and the network has batch norms.
+    """
+    if recipe.micro_batch is None:
+        return 1
+    pieces = -(-batch_size // recipe.micro_batch)
+    if batch_size // pieces < 2 and any(norm.training for norm in batch_norms(network)):
+        raise ConversionError(
+            f"micro_batch={recipe.micro_batch} leaves single examples of a batch of {batch_size}, "
+            "for which batch norms have no statistics; use a micro_batch of at least 2 that "
+            "divides batch_size"
+        )
+    return pieces
 
 
 def _optimizer(
-    parameters: list[nn.Parameter], recipe: Recipe, steps: int
+    parameters: list[nn.Parameter], recipe: Recipe, steps: int, kept: Collection[nn.Parameter]
 ) -> tuple[torch.optim.Optimizer, torch.optim.lr_scheduler.OneCycleLR]:
-    """AdamW, and one cycle of its learning rate over so many steps."""
+    """AdamW, and one cycle of its learning rates over so many steps."""
+    factor = recipe.kept_learning_rate
+    slow = {id(parameter) for parameter in kept} if factor != 1 else set()
+    groups = [
+        (recipe.learning_rate, [p for p in parameters if id(p) not in slow]),
+        (recipe.learning_rate * factor, [p for p in parameters if id(p) in slow]),
+    ]
+    groups = [(rate, members) for rate, members in groups if members]
     optimizer = torch.optim.AdamW(
-        parameters, lr=recipe.learning_rate, weight_decay=recipe.weight_decay
+        [{"params": members, "lr": rate} for rate, members in groups],
+        weight_decay=recipe.weight_decay,
     )
     # Cycles the learning rate only: momentum stays, as the recipe was tuned so.
     schedule = torch.optim.lr_scheduler.OneCycleLR(
         optimizer,
-        recipe.learning_rate,
+        [rate for rate, _ in groups],
         total_steps=steps,
-        # With a warm-up of just one of five steps torch divides by 0.
-        pct_start=0.2 if steps != 5 else 0.25,
+        # With a warm-up of exactly one step torch divides by 0.
+        pct_start=recipe.warmup * (1.25 if recipe.warmup * steps == 1 else 1),
         cycle_momentum=False,
     )
     return optimizer, schedule
 
 
-@dataclass(frozen=True)
-class _Loss:
-    """The loss of a batch: of its targets and, where there is a teacher, of the guide's outputs."""
-
-    network: nn.Module
-    task: Task
-    recipe: Recipe
-    teacher: GuideActivations | None
-
-    def __call__(self, batch: Batch) -> Tensor:
-        """Mean loss of the batch, a scalar."""
-        kind = batch.inputs.device.type
-        with torch.autocast(kind, torch.bfloat16, enabled=kind == "cuda"):
-            outputs = self.network(batch.inputs)
-        outputs = outputs.float()
-        weight = self.recipe.distill if self.teacher is not None else 0.0
-        labelled = self.task.loss(outputs, batch.targets) if weight < 1 else outputs.new_zeros(())
-        loss = (1 - weight) * labelled
-        if self.teacher is not None:
-            taught = (
-                self.teacher.teach(batch.inputs)
-                if batch.index is None
-                else self.teacher.logits(self.task)[batch.index]
-            )
-            temperature = self.recipe.temperature
-            loss = loss + weight * self.task.distillation(outputs, taught, temperature)
-        return loss
-
-    def teaches_anew(self, batch: Batch) -> bool:
-        """Whether the guide runs for this batch, whose outputs are not cached."""
-        return self.teacher is not None and batch.index is None
-
-
 def _split(batch: Batch, pieces: int) -> Iterator[Batch]:
     """A batch in pieces whose sizes differ by at most one."""
-    inputs, targets = batch.inputs.tensor_split(pieces), batch.targets.tensor_split(pieces)
-    index = [None] * pieces if batch.index is None else batch.index.tensor_split(pieces)
-    return map(Batch, inputs, targets, index)
+
+    def split(tensor: Tensor | None) -> Sequence[Tensor | None]:
+        return [None] * pieces if tensor is None else tensor.tensor_split(pieces)
+
+    return map(Batch, *map(split, batch))
 
 
 def _accumulate(

@@ -22,6 +22,8 @@ from nas_theseus.values.ids import short_hash
 
 logger = logging.getLogger(__name__)
 
+WORK_LIMIT_BYTES = 8 << 30
+
 
 class GuideWork:
     """Tensors that a guide computes for a sample, saved in files and mapped into memory.
@@ -45,7 +47,7 @@ class GuideWork:
         guide: Guide,
         sample: Tensor,
         device: torch.device,
-        limit_bytes: int = 8 << 30,
+        limit_bytes: int = WORK_LIMIT_BYTES,
     ) -> None:
         self._folder, self._device, self._limit_bytes = folder, device, limit_bytes
         content = hashlib.sha256(sample.numpy(force=True).tobytes()).hexdigest()
@@ -63,13 +65,20 @@ class GuideWork:
             16,
         )
 
+    def holds(self, name: str) -> bool:
+        """Whether a tensor has a file."""
+        return self._path(name).exists()
+
+    def _path(self, name: str) -> Path:
+        return self._folder / f"{self._key}-{name}.npy"
+
     def get(self, name: str, compute: Callable[[], Tensor]) -> Tensor:
         """A tensor on the device: loaded if it was saved, otherwise computed and saved.
 
         Args:
             name: name of the tensor, of letters, digits and hyphens.
         """
-        path = self._folder / f"{self._key}-{name}.npy"
+        path = self._path(name)
         with ExitStack() as stack:
             try:
                 self._folder.mkdir(parents=True, exist_ok=True)
@@ -105,11 +114,14 @@ class GuideWork:
             path.unlink()
             return None
         os.utime(path)
-        return torch.from_numpy(mapped).to(self._device)
+        found = torch.from_numpy(mapped)
+        # NumPy has no bfloat16: a file of 16-bit numbers holds its bits.
+        found = found.view(torch.bfloat16) if mapped.dtype == np.uint16 else found
+        return found.to(self._device)
 
     def _write(self, path: Path, tensor: Tensor) -> None:
         size = tensor.numel() * tensor.element_size()
-        if size > self._limit_bytes or tensor.dtype == torch.bfloat16:  # NumPy has no bfloat16
+        if size > self._limit_bytes:
             return
         kept = sorted(self._folder.glob("*.npy"), key=lambda file: file.stat().st_mtime)
         total = size + sum(file.stat().st_size for file in kept)
@@ -119,4 +131,6 @@ class GuideWork:
             total -= oldest.stat().st_size
             oldest.unlink()  # processes that have mapped it can still read it
         with replacing(path) as aside, aside.open("wb") as file:
-            np.save(file, tensor.numpy(force=True), allow_pickle=False)
+            halved = tensor.dtype == torch.bfloat16
+            bits = tensor.contiguous().view(torch.uint16) if halved else tensor
+            np.save(file, bits.numpy(force=True), allow_pickle=False)

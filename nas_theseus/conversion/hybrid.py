@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Collection
+from collections.abc import Callable, Collection
+from functools import partial
 
 from torch import Tensor, nn
 
@@ -33,20 +34,25 @@ class Hybrid(nn.Module):
         target.freeze_all_but(self._replaced)
 
     def forward(self, inputs: Tensor) -> Tensor:
-        (activations,) = self._activations
-        boundaries = activations.guide.boundaries
         features = inputs
-        for position, block in enumerate(self.target.blocks):
-            start = self.target.inlet_boundary(position)
-            stop = self.target.outlet_boundary(position)
-            new = position in self._new
-            wanted = self.target.boundaries[position].width if new else boundaries[start].width
-            features = self._at_width(features, start, wanted)
-            if new:
-                features = block(features)
-            else:
-                for part in activations.guide.parts[start:stop]:
-                    features = part(features)
+        for link in self.links():
+            features = link(features)
+        return features
+
+    def links(self) -> list[Callable[[Tensor], Tensor]]:
+        """What runs at each position of the target, in order: its block or the guide's parts."""
+        return [partial(self._run, position) for position in range(len(self.target.blocks))]
+
+    def _run(self, position: int, features: Tensor) -> Tensor:
+        (activations,) = self._activations
+        guide = activations.guide
+        start = self.target.inlet_boundary(position)
+        stop = self.target.outlet_boundary(position)
+        new = position in self._new
+        wanted = self.target.boundaries[position].width if new else guide.boundaries[start].width
+        features = self._at_width(features, start, wanted)
+        for module in [self.target.blocks[position]] if new else guide.parts[start:stop]:
+            features = module(features)
         return features
 
     def _at_width(self, features: Tensor, boundary: int, width: int) -> Tensor:

@@ -41,7 +41,7 @@ class Rung:
 
     Attributes:
         metric: metric by which candidates are compared, besides costs.
-        epoch: epochs of task training before it.
+        epoch: epochs of task training before it; steps where its budget is in steps.
     """
 
     name: str
@@ -57,20 +57,23 @@ class Rung:
 def rungs_of(recipe: Recipe, metric: str) -> tuple[Rung, ...]:
     """Rungs before task training, and after a quarter and half of its epochs, in whole epochs.
 
+    A budget in steps has slices in place of epochs (`Recipe.steps`).
+
     Ablations without alignment have no rung before task training: their quality then says nothing.
     """
-    if recipe.epochs == 0:
+    if recipe.reports == 0:
         return ()
-    epochs = {0, *(int(share * recipe.epochs) for share in _SHARES)}
-    epochs -= {0} if recipe.is_control else set()
+    marks = {0, *(recipe.mark(int(share * recipe.reports)) for share in _SHARES)}
+    marks -= {0} if recipe.is_control else set()
+    unit = "step" if recipe.steps else "epoch"
     return tuple(
-        Rung(f"epoch_{epoch}" if epoch else "converted", metric, epoch) for epoch in sorted(epochs)
+        Rung(f"{unit}_{mark}" if mark else "converted", metric, mark) for mark in sorted(marks)
     )
 
 
 def may_stop(recipe: Recipe) -> bool:
     """Whether task training is long enough for early stopping to save work."""
-    return recipe.epochs >= _MIN_EPOCHS
+    return recipe.reports >= _MIN_EPOCHS
 
 
 def examples_left(recipe: Recipe, examples: int, rung: Rung) -> int:
@@ -80,8 +83,8 @@ def examples_left(recipe: Recipe, examples: int, rung: Rung) -> int:
         examples: number of examples in the training split.
     """
     batch = min(recipe.batch_size, examples)
-    epoch_steps = examples // batch
-    return (round(recipe.epochs * epoch_steps) - rung.epoch * epoch_steps) * batch
+    done = rung.epoch if recipe.steps else rung.epoch * (examples // batch)
+    return (recipe.steps_over(examples) - done) * batch
 
 
 def qualities(evaluation: Evaluation, rungs: Iterable[Rung]) -> dict[str, float]:

@@ -73,5 +73,8 @@ def _guide_seconds(space: SearchSpace, device: torch.device) -> float:
     finally:
         torch.set_num_threads(threads)
     align = recipe.align_steps * len(space.guide) * recipe.align_batch_size / batch / 2
-    steps = (recipe.epochs + recipe.settle_epochs) * (examples // batch) + align
+    settled = recipe.settle_steps * recipe.settle_batch_size / batch
+    settled = settled or recipe.settle_epochs * (examples // batch)
+    trained = recipe.steps or recipe.epochs * (examples // batch)
+    steps = trained + settled + align
     return min(times[1:]) * steps

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+import fnmatch
 from collections.abc import Iterator
 from itertools import pairwise
 
@@ -11,12 +12,12 @@ from torch import Tensor, nn
 
 from nas_theseus.blocks.causality import reads_ahead
 from nas_theseus.blocks.family import last_map
-from nas_theseus.guide.chain import example_input
+from nas_theseus.guide.chain import Guide, example_input
 from nas_theseus.space.search_space import SearchSpace
-from nas_theseus.tasks.contract import behaviour_mistakes, declaration_mistakes
-from nas_theseus.values.architecture import BlockChoice, Boundary, Span
+from nas_theseus.tasks import Task
+from nas_theseus.tasks.contract import declared_mistakes, used_mistakes
+from nas_theseus.values.architecture import BlockChoice, Boundary
 from nas_theseus.values.conditions import parse_constraint
-from nas_theseus.values.registers import COSTS
 
 
 def mistakes_in(space: SearchSpace) -> list[str]:
@@ -24,17 +25,14 @@ def mistakes_in(space: SearchSpace) -> list[str]:
 
     Reads a few examples of each split of the data.
     """
-    tasks = {"task": space.task, "guide_task": space.guide_task}
-    declared = [
-        f"{name}: {mistake}"
-        for name, task in tasks.items()
-        if task is not None
-        for mistake in declaration_mistakes(task)
-    ]
-    if declared:
+    tasks = {"task": space.task}
+    if space.guide_task is not None:
+        tasks["guide_task"] = space.guide_task
+    scored = space.recipe.divergence_examples > 0 and not space.recipe.is_control
+    if declared := declared_mistakes(tasks):
         return declared  # a space whose task has no shape or metric cannot be checked further
     return [
-        *_task_mistakes(space),
+        *used_mistakes(tasks, taught=space.recipe.taught, scored=scored),
         *_declaration_mistakes(space),
         *_guide_reads_ahead(space),
         *_block_mistakes(space),
@@ -42,12 +40,18 @@ def mistakes_in(space: SearchSpace) -> list[str]:
     ]
 
 
-def _task_mistakes(space: SearchSpace) -> Iterator[str]:
-    mistakes = behaviour_mistakes(space.task, taught=space.recipe.taught)
-    yield from mistakes
-    if space.guide_task is not None and space.guide_task is not space.task:
-        found = behaviour_mistakes(space.guide_task, taught=False)
-        yield from (f"guide_task: {mistake}" for mistake in found if mistake not in mistakes)
+def guide_mistakes(guide: Guide, task: Task) -> Iterator[str]:
+    """Mistakes in the shapes between a guide and its task."""
+    if guide.boundaries[0] != task.inlet:
+        yield (
+            f"guide: takes inputs {guide.boundaries[0]}, but those of task {task.name!r} are "
+            f"{task.inlet}; cut the guide with inlet={task.inlet.shape}"
+        )
+    if guide.boundaries[-1].shape != task.outputs.shape:
+        yield (
+            f"guide: its outputs are {guide.boundaries[-1]}, but task {task.name!r} needs "
+            f"{task.outputs}; {_remedy(guide, task)}"
+        )
 
 
 def _declaration_mistakes(space: SearchSpace) -> Iterator[str]:
@@ -65,40 +69,50 @@ def _declaration_mistakes(space: SearchSpace) -> Iterator[str]:
     for name in space.keep:
         if name not in parts:
             yield f"keep: no part is named {name!r}{known}"
+    frozen = space.recipe.freeze_kept
+    for pattern in frozen if isinstance(frozen, tuple) else ():
+        if not fnmatch.filter(space.guide.names, pattern):
+            yield f"recipe: freeze_kept: no part is named {pattern!r}{known}"
     if space.keep and not any(family.keeps for family in space.blocks):
         yield "keep: needs Keep() among the blocks"
     for family in space.blocks:
         for name in family.parts:
             if name not in parts:
                 yield f"block {family.name!r}: no part is named {name!r}{known}"
-    if space.guide.boundaries[0] != space.task.inlet:
-        yield (
-            f"guide: takes inputs {space.guide.boundaries[0]}, but those of task "
-            f"{space.task.name!r} are {space.task.inlet}; cut the guide with "
-            f"inlet={space.task.inlet.shape}"
-        )
+    yield from guide_mistakes(space.guide, space.task)
     learnt = space.learnt_from
     if (learnt.inlet, learnt.outputs) != (space.task.inlet, space.task.outputs):
         yield (
             f"guide_task: {learnt.name!r} maps {learnt.inlet} to {learnt.outputs}, but task "
             f"{space.task.name!r} maps {space.task.inlet} to {space.task.outputs}; they must agree"
         )
-    if space.guide.boundaries[-1].shape != space.task.outputs.shape:
-        yield (
-            f"guide: its outputs are {space.guide.boundaries[-1]}, but task {space.task.name!r} "
-            f"needs {space.task.outputs}; give the guide a head for the task"
+
+
+def _remedy(guide: Guide, task: Task) -> str:
+    """What to do where the guide's outputs are not the task's."""
+    found, wanted = guide.boundaries[-1], task.outputs
+    if not _predicts_tokens(task) or found.kind != "tokens" or found.shape[0] != wanted.shape[0]:
+        return "give the guide a head for the task"
+    if found.width > wanted.width:
+        return (
+            f"these are more than the task's {wanted.width:,} tokens: give the guide's own "
+            f"tokenizer, or vocabulary={found.width} if the guide only rounds its vocabulary up"
         )
+    return (
+        f"these are fewer than the task's {wanted.width:,} tokens: the tokenizer is another "
+        "model's; give the guide's own"
+    )
 
 
-def _predicts_tokens(space: SearchSpace) -> bool:
+def _predicts_tokens(task: Task) -> bool:
     """Whether the task is to predict each next token, so that nothing may read later tokens."""
-    return space.task.inlet.kind == "ids" and space.task.outputs.kind == "tokens"
+    return task.inlet.kind == "ids" and task.outputs.kind == "tokens"
 
 
 def _guide_reads_ahead(space: SearchSpace) -> Iterator[str]:
     boundaries = space.guide.boundaries
     vocabulary = space.task.outputs.width
-    if not _predicts_tokens(space) or not _token_wise(boundaries[0], boundaries[-1]):
+    if not _predicts_tokens(space.task) or not _token_wise(boundaries[0], boundaries[-1]):
         return
     try:
         if not reads_ahead(space.guide, boundaries[0], vocabulary):
@@ -130,7 +144,7 @@ def _block_mistakes(space: SearchSpace) -> Iterator[str]:
     if stuck < len(space.guide):
         name = space.guide.names[stuck]
         refusals = "; ".join(
-            space.block_refusal(family, Span(stuck, stuck + 1))
+            space.block_refusal(family, space.span(stuck, stuck + 1))
             or f"block {family.name!r} is not allowed on part {name!r}"
             for family in space.blocks
             if not family.keeps
@@ -156,7 +170,7 @@ def _block_mistakes(space: SearchSpace) -> Iterator[str]:
             tested.add(case)
             mistake = _build_mistake(space, choice, share)
             if mistake:
-                found = f"block {choice} for parts {span}: {mistake}"
+                found = f"block {choice} for {span.text}: {mistake}"
                 wrong.setdefault(choice.block, []).append(found)
     # One mistake in a custom block affects all its choices.
     for first, *others in wrong.values():
@@ -179,7 +193,7 @@ def _build_mistake(space: SearchSpace, choice: BlockChoice, inlet_share: float) 
         fits = isinstance(found, Tensor) and tuple(found.shape[1:]) == outlet.shape
         ahead = (
             fits
-            and _predicts_tokens(space)
+            and _predicts_tokens(space.task)
             and _token_wise(inlet, outlet)
             and reads_ahead(module, inlet, space.task.outputs.width)
         )
@@ -219,7 +233,7 @@ def _mode_not_finite(module: nn.Module, inputs: Tensor, found: object) -> str | 
 
 
 def _goal_mistakes(space: SearchSpace) -> Iterator[str]:
-    known = {space.metric, *COSTS}
+    known = {space.metric, *space.known_costs}
     names = [goal.name for goal in space.goals]
     for goal in space.goals:
         if goal.name not in known:
@@ -233,7 +247,7 @@ def _goal_mistakes(space: SearchSpace) -> Iterator[str]:
                 )
     if len(set(names)) != len(names):
         yield "objectives: one objective is listed twice"
-    if not set(names) - set(COSTS):
+    if not set(names) - set(space.known_costs):
         yield f"objectives: one of them must be a quality, such as {space.metric!r}"
     for text in space.constraints:
         try:

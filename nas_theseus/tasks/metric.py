@@ -5,8 +5,8 @@ from __future__ import annotations
 import re
 from abc import ABC, abstractmethod
 from collections.abc import Callable
-from dataclasses import dataclass
-from typing import Any, Literal, Protocol, TypeAlias
+from dataclasses import dataclass, field
+from typing import Any, ClassVar, Literal, Protocol, TypeAlias
 
 from torch import Tensor
 
@@ -14,7 +14,7 @@ from nas_theseus.errors import DataError
 from nas_theseus.values.goals import Direction
 from nas_theseus.values.registers import METRICS
 
-TargetKind: TypeAlias = Literal["classes", "tokens", "maps", "labels", "numbers"]
+TargetKind: TypeAlias = Literal["classes", "tokens", "maps", "labels", "numbers", "outputs"]
 
 # Names that MLflow, `--where` and constraints all accept.
 _NAME = re.compile(r"[A-Za-z0-9_.]+")
@@ -40,14 +40,18 @@ class Targets:
     Attributes:
         kind: ``classes`` (B,) with logits (B, C); ``tokens`` (B, T) with logits (B, T, V);
             ``maps`` (B, H, W) with logits (B, C, H, W); ``labels`` (B, L) of zeros and ones with
-            logits (B, L); ``numbers`` (B, K) with outputs (B, K).
+            logits (B, L); ``numbers`` (B, K) with outputs (B, K); ``outputs`` (…, C) with logits
+            (…, C), where the targets are the guide's logits.
         count: number of classes, tokens of the vocabulary, labels or numbers.
         ignored: class of pixels that do not count; None if all count.
+        token_bytes: returns the bytes of text that each token stands for, (V,), int64. None where
+            nobody can say.
     """
 
     kind: TargetKind
     count: int
     ignored: int | None = None
+    token_bytes: Callable[[], Tensor] | None = field(default=None, compare=False, repr=False)
 
 
 @dataclass(frozen=True)
@@ -132,6 +136,7 @@ class Measured(ABC):
     name: str
     metric: str
     own: OwnMetric | None
+    _named: ClassVar[NamedMetric | None] = None
 
     @property
     @abstractmethod
@@ -151,6 +156,8 @@ class Measured(ABC):
         elif self.own is not None and self.own.name != self.metric:
             # A copy with another metric's name: `dataclasses.replace(task, metric="f1")`.
             object.__setattr__(self, "own", None)
+        # Looked up now: another space may have a metric of the same name.
+        object.__setattr__(self, "_named", METRICS.own.get(self.metric))
 
     @property
     def direction(self) -> Direction:
@@ -161,8 +168,7 @@ class Measured(ABC):
         """
         if self.own is not None:
             return self.own.direction
-        direction: Direction = METRICS[self.metric].direction
-        return direction
+        return self._member().direction
 
     def meter(self) -> Meter:
         """A new meter of the metric for the task's targets.
@@ -173,7 +179,7 @@ class Measured(ABC):
         """
         if self.own is not None:
             return Prepared(self.own.meter, self.for_metric)
-        member: NamedMetric = METRICS[self.metric]
+        member = self._member()
         targets = self.targets
         if targets.kind not in member.kinds:
             suited = [name for name in METRICS if targets.kind in METRICS[name].kinds]
@@ -182,6 +188,11 @@ class Measured(ABC):
                 f"task's targets are {targets.kind}; use {' or '.join(suited)}"
             )
         return Prepared(member.make(targets), self.for_metric)
+
+    def _member(self) -> NamedMetric:
+        """The metric by name."""
+        found: NamedMetric = self._named or METRICS[self.metric]
+        return found
 
     def for_metric(self, outputs: Tensor, targets: Tensor) -> tuple[Tensor, Tensor]:
         """Convert outputs and targets for metrics; unchanged unless a task overrides this."""

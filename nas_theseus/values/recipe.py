@@ -10,8 +10,10 @@ from pydantic import (
     BeforeValidator,
     ConfigDict,
     Field,
+    SerializerFunctionWrapHandler,
     ValidationInfo,
     field_validator,
+    model_serializer,
     model_validator,
 )
 
@@ -29,6 +31,8 @@ from nas_theseus.values.registers import SCHEDULES, SIMILARITIES
 from nas_theseus.values.validation import Epochs, Positive, PositiveFloat, Settings, assigned
 
 Order = Literal["forward", "reverse"]
+Precision = Literal["auto", "float32", "bfloat16"]
+ActivationsDtype = Literal["float32", "bfloat16"]
 
 # Settings that the conversion of a single block depends on, without assembly and task training.
 ALIGNMENT = {
@@ -39,10 +43,39 @@ ALIGNMENT = {
     "plateau",
     "align_batch_size",
     "align_learning_rate",
+    "activations_dtype",
     "weight_decay",
     "gradient_clip",
 }
-TRAINING = {"epochs", "batch_size", "learning_rate", "weight_decay", "gradient_clip"}
+TRAINING = {
+    "epochs",
+    "steps",
+    "batch_size",
+    "micro_batch",
+    "learning_rate",
+    "warmup",
+    "weight_decay",
+    "gradient_clip",
+    "precision",
+    "checkpointing",
+}
+# Settings that came after recipes were first stored. At their defaults they are left out of
+# dumps and thus of ids, so that searches, libraries and guides from before are found again.
+ADDED = {
+    "activations_dtype",
+    "settle_steps",
+    "steps",
+    "micro_batch",
+    "warmup",
+    "kept_learning_rate",
+    "freeze_kept",
+    "hidden",
+    "precision",
+    "checkpointing",
+    "divergence_examples",
+}
+# Task training with a budget in steps is scored this often at most.
+SLICES = 8
 
 
 # Validation context for values from a recorded recipe.
@@ -126,6 +159,10 @@ class Recipe(Settings):
             and need larger batches (the source used 256).
         align_learning_rate: peak of a stage's cosine schedule (AdamW). If the loss ends higher than
             it began, the stage is repeated with a quarter of it, then with a sixteenth.
+        activations_dtype: how the guide's activations for alignment are stored. `float32` uses as
+            many of `align_examples` as fit into 2 GiB. `bfloat16` takes half the space, always
+            uses all examples, and needs memory only for some boundaries at once if there is a
+            folder for the rest (`conversion.activations`); use it for language models.
         library: whether new blocks start as the library's, each converted on its own; the schedule
             then only polishes them. Searches set this themselves (`--no-library`); ablations never
             use blocks of the library.
@@ -137,14 +174,42 @@ class Recipe(Settings):
             a whole, in small batches, before it is first measured; 0 for none. After these steps,
             quality predicts final quality far better than right after conversion. Task training
             follows with its own schedule.
+        settle_steps: the same in optimiser steps; 0: `settle_epochs`.
         settle_batch_size, settle_learning_rate: batch size and learning rate of these steps.
         epochs: passes over the training split in task training, fractions allowed; 0 for no task
             training.
+        steps: optimiser steps of task training, over as many passes as they need; 0: `epochs`. The
+            network is then scored after each of up to eight equal slices, and curves and rungs
+            count steps. A budget of N tokens is N / (`batch_size` · context) steps.
+        batch_size: examples of one optimiser step.
+        micro_batch: examples that are computed at once, whose gradients are added up. The step is
+            the same but for batch norms and dropout. Default: None, the whole batch.
         learning_rate: peak of task training's one-cycle schedule (AdamW).
-        distill: weight of the guide's logits in the loss, 0 (labels alone) to 1 (guide alone).
+        warmup: share of the steps in which the learning rate rises to its peak; 0 starts at the
+            peak. A network of converted blocks needs none; steps count there rather than batch
+            size (RADLADS, arXiv:2505.03005).
+        kept_learning_rate: learning rate of kept parts as a factor of `learning_rate`. Blocks made
+            from a guide's part count as new; so do weights that kept and new parts share. For
+            ablations that start from random weights every part is new.
+        freeze_kept: kept parts that are not trained: True for all, or names of the guide's parts,
+            with wildcards (``*.mlp``). They run in eval mode.
+        distill: weight of the guide's logits in the loss, 0 (labels alone) to 1 (guide alone,
+            labels are not read).
         temperature: temperature of distillation, for both networks.
+        hidden: weight of 1 − cosine between hidden states of the network and the guide, averaged
+            over positions and over the boundaries inside the network where it has the guide's
+            shape; it is added to the loss. The guide then runs for every batch. Source: Puzzle,
+            arXiv:2411.19146, where it is best together with the divergence of logits.
+        precision: of the network in task training: `float32`, or `bfloat16` under autocast with
+            float32 weights and optimiser. Default: `auto`, bfloat16 on CUDA. With `bfloat16` the
+            guide runs in it as well where it teaches batch by batch.
+        checkpointing: whether each block is computed a second time in the backward pass instead of
+            storing its activations. The gradients are the same.
         recalibrate: whether batch-norm statistics are computed again from training data after
             conversion; not needed for ablations that start from random weights.
+        divergence_examples: number of validation examples on which the divergence of a block of the
+            library is measured (`conversion.divergence`); 0 does not measure it. Candidates do not
+            depend on it, only what is proposed.
     """
 
     # Any, so that type checkers allow objects; the stored value is text.
@@ -157,20 +222,59 @@ class Recipe(Settings):
     plateau: Annotated[float, Field(ge=0, lt=1)] = 0.0
     align_batch_size: Annotated[int, Field(ge=4)] = 64
     align_learning_rate: PositiveFloat = 1e-2
+    activations_dtype: ActivationsDtype = "float32"
     library: bool = False
     polish_steps: Annotated[int, Field(ge=0)] = 0
     recalibrate: bool = True
     hybrid_epochs: Epochs = 0.0
     settle_epochs: Epochs = 0.0
+    settle_steps: Annotated[int, Field(ge=0)] = 0
     settle_batch_size: Annotated[int, Field(ge=2)] = 16
     settle_learning_rate: PositiveFloat = 6e-3
     epochs: Epochs = 2.0
+    steps: Annotated[int, Field(ge=0)] = 0
     batch_size: Annotated[int, Field(ge=2)] = 128
+    micro_batch: Positive | None = None
     learning_rate: PositiveFloat = 6e-3
+    warmup: Annotated[float, Field(ge=0, lt=1)] = 0.2
+    kept_learning_rate: PositiveFloat = 1.0
+    freeze_kept: bool | tuple[str, ...] = False
     weight_decay: Annotated[float, Field(ge=0)] = 1e-2
     distill: Annotated[float, Field(ge=0, le=1)] = 0.5
     temperature: PositiveFloat = 2.0
+    hidden: Annotated[float, Field(ge=0, allow_inf_nan=False)] = 0.0
     gradient_clip: PositiveFloat = 1.0
+    precision: Precision = "auto"
+    checkpointing: bool = False
+    divergence_examples: Annotated[int, Field(ge=0)] = 128
+
+    @field_validator("freeze_kept", mode="before")
+    @classmethod
+    def _is_all_none_or_names(cls, given: object, others: ValidationInfo) -> object:
+        names = [given] if isinstance(given, str) else given
+        if isinstance(names, list | tuple):
+            if not all(isinstance(name, str) and name for name in names):
+                raise ValueError(f"must name parts of the guide, got {given!r}")
+            return tuple(names) or False
+        if not isinstance(given, bool):
+            raise ValueError(f"must be true, false, or names of the guide's parts, got {given!r}")
+        rate = others.data.get("kept_learning_rate", 1)
+        if given and rate != 1:
+            raise ValueError(
+                f"true trains no kept part, so kept_learning_rate={rate:g} has no effect; leave "
+                "out one of them"
+            )
+        return given
+
+    @model_serializer(mode="wrap")
+    def _without_added_defaults(self, dump: SerializerFunctionWrapHandler) -> dict[str, Any]:
+        defaults = {name: type(self).model_fields[name].default for name in ADDED}
+        values: dict[str, Any] = dump(self)
+        return {
+            name: value
+            for name, value in values.items()
+            if name not in ADDED or getattr(self, name) != defaults[name]
+        }
 
     @field_validator("similarity_options")
     @classmethod
@@ -223,10 +327,33 @@ class Recipe(Settings):
         return self.model_copy(
             update={
                 "epochs": self.settle_epochs,
+                "steps": self.settle_steps,
                 "batch_size": self.settle_batch_size,
                 "learning_rate": self.settle_learning_rate,
             }
         )
+
+    @property
+    def settles(self) -> bool:
+        """Whether the assembled network is trained before it is first measured."""
+        return bool(self.settle_steps or self.settle_epochs)
+
+    @property
+    def reports(self) -> float:
+        """How often task training is scored: its epochs, or the slices of its steps."""
+        return min(SLICES, self.steps) if self.steps else self.epochs
+
+    def mark(self, report: int) -> int:
+        """Where a report stands on curves: epochs done, or steps done for a budget in steps.
+
+        Args:
+            report: 0 before task training, 1 after the first epoch or slice, and so on.
+        """
+        return self.steps * report // min(SLICES, self.steps) if self.steps else report
+
+    def steps_over(self, examples: int) -> int:
+        """Optimiser steps of task training on a training split of so many examples."""
+        return self.steps or round(self.epochs * (examples // min(self.batch_size, examples)))
 
     @property
     def training(self) -> dict[str, Any]:
@@ -237,6 +364,11 @@ class Recipe(Settings):
     def taught(self) -> bool:
         """Whether task training distils from the guide's logits."""
         return self.distill > 0 and bool(SCHEDULES[self.schedule].taught)
+
+    @property
+    def guided(self) -> bool:
+        """Whether task training uses the guide at all: its logits or its hidden states."""
+        return self.taught or (self.hidden > 0 and bool(SCHEDULES[self.schedule].taught))
 
     @property
     def id(self) -> str:

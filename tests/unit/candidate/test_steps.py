@@ -44,7 +44,7 @@ def workshop() -> Workshop:
 
 
 def chain(*blocks: str) -> Architecture:
-    values = {"basic": (("width", 0.5),)}
+    values = {"basic": (("width", 0.5),), "wider": (("layers", 1),)}
     return Architecture(
         tuple(BlockChoice(Span(i, i + 1), b, values.get(b, ())) for i, b in enumerate(blocks))
     )
@@ -62,6 +62,7 @@ def recipe(**changes: object) -> Recipe:
     [
         ({}, False, "align, recalibrate, finetune"),
         ({"settle_epochs": 0.5}, False, "align, recalibrate, settle, finetune"),
+        ({"settle_steps": 2}, False, "align, recalibrate, settle, finetune"),
         ({"recalibrate": False}, False, "align, finetune"),
         ({"library": True}, False, "take blocks, recalibrate, finetune"),
         ({"library": True, "polish_steps": 3}, False, "take blocks, align, recalibrate, finetune"),
@@ -126,6 +127,97 @@ def test_events_name_their_step_and_their_multiply_adds_are_what_was_spent(
     ]  # fmt: skip
     (made,) = (event.block for event in told if event.block is not None)
     assert made.macs > 0  # the library's to count
+
+
+def test_a_budget_in_steps_is_scored_and_has_rungs_by_its_steps(workshop: Workshop) -> None:
+    chosen = recipe(steps=16, settle_steps=2, batch_size=32, hybrid_epochs=0.1)
+    *events, last = workshop.convert(NEW, 0, chosen)
+    assert isinstance(last, Converted)
+    curve = last.evaluation.curve
+    assert [p.step for p in curve if p.metric == "val_accuracy"] == list(range(0, 17, 2))
+    assert [p.step for p in curve if p.metric == "train_loss"] == list(range(2, 17, 2))
+    assert [e.rung for e in events if isinstance(e, Reached)] == ["converted", "step_4", "step_8"]
+    whole = last.evaluation.cost.macs
+    spent = {step: sum(e.macs for e in events if isinstance(e, Progress) and e.step == step)
+             for step in ("settle", "finetune")}  # fmt: skip
+    assert spent == {"settle": 3 * 2 * 16 * whole, "finetune": 3 * 16 * 32 * whole}
+
+
+def trained(workshop: Workshop, chosen: Architecture, **changes: object) -> set[str]:
+    """The blocks and parts whose weights change in task training."""
+    candidate = workshop.candidate(chosen, 0, recipe(steps=2, batch_size=32, **changes))
+    list(Assemble().run(candidate))
+    before = {n: p.clone() for n, p in candidate.target.named_parameters()}
+    list(Finetune().run(candidate))
+    return {
+        name.split(".")[1]
+        for name, parameter in candidate.target.named_parameters()
+        if not torch.equal(parameter, before[name])
+    }
+
+
+@pytest.mark.parametrize(
+    ("frozen", "blocks", "left"),
+    [
+        (False, NEW, "012"),
+        (True, NEW, "1"),
+        ("0", NEW, "12"),
+        (["0", "h*"], NEW, "1"),
+        ("1", NEW, "012"),  # it is not kept here
+        (True, chain("keep", "wider", "keep"), "1"),  # made of the guide's part, so new
+    ],
+)
+def test_frozen_kept_parts_do_not_train(
+    frozen: object, blocks: Architecture, left: str, workshop: Workshop
+) -> None:
+    assert workshop.space.guide.names == ("0", "1", "head")
+    assert trained(workshop, blocks, freeze_kept=frozen) == set(left)
+
+
+def test_without_anything_from_the_guide_no_part_counts_as_kept(workshop: Workshop) -> None:
+    assert trained(workshop, NEW, freeze_kept=True, schedule="scratch") == set("012")
+    candidate = workshop.candidate(NEW, 0, recipe(kept_learning_rate=0.1, schedule="kd"))
+    list(Assemble().run(candidate))
+    assert candidate.kept == () and candidate.kept_parameters == []
+
+
+def test_weights_that_kept_and_new_blocks_share_are_new(workshop: Workshop) -> None:
+    candidate = workshop.candidate(NEW, 0, recipe(freeze_kept="0"))
+    list(Assemble().run(candidate))
+    first, new, head = candidate.target.blocks
+    assert candidate.kept == (0, 2) and candidate.frozen == (0,)
+    own = [*first.parameters(), *head.parameters()]
+    assert {id(p) for p in candidate.kept_parameters} == {id(p) for p in own}
+    shared = next(first.parameters())
+    new.register_parameter("tied", shared)
+    assert {id(p) for p in candidate.kept_parameters} == {id(p) for p in own} - {id(shared)}
+    candidate.thaw()
+    assert shared.requires_grad and not any(p.requires_grad for p in list(first.parameters())[1:])
+
+
+def test_multiply_adds_of_frozen_and_of_checkpointed_training(workshop: Workshop) -> None:
+    epoch = EpochLoss(0, 1.0, examples=10)
+    macs = {}
+    for frozen in (False, True):
+        for again in (False, True):
+            chosen = recipe(freeze_kept=frozen, checkpointing=again)
+            candidate = workshop.candidate(NEW, 0, chosen)
+            macs[frozen, again] = candidate.training_macs(epoch)
+    first, own, head = candidate.block_macs
+    assert macs == {
+        (False, False): 30 * (first + own + head),
+        (False, True): 40 * (first + own + head),
+        (True, False): 10 * (first + 3 * own + 2 * head),
+        (True, True): 10 * (first + 4 * own + 3 * head),
+    }
+
+
+def test_hidden_states_are_charged_for_every_batch(workshop: Workshop) -> None:
+    chosen = recipe(steps=8, batch_size=32, hidden=1.0, schedule="naive", recalibrate=False)
+    *_, last = workshop.convert(NEW, 0, chosen)
+    assert isinstance(last, Converted)
+    each = 3 * last.evaluation.cost.macs + sum(workshop.costs.part_macs)
+    assert last.evaluation.train_macs_spent == 8 * 32 * each
 
 
 def test_a_step_that_fails_was_named_before(workshop: Workshop) -> None:

@@ -11,6 +11,7 @@ from torch import nn
 
 from nas_theseus import Recipe, SearchSpace, cut, maximize, minimize
 from nas_theseus.blocks import Basic, Keep, Linear
+from nas_theseus.candidate import workshop as workshop_module
 from nas_theseus.candidate.candidate import Converted
 from nas_theseus.candidate.workshop import Workshop, result_of
 from nas_theseus.conversion.finetune import train
@@ -238,7 +239,30 @@ def test_without_a_polish_library_blocks_are_those_of_the_library(tmp_path: Path
         assert all(torch.equal(entry.state[name], block[name]) for name in block)
         told = found.evaluation.similarities[record.key.span.start]
         assert told == {0: record.facts.similarity}
+        facts, position = record.facts, record.key.span.start
+        points = {p.metric: p.value for p in found.evaluation.curve}
+        assert points[f"stitch_residual/{position}"] == facts.residual
+        assert points[f"divergence/{position}"] == facts.divergence
+        assert points.get(f"contribution_error/{position}") == facts.contribution_error
     assert found.evaluation.train_macs_spent == 0  # the blocks' own records have theirs
+
+
+def test_divergence_is_measured_if_the_recipe_and_the_task_have_it(tmp_path: Path) -> None:
+    space = make_space(LIBRARY)
+    replacing = Workshop(space, torch.device("cpu")).replacing
+    assert replacing is not None and replacing.count == 128
+    off = make_space(LIBRARY.model_copy(update={"divergence_examples": 0}))
+    assert Workshop(off, torch.device("cpu")).replacing is None
+    found = run(Workshop(off, torch.device("cpu")), TWO, None, Library(tmp_path))
+    assert not any(p.metric.startswith("divergence/") for p in found.evaluation.curve)
+    assert all(record.facts.divergence is None for record in Library(tmp_path).entries())
+
+    class Plain(type(space.task)):  # type: ignore[misc]
+        distillation = None
+
+    task = object.__new__(Plain)
+    vars(task).update(vars(space.task))
+    assert Workshop(replace(space, task=task), torch.device("cpu")).replacing is None
 
 
 def test_a_polish_is_the_schedule_with_its_own_steps(tmp_path: Path) -> None:
@@ -266,3 +290,30 @@ def test_a_recipe_that_takes_blocks_needs_a_library() -> None:
     workshop = Workshop(make_space(LIBRARY), torch.device("cpu"))
     with pytest.raises(ConversionError, match="takes blocks from the library, and there is none"):
         run(workshop, TWO)
+
+
+def test_activations_in_bfloat16_convert_alike_and_their_blocks_have_other_keys(
+    tmp_path: Path,
+) -> None:
+    coarse = LIBRARY.model_copy(update={"activations_dtype": "bfloat16"})
+    found = {}
+    for recipe in (LIBRARY, coarse):
+        workshop = Workshop(make_space(recipe), torch.device("cpu"), tmp_path / "work")
+        found[recipe.id] = run(workshop, TWO, None, Library(tmp_path / "library")).evaluation
+    assert len(list(Library(tmp_path / "library").entries())) == 4
+    exact, rounded = (evaluation.curve for evaluation in found.values())
+    residuals = [
+        [p.value for p in curve if p.metric.startswith("stitch_residual")]
+        for curve in (exact, rounded)
+    ]
+    assert residuals[0] != residuals[1]
+    assert residuals[1] == pytest.approx(residuals[0], rel=0.1)
+    assert len(list((tmp_path / "work").glob("*-bfloat16.npy"))) == 2  # none of the kept head's
+
+
+def test_a_workshop_refuses_activations_that_do_not_fit(monkeypatch: pytest.MonkeyPatch) -> None:
+    coarse = RECIPE.model_copy(update={"activations_dtype": "bfloat16"})
+    monkeypatch.setattr(workshop_module, "free_memory_bytes", lambda _: 100_000)
+    Workshop(make_space(RECIPE), torch.device("cpu"))
+    with pytest.raises(ConversionError, match="256 examples at 2 boundaries .* set align_examples"):
+        Workshop(make_space(coarse), torch.device("cpu"))

@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+import copy
 import math
+from collections.abc import Iterator
+from itertools import pairwise
 
 import pytest
 import torch
@@ -16,6 +19,7 @@ from nas_theseus.errors import ConversionError, GuideError
 from nas_theseus.guide.chain import Guide
 from nas_theseus.tasks import digits
 from nas_theseus.tasks.score import score
+from nas_theseus.tasks.task import Batch
 
 TASK = digits()
 
@@ -150,3 +154,166 @@ def test_without_memory_for_two_examples_training_ends_with_what_to_do() -> None
     with pytest.raises(ConversionError, match="with 2 examples at once.*--gpus-per-trial"):
         list(train(small, TASK, recipe, 1))
     assert small.seen == [16, 8, 4, 2]
+
+
+def record_rates(monkeypatch: pytest.MonkeyPatch) -> list[list[float]]:
+    """The learning rates of every group of parameters, step by step."""
+    rates: list[list[float]] = []
+    step = torch.optim.AdamW.step
+
+    def recorded(self: torch.optim.AdamW, *given: object) -> object:
+        rates.append([float(group["lr"]) for group in self.param_groups])
+        return step(self, *given)  # type: ignore[arg-type]
+
+    monkeypatch.setattr(torch.optim.AdamW, "step", recorded)
+    return rates
+
+
+@pytest.mark.parametrize("steps", [1, 3, 8, 11, 50])
+def test_a_budget_in_steps_is_cut_into_up_to_eight_slices(
+    steps: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    rates = record_rates(monkeypatch)
+    recipe = Recipe(steps=steps, epochs=99, distill=0, batch_size=64)
+    losses = list(train(network(), TASK, recipe, seed=1))
+    assert [loss.epoch for loss in losses] == list(range(min(8, steps)))
+    marks = [recipe.mark(report) for report in range(len(losses) + 1)]
+    assert [loss.examples for loss in losses] == [64 * (b - a) for a, b in pairwise(marks)]
+    assert (marks[0], marks[-1], len(rates)) == (0, steps, steps)
+    sizes = [b - a for a, b in pairwise(marks)]
+    assert max(sizes) - min(sizes) <= 1
+
+
+def test_steps_go_through_the_data_in_passes_with_an_order_each() -> None:
+    seen: list[torch.Tensor] = []
+
+    class Spy(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.inner = network()
+
+        def forward(self, inputs: torch.Tensor) -> torch.Tensor:
+            seen.append(inputs)
+            out: torch.Tensor = self.inner(inputs)
+            return out
+
+    a_pass = TASK.size("train") // 64
+    list(train(Spy(), TASK, Recipe(steps=a_pass + 3, distill=0, batch_size=64), seed=1))
+    wanted = [*batches(1), *batches(2)][: a_pass + 3]
+    assert len(seen) == len(wanted)
+    assert all(torch.equal(a, b.inputs) for a, b in zip(seen, wanted, strict=True))
+
+
+def batches(seed: int) -> Iterator[Batch]:
+    return TASK.batches("train", 64, seed=seed)
+
+
+def test_as_many_steps_as_an_epoch_has_train_alike() -> None:
+    """Only when the loss is reported differs."""
+    first, second = network(), network()
+    steps = TASK.size("train") // 64
+    list(train(first, TASK, Recipe(epochs=1, distill=0, batch_size=64), seed=1))
+    list(train(second, TASK, Recipe(steps=steps, distill=0, batch_size=64), seed=1))
+    pairs = zip(first.parameters(), second.parameters(), strict=True)
+    assert all(torch.equal(a, b) for a, b in pairs)
+
+
+@pytest.mark.parametrize("warmup", [0.0, 0.1, 0.2, 0.5, 0.9])
+@pytest.mark.parametrize("steps", [1, 2, 5, 10, 20])
+def test_the_learning_rate_peaks_after_its_warm_up_and_falls(
+    warmup: float, steps: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    rates = record_rates(monkeypatch)
+    recipe = Recipe(steps=steps, warmup=warmup, distill=0, batch_size=16, learning_rate=1e-3)
+    list(train(network(), TASK, recipe, seed=1))
+    found = [rate for (rate,) in rates]
+    peak = found.index(max(found))
+    assert len(found) == steps and max(found) <= 1e-3
+    assert abs(peak - max(0, warmup * steps - 1)) <= 1
+    assert all(a > b for a, b in pairwise(found[peak:]))
+    if warmup == 0:
+        assert peak == 0
+        # The cosine from the peak to nothing, from its first step on.
+        cosine = [(1 + math.cos(math.pi * (i + 1) / steps)) / 2 * 1e-3 for i in range(steps)]
+        assert found == pytest.approx(cosine, abs=1e-8)
+
+
+def test_kept_parameters_have_a_rate_of_their_own(monkeypatch: pytest.MonkeyPatch) -> None:
+    rates = record_rates(monkeypatch)
+    student = network()
+    kept = list(student[3].parameters())  # type: ignore[index]
+    recipe = Recipe(steps=10, distill=0, batch_size=64, learning_rate=1e-2, kept_learning_rate=0.1)
+    list(train(student, TASK, recipe, 1, kept=kept))
+    assert all(slow == pytest.approx(fast / 10) for fast, slow in rates)
+    plain, same = network(), network()
+    list(train(plain, TASK, Recipe(steps=4, distill=0), 1))
+    list(train(same, TASK, Recipe(steps=4, distill=0), 1, kept=list(same.parameters())))
+    assert [len(groups) for groups in rates[10:]] == [1] * 8
+    pairs = zip(plain.parameters(), same.parameters(), strict=True)
+    assert all(torch.equal(a, b) for a, b in pairs)
+
+
+def normed(seed: int = 0) -> nn.Sequential:
+    torch.manual_seed(seed)
+    hidden = nn.Sequential(nn.Flatten(), nn.Linear(64, 16), nn.BatchNorm1d(16), nn.ReLU())
+    return nn.Sequential(hidden, nn.Linear(16, 10))
+
+
+def test_a_frozen_link_stays_as_it_is_with_its_statistics() -> None:
+    student = normed()
+    student[0].requires_grad_(False)
+    before = copy.deepcopy(student.state_dict())
+    list(train(student, TASK, Recipe(steps=3, distill=0, batch_size=64), 1))
+    after = student.state_dict()
+    same = {name for name in after if torch.equal(after[name], before[name])}
+    assert same == {name for name in after if name.startswith("0.")}
+    assert not student[0].training and student[1].training
+
+
+def test_a_network_with_nothing_to_train_is_left_as_it_is() -> None:
+    student = normed().requires_grad_(False).eval()
+    assert list(train(student, TASK, Recipe(distill=0), 1)) == []
+    assert not student.training
+
+
+@pytest.mark.parametrize("micro_batch", [1, 7, 16, 64, 100])
+def test_micro_batches_take_the_same_step(micro_batch: int) -> None:
+    whole, pieced = Small(room=64), Small(room=64)
+    recipe = Recipe(steps=1, distill=0, batch_size=64)
+    (first,) = train(whole, TASK, recipe, 1)
+    (second,) = train(pieced, TASK, recipe.model_copy(update={"micro_batch": micro_batch}), 1)
+    pieces = -(-64 // micro_batch)
+    assert len(pieced.seen) == pieces and sum(pieced.seen) == 64
+    assert max(pieced.seen) <= micro_batch and second.pieces == 1
+    assert second.loss == pytest.approx(first.loss, rel=1e-5)
+    for one, other in zip(whole.parameters(), pieced.parameters(), strict=True):
+        assert one.grad is not None and other.grad is not None
+        torch.testing.assert_close(one.grad, other.grad, rtol=1e-4, atol=1e-6)
+
+
+def test_a_micro_batch_that_does_not_fit_is_halved_and_told() -> None:
+    small = Small(room=8)
+    recipe = Recipe(steps=1, distill=0, batch_size=64, micro_batch=16)
+    (told,) = train(small, TASK, recipe, 1)
+    assert small.seen == [16, *[8] * 8] and told.pieces == 8
+
+
+def test_micro_batches_of_one_are_refused_for_batch_norms_before_training() -> None:
+    for batch_size, micro_batch in ((8, 1), (3, 2)):
+        recipe = Recipe(steps=1, distill=0, batch_size=batch_size, micro_batch=micro_batch)
+        with pytest.raises(ConversionError, match=f"micro_batch={micro_batch} leaves single"):
+            list(train(normed(), TASK, recipe, 1))
+    list(train(normed(), TASK, Recipe(steps=1, distill=0, batch_size=4, micro_batch=2), 1))
+
+
+def test_a_guide_is_trained_again_for_what_its_training_depends_on() -> None:
+    recipe = Recipe(epochs=1)
+    keys = {guide_key(guide(), TASK, recipe)}
+    for name, value in {
+        "steps": 5, "micro_batch": 4, "warmup": 0.0, "precision": "bfloat16",
+        "checkpointing": True,
+    }.items():  # fmt: skip
+        keys.add(guide_key(guide(), TASK, recipe.model_copy(update={name: value})))
+    assert len(keys) == 6
+    for name, value in {"hidden": 1.0, "freeze_kept": True, "settle_steps": 3}.items():
+        assert guide_key(guide(), TASK, recipe.model_copy(update={name: value})) in keys

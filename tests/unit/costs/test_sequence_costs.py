@@ -10,7 +10,7 @@ from nas_theseus.blocks.causality import mixes_tokens
 from nas_theseus.costs.measures.kv_cache_bytes import KVCacheBytes
 from nas_theseus.costs.measures.weight_bytes import WeightBytes
 from nas_theseus.errors import CostError
-from nas_theseus.guide.sublayers import Attention, Skip, Sublayer
+from nas_theseus.guide.sublayers import Attention, Reading, Skip, Sublayer
 from nas_theseus.values.architecture import Boundary
 
 INLET = Boundary((10, 8))
@@ -18,7 +18,7 @@ INLET = Boundary((10, 8))
 
 def attention(window: int | None = None) -> Sublayer:
     maps = [nn.Linear(8, 8), nn.Linear(8, 4), nn.Linear(8, 4), nn.Linear(8, 8)]
-    return Sublayer(Attention(*maps, head_width=4, window=window))
+    return Sublayer(Attention(*maps, head_width=4, reading=Reading(window=window)))
 
 
 def test_weights_count_once_in_their_own_type_or_another() -> None:

@@ -11,7 +11,7 @@ import pytest
 
 from nas_theseus import Recipe, maximize, minimize
 from nas_theseus.estimate.pareto import ranks
-from nas_theseus.estimate.rungs import RungRecord, examples_left, rungs_of, standing
+from nas_theseus.estimate.rungs import RungRecord, examples_left, may_stop, rungs_of, standing
 from nas_theseus.values.architecture import Architecture, BlockChoice, Span
 from nas_theseus.values.conditions import parse_constraint
 from nas_theseus.values.goals import Objective
@@ -71,6 +71,17 @@ def test_examples_left_are_those_of_the_steps_behind_the_rung() -> None:
     assert examples_left(recipe, 100, converted) == 8 * 90
     assert examples_left(recipe, 100, quarter) == 6 * 90
     assert examples_left(Recipe(epochs=2.5, batch_size=30), 100, converted) == 8 * 30  # of 7.5
+
+
+def test_rungs_of_a_budget_in_steps_are_after_two_and_four_of_its_slices() -> None:
+    recipe = Recipe(steps=100, batch_size=30)
+    rungs = rungs_of(recipe, "val_accuracy")
+    assert [(r.name, r.epoch) for r in rungs] == [
+        ("converted", 0), ("step_25", 25), ("step_50", 50),
+    ]  # fmt: skip
+    assert [examples_left(recipe, 20, rung) for rung in rungs] == [2000, 1500, 1000]
+    assert may_stop(recipe) and not may_stop(Recipe(steps=1))
+    assert [rung.name for rung in rungs_of(Recipe(steps=1), "val_accuracy")] == ["converted"]
 
 
 @pytest.mark.parametrize("objectives", [1, 2, 3])

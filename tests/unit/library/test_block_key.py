@@ -66,9 +66,13 @@ MINE = BlockChoice(Span(1, 2), "mine", (("hidden", 4),))
 
 
 def key_of(folder: Path, text: str = SPACE, chosen: BlockChoice = MINE) -> BlockKey:
+    return BlockKeys(load_space(write_space(folder, text))).of(chosen)
+
+
+def write_space(folder: Path, text: str = SPACE) -> Path:
     path = folder / "small.py"
     path.write_text(text)
-    return BlockKeys(load_space(path)).of(chosen)
+    return path
 
 
 KEY = BlockKey(
@@ -94,11 +98,26 @@ def test_every_ingredient_changes_the_id(changed: dict[str, object]) -> None:
     assert other.seed != KEY.seed
 
 
+def test_a_key_names_the_guides_parts_and_they_change_no_id() -> None:
+    named = replace(KEY, span=Span(1, 3, ("layer1.0", "layer1.1")))
+    assert named == KEY and named.id == KEY.id
+    assert str(named) == "mine(depth=2, hidden=4) for parts layer1.0–layer1.1"
+    assert str(BlockKey.from_json(named.to_json())) == str(named)
+    assert "parts" not in KEY.to_json() and str(KEY) == "mine(depth=2, hidden=4) for parts 1-2"
+
+
+def test_keys_of_a_space_name_its_parts(tmp_path: Path) -> None:
+    space = load_space(write_space(tmp_path))
+    (choice,) = (c for c in space.choices(space.span(1, 2)) if c == MINE)
+    assert str(BlockKeys(space).of(choice)) == f"mine(hidden=4) for part {space.guide.names[1]}"
+
+
 def test_of_the_recipe_what_alignment_depends_on_changes_the_id() -> None:
     other = {
         "similarity": "dmnn", "similarity_options": SimilarityOptions(pool=4),
         "align_examples": 64, "align_steps": 7, "plateau": 0.1, "align_batch_size": 32,
         "align_learning_rate": 0.1, "weight_decay": 0.5, "gradient_clip": 0.5,
+        "activations_dtype": "bfloat16",
     }  # fmt: skip
     assert other.keys() == ALIGNMENT
     ids = {replace(KEY, recipe=Recipe(**{name: value})).id for name, value in other.items()}
@@ -106,7 +125,9 @@ def test_of_the_recipe_what_alignment_depends_on_changes_the_id() -> None:
     same = Recipe(
         schedule="joint", order="reverse", epochs=9, hybrid_epochs=1, batch_size=8, distill=0,
         learning_rate=1, temperature=5, recalibrate=False, library=True, polish_steps=3,
-        settle_epochs=1, settle_batch_size=4, settle_learning_rate=1,
+        settle_epochs=1, settle_batch_size=4, settle_learning_rate=1, settle_steps=3, steps=5,
+        micro_batch=2, warmup=0, kept_learning_rate=2, freeze_kept=("a",), hidden=1,
+        precision="bfloat16", checkpointing=True, divergence_examples=9,
     )  # fmt: skip
     assert {*same.model_fields_set, *other} == set(Recipe.model_fields)
     assert replace(KEY, recipe=same) == KEY

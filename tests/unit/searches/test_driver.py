@@ -224,7 +224,7 @@ def test_a_block_that_cannot_be_converted_fails_its_architectures_and_is_not_tri
     assert len(failures) == state.failed > 0
     for failure in failures:
         assert failure.stage == "convert block"
-        assert "wild for parts" in failure.message and "infinite" in failure.message
+        assert "wild for part" in failure.message and "infinite" in failure.message
         assert "wild" in failure.architecture.blocks
 
     again = Bench(tmp_path, trials=16, text=WILD)
@@ -285,7 +285,7 @@ def test_a_block_that_two_architectures_lack_is_handed_out_once(tmp_path: Path) 
     bench = Bench(tmp_path)
     blocks = BlockJobs(bench.keys, bench.library, bench.storage)
     basic = BlockChoice(Span(0, 1), "basic", (("width", 1),))
-    rest = (BlockChoice(Span(2, 3), "identity"), BlockChoice(Span(3, 4), "keep"))
+    rest = (BlockChoice(Span(2, 3), "keep"), BlockChoice(Span(3, 4), "keep"))
     one = Architecture((basic, BlockChoice(Span(1, 2), "keep"), *rest))
     other = Architecture((basic, BlockChoice(Span(1, 2), "linear"), *rest))
     first, second = blocks.start(one), blocks.start(other)
@@ -299,7 +299,7 @@ def test_a_block_that_two_architectures_lack_is_handed_out_once(tmp_path: Path) 
     assert (blocks.counts.running, blocks.counts.reused) == (2, 0)
     assert blocks.ended(first, None) is None
     stored = bench.library.record(first)
-    assert stored is not None and blocks.errors() == {basic: stored.facts.residual}
+    assert stored is not None and blocks.errors() == {basic: stored.facts.divergence}
     assert (blocks.counts.converted, blocks.counts.running) == (1, 1)
     assert blocks.ended(second, "its worker died 3 times") == blocks.broken(other)
     assert blocks.broken(one) is None and blocks.start(other) == second

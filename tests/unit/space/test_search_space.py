@@ -2,20 +2,22 @@
 
 from __future__ import annotations
 
+import re
 from pathlib import Path
 
 import pytest
 import torch
 from torch import Tensor, nn
 
-from nas_theseus import Boundary, SearchSpace, block, choice, cut, maximize, minimize
+from nas_theseus import Boundary, Recipe, SearchSpace, block, choice, cut, maximize, minimize
 from nas_theseus.blocks import Basic, BlockFamily, Depthwise, Keep, Linear, TokenMLP
 from nas_theseus.blocks.family import Stitched, last_map
 from nas_theseus.costs.table import CostTable
 from nas_theseus.errors import SpaceError
+from nas_theseus.guide.chain import Guide
 from nas_theseus.space.load import load_space
 from nas_theseus.space.mistakes import mistakes_in
-from nas_theseus.tasks import digits
+from nas_theseus.tasks import digits, text_file
 from nas_theseus.values.architecture import Span
 
 ROOT = Path(__file__).resolve().parents[3]
@@ -73,11 +75,13 @@ def test_all_mistakes_are_told_together() -> None:
         [Keep(), Linear(), block(WrongShape, "linear"), block(Activated), Depthwise().on("stem")],
         objectives=[maximize("val_accurracy"), minimize("macs")], keep=["tail"],
         constraints=["macs < 3", "mac <= 3"], max_span=2,
+        recipe=Recipe(freeze_kept=("*.mlp", "h*")),
     )  # fmt: skip
     text = "\n".join(mistakes_in(space))
     for expected in (
         "two blocks are named 'linear'",
         "no part is named 'tail'; the guide's parts are 0, 1, head",
+        "recipe: freeze_kept: no part is named '*.mlp'; the guide's parts are 0, 1, head",
         "block 'depthwise': no part is named 'stem'",
         "its layer `last` is not the last operation",
         "unknown 'val_accurracy'; known: latency_ms, macs, params, peak_memory_bytes, val_accuracy",
@@ -89,7 +93,7 @@ def test_all_mistakes_are_told_together() -> None:
 
 def test_a_block_that_gives_the_wrong_shape_or_raises_is_named() -> None:
     (wrong,) = mistakes_in(make([Keep(), block(WrongShape)]))
-    assert "block wrongshape(hidden" not in wrong and "block wrongshape for parts 0: " in wrong
+    assert "block wrongshape(hidden" not in wrong and "block wrongshape for part 0: " in wrong
     assert wrong.endswith("(and 2 more of its choices)")
     (broken,) = mistakes_in(make([Keep(), block(Broken)]))
     assert "block 'broken' cannot replace any span; first reason: " in broken
@@ -216,3 +220,20 @@ def test_the_cheapest_architecture_is_named_when_a_constraint_cannot_be_met() ->
     macs, params = CostTable(space).unmeetable()
     assert "'macs <= 10'" in macs and "cheapest has macs = " in macs
     assert "largest has params = " in params
+
+
+@pytest.mark.parametrize(
+    ("vocabulary", "message"),
+    [
+        (40, r"outputs are .*\(6, 40\), but .* more than the task's 30 tokens: .*vocabulary=40 if"),
+        (20, r"fewer than the task's 30 tokens: the tokenizer is another model's"),
+    ],
+)
+def test_a_tokenizer_of_another_model(tmp_path: Path, vocabulary: int, message: str) -> None:
+    path = tmp_path / "text.txt"
+    path.write_text("abcdefgh " * 60, encoding="utf-8")
+    task = text_file(path, context=6, vocabulary=30)
+    parts = [("embed", nn.Embedding(40, 8)), ("head", nn.Linear(8, vocabulary))]
+    space = SearchSpace(guide=Guide(parts, task.inlet), task=task, blocks=[Keep()])
+    (said,) = mistakes_in(space)
+    assert re.search(message, said)

@@ -11,7 +11,7 @@ from pydantic import ValidationError
 
 from nas_theseus import Recipe
 from nas_theseus.errors import SpaceError, UnknownNameError
-from nas_theseus.values.recipe import changed
+from nas_theseus.values.recipe import ADDED, changed
 from nas_theseus.values.registers import SCHEDULES, SIMILARITIES
 
 
@@ -41,6 +41,7 @@ def test_ids_are_those_of_searches_that_were_begun_before(
     settings: dict[str, Any], expected: str
 ) -> None:
     assert Recipe(**settings).id == expected
+    assert Recipe(**settings, divergence_examples=7).id != expected
 
 
 @pytest.mark.parametrize("schedule", SCHEDULES)
@@ -175,3 +176,108 @@ def test_a_record_is_read_whether_or_not_its_similarity_is_loaded() -> None:
         SIMILARITIES[recipe.similarity]
     with pytest.raises(ValidationError, match="unknown similarity 'elsewhere'"):
         Recipe.from_record({"similarity": "elsewhere"})
+
+
+OTHER: dict[str, Any] = {
+    "activations_dtype": "bfloat16", "settle_steps": 5, "steps": 7, "micro_batch": 4, "warmup": 0.0,
+    "kept_learning_rate": 0.1, "freeze_kept": ("*.mlp", "embed"), "hidden": 0.5,
+    "precision": "bfloat16", "checkpointing": True,
+}  # fmt: skip
+
+
+def test_settings_that_came_later_are_in_dumps_only_if_they_are_not_the_default() -> None:
+    """So ids, block keys and cells of searches from before are found again."""
+    assert OTHER.keys() == ADDED
+    plain = Recipe()
+    assert not ADDED & plain.model_dump().keys()
+    assert not ADDED & plain.alignment.keys() and not ADDED & plain.training.keys()
+    assert not ADDED & json.loads(plain.model_dump_json()).keys()
+    for name, value in OTHER.items():
+        other = Recipe(**{name: value})
+        assert other.model_dump() == {**plain.model_dump(), name: value}
+        again = Recipe(**json.loads(other.model_dump_json()))
+        assert again == other and again.id == other.id
+        # Said or not, a default is a default.
+        said = Recipe(**{name: getattr(plain, name)})
+        assert said.id == plain.id and said.model_dump() == plain.model_dump()
+    assert len({Recipe(**{name: value}).id for name, value in OTHER.items()}) == len(OTHER)
+    assert changed(Recipe(**OTHER), ["steps=0"]).steps == 0
+
+
+def test_wrong_values_of_training_are_told_together() -> None:
+    with pytest.raises(SpaceError) as error:
+        changed(
+            Recipe(),
+            [
+                "steps=-1", "settle_steps=0.5", "micro_batch=0", "warmup=1", "hidden=-1",
+                "kept_learning_rate=0", "precision=fp16", "activations_dtype=float16",
+                "checkpointing=perhaps", "freeze_kept=3",
+            ],
+        )  # fmt: skip
+    told = {mistake.partition(":")[0]: mistake for mistake in error.value.mistakes}
+    assert told.keys() == ADDED
+    assert "'auto', 'float32' or 'bfloat16', got 'fp16'" in told["precision"]
+    assert told["freeze_kept"].endswith("true, false, or names of the guide's parts, got 3")
+
+
+@pytest.mark.parametrize(
+    ("given", "held"),
+    [
+        (True, True), (False, False), ([], False), ("*.mlp", ("*.mlp",)), (["a", "b"], ("a", "b")),
+    ],
+)  # fmt: skip
+def test_kept_parts_are_frozen_all_or_by_name(given: object, held: object) -> None:
+    assert Recipe(freeze_kept=given).freeze_kept == held  # type: ignore[arg-type]
+
+
+@pytest.mark.parametrize("given", [[""], [1], None, 1.5, {"a": 1}])
+def test_what_names_no_parts_is_refused(given: Any) -> None:
+    with pytest.raises(ValidationError, match="parts of the guide|guide's parts"):
+        Recipe(freeze_kept=given)
+
+
+def test_a_rate_of_parts_that_are_all_frozen_is_refused() -> None:
+    with pytest.raises(ValidationError, match="kept_learning_rate=0.1 has no effect"):
+        Recipe(freeze_kept=True, kept_learning_rate=0.1)
+    assert Recipe(freeze_kept=("a",), kept_learning_rate=0.1).freeze_kept == ("a",)
+
+
+@pytest.mark.parametrize(
+    ("changes", "reports", "marks", "steps"),
+    [
+        ({}, 2.0, [0, 1, 2], 2 * 7),
+        ({"epochs": 0.5}, 0.5, [0, 1], 4),
+        ({"epochs": 0}, 0, [0], 0),
+        ({"steps": 3}, 3, [0, 1, 2, 3], 3),
+        ({"steps": 100, "epochs": 0}, 8, [0, 12, 25, 37, 50, 62, 75, 87, 100], 100),
+    ],
+)
+def test_budgets_in_epochs_and_in_steps(
+    changes: dict[str, Any], reports: float, marks: list[int], steps: int
+) -> None:
+    recipe = Recipe(**changes)
+    assert recipe.reports == reports
+    assert [recipe.mark(report) for report in range(len(marks))] == marks
+    assert recipe.steps_over(7 * 128 + 5) == steps
+
+
+def test_settling_has_a_budget_of_its_own() -> None:
+    assert not Recipe(steps=9).settles
+    settling = Recipe(steps=9, settle_steps=4, settle_batch_size=8).settling
+    assert (settling.steps, settling.batch_size, settling.steps_over(80)) == (4, 8, 4)
+    settling = Recipe(steps=9, settle_epochs=0.5, settle_batch_size=8).settling
+    assert (settling.steps, settling.steps_over(80)) == (0, 5)
+
+
+def test_the_guide_teaches_by_logits_or_by_hidden_states() -> None:
+    taught = {
+        (distill, hidden): (recipe.taught, recipe.guided)
+        for distill in (0.0, 0.5)
+        for hidden in (0.0, 1.0)
+        for recipe in [Recipe(distill=distill, hidden=hidden)]
+    }
+    assert taught == {
+        (0.0, 0.0): (False, False), (0.0, 1.0): (False, True),
+        (0.5, 0.0): (True, True), (0.5, 1.0): (True, True),
+    }  # fmt: skip
+    assert not Recipe(schedule="scratch", hidden=1).guided
