@@ -29,6 +29,9 @@ _MOST_NUMBERS = 1 << 26
 # about 1e-6; a wrong operator or weight comes to far more.
 TOLERANCE = 1e-4
 
+# Formats for some kinds of networks alone, which no message offers to others.
+SPECIAL = ("huggingface",)
+
 Metadata: TypeAlias = dict[str, str]
 Run: TypeAlias = Callable[[Tensor], Tensor]
 
@@ -210,7 +213,8 @@ def _shape(boundary: Boundary) -> str:
 
 
 def _others(name: str) -> str:
-    return f"other formats: {', '.join(other for other in FORMATS if other != name)}"
+    others = (other for other in FORMATS if other not in (name, *SPECIAL))
+    return f"other formats: {', '.join(others)}"
 
 
 def _outputs(run: Run, inputs: Tensor) -> Tensor:

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from pathlib import Path
+
 from nas_theseus.export.member import Member
 from nas_theseus.values.version import VERSION
 
@@ -54,14 +56,14 @@ Weights are in {dtype}. The licence of the guide's weights applies.
 from transformers import AutoModelForCausalLM, AutoTokenizer
 
 model = AutoModelForCausalLM.from_pretrained("FOLDER"{trust})
-tokenizer = AutoTokenizer.from_pretrained("FOLDER")
+tokenizer = AutoTokenizer.from_pretrained("FOLDER"{trust})
 print(tokenizer.decode(model.generate(**tokenizer("Once", return_tensors="pt"))[0]))
 ```
 {slow}
 ## Numbers
 
-Measured on the task {member.space.task.name!r}, with inputs of {member.space.task.inlet.shape[0]}
-tokens. Costs are those of one such input.
+Measured on the task {member.space.task.name!r}. Costs are those of one input of
+{member.space.task.inlet.shape[0]} tokens.
 
 | | |
 |---|---:|
@@ -82,8 +84,10 @@ def _guide_name(member: Member) -> str:
     pretrained = member.space.guide.pretrained
     if pretrained is None:
         return "its guide"
-    named = pretrained.source.stem if pretrained.source else ""
-    return named or str(pretrained.config.model_type)
+    source: Path | None = pretrained.source
+    if source is None:
+        return str(pretrained.config.model_type)
+    return source.stem if source.is_file() else source.name
 
 
 def _rows(member: Member) -> str:

@@ -49,7 +49,8 @@ def write_coded(member: Member, folder: Path, dtype: torch.dtype) -> bool:
     working = working_blocks(member)
     described = [_described(block, member, describer) for block in working]
     blocks, lengths = [block.module for block in working], _lengths(member, working)
-    if not is_pointwise(working[-1], member):  # what maps features to logits is a layer then
+    # Otherwise the last block is a layer, or the only block.
+    if len(blocks) == 1 or not is_pointwise(working[-1], member):
         blocks.append(nn.Identity())
         described.append(describer.module(blocks[-1]))
     config = {
@@ -109,6 +110,9 @@ def _lengths(member: Member, working: list[Working]) -> dict[str, Any]:
     with torch.no_grad():
         whole = run(ids)[:, : shorter.shape[1]]
         if _agree(run, shorter, whole):
+            longer = torch.cat([ids, ids[:, :1]], dim=1)
+            if not _agree(lambda given: run(given)[:, : shorter.shape[1]], longer, whole):
+                longest = context
             return {"use_cache": False, "longest": longest, "padded": False}
         filled = torch.zeros_like(ids)
         filled[:, : shorter.shape[1]] = shorter

@@ -49,7 +49,8 @@ class Describer:
         if family.of_part or family.factory is None:
             return self.module(module)
         inner = isinstance(module, Stitched) and family.factory is not Stitched
-        made = {"kind": self._named(family.factory), **self._values(arguments)}
+        given = {**arguments, "style": family.style} if _styled(family) else arguments
+        made = {"kind": self._named(family.factory), **self._values(given)}
         if not inner:
             return made
         outlet = self._value(arguments["outlet"], "outlet of a block")
@@ -124,6 +125,11 @@ class Describer:
                 f"{other.__module__}; rename one of them"
             )
         return name
+
+
+def _styled(family: BlockFamily) -> bool:
+    """Whether blocks of a family follow the guide's norms and hidden units."""
+    return bool(getattr(family, "styled", False))
 
 
 def tied(modules: list[nn.Module]) -> bool:

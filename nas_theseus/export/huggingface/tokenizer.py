@@ -42,9 +42,7 @@ def write_tokenizer(member: Member, folder: Path, given: Path | None) -> bool:
         return False
     transformers = importlib.import_module("transformers")
     if source.suffix == ".gguf":
-        read = transformers.AutoTokenizer.from_pretrained(
-            str(source.parent), gguf_file=source.name, local_files_only=True
-        )
+        read = transformers.AutoTokenizer.from_pretrained(str(source.parent), gguf_file=source.name)
         read.save_pretrained(str(folder))
     else:
         _copy(source, folder)

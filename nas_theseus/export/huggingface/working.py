@@ -8,6 +8,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor, nn
 
+from nas_theseus.errors import TheseusError
 from nas_theseus.export.member import Member
 from nas_theseus.values.architecture import Boundary
 
@@ -49,7 +50,7 @@ def goes_on(block: Working, member: Member) -> bool:
     """Whether a block can go on token by token: it takes a state, or tokens do not mix in it."""
     try:
         block.module.state_elements(1)  # type: ignore[operator]
-    except AttributeError:
+    except (AttributeError, TheseusError):  # no such method, or it says that it cannot
         return is_pointwise(block, member)
     return True
 

@@ -12,6 +12,7 @@ from torch import Tensor, nn
 
 from nas_theseus.blocks import BlockFamily
 from nas_theseus.conversion.target import assemble
+from nas_theseus.export.format import SPECIAL
 from nas_theseus.export.member import Member
 from nas_theseus.guide.chain import Guide
 from nas_theseus.space.search_space import SearchSpace
@@ -32,11 +33,10 @@ needs_onnx = pytest.mark.skipif(
     any(importlib.util.find_spec(need) is None for need in FORMATS["onnx"].needs),
     reason="the extra 'export' is not installed",
 )
-# The format huggingface is for language models alone.
 NAMES = [
     pytest.param(name, marks=needs_onnx if name == "onnx" else ())
     for name in FORMATS
-    if name != "huggingface"
+    if name not in SPECIAL
 ]
 
 

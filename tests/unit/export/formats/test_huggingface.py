@@ -15,15 +15,7 @@ import safetensors
 import torch
 from torch import Tensor, nn
 
-from nas_theseus.blocks import (
-    GRU,
-    CausalConv,
-    CausalTokenMLP,
-    Identity,
-    Linear,
-    LinearAttention,
-    SelfAttention,
-)
+from nas_theseus.blocks import BlockFamily, CausalConv, Identity, Linear, SelfAttention, block
 from nas_theseus.errors import ExportError
 from nas_theseus.export.format import Checked, write_format
 from nas_theseus.export.formats.huggingface import HuggingFace
@@ -31,6 +23,7 @@ from nas_theseus.export.huggingface.loading import forget_code, load_folder
 from nas_theseus.export.member import Member
 from nas_theseus.guide.huggingface import huggingface_guide
 from nas_theseus.guide.sublayers import Sublayer
+from nas_theseus.values.architecture import Boundary
 from tests.unit.export.language_models import (
     CONTEXT,
     KEEP,
@@ -269,14 +262,40 @@ def test_a_fresh_process_without_nas_theseus_reads_the_folder(tmp_path: Path) ->
         torch.testing.assert_close(logits, found.network(texts()), rtol=1e-4, atol=1e-5)
 
 
+class RunningMean(nn.Module):
+    """Causal, for any number of tokens, and without a state."""
+
+    def __init__(self, inlet: Boundary, outlet: Boundary, scale: float = 1.0) -> None:
+        super().__init__()
+        self.scale = scale
+        self.last = nn.Linear(inlet.width, outlet.width)
+
+    def forward(self, x: Tensor) -> Tensor:
+        counts = torch.arange(1, x.shape[1] + 1, device=x.device)[:, None]
+        out: Tensor = x + self.last(self.scale * x.cumsum(1) / counts)
+        return out
+
+
+class Triangle(nn.Module):
+    """Causal, for one number of tokens."""
+
+    def __init__(self, inlet: Boundary, outlet: Boundary) -> None:
+        super().__init__()
+        self.weight = nn.Parameter(torch.randn(inlet.shape[0], inlet.shape[0]) / 9)
+        self.last = nn.Linear(inlet.width, outlet.width)
+
+    def forward(self, x: Tensor) -> Tensor:
+        out: Tensor = x + self.last(self.weight.tril() @ x)
+        return out
+
+
 @pytest.mark.parametrize(
-    ("block", "padded"),
-    [(GRU(), False), (CausalTokenMLP(), True), (LinearAttention(causal=True), True)],
+    ("stateless", "padded"), [(block(RunningMean, scale=2.0), False), (block(Triangle), True)]
 )
 def test_blocks_that_cannot_go_on_run_the_whole_text(
-    block: Any, padded: bool, tmp_path: Path
+    stateless: BlockFamily, padded: bool, tmp_path: Path
 ) -> None:
-    found = found_model(llama(), {"mlp1": block})
+    found = found_model(llama(), {"mlp1": stateless})
     write(found, tmp_path / "net")
     said = config(tmp_path / "net")
     assert (said["use_cache"], said["padded"]) == (False, padded)
@@ -338,7 +357,7 @@ def unnamed(part: Any, features: Tensor) -> nn.Module:
 
 def test_a_block_that_cannot_be_described_is_named(tmp_path: Path) -> None:
     found = found_model(llama(), {"mlp1": made_of_part(unnamed)})
-    with pytest.raises(ExportError, match=r"block 4: unnamed for parts 4.*'width'.*self\.width"):
+    with pytest.raises(ExportError, match=r"block 4: unnamed for part 4.*'width'.*self\.width"):
         write(found, tmp_path / "net")
     assert list(tmp_path.iterdir()) == []
 
