@@ -58,7 +58,8 @@ class Assemble:
             candidate.architecture,
             candidate.seed,
             fresh=candidate.recipe.untouched_by_guide,
-            activations=candidate.activations,
+            # Weights from the library replace what a block would choose by the activations.
+            activations=None if candidate.recipe.takes_blocks else candidate.activations,
         )
         candidate.target = target.to(candidate.device)
         yield Progress(self.name)

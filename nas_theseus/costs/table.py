@@ -42,14 +42,20 @@ class CostTable:
         outlet = space.boundary(choice.span.stop, choice.width_share)
         family = space.families[choice.block]
         keeps = family.keeps
-        span = choice.span if family.of_part else None
-        key: _Key = ((span, choice.block, choice.hyperparameters), inlet, outlet)
+        part = self._part(choice) if family.of_part else None
+        key: _Key = ((part, choice.block, choice.hyperparameters), inlet, outlet)
         if key not in self._known:
             index = choice.span.start
             module = space.guide.parts[index] if keeps else space.build(choice, inlet_share)
             earlier = self._kept_before(index) if keeps else ()
             self._known[key] = self._counted(module, inlet, earlier)
         return self._known[key]
+
+    def _part(self, choice: BlockChoice) -> object:
+        """What a block made of a part depends on: its kind, or itself where weights are tied."""
+        index = choice.span.start
+        tied = self._space.guide.names[index] in self._space.keep
+        return index if tied else self._space.part_kind(index)
 
     def _kept_before(self, index: int) -> Sequence[nn.Module]:
         """The always-kept parts before this one, if this one is always kept too."""

@@ -163,7 +163,7 @@ def _block_mistakes(space: SearchSpace) -> Iterator[str]:
         for choice in space.choices(span, share):
             outlet = space.boundary(span.stop, choice.width_share)
             family = space.families[choice.block]
-            where = span if family.of_part else None
+            where = space.part_kind(span.start) if family.of_part else None
             case = (where, choice.block, choice.hyperparameters, inlet, outlet)
             if family.keeps or case in tested:
                 continue
