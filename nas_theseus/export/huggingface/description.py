@@ -49,8 +49,9 @@ class Describer:
         if family.of_part or family.factory is None:
             return self.module(module)
         inner = isinstance(module, Stitched) and family.factory is not Stitched
-        given = {**arguments, "style": family.style} if _styled(family) else arguments
-        made = {"kind": self._named(family.factory), **self._values(given)}
+        made = {"kind": self._named(family.factory), **self._values(arguments)}
+        if getattr(family, "styled", False):  # its blocks follow the guide's norms and units
+            made["style"] = self._value(getattr(family, "style", None), "style of a block")
         if not inner:
             return made
         outlet = self._value(arguments["outlet"], "outlet of a block")
@@ -125,11 +126,6 @@ class Describer:
                 f"{other.__module__}; rename one of them"
             )
         return name
-
-
-def _styled(family: BlockFamily) -> bool:
-    """Whether blocks of a family follow the guide's norms and hidden units."""
-    return bool(getattr(family, "styled", False))
 
 
 def tied(modules: list[nn.Module]) -> bool:

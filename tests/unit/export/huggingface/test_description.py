@@ -9,7 +9,7 @@ import pytest
 import torch
 from torch import Tensor, nn
 
-from nas_theseus.blocks import CausalConv, block
+from nas_theseus.blocks import BlockFamily, CausalConv, block
 from nas_theseus.errors import ExportError
 from nas_theseus.export.huggingface.description import Describer, tied
 from nas_theseus.guide.sublayers import (
@@ -110,6 +110,21 @@ def test_blocks_from_shapes_are_described_by_their_shapes() -> None:
     said = describer.block(made, family, {"inlet": TOKENS, "outlet": TOKENS})
     inner = {"kind": "Norm", "inlet": shape, "outlet": shape}
     assert said == {"kind": "Stitched", "inner": inner, "outlet": shape}
+
+
+@dataclass(frozen=True)
+class Following(BlockFamily):
+    """A family whose blocks have something of the guide's."""
+
+    styled: bool = True
+    style: object = None
+
+
+def test_what_blocks_follow_of_the_guide_is_described() -> None:
+    family = Following("norm", Norm, style=Numbers(3, (0.5,)))
+    said = Describer().block(nn.Identity(), family, {})
+    style = {"kind": "Numbers", "first": 3, "others": [0.5]}
+    assert said == {"kind": "Norm", "style": style}
 
 
 class Norm(nn.LayerNorm):
