@@ -54,11 +54,11 @@ def load_folder(folder: Path) -> Any:
             )
     except OSError as error:  # which elsewhere means that a disk is full
         raise ExportError(f"transformers cannot load the folder: {error}") from error
+    forget_code(model)
     for kind in ("missing_keys", "unexpected_keys", "mismatched_keys"):
         if told.get(kind):
             names = ", ".join(sorted(map(str, told[kind]))[:5])
             raise ExportError(f"the folder's weights do not fit its model: {kind}: {names}")
-    forget_code(model)
     return model.eval()
 
 
