@@ -183,6 +183,7 @@ def convert_one(
     refusal = space.refusal(chosen)
     if refusal is not None:
         raise SpaceError(f"architecture {architecture}", [refusal])
+    chosen = chosen.named(space.guide.names)
     target = assemble(space, chosen, 0)
     ways = ways_to_replace(target, recipe) if settings.replacements else []
     parameters = {
@@ -228,6 +229,7 @@ def _open_workshop(
         settings.storage / "guides",
         device,
         lambda epoch: say(f"guide: epoch {epoch.epoch + 1}, loss {epoch.loss:.4f}"),
+        say,
     )
     return Workshop(space, device, settings.storage / "guide_work")
 

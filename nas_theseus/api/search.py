@@ -50,6 +50,7 @@ from nas_theseus.services.optuna.storage import reach
 from nas_theseus.services.optuna.study import Problem, StudySettings, enqueue, open_study
 from nas_theseus.space.consent import remember
 from nas_theseus.space.genome import Genome
+from nas_theseus.space.left_out import left_out
 from nas_theseus.space.load import load_space
 from nas_theseus.space.search_space import SearchSpace
 from nas_theseus.space.sources import Sources, gather
@@ -224,6 +225,8 @@ def run_search(
     space = load_space(sources, portable=True)
     refuse_mistakes(space, sources.path)
     refuse_unknown_names(settings)
+    for line in left_out(space):
+        reporter.say(line)
     # Controls align nothing, so they are the same with a library and without.
     with_library = settings.library is not False and not space.recipe.is_control
     recipe = space.recipe.model_copy(update={"library": with_library})
@@ -426,7 +429,8 @@ class Launch:
             self.reporter.say(f"guide: {unit} {epoch.epoch + 1}{whole}, loss {epoch.loss:.4f}")
 
         space, guides = self.space, self.folder.guides
-        return prepare_guide(space.guide, space.learnt_from, training, guides, self._device, show)
+        trained = space.guide, space.learnt_from, training, guides, self._device
+        return prepare_guide(*trained, show, self.reporter.say)
 
     def measure_guide(self) -> Measured:
         """Quality and costs of the guide, which is prepared."""

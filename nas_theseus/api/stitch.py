@@ -2,10 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Annotated, Any
+from typing import Annotated, Any, TypeAlias
 
 import torch
 from filelock import FileLock, Timeout
@@ -20,6 +20,7 @@ from nas_theseus.guide.weights import plain_state
 from nas_theseus.pictures.heatmap import HEATMAP_IMAGE, HEATMAP_PAGE, write_heatmaps
 from nas_theseus.searches.execution import Executor
 from nas_theseus.services.mlflow import recording
+from nas_theseus.space.mistakes import guide_mistakes
 from nas_theseus.stitching.cells import Endpoint, StitchRecipe
 from nas_theseus.stitching.matrix import Comparison, comparison
 from nas_theseus.stitching.measure import refuse_too_few
@@ -27,14 +28,18 @@ from nas_theseus.stitching.named_networks import Source, pairs_of, read_sources
 from nas_theseus.stitching.rows import MakeRowWorker, Pair, RowSettings
 from nas_theseus.storage.whole_files import make_folder, write_json
 from nas_theseus.tasks import Task
+from nas_theseus.tasks.contract import declared_mistakes, used_mistakes
 from nas_theseus.tasks.score import score
 from nas_theseus.values.ids import short_hash
 from nas_theseus.values.outcomes import CurvePoint
+from nas_theseus.values.recipe import Recipe
 from nas_theseus.values.registers import EXECUTORS
 from nas_theseus.values.settings import ExecutorSettings
 from nas_theseus.values.validation import Settings, validated
 
 MATRIX_FILE = "matrix.json"
+
+Built: TypeAlias = tuple[Guide, Task, Recipe | None]
 
 
 class ComparisonSettings(Settings):
@@ -146,7 +151,8 @@ def compare(
         Each pair's matrices and its folder, which holds them as JSON and heatmaps.
 
     Raises:
-        SpaceError: the networks are of different tasks.
+        SpaceError: a task or the shapes of a network are wrong, or the networks are of different
+            tasks; all mistakes together, before any training.
         ShapeError: no stitch joins any two boundaries of a pair.
         ConversionError: too few examples for a stitch, or a row failed; the others are kept.
         ServiceError: Ray or MLflow cannot be used.
@@ -156,11 +162,13 @@ def compare(
     executor: Executor = EXECUTORS[settings.execution.executor](settings.execution, log)
     executor.check()
     make_folder(settings.storage / "stitching", "--storage")
+    built = {source: source.build() for source in dict.fromkeys(s for pair in pairs for s in pair)}
+    _refuse_mistakes(built)
+    _refuse_other_tasks(built)
     networks = {
-        source.label: _prepare(source, recipe, settings, say)
-        for source in dict.fromkeys(source for pair in pairs for source in pair)
+        source.label: _prepare(source, *parts, recipe, settings, say)
+        for source, parts in built.items()
     }
-    _refuse_other_tasks(list(networks.values()))
     kept = tuple(_pair(networks[a.label], networks[b.label], recipe, settings) for a, b in pairs)
     lock = FileLock(settings.storage / "stitching" / "driver.lock")
     try:
@@ -175,10 +183,33 @@ def compare(
     return [_write(pair, networks, recipe, settings) for pair in kept]
 
 
+def _refuse_mistakes(built: Mapping[Source, Built]) -> None:
+    """Refuse networks whose task or shapes are wrong, before any of them is trained."""
+    # Each once: a network and its twin of another seed have the same task and shapes.
+    spaces = {Path(source.name).stem: parts for source, parts in built.items() if source.sources}
+    ready = {f"--task {s.task}": parts for s, parts in built.items() if not s.sources}
+    tasks = {label: task for label, (_, task, _) in (spaces | ready).items()}
+    mistakes = declared_mistakes(tasks) or [
+        *used_mistakes(tasks),
+        *(
+            f"{label}: {mistake}"
+            for label, (guide, task, _) in spaces.items()
+            for mistake in guide_mistakes(guide, task)
+        ),
+    ]
+    if mistakes:
+        raise SpaceError("networks to stitch", mistakes)
+
+
 def _prepare(
-    source: Source, recipe: StitchRecipe, settings: ComparisonSettings, say: Callable[[str], None]
+    source: Source,
+    guide: Guide,
+    task: Task,
+    training: Recipe | None,
+    recipe: StitchRecipe,
+    settings: ComparisonSettings,
+    say: Callable[[str], None],
 ) -> Prepared:
-    guide, task, training = source.build()
     random = source.random_twin(guide)
     prepare_guide(
         guide,
@@ -187,6 +218,7 @@ def _prepare(
         settings.storage / "guides",
         settings.device,
         lambda epoch: say(f"{source.label}: epoch {epoch.epoch + 1}, loss {epoch.loss:.4f}"),
+        lambda line: say(f"{source.label}: {line}"),
     )
     # Random weights, but norms that have seen the data: else a deep one gives next to nothing.
     recalibrate(random, task, 256, min(recipe.examples, task.size("train")))
@@ -195,15 +227,15 @@ def _prepare(
     return Prepared(source, guide, random, task, quality)
 
 
-def _refuse_other_tasks(networks: Sequence[Prepared]) -> None:
-    first, *others = networks
+def _refuse_other_tasks(built: Mapping[Source, Built]) -> None:
+    (source, (_, first, _)), *others = built.items()
     wrong = [
-        f"{other.source.label} is of {other.task.name} {other.task.inlet} → {other.task.outputs}, "
-        f"{first.source.label} of {first.task.name} {first.task.inlet} → {first.task.outputs}; "
-        "compare networks of one task and one split of its data"
-        for other in others
-        if (other.task.inlet, other.task.outputs, other.task.data_hash())
-        != (first.task.inlet, first.task.outputs, first.task.data_hash())
+        f"{other.label} is of {task.name} {task.inlet} → {task.outputs}, {source.label} of "
+        f"{first.name} {first.inlet} → {first.outputs}; compare networks of one task and one "
+        "split of its data"
+        for other, (_, task, _) in others
+        if (task.inlet, task.outputs, task.data_hash())
+        != (first.inlet, first.outputs, first.data_hash())
     ]
     if wrong:
         raise SpaceError("networks to stitch", wrong)

@@ -143,9 +143,11 @@ class StageRun:
     def _prepare(self, position: int, goal: Tensor) -> Any:
         measure, label = self._similarity, self._target.label(position)
         if len(goal) < measure.minimum_examples:
+            enough = self._guide.count >= measure.minimum_examples
             raise ConversionError(
                 f"block {label}: similarity {measure.name!r} needs {measure.minimum_examples} "
-                f"examples, but a batch has {len(goal)}: raise align_batch_size or align_examples"
+                f"examples, but a batch has {len(goal)} of {self._guide.count}: raise "
+                + ("align_batch_size" if enough else "align_examples, or add training data to it")
             )
         try:
             return measure.prepare(goal)

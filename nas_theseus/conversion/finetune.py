@@ -13,6 +13,7 @@ from torch import Tensor, nn
 from nas_theseus.conversion.activations import GuideActivations
 from nas_theseus.conversion.links import links_of
 from nas_theseus.conversion.target import batch_norms
+from nas_theseus.conversion.training_checkpoint import Checkpoint, TrainingProgress
 from nas_theseus.conversion.training_loss import TrainingLoss
 from nas_theseus.errors import ConversionError
 from nas_theseus.tasks import Batch, Task
@@ -46,6 +47,7 @@ def train(
     seed: int,
     teacher: GuideActivations | None = None,
     kept: Collection[nn.Parameter] = (),
+    checkpoint: Checkpoint | None = None,
 ) -> Iterator[EpochLoss]:
     """Train in place with AdamW and a one-cycle schedule; bf16 autocast on CUDA.
 
@@ -59,6 +61,8 @@ def train(
         seed: fixes the order of examples.
         teacher: used when ``recipe.distill > 0`` or ``recipe.hidden > 0``.
         kept: parameters that train with ``recipe.kept_learning_rate``.
+        checkpoint: saved after every epoch or slice of a budget in steps; the training resumes
+            from it where there is one. Default: none.
 
     Raises:
         ConversionError: the loss is not finite, not even two examples fit into memory, the recipe
@@ -73,8 +77,12 @@ def train(
     optimizer, schedule = _optimizer(parameters, recipe, steps, kept)
     loss_of = TrainingLoss(network, task, recipe, teacher)
     _train_mode(network)
-    planned = pieces = _planned_pieces(network, recipe, batch_size)
-    for epoch, batches in enumerate(_slices(task, recipe, batch_size, seed, device)):
+    planned = _planned_pieces(network, recipe, batch_size)
+    done = TrainingProgress(0, planned)
+    if checkpoint is not None:
+        done = checkpoint.resume(network, optimizer, schedule) or done
+    pieces, first = done.pieces, done.epochs
+    for epoch, batches in enumerate(_slices(task, recipe, batch_size, seed, device, first), first):
         total = torch.zeros((), device=device)
         seen = taught_anew = 0
         for batch in batches:
@@ -91,20 +99,30 @@ def train(
                 f"task training diverged in epoch {epoch}: the mean loss is {mean}; lower "
                 "learning_rate"
             )
+        if checkpoint is not None:
+            done = TrainingProgress(epoch + 1, pieces)
+            checkpoint.save(done, network, optimizer, schedule)
         yield EpochLoss(epoch, mean, seen, taught_anew, pieces if pieces > planned else 1)
 
 
 def _slices(
-    task: Task, recipe: Recipe, batch_size: int, seed: int, device: Device
+    task: Task, recipe: Recipe, batch_size: int, seed: int, device: Device, first: int
 ) -> Iterator[Iterator[Batch]]:
-    """The batches of each epoch, or of each slice of a budget in steps."""
+    """The batches of each epoch, or of each slice of a budget in steps.
+
+    Args:
+        first: number of epochs or slices that are done already.
+    """
 
     def one_pass(number: int) -> Iterator[Batch]:
         return task.batches("train", batch_size, seed=seed + number, device=device)
 
     steps, epoch_steps = recipe.steps_over(task.size("train")), task.size("train") // batch_size
-    endless = itertools.chain.from_iterable(map(one_pass, itertools.count()))
-    for number in range(int(recipe.reports) if recipe.steps else math.ceil(steps / epoch_steps)):
+    begun, inside = divmod(recipe.mark(first) if recipe.steps else 0, epoch_steps)
+    passes = map(one_pass, itertools.count(begun))
+    endless = itertools.islice(itertools.chain.from_iterable(passes), inside, None)
+    count = int(recipe.reports) if recipe.steps else math.ceil(steps / epoch_steps)
+    for number in range(first, count):
         # Dropout and the like draw from torch's global generator, whatever ran here before.
         torch.manual_seed(derive_seed("epoch", seed, number))
         if recipe.steps:

@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 import json
+import logging
 from collections.abc import Callable, Iterator
-from functools import partial
 from pathlib import Path
 from typing import Protocol, runtime_checkable
 
@@ -12,6 +12,7 @@ import torch
 from filelock import FileLock
 
 from nas_theseus.conversion.finetune import EpochLoss, train
+from nas_theseus.conversion.training_checkpoint import Checkpoints
 from nas_theseus.errors import GuideError
 from nas_theseus.guide.chain import Guide
 from nas_theseus.guide.weights import load_weights, plain_state
@@ -20,13 +21,22 @@ from nas_theseus.tasks import Task
 from nas_theseus.values.ids import derive_seed, short_hash
 from nas_theseus.values.recipe import Recipe
 
+logger = logging.getLogger(__name__)
+
 
 @runtime_checkable
 class LearnsItself(Protocol):
     """A guide with its own training method."""
 
-    def learn(self, task: Task, recipe: Recipe, seed: int) -> Iterator[EpochLoss]:
-        """Train the guide in place, on its device."""
+    def learn(
+        self, task: Task, recipe: Recipe, seed: int, checkpoints: Checkpoints | None = None
+    ) -> Iterator[EpochLoss]:
+        """Train the guide in place, on its device.
+
+        Args:
+            checkpoints: one for each training, in an order that is always the same; they are
+                removed when the guide is finished.
+        """
 
 
 def guide_key(guide: Guide, task: Task, training: Recipe | None) -> str:
@@ -43,14 +53,18 @@ def prepare_guide(
     folder: Path,
     device: torch.device,
     progress: Callable[[EpochLoss], None] = lambda _: None,
+    say: Callable[[str], None] = logger.warning,
 ) -> Path:
     """Train the guide in place, and save its weights as ``<folder>/<key>.safetensors``.
 
-    If the file exists, the weights are loaded instead.
+    If the file exists, the weights are loaded instead. The training is saved after every epoch
+    (``<key>.<number>.checkpoint``), and resumes from there after an interruption.
 
     Args:
         guide: guide with its initial weights; afterwards it has the trained ones, on the CPU.
         training: recipe for task training; None does not train.
+        progress: called with each epoch.
+        say: shows one line: that the training resumes, or why it begins again.
 
     Returns:
         Path of the weights file.
@@ -65,7 +79,11 @@ def prepare_guide(
         if path.exists():
             _load_trained(guide, path)
         else:
-            _make(guide, task, training, path, device, progress)
+            checkpoints = Checkpoints(folder, path.stem, lambda line: say(f"guide: {line}"))
+            if training is not None:
+                _train(guide, task, training, checkpoints, device, progress)
+            _write(guide, path)
+            checkpoints.remove()
     return path
 
 
@@ -92,23 +110,28 @@ def _load_trained(guide: Guide, path: Path) -> None:
         raise GuideError(f"{error}. Delete this file to train the guide again") from error
 
 
-def _make(
+def _train(
     guide: Guide,
     task: Task,
-    training: Recipe | None,
-    path: Path,
+    training: Recipe,
+    checkpoints: Checkpoints,
     device: torch.device,
     progress: Callable[[EpochLoss], None],
 ) -> None:
-    if training is not None:
-        guide.to(device).requires_grad_(True)
-        seed = derive_seed("guide", path.stem)
-        with torch.random.fork_rng(devices=[]):
-            torch.manual_seed(seed)
-            learn = guide.learn if isinstance(guide, LearnsItself) else partial(train, guide)
-            for epoch in learn(task, training, seed):
-                progress(epoch)
-        guide.to("cpu")
+    guide.to(device).requires_grad_(True)
+    seed = derive_seed("guide", checkpoints.key)
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(seed)
+        if isinstance(guide, LearnsItself):
+            epochs = guide.learn(task, training, seed, checkpoints)
+        else:
+            epochs = train(guide, task, training, seed, checkpoint=checkpoints.next())
+        for epoch in epochs:
+            progress(epoch)
+    guide.to("cpu")
+
+
+def _write(guide: Guide, path: Path) -> None:
     guide.eval()
     state = plain_state(guide)
     broken = [name for name, t in state.items() if t.is_floating_point() and not t.isfinite().all()]

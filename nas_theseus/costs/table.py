@@ -14,7 +14,6 @@ from nas_theseus.space.search_space import SearchSpace
 from nas_theseus.values.architecture import Architecture, BlockChoice, Boundary
 from nas_theseus.values.goals import plain_number
 from nas_theseus.values.outcomes import Cost
-from nas_theseus.values.registers import COSTS
 
 _Key = tuple[object, Boundary, Boundary]
 
@@ -63,7 +62,7 @@ class CostTable:
         counts = {}
         for name in self._space.additive:
             # A user's own measure may change what it is given; those of the package do not.
-            given = eval_view(module) if name in COSTS.own else module
+            given = eval_view(module) if name in self._space.own_costs else module
             counts[name] = counted(self._space.measures[name], given, inlet, earlier)
         return Cost(counts)
 

@@ -15,7 +15,6 @@ from nas_theseus.errors import CostError, TheseusError
 from nas_theseus.space.search_space import SearchSpace
 from nas_theseus.values.architecture import Boundary
 from nas_theseus.values.cost_measure import CountedCost, SharedCost
-from nas_theseus.values.registers import COSTS
 
 
 @dataclass(frozen=True)
@@ -95,7 +94,7 @@ def unmeasurable(space: SearchSpace) -> list[str]:
     """
     said = []
     for name in space.measured:
-        if name not in COSTS.own:
+        if name not in space.own_costs:
             continue
         try:
             _measured(space, name, space.guide, torch.device("cpu"), None)

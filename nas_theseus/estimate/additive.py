@@ -113,7 +113,7 @@ class AdditiveEstimate:
         for choice, error in errors.items():
             if not math.isfinite(error):
                 raise EstimateError(
-                    f"the error of block '{choice}' for parts {choice.span} is {error}; leave out "
+                    f"the error of block '{choice}' for {choice.span.text} is {error}; leave out "
                     "blocks that failed"
                 )
         self._errors |= errors

@@ -147,7 +147,7 @@ class AdditiveSpace:
         for option in self.options:
             if len(option.costs) != len(self.cost_names) or min(option.costs, default=0) < 0:
                 raise ShapeError(
-                    f"block '{option.choice}' for parts {option.choice.span} has costs "
+                    f"block '{option.choice}' for {option.choice.span.text} has costs "
                     f"{option.costs}; give one value >= 0 for each of {', '.join(self.cost_names)}"
                 )
         self._graph = Graph([(option.tail, option.head) for option in options], start, stop)

@@ -61,7 +61,7 @@ class BlockKey:
     @property
     def id(self) -> str:
         """Twenty hexadecimal digits of the SHA-256 of the key's canonical JSON."""
-        return short_hash(self.to_json(), 20)
+        return short_hash(self._identity(), 20)
 
     @property
     def seed(self) -> int:
@@ -74,9 +74,13 @@ class BlockKey:
         return BlockChoice(self.span, self.block, self.hyperparameters)
 
     def __str__(self) -> str:
-        return f"{self.choice} for parts {self.span}"
+        return f"{self.choice} for {self.span.text}"
 
     def to_json(self) -> dict[str, Any]:
+        return self._identity() | ({"parts": list(self.span.names)} if self.span.names else {})
+
+    def _identity(self) -> dict[str, Any]:
+        """Everything but the names of the parts, which the guide's hash includes."""
         return {
             "format": self.format,
             "guide": self.guide,
@@ -104,7 +108,7 @@ class BlockKey:
         return cls(
             data["guide"],
             data["data"],
-            Span(*data["span"]),
+            Span(data["span"][0], data["span"][1], tuple(data.get("parts", ()))),
             data["block"],
             tuple(data["hyperparameters"].items()),
             inlet,

@@ -78,9 +78,8 @@ def _hover(evaluation: Evaluation) -> str:
     architecture = evaluation.architecture
     lines = [
         f"<b>{architecture.id}</b>",
-        f"pairing {html.escape(architecture.pairing)}",
         # One block a line: a deep target would run off the screen.
-        *html.escape(architecture.blocks).split("|"),
+        *(html.escape(architecture.label(n)) for n in range(len(architecture.choices))),
         *(f"{html.escape(name)} = {value:,.6g}" for name, value in evaluation.values().items()),
     ]
     return "<br>".join(lines)

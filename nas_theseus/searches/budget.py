@@ -28,7 +28,6 @@ from nas_theseus.values.architecture import Architecture, BlockChoice
 from nas_theseus.values.conditions import parse_constraint
 from nas_theseus.values.goals import Constraint
 from nas_theseus.values.outcomes import Evaluation, Failure, FrontMember, Outcome, Stopped
-from nas_theseus.values.registers import COSTS
 
 _MAX_LABELS = 30_000
 
@@ -108,9 +107,10 @@ def _refuse_others(budget: Sequence[Constraint], space: SearchSpace) -> None:
     Raises:
         SpaceError: all of them.
     """
+    known = space.known_costs
     mistakes = [
         f"{limit.name} in '{limit}' "
-        f"{'is measured on finished networks' if limit.name in COSTS else 'is no cost'}; a budget "
+        f"{'is measured on finished networks' if limit.name in known else 'is no cost'}; a budget "
         f"of this search can be on {', '.join(space.additive)} (--where filters evaluated "
         "architectures by any value)"
         for limit in budget

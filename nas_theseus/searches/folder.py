@@ -26,6 +26,7 @@ class SearchFolder:
     ::
 
         <root>/guides/<key>.safetensors           trained guides, shared by all searches
+        <root>/guides/<key>.<n>.checkpoint        a guide in training; removed when it is trained
         <root>/guide_work/                        activations and logits of guides, shared too
         <root>/library/                           converted blocks, shared by all searches
         <root>/searches/<name>/space.py           copy of the space file

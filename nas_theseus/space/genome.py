@@ -64,7 +64,7 @@ class Genome:
         while start < self._parts:
             ends = (s.stop for s, inlet in self._open if (s.start, inlet) == (start, share))
             wanted = self._wanted_end(start, genes)
-            span = Span(start, min(ends, key=lambda end: (abs(end - wanted), end)))
+            span = self._space.span(start, min(ends, key=lambda end: (abs(end - wanted), end)))
             choices.append(self._choice(span, share, genes))
             start, share = span.stop, choices[-1].width_share
         return Architecture(tuple(choices))

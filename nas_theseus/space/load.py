@@ -16,6 +16,7 @@ from nas_theseus.space.own_folder import private_import
 from nas_theseus.space.own_modules import OwnPackage, own_package
 from nas_theseus.space.search_space import SearchSpace
 from nas_theseus.space.sources import Sources, gather
+from nas_theseus.values.registers import activate
 from nas_theseus.values.validation import mistakes_of
 
 
@@ -23,7 +24,8 @@ def load_space(source: str | Path | Sources, *, portable: bool = False) -> Searc
     """Run a space file and call its ``space()``. The code is run: read it first.
 
     Modules beside the file come from the sources alone, and each space has its own of them: two
-    spaces may have modules of the same name. The folder is not put on Python's module path.
+    spaces may have modules of the same name. The folder is not put on Python's module path. Costs,
+    samplers and other members of registers that its code adds are known to this space only.
 
     Args:
         source: the file, which is then read with `gather`; or sources that were read before.
@@ -37,8 +39,25 @@ def load_space(source: str | Path | Sources, *, portable: bool = False) -> Searc
     sources = source if isinstance(source, Sources) else gather(source)
     shown = sources.path if isinstance(source, Sources) else str(source)
     package = own_package(sources)
+    found = _run_for(package, sources, shown)
+    if not isinstance(found, SearchSpace):
+        raise SpaceError(shown, [f"space() must return a SearchSpace, not {type(found).__name__}"])
+    if portable or not isinstance(source, Sources):
+        _refuse_private(package, shown)
+    return found
+
+
+def _run_for(package: OwnPackage, sources: Sources, shown: str) -> object:
+    """Run a space's code; its own members of registers are visible from now on.
+
+    Raises:
+        SpaceError: whatever the code raises; the space before is then active again.
+    """
+    before = activate(package.name)
     try:
         found = _run(package, shown)
+        before = package.name
+        return found
     except SpaceError as error:
         raise SpaceError(shown, error.mistakes) from error
     except TheseusError as error:
@@ -50,11 +69,8 @@ def load_space(source: str | Path | Sources, *, portable: bool = False) -> Searc
         known = _keywords(error, vars(sys.modules[package.name]))
         said = f"{type(error).__name__}: {error}{known}".replace(f"{package.name}.", "")
         raise SpaceError(shown, [_where(error, sources) + said]) from error
-    if not isinstance(found, SearchSpace):
-        raise SpaceError(shown, [f"space() must return a SearchSpace, not {type(found).__name__}"])
-    if portable or not isinstance(source, Sources):
-        _refuse_private(package, shown)
-    return found
+    finally:
+        activate(before)
 
 
 def _run(package: OwnPackage, shown: str) -> object:

@@ -12,12 +12,12 @@ from torch import Tensor, nn
 
 from nas_theseus.blocks.causality import reads_ahead
 from nas_theseus.blocks.family import last_map
-from nas_theseus.guide.chain import example_input
+from nas_theseus.guide.chain import Guide, example_input
 from nas_theseus.space.search_space import SearchSpace
-from nas_theseus.tasks.contract import behaviour_mistakes, declaration_mistakes
-from nas_theseus.values.architecture import BlockChoice, Boundary, Span
+from nas_theseus.tasks import Task
+from nas_theseus.tasks.contract import declared_mistakes, used_mistakes
+from nas_theseus.values.architecture import BlockChoice, Boundary
 from nas_theseus.values.conditions import parse_constraint
-from nas_theseus.values.registers import COSTS
 
 
 def mistakes_in(space: SearchSpace) -> list[str]:
@@ -25,17 +25,13 @@ def mistakes_in(space: SearchSpace) -> list[str]:
 
     Reads a few examples of each split of the data.
     """
-    tasks = {"task": space.task, "guide_task": space.guide_task}
-    declared = [
-        f"{name}: {mistake}"
-        for name, task in tasks.items()
-        if task is not None
-        for mistake in declaration_mistakes(task)
-    ]
-    if declared:
+    tasks = {"task": space.task}
+    if space.guide_task is not None:
+        tasks["guide_task"] = space.guide_task
+    if declared := declared_mistakes(tasks):
         return declared  # a space whose task has no shape or metric cannot be checked further
     return [
-        *_task_mistakes(space),
+        *used_mistakes(tasks, ["task"] if space.recipe.taught else []),
         *_declaration_mistakes(space),
         *_guide_reads_ahead(space),
         *_block_mistakes(space),
@@ -43,12 +39,18 @@ def mistakes_in(space: SearchSpace) -> list[str]:
     ]
 
 
-def _task_mistakes(space: SearchSpace) -> Iterator[str]:
-    mistakes = behaviour_mistakes(space.task, taught=space.recipe.taught)
-    yield from mistakes
-    if space.guide_task is not None and space.guide_task is not space.task:
-        found = behaviour_mistakes(space.guide_task, taught=False)
-        yield from (f"guide_task: {mistake}" for mistake in found if mistake not in mistakes)
+def guide_mistakes(guide: Guide, task: Task) -> Iterator[str]:
+    """Mistakes in the shapes between a guide and its task."""
+    if guide.boundaries[0] != task.inlet:
+        yield (
+            f"guide: takes inputs {guide.boundaries[0]}, but those of task {task.name!r} are "
+            f"{task.inlet}; cut the guide with inlet={task.inlet.shape}"
+        )
+    if guide.boundaries[-1].shape != task.outputs.shape:
+        yield (
+            f"guide: its outputs are {guide.boundaries[-1]}, but task {task.name!r} needs "
+            f"{task.outputs}; give the guide a head for the task"
+        )
 
 
 def _declaration_mistakes(space: SearchSpace) -> Iterator[str]:
@@ -76,22 +78,12 @@ def _declaration_mistakes(space: SearchSpace) -> Iterator[str]:
         for name in family.parts:
             if name not in parts:
                 yield f"block {family.name!r}: no part is named {name!r}{known}"
-    if space.guide.boundaries[0] != space.task.inlet:
-        yield (
-            f"guide: takes inputs {space.guide.boundaries[0]}, but those of task "
-            f"{space.task.name!r} are {space.task.inlet}; cut the guide with "
-            f"inlet={space.task.inlet.shape}"
-        )
+    yield from guide_mistakes(space.guide, space.task)
     learnt = space.learnt_from
     if (learnt.inlet, learnt.outputs) != (space.task.inlet, space.task.outputs):
         yield (
             f"guide_task: {learnt.name!r} maps {learnt.inlet} to {learnt.outputs}, but task "
             f"{space.task.name!r} maps {space.task.inlet} to {space.task.outputs}; they must agree"
-        )
-    if space.guide.boundaries[-1].shape != space.task.outputs.shape:
-        yield (
-            f"guide: its outputs are {space.guide.boundaries[-1]}, but task {space.task.name!r} "
-            f"needs {space.task.outputs}; give the guide a head for the task"
         )
 
 
@@ -135,7 +127,7 @@ def _block_mistakes(space: SearchSpace) -> Iterator[str]:
     if stuck < len(space.guide):
         name = space.guide.names[stuck]
         refusals = "; ".join(
-            space.block_refusal(family, Span(stuck, stuck + 1))
+            space.block_refusal(family, space.span(stuck, stuck + 1))
             or f"block {family.name!r} is not allowed on part {name!r}"
             for family in space.blocks
             if not family.keeps
@@ -161,7 +153,7 @@ def _block_mistakes(space: SearchSpace) -> Iterator[str]:
             tested.add(case)
             mistake = _build_mistake(space, choice, share)
             if mistake:
-                found = f"block {choice} for parts {span}: {mistake}"
+                found = f"block {choice} for {span.text}: {mistake}"
                 wrong.setdefault(choice.block, []).append(found)
     # One mistake in a custom block affects all its choices.
     for first, *others in wrong.values():
@@ -224,7 +216,7 @@ def _mode_not_finite(module: nn.Module, inputs: Tensor, found: object) -> str | 
 
 
 def _goal_mistakes(space: SearchSpace) -> Iterator[str]:
-    known = {space.metric, *COSTS}
+    known = {space.metric, *space.known_costs}
     names = [goal.name for goal in space.goals]
     for goal in space.goals:
         if goal.name not in known:
@@ -238,7 +230,7 @@ def _goal_mistakes(space: SearchSpace) -> Iterator[str]:
                 )
     if len(set(names)) != len(names):
         yield "objectives: one objective is listed twice"
-    if not set(names) - set(COSTS):
+    if not set(names) - set(space.known_costs):
         yield f"objectives: one of them must be a quality, such as {space.metric!r}"
     for text in space.constraints:
         try:

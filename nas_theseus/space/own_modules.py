@@ -21,8 +21,8 @@ from typing import Any
 
 from nas_theseus.space.sources import Sources
 from nas_theseus.values.ids import short_hash
+from nas_theseus.values.registers import SPACE_PREFIX
 
-_PREFIX = "theseus_space_"
 _packages: dict[str, OwnPackage] = {}  # packages known to the finder, by name
 
 
@@ -37,7 +37,7 @@ class OwnPackage:
 
     def __init__(self, sources: Sources) -> None:
         self.sources = sources
-        self.name = _PREFIX + short_hash([sources.path, sources.hash])
+        self.name = SPACE_PREFIX + short_hash([sources.path, sources.hash])
         self.met: dict[str, str] = {}
         self._texts = {_dotted(path): (path, text) for path, text in sources.modules}
         self._tops = {name.partition(".")[0] for name in self._texts}

@@ -22,11 +22,14 @@ from nas_theseus.guide.chain import Guide, example_input
 from nas_theseus.space import callbacks
 from nas_theseus.space.objectives import minimize
 from nas_theseus.tasks import Task
-from nas_theseus.values.architecture import Architecture, BlockChoice, Boundary, Span
+from nas_theseus.values.architecture import Architecture, BlockChoice, Boundary, Span, span_of
 from nas_theseus.values.conditions import parse_constraint
 from nas_theseus.values.goals import Constraint, Direction, Objective
 from nas_theseus.values.recipe import Recipe
-from nas_theseus.values.registers import COSTS
+from nas_theseus.values.registers import COSTS, active_space
+
+_Fitting = dict[tuple[Span, float], dict[str, tuple[float, ...]]]
+_Refusals = dict[tuple[str, Span], dict[tuple[float, float], str]]
 
 # Counted in every space, even if no objective names them.
 ALWAYS_COUNTED = ("macs", "params")
@@ -56,6 +59,10 @@ class SearchSpace:
             own is available here if an objective names it or ``COSTS.add(name, cost)`` added it.
         keep: names of guide parts that are always kept.
         measures: the costs that this space counts and measures, by name.
+        known_costs: names of all costs that this space can name.
+        own_costs: names of those that are not of the package.
+        origin: package of the space file, whose own costs this space knows. Default: the space
+            that is being loaded.
         callbacks: called with every outcome of a search: functions of one argument, or objects
             with any of the methods begin, outcome, front, results and end. An error in a callback
             is reported and does not stop the search.
@@ -73,7 +80,10 @@ class SearchSpace:
     constraints: Sequence[str] = ()
     keep: Sequence[str] = ()
     callbacks: Sequence[object] = ()
+    origin: str | None = field(default_factory=active_space, kw_only=True, repr=False)
     measures: Mapping[str, Any] = field(init=False, repr=False)
+    known_costs: tuple[str, ...] = field(init=False, repr=False)
+    own_costs: frozenset[str] = field(init=False, repr=False)
 
     def __post_init__(self) -> None:
         """Refuse settings of a wrong type; the module `mistakes` checks everything else.
@@ -87,8 +97,12 @@ class SearchSpace:
             raise SpaceError("SearchSpace", mistakes)
         named = {*ALWAYS_COUNTED, *(goal.name for goal in self.objectives)}
         named |= {limit.name for limit in _readable(self.constraints)}
-        measures = {name: COSTS[name] for name in COSTS if name in named}
+        own = COSTS.own_of(self.origin)
+        known = tuple(dict.fromkeys([*COSTS.shipped, *own]))
+        measures = {n: own[n] if n in own else COSTS[n] for n in known if n in named}
         object.__setattr__(self, "measures", measures)
+        object.__setattr__(self, "known_costs", known)
+        object.__setattr__(self, "own_costs", frozenset(own))
 
     @property
     def learnt_from(self) -> Task:
@@ -129,7 +143,11 @@ class SearchSpace:
         """Every span that a block could replace, by start, shortest first."""
         for start in range(len(self.guide)):
             for stop in range(start + 1, min(start + self.max_span, len(self.guide)) + 1):
-                yield Span(start, stop)
+                yield self.span(start, stop)
+
+    def span(self, start: int, stop: int) -> Span:
+        """The span of the guide's parts [start, stop), with their names."""
+        return span_of(start, stop, self.guide.names)
 
     def boundary(self, index: int, share: float = 1.0) -> Boundary:
         """The guide's boundary `index` (0 is the input), its width times `share`."""
@@ -156,35 +174,54 @@ class SearchSpace:
         return tuple(share for i, share in enumerate(shares) if widths[i] not in widths[:i])
 
     @cached_property
-    def fitting(self) -> dict[tuple[Span, float], dict[str, tuple[float, ...]]]:
+    def fitting(self) -> _Fitting:
         """Blocks that can replace each span, by the width share of the span's inlet.
 
         For each span and each reachable inlet share: names of the blocks, in declared order, and
         the width shares that each one's outlet can have. Spans that no block can replace are left
         out.
         """
-        found: dict[tuple[Span, float], dict[str, tuple[float, ...]]] = {}
+        return self._tried[0]
+
+    @cached_property
+    def refusals(self) -> _Refusals:
+        """Why blocks do not fit: by block and span, then by the width shares of inlet and outlet.
+
+        Only of spans and widths that can be reached, and of blocks that are allowed there.
+        """
+        return self._tried[1]
+
+    @cached_property
+    def _tried(self) -> tuple[_Fitting, _Refusals]:
+        refusals: _Refusals = {}
+        found: _Fitting = {}
         reached = {0: {1.0: None}}
         for span in self.spans():
             for share in reached.get(span.start, {}):
                 fits = {
                     family.name: outlets
                     for family in self.blocks
-                    if (outlets := self._outlet_shares(family, span, share))
+                    if (outlets := self._outlet_shares(family, span, share, refusals))
                 }
                 if fits:
                     found[span, share] = fits
                 for outlets in fits.values():
                     reached.setdefault(span.stop, {}).update(dict.fromkeys(outlets))
-        return found
+        return found, refusals
 
-    def _outlet_shares(self, family: BlockFamily, span: Span, share: float) -> tuple[float, ...]:
+    def _outlet_shares(
+        self, family: BlockFamily, span: Span, share: float, refusals: _Refusals
+    ) -> tuple[float, ...]:
         names = self.guide.names[span.start : span.stop]
         allowed = not family.parts or set(names) <= set(family.parts)
         if not allowed or (set(names) & set(self.keep) and not family.keeps):
             return ()
         outlets = (1.0,) if family.of_part else self.shares(span.stop)
-        return tuple(o for o in outlets if self.block_refusal(family, span, share, o) is None)
+        refused = {o: self.block_refusal(family, span, share, o) for o in outlets}
+        for outlet, reason in refused.items():
+            if reason is not None:
+                refusals.setdefault((family.name, span), {})[share, outlet] = reason
+        return tuple(outlet for outlet, reason in refused.items() if reason is None)
 
     def block_refusal(
         self, family: BlockFamily, span: Span, inlet_share: float = 1.0, outlet_share: float = 1.0
@@ -263,7 +300,7 @@ class SearchSpace:
         if keep is None:
             return None
         guide = Architecture(
-            tuple(BlockChoice(Span(i, i + 1), keep) for i in range(len(self.guide)))
+            tuple(BlockChoice(self.span(i, i + 1), keep) for i in range(len(self.guide)))
         )
         return guide if self.refusal(guide) is None else None
 
@@ -275,7 +312,8 @@ class SearchSpace:
         for choice in architecture.choices:
             if choice not in set(self.choices(choice.span, share)):
                 behind = "" if share == 1 else f" with an inlet of {share:g} the guide's width"
-                return f"block {choice} cannot replace parts {choice.span}{behind} in this space"
+                span = self.span(choice.span.start, choice.span.stop)
+                return f"block {choice} cannot replace {span.text}{behind} in this space"
             share = choice.width_share
         return None
 

@@ -11,6 +11,7 @@ from torch import nn
 from nas_theseus.blocks import BlockFamily, block
 from nas_theseus.blocks.family import Choice
 from nas_theseus.conversion.finetune import EpochLoss, train
+from nas_theseus.conversion.training_checkpoint import Checkpoints
 from nas_theseus.costs import count_macs
 from nas_theseus.errors import ShapeError
 from nas_theseus.guide.chain import Guide
@@ -85,8 +86,13 @@ class StitchableGuide(Guide):
         """The guide's hash, which also includes how the nets are trained."""
         return short_hash([super().content_hash(), self.stitch_training.id, self.fit_examples], 16)
 
-    def learn(self, task: Task, recipe: Recipe, seed: int) -> Iterator[EpochLoss]:
+    def learn(
+        self, task: Task, recipe: Recipe, seed: int, checkpoints: Checkpoints | None = None
+    ) -> Iterator[EpochLoss]:
         """Train the anchors by `recipe`, then every net by `stitch_training`.
+
+        Args:
+            checkpoints: one for each anchor, then one for each net.
 
         Raises:
             ConversionError: training diverged, or there are too few examples for least squares.
@@ -94,7 +100,8 @@ class StitchableGuide(Guide):
         """
         chain = nn.Sequential(*self.parts)
         for name, network in ((self.largest, chain), *self.smaller.items()):
-            yield from train(network, task, recipe, derive_seed(name, seed))
+            checkpoint = checkpoints.next() if checkpoints else None
+            yield from train(network, task, recipe, derive_seed(name, seed), checkpoint=checkpoint)
         anchors = {n: g for n, g in self.smaller.items() if isinstance(g, Guide)}
         for key, net in self.nets.items():
             assert isinstance(net, StitchableNet)
@@ -107,7 +114,10 @@ class StitchableGuide(Guide):
                 }
             )
             net.fit(self.fit_examples)
-            events = train_stitches(net, task, self.stitch_training, derive_seed(key, seed))
+            checkpoint = checkpoints.next() if checkpoints else None
+            events = train_stitches(
+                net, task, self.stitch_training, derive_seed(key, seed), checkpoint
+            )
             yield from (event for event in events if isinstance(event, EpochLoss))
 
     def stitched(self, shares: Sequence[float]) -> BlockFamily:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import copy
 from collections.abc import Iterator
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 import torch
@@ -13,6 +14,7 @@ from torch import Tensor, nn
 from nas_theseus.conversion.activations import GuideActivations
 from nas_theseus.conversion.finetune import EpochLoss, train
 from nas_theseus.conversion.target import recalibrate
+from nas_theseus.conversion.training_checkpoint import Checkpoint
 from nas_theseus.guide.chain import device_of
 from nas_theseus.stitching.stitchable import StitchableNet
 from nas_theseus.tasks import Task
@@ -47,14 +49,32 @@ class _Drawn(nn.Module):
         outputs: Tensor = self.net(inputs)
         return outputs
 
+    def get_extra_state(self) -> dict[str, Any]:
+        """Which networks come next, for a checkpoint."""
+        kind, keys, *position = self._random.get_state(legacy=True)
+        return {"macs": self.macs, "drawn": [kind, [int(key) for key in keys], *position]}
+
+    def set_extra_state(self, state: dict[str, Any]) -> None:
+        kind, keys, *position = state["drawn"]
+        self._random.set_state((kind, np.array(keys, dtype=np.uint32), *position))
+        self.macs = state["macs"]
+
 
 def train_stitches(
-    net: StitchableNet, task: Task, recipe: Recipe, seed: int
+    net: StitchableNet,
+    task: Task,
+    recipe: Recipe,
+    seed: int,
+    checkpoint: Checkpoint | None = None,
 ) -> Iterator[EpochLoss | StitchesTrained]:
     """Train anchors and stitches; each step draws one network or anchor uniformly.
 
     With ``recipe.distill``, a copy of the largest anchor before training is the teacher (ours). At
     the end, batch-norm statistics are computed again for every network (ours).
+
+    Args:
+        checkpoint: saved after every epoch; the training resumes from it where there is one, and
+            `StitchesTrained` then leaves out what the teacher computed before. Default: none.
 
     Yields:
         Each epoch, and `StitchesTrained` last.
@@ -70,7 +90,7 @@ def train_stitches(
     drawn = _Drawn(net, seed)
     net.requires_grad_(True)
     taught = 0
-    for epoch in train(drawn, task, recipe, seed, teacher):
+    for epoch in train(drawn, task, recipe, seed, teacher, checkpoint=checkpoint):
         taught += epoch.taught
         yield epoch
     net.eval()

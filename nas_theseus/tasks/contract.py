@@ -1,10 +1,13 @@
-"""Check that a task provides everything it must, before any training; one sentence per mistake."""
+"""Check that tasks provide everything they must, before any training; one sentence per mistake.
+
+`check`, `search`, `convert` and `stitch` all check the tasks that they are given here.
+"""
 
 from __future__ import annotations
 
 import inspect
 import math
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Collection, Iterator, Mapping
 from typing import Any, TypeVar, get_args
 
 import torch
@@ -22,6 +25,38 @@ T = TypeVar("T")
 _VALUES = ("name", "metric", "direction", "inlet", "outputs")
 _METHODS = ("data_hash", "size", "batches", "sample", "loss", "meter")
 _EXAMPLES = 8
+
+
+def declared_mistakes(tasks: Mapping[str, object]) -> list[str]:
+    """Mistakes in the names and shapes of all tasks that are used together.
+
+    Args:
+        tasks: what messages call each task, and the task.
+    """
+    return [
+        f"{label}: {mistake}"
+        for label, task in tasks.items()
+        for mistake in declaration_mistakes(task)
+    ]
+
+
+def used_mistakes(tasks: Mapping[str, Task], taught: Collection[str] = ()) -> list[str]:
+    """Mistakes in data, losses, metrics and distillation of all tasks that are used together.
+
+    Args:
+        tasks: as for `declared_mistakes`, where they have none.
+        taught: labels of tasks whose training distils from the guide's outputs.
+    """
+    said: dict[str, str] = {}
+    checked: list[Task] = []
+    for label, task in tasks.items():
+        if not any(task is other for other in checked):
+            checked.append(task)
+            for mistake in behaviour_mistakes(task, taught=label in taught):
+                said.setdefault(mistake, label)
+    return [
+        mistake if label == "task" else f"{label}: {mistake}" for mistake, label in said.items()
+    ]
 
 
 def declaration_mistakes(task: object) -> list[str]:

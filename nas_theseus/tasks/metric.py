@@ -6,7 +6,7 @@ import re
 from abc import ABC, abstractmethod
 from collections.abc import Callable
 from dataclasses import dataclass
-from typing import Any, Literal, Protocol, TypeAlias
+from typing import Any, ClassVar, Literal, Protocol, TypeAlias
 
 from torch import Tensor
 
@@ -132,6 +132,7 @@ class Measured(ABC):
     name: str
     metric: str
     own: OwnMetric | None
+    _named: ClassVar[NamedMetric | None] = None
 
     @property
     @abstractmethod
@@ -151,6 +152,8 @@ class Measured(ABC):
         elif self.own is not None and self.own.name != self.metric:
             # A copy with another metric's name: `dataclasses.replace(task, metric="f1")`.
             object.__setattr__(self, "own", None)
+        # Looked up now: another space may have a metric of the same name.
+        object.__setattr__(self, "_named", METRICS.own.get(self.metric))
 
     @property
     def direction(self) -> Direction:
@@ -161,8 +164,7 @@ class Measured(ABC):
         """
         if self.own is not None:
             return self.own.direction
-        direction: Direction = METRICS[self.metric].direction
-        return direction
+        return self._member().direction
 
     def meter(self) -> Meter:
         """A new meter of the metric for the task's targets.
@@ -173,7 +175,7 @@ class Measured(ABC):
         """
         if self.own is not None:
             return Prepared(self.own.meter, self.for_metric)
-        member: NamedMetric = METRICS[self.metric]
+        member = self._member()
         targets = self.targets
         if targets.kind not in member.kinds:
             suited = [name for name in METRICS if targets.kind in METRICS[name].kinds]
@@ -182,6 +184,11 @@ class Measured(ABC):
                 f"task's targets are {targets.kind}; use {' or '.join(suited)}"
             )
         return Prepared(member.make(targets), self.for_metric)
+
+    def _member(self) -> NamedMetric:
+        """The metric by name."""
+        found: NamedMetric = self._named or METRICS[self.metric]
+        return found
 
     def for_metric(self, outputs: Tensor, targets: Tensor) -> tuple[Tensor, Tensor]:
         """Convert outputs and targets for metrics; unchanged unless a task overrides this."""

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from collections.abc import Sequence
+from dataclasses import dataclass, field, replace
 from typing import Any, Literal, TypeAlias
 
 from nas_theseus.values.ids import short_hash
@@ -51,20 +52,45 @@ class Boundary:
 
 @dataclass(frozen=True, order=True)
 class Span:
-    """A contiguous run of guide parts [start, stop)."""
+    """A contiguous run of guide parts [start, stop).
+
+    Attributes:
+        names: the guide's names of these parts, for texts that people read; empty if they are not
+            known. Spans with and without names are equal.
+    """
 
     start: int
     stop: int
+    names: tuple[str, ...] = field(default=(), compare=False)
 
     def __post_init__(self) -> None:
         if not 0 <= self.start < self.stop:
             raise ValueError(f"a span is 0 <= start < stop, not [{self.start}, {self.stop})")
+        if self.names and len(self.names) != len(self):
+            raise ValueError(f"{len(self)} parts cannot have {len(self.names)} names")
 
     def __len__(self) -> int:
         return self.stop - self.start
 
     def __str__(self) -> str:
+        """Names of the first and the last part; their numbers if the names are not known."""
+        if self.names:
+            return self.names[0] if len(self) == 1 else f"{self.names[0]}–{self.names[-1]}"
         return f"{self.start}-{self.stop - 1}" if len(self) > 1 else f"{self.start}"
+
+    @property
+    def text(self) -> str:
+        """The span in a sentence: ``part layer1.0`` or ``parts layer1.0–layer1.2``."""
+        return f"part{'s' if len(self) > 1 else ''} {self}"
+
+
+def span_of(start: int, stop: int, names: Sequence[str]) -> Span:
+    """A span with its parts' names.
+
+    Args:
+        names: names of all parts of the guide, in order.
+    """
+    return Span(start, stop, tuple(names[start:stop]))
 
 
 @dataclass(frozen=True)
@@ -106,8 +132,9 @@ class Architecture:
         for choice in self.choices:
             if choice.span.start != position:
                 raise ValueError(
-                    f"an architecture's spans must be adjacent: block {choice.block!r} starts at "
-                    f"part {choice.span.start}, expected {position}"
+                    f"an architecture's spans must be adjacent: block {choice.block!r} for "
+                    f"{choice.span.text} starts at part {choice.span.start} (from 0), expected "
+                    f"{position}"
                 )
             position = choice.span.stop
         if not self.choices:
@@ -116,11 +143,11 @@ class Architecture:
     @property
     def id(self) -> str:
         """Twelve hexadecimal digits, equal for equal choices on every machine."""
-        return short_hash(self.to_json())
+        return short_hash(self._identity())
 
     @property
     def pairing(self) -> str:
-        """The spans as text: ``0|1-2|3``."""
+        """The spans as text: ``stem|layer1.0–layer1.1|head``; ``0|1-2|3`` without names."""
         return "|".join(str(choice.span) for choice in self.choices)
 
     @property
@@ -129,16 +156,36 @@ class Architecture:
         return "|".join(str(choice) for choice in self.choices)
 
     def label(self, position: int) -> str:
-        """One block as text: ``1: depthwise(expand=2) for parts 1-2``."""
+        """One block as text: ``1: depthwise(expand=2) for parts layer1.0–layer1.1``."""
         choice = self.choices[position]
-        return f"{position}: {choice} for parts {choice.span}"
+        return f"{position}: {choice} for {choice.span.text}"
 
     @property
     def stop(self) -> int:
         """Number of guide parts that the architecture covers."""
         return self.choices[-1].span.stop
 
+    def named(self, names: Sequence[str]) -> Architecture:
+        """The same architecture with the names of the guide's parts.
+
+        Args:
+            names: names of all parts of the guide, in order.
+        """
+        return Architecture(
+            tuple(
+                replace(choice, span=span_of(choice.span.start, choice.span.stop, names))
+                for choice in self.choices
+            )
+        )
+
     def to_json(self) -> list[dict[str, Any]]:
+        return [
+            {**item, **({"parts": list(choice.span.names)} if choice.span.names else {})}
+            for item, choice in zip(self._identity(), self.choices, strict=True)
+        ]
+
+    def _identity(self) -> list[dict[str, Any]]:
+        """The choices without names of parts, on which the id does not depend."""
         return [
             {
                 "span": [choice.span.start, choice.span.stop],
@@ -160,7 +207,11 @@ class Architecture:
         try:
             choices = tuple(
                 BlockChoice(
-                    Span(int(item["span"][0]), int(item["span"][1])),
+                    Span(
+                        int(item["span"][0]),
+                        int(item["span"][1]),
+                        tuple(map(str, item.get("parts", ()))),
+                    ),
                     str(item["block"]),
                     tuple(sorted(item.get("hyperparameters", {}).items())),
                     float(item.get("width_share", 1.0)),

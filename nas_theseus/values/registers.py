@@ -3,13 +3,15 @@
 A register belongs to one folder, and each module of the folder is a member: `conversion/
 similarities/cka_unbiased.py` is the similarity "cka-unbiased", and its attribute `MEMBER` is the
 object that fulfils the kind's protocol. Names are known without importing any member, so help texts
-and validation are quick. A space file adds its own members with `Register.add`.
+and validation are quick. A space file adds its own members with `Register.add`. They are known to
+that space only: `activate` chooses the space whose members are visible.
 """
 
 from __future__ import annotations
 
 import importlib
 import pkgutil
+import sys
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -17,6 +19,45 @@ from typing import Any
 from nas_theseus.errors import UnknownNameError
 
 _PACKAGE = Path(__file__).parents[1]
+
+# Each space file is a package with a name of its own, and its modules are modules of that package.
+SPACE_PREFIX = "theseus_space_"
+# Code through which a space's own code adds members, such as Recipe(similarity=Mine()).
+_BETWEEN = ("nas_theseus", "pydantic")
+
+_active: str | None = None
+
+
+def activate(space: str | None) -> str | None:
+    """Make the members of one space visible instead of those of the space that was active.
+
+    Args:
+        space: name of the space's package; None for no space.
+
+    Returns:
+        The space that was active.
+    """
+    global _active
+    before, _active = _active, space
+    return before
+
+
+def active_space() -> str | None:
+    """Name of the package of the space whose members are visible."""
+    return _active
+
+
+def _space_that_adds() -> str | None:
+    """The space whose own code is running; None for code from elsewhere."""
+    frame = sys._getframe(2)
+    while frame is not None:
+        top = str(frame.f_globals.get("__name__", "")).partition(".")[0]
+        if top.startswith(SPACE_PREFIX):
+            return top
+        if top not in _BETWEEN:
+            return None
+        frame = frame.f_back  # type: ignore[assignment]
+    return None
 
 
 class Register:
@@ -38,8 +79,23 @@ class Register:
             for module in modules
             if not module.name.startswith("_")
         }
-        self.own: dict[str, Any] = {}
+        # Members from outside the package, by the space that added them; None for no space.
+        self._added: dict[str | None, dict[str, Any]] = {}
         self._versions: dict[str, Any] = {}
+
+    @property
+    def shipped(self) -> tuple[str, ...]:
+        """Names of the package's members."""
+        return tuple(self._modules)
+
+    @property
+    def own(self) -> dict[str, Any]:
+        """Members from outside the package that the active space knows."""
+        return self.own_of(_active)
+
+    def own_of(self, space: str | None) -> dict[str, Any]:
+        """Members from outside the package that a space knows: its own, and those of no space."""
+        return {**self._added.get(None, {}), **(self._added.get(space, {}) if space else {})}
 
     def __iter__(self) -> Iterator[str]:
         return iter({**self._modules, **self.own})
@@ -56,8 +112,9 @@ class Register:
         Raises:
             UnknownNameError: no member has this name; the message lists all names.
         """
-        if name in self.own:
-            return self.own[name]
+        own = self.own
+        if name in own:
+            return own[name]
         if name in self._versions:
             return self._versions[name]
         if name not in self._modules:
@@ -67,6 +124,9 @@ class Register:
     def add(self, name: str, member: Any) -> None:
         """Add a member from outside the package, replacing an earlier one of the same name.
 
+        Only its own space knows a member that a space's code adds; others, such as those of an
+        installed package or a notebook, are known everywhere in the process.
+
         Raises:
             UnknownNameError: the package itself has a member of this name.
         """
@@ -74,7 +134,7 @@ class Register:
             raise UnknownNameError(
                 f"{self.kind} {name!r} is part of nas-theseus; choose another name for yours"
             )
-        self.own[name] = member
+        self._added.setdefault(_space_that_adds(), {})[name] = member
 
     def add_version(self, name: str, fingerprint: str, member: Any) -> str:
         """Register a version of a user's own member, and return its name with the fingerprint.

@@ -12,6 +12,7 @@ def command(space: SpaceFile) -> None:
     from nas_theseus.cli.tables import figure, plain_table
     from nas_theseus.costs.table import CostTable
     from nas_theseus.searches.beginning import refuse_mistakes
+    from nas_theseus.space.left_out import left_out
     from nas_theseus.space.load import load_space
 
     found = load_space(space)
@@ -25,4 +26,6 @@ def command(space: SpaceFile) -> None:
     ]
     console = Console()
     console.print(f"{space}: no mistakes; {found.count():,} architectures", highlight=False)
+    for line in left_out(found):
+        console.print(line, highlight=False, markup=False, soft_wrap=True)
     console.print(plain_table("cost range", ["cost", "cheapest", "dearest", "guide"], rows))

@@ -10,8 +10,8 @@ import torch
 from torch import Tensor
 
 from nas_theseus.export.format import Format, Run, metadata, refusal
-from nas_theseus.export.formats.torch_export import trace
 from nas_theseus.export.member import Member
+from nas_theseus.export.tracing import blocks_with, trace
 
 
 class Onnx:
@@ -24,9 +24,9 @@ class Onnx:
         """Trace and write the network.
 
         Raises:
-            ExportError: ONNX has no operator for something in the network.
+            ExportError: a block cannot be traced, or ONNX has no operator for something in it.
         """
-        traced = trace(member, inputs)
+        traced = trace(member, inputs, "onnx")
         try:
             program = torch.onnx.export(
                 traced,
@@ -41,7 +41,8 @@ class Onnx:
             operator = _lacking(error)
             if operator is None:
                 raise
-            raise refusal("onnx", f"onnx has no operator for {operator}") from error
+            blocks = ", ".join(blocks_with(member, inputs, operator)) or "the network"
+            raise refusal("onnx", f"onnx has no operator for {operator} of {blocks}") from error
         assert program is not None  # only without dynamo
         program.model.metadata_props.update(metadata(member))
         program.save(path, external_data=False)

@@ -6,10 +6,10 @@ from pathlib import Path
 
 import torch
 from torch import Tensor
-from torch.export import Dim, ExportedProgram
 
 from nas_theseus.export.format import Format, Run, metadata
 from nas_theseus.export.member import Member
+from nas_theseus.export.tracing import trace
 from nas_theseus.values.ids import canonical_json
 
 METADATA_FILE = "theseus.json"  # inside a .pt2
@@ -25,24 +25,12 @@ class TorchExport:
         """Trace and write the network."""
         extra = {METADATA_FILE: canonical_json(metadata(member))}
         with path.open("wb") as file:
-            torch.export.save(trace(member, inputs), file, extra_files=extra)
+            torch.export.save(trace(member, inputs, "torch-export"), file, extra_files=extra)
 
     def read(self, member: Member, path: Path) -> Run:
         """The program as a module."""
         with path.open("rb") as file:
             return torch.export.load(file).module()
-
-
-def trace(member: Member, inputs: Tensor) -> ExportedProgram:
-    """The network as a program with a free batch size and without file names of this machine."""
-    # At least two examples: torch takes a dimension of one for a constant.
-    example = inputs if len(inputs) > 1 else inputs.expand(2, *inputs.shape[1:])
-    program = torch.export.export(member.network, (example,), dynamic_shapes=({0: Dim("batch")},))
-    for module in program.graph_module.modules():
-        if isinstance(module, torch.fx.GraphModule):
-            for node in module.graph.nodes:
-                node.meta.pop("stack_trace", None)
-    return program
 
 
 MEMBER: Format = TorchExport()

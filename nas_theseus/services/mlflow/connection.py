@@ -18,6 +18,7 @@ from mlflow.tracking import MlflowClient
 from sqlalchemy.engine import make_url
 
 from nas_theseus.errors import ServiceError
+from nas_theseus.services.mlflow.artifact_root import check_artifact_root
 from nas_theseus.storage.redaction import scrub, without_credentials
 
 EXPERIMENT = "nas-theseus"
@@ -50,25 +51,26 @@ def connect(uri: str) -> MlflowClient:
 
 
 def find_experiment(client: MlflowClient, name: str) -> str:
-    """Id of an experiment, made if it is missing.
+    """Id of an experiment, made if it is missing; its artifacts can be written.
 
     Raises:
-        ServiceError: it is deleted there.
+        ServiceError: it is deleted there, or its artifact root cannot be written.
         MlflowException: MLflow refuses.
     """
     experiment = client.get_experiment_by_name(name)
     if experiment is None:
         try:
-            return str(client.create_experiment(name))
+            experiment = client.get_experiment(client.create_experiment(name))
         except MlflowException:  # another search may have made it just now
             experiment = client.get_experiment_by_name(name)
             if experiment is None:
                 raise
     if experiment.lifecycle_stage != "active":
         raise ServiceError(
-            f"experiment {name!r} is deleted there; restore it (mlflow experiments restore "
+            f"MLflow experiment {name!r} is deleted; restore it (mlflow experiments restore "
             f"-x {experiment.experiment_id}) or set MLFLOW_EXPERIMENT_NAME to another"
         )
+    check_artifact_root(client, experiment)
     return str(experiment.experiment_id)
 
 

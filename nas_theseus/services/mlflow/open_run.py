@@ -13,6 +13,7 @@ from mlflow.exceptions import MlflowException
 from mlflow.tracking import MlflowClient
 
 from nas_theseus.errors import ServiceError
+from nas_theseus.services.mlflow.artifact_root import log_artifact
 from nas_theseus.services.mlflow.connection import (
     connect,
     experiment_name,
@@ -65,7 +66,7 @@ class OpenRun:
             write_run(self._client, self.run_id, [*own, *more])
             for name, place in files.items():
                 target = artifact_folder(place, name)
-                self._client.log_artifact(self.run_id, str(folder / name), target)
+                log_artifact(self._client, self.run_id, folder / name, target)
         except (MlflowException, OSError) as error:
             # The cause may hold the password, so it is not chained.
             raise ServiceError(

@@ -13,6 +13,7 @@ from typing import Any
 from mlflow.entities import Metric, Run, ViewType
 from mlflow.tracking import MlflowClient
 
+from nas_theseus.services.mlflow.artifact_root import log_artifact
 from nas_theseus.services.mlflow.runs import (
     TAG_CHARACTERS,
     artifact_folder,
@@ -343,4 +344,4 @@ class Projection:
         if missing := [str(path) for path in paths if not path.is_file()]:
             raise RecordError(f"files to upload are gone: {', '.join(missing)}")
         for file, path in zip(record["files"], paths, strict=True):
-            self.client.log_artifact(run_id, str(path), artifact_folder(target, file))
+            log_artifact(self.client, run_id, path, artifact_folder(target, file))

@@ -143,7 +143,7 @@ class MlflowTracker:
 
         Raises:
             ServiceError: MLflow does not answer within seconds, refuses, has another major version,
-                or another process delivers this outbox.
+                cannot write artifacts, or another process delivers this outbox.
             StorageError: the outbox cannot be read or written.
         """
         if self._thread is not None and self._thread.is_alive():
@@ -170,6 +170,8 @@ class MlflowTracker:
             if not self._connected:
                 self._stop = True
                 self._changed.notify_all()
+                if isinstance(self._connect_error, ServiceError):  # with its own remedy
+                    raise self._connect_error from None
                 cause = self._connect_error or TimeoutError(f"nothing within {limit_s:.0f} s")
                 # The cause may hold the password, so it is not chained.
                 raise no_answer(self._uri, cause) from None

@@ -134,7 +134,7 @@ def test_a_conversion_with_replacements_is_kept_whole(desk: Path, guides: Path) 
     run = the_run(client)
     assert run.info.run_id in result.output and run.info.status == "FINISHED"
     assert run.data.tags["theseus.architecture"] == CHOSEN.id
-    told = {"pairing": CHOSEN.pairing, "blocks": CHOSEN.blocks, "seed": "0", "recipe.epochs": "0.5",
+    told = {"pairing": "0|1|2|3|head", "blocks": CHOSEN.blocks, "seed": "0", "recipe.epochs": "0.5",
             "recipe.order": "reverse", "recipe.hybrid_epochs": "0.2"}  # fmt: skip
     assert told.items() <= run.data.params.items()
     metrics = run.data.metrics

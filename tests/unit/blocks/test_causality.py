@@ -139,9 +139,9 @@ def test_blocks_that_read_ahead_are_told_with_what_to_do(tmp_path: Path) -> None
     said = mistakes_in(make(tmp_path, blocks, CausalConv()))
     for name in ("self_attention(causal=False, heads=4, mlp=4.0)", "token_mlp(hidden=64)",
                  "pairmean"):  # fmt: skip
-        assert any(f"block {name} for parts 1: reads later tokens" in one for one in said), said
+        assert any(f"block {name} for part first: reads later tokens" in one for one in said), said
     assert all("use causal=True" in one for one in said)
-    assert any("block pairembedding for parts 0: reads later tokens" in one for one in said)
+    assert any("block pairembedding for part embed: reads later tokens" in one for one in said)
     # The causal variant is none of the mistakes, and a block is told once.
     assert len(said) == 4
     assert sum("(and 1 more of its choices)" in one for one in said) == 3

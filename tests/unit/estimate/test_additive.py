@@ -409,7 +409,7 @@ def test_what_cannot_be_learnt_from_is_refused() -> None:
         estimate.update(short, 0.9)
     with pytest.raises(EstimateError, match="covers 2 parts"):
         estimate.predict([short])
-    with pytest.raises(EstimateError, match="error of block 'b0' for parts 0 is nan"):
+    with pytest.raises(EstimateError, match="error of block 'b0' for part 0 is nan"):
         estimate.add_errors({choice(0, 0): math.nan})
     with pytest.raises(EstimateError, match="different rungs"):
         AdditiveEstimate(PARTS, rungs=("a", "a"))

@@ -265,7 +265,7 @@ def test_what_is_no_space_is_refused() -> None:
     turned = Option(1, 0, BlockChoice(Span(0, 1), "back"), (1,))
     with pytest.raises(PairingError, match="cycle"):
         AdditiveSpace([option(0, 1, "a", 1), turned], 0, 1)
-    with pytest.raises(ShapeError, match=r"block 'a' for parts 0 has costs \(1, 2\)"):
+    with pytest.raises(ShapeError, match=r"block 'a' for part 0 has costs \(1, 2\)"):
         AdditiveSpace([option(0, 1, "a", 1, 2)], 0, 1)
     with pytest.raises(ShapeError, match=">= 0"):
         AdditiveSpace([option(0, 1, "a", -1)], 0, 1)

@@ -167,7 +167,7 @@ def test_a_block_at_the_input_and_between_free_widths() -> None:
 
 def test_what_cannot_be_converted_says_why() -> None:
     keys = BlockKeys(SPACE)
-    with pytest.raises(ConversionError, match="identity for parts 1 has no parameters"):
+    with pytest.raises(ConversionError, match="identity for part 1 has no parameters"):
         convert_block(SPACE, keys.of(BlockChoice(Span(1, 2), "identity")), ACTIVATIONS)
     few = GuideActivations(SPACE.guide, SPACE.task.sample(64), torch.device("cpu"))
     with pytest.raises(ConversionError, match="192 alignment examples.*are of 64"):

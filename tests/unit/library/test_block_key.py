@@ -66,9 +66,13 @@ MINE = BlockChoice(Span(1, 2), "mine", (("hidden", 4),))
 
 
 def key_of(folder: Path, text: str = SPACE, chosen: BlockChoice = MINE) -> BlockKey:
+    return BlockKeys(load_space(write_space(folder, text))).of(chosen)
+
+
+def write_space(folder: Path, text: str = SPACE) -> Path:
     path = folder / "small.py"
     path.write_text(text)
-    return BlockKeys(load_space(path)).of(chosen)
+    return path
 
 
 KEY = BlockKey(
@@ -92,6 +96,20 @@ def test_every_ingredient_changes_the_id(changed: dict[str, object]) -> None:
     other = replace(KEY, **changed)  # type: ignore[arg-type]
     assert other.id != KEY.id
     assert other.seed != KEY.seed
+
+
+def test_a_key_names_the_guides_parts_and_they_change_no_id() -> None:
+    named = replace(KEY, span=Span(1, 3, ("layer1.0", "layer1.1")))
+    assert named == KEY and named.id == KEY.id
+    assert str(named) == "mine(depth=2, hidden=4) for parts layer1.0–layer1.1"
+    assert str(BlockKey.from_json(named.to_json())) == str(named)
+    assert "parts" not in KEY.to_json() and str(KEY) == "mine(depth=2, hidden=4) for parts 1-2"
+
+
+def test_keys_of_a_space_name_its_parts(tmp_path: Path) -> None:
+    space = load_space(write_space(tmp_path))
+    (choice,) = (c for c in space.choices(space.span(1, 2)) if c == MINE)
+    assert str(BlockKeys(space).of(choice)) == f"mine(hidden=4) for part {space.guide.names[1]}"
 
 
 def test_of_the_recipe_what_alignment_depends_on_changes_the_id() -> None:

@@ -144,11 +144,11 @@ def test_similarity_is_drawn_as_distance_on_a_log_scale_and_the_worst_are_named(
     assert axes.get_yscale() == "log"
     first, second = axes.lines
     assert first.get_label() == "1: bottleneck(ratio=0.5)@0.5 for parts 1-3"
-    assert second.get_label() == "2: linear for parts 4"
+    assert second.get_label() == "2: linear for part 4"
     assert list(first.get_xdata()) == [0, 1] and list(second.get_xdata()) == [1]
     assert list(first.get_ydata()) == pytest.approx([0.01, 0.1])
     assert list(second.get_ydata()) == pytest.approx([0.4])
-    assert axes.get_title() == "bottlenecks, the least similar first:\n2: linear for parts 4"
+    assert axes.get_title() == "bottlenecks, the least similar first:\n2: linear for part 4"
     assert [text.get_text() for text in axes.texts] == ["2"]
     (legend,) = figure.legends
     assert len(legend.get_texts()) == 2

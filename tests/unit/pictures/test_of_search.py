@@ -62,7 +62,7 @@ def test_front_is_connected_in_order_of_cost() -> None:
 def test_hover_tells_all_values_and_escapes() -> None:
     [text] = front_figure(ALL, FRONT, (ACCURACY, MACS), "").data[0].hovertext
     assert ALL[3].architecture.id in text
-    assert "pairing 0-1" in text
+    assert "0: mlp(hidden=4, note=" in text and " for parts 0-1<br>" in text
     assert "hidden=4" in text
     assert "val_accuracy = 0.5" in text
     assert "macs = 5,000" in text

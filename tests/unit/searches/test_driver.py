@@ -224,7 +224,7 @@ def test_a_block_that_cannot_be_converted_fails_its_architectures_and_is_not_tri
     assert len(failures) == state.failed > 0
     for failure in failures:
         assert failure.stage == "convert block"
-        assert "wild for parts" in failure.message and "infinite" in failure.message
+        assert "wild for part" in failure.message and "infinite" in failure.message
         assert "wild" in failure.architecture.blocks
 
     again = Bench(tmp_path, trials=16, text=WILD)

@@ -91,7 +91,7 @@ def test_all_mistakes_are_told_together() -> None:
 
 def test_a_block_that_gives_the_wrong_shape_or_raises_is_named() -> None:
     (wrong,) = mistakes_in(make([Keep(), block(WrongShape)]))
-    assert "block wrongshape(hidden" not in wrong and "block wrongshape for parts 0: " in wrong
+    assert "block wrongshape(hidden" not in wrong and "block wrongshape for part 0: " in wrong
     assert wrong.endswith("(and 2 more of its choices)")
     (broken,) = mistakes_in(make([Keep(), block(Broken)]))
     assert "block 'broken' cannot replace any span; first reason: " in broken

@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+from pathlib import Path
+
 import pytest
 import torch
 
 from nas_theseus import Recipe, SearchSpace
 from nas_theseus.blocks import Keep
 from nas_theseus.candidate.workshop import Workshop, result_of
+from nas_theseus.conversion.finetune import EpochLoss
 from nas_theseus.conversion.guide_training import guide_key, prepare_guide
 from nas_theseus.costs.table import CostTable
 from nas_theseus.space.mistakes import mistakes_in
@@ -98,3 +101,28 @@ def test_training_moves_every_anchor_and_net_and_is_kept_under_its_recipes(
     prepare_guide(again, task, TRAINING, tmp_path, torch.device("cpu"))  # type: ignore[arg-type]
     for name, tensor in again.state_dict().items():
         assert torch.equal(tensor, guide.state_dict()[name]), name
+
+
+@pytest.mark.parametrize("after", [1, 3, 5])
+def test_an_interrupted_training_resumes_in_the_anchor_or_net_where_it_was(
+    anchors: list[Anchor], task: ImageTask, tmp_path: Path, after: int
+) -> None:
+    cpu = torch.device("cpu")
+    undisturbed = guide_of(anchors)
+    prepare_guide(undisturbed, task, TRAINING, tmp_path / "undisturbed", cpu)
+    shown: list[EpochLoss] = []
+
+    def interrupt(epoch: EpochLoss) -> None:
+        shown.append(epoch)
+        if len(shown) == after:
+            raise KeyboardInterrupt
+
+    with pytest.raises(KeyboardInterrupt):
+        prepare_guide(guide_of(anchors), task, TRAINING, tmp_path, cpu, interrupt)
+    resumed = guide_of(anchors)
+    prepare_guide(resumed, task, TRAINING, tmp_path, cpu, shown.append, lambda _: None)
+    # Two anchors or more and a net, two epochs each: none of them runs twice.
+    assert len(shown) == 2 * (len(anchors) + 1)
+    for name, tensor in resumed.state_dict().items():
+        assert torch.equal(tensor, undisturbed.state_dict()[name]), name
+    assert not list(tmp_path.glob("*.checkpoint"))

@@ -26,6 +26,27 @@ def test_an_id_depends_on_the_choices_alone_and_survives_json() -> None:
     assert first.blocks == "keep|depthwise(expand=2, kernel=3)"
 
 
+def test_names_of_parts_are_shown_and_kept_and_change_no_identity() -> None:
+    plain = architecture()
+    named = plain.named(["stem", "layer1.0", "layer1.1"])
+    assert named == plain and hash(named) == hash(plain) and named.id == plain.id
+    assert named.pairing == "stem|layer1.0–layer1.1"
+    assert named.label(1) == "1: depthwise(expand=2, kernel=3) for parts layer1.0–layer1.1"
+    assert named.label(0) == "0: keep for part stem"
+    again = Architecture.from_json(named.to_json())
+    assert again == named and again.pairing == named.pairing
+    assert named.named(["a", "b", "c"]).pairing == "a|b–c"
+    assert sorted([Span(1, 2, ("z",)), Span(0, 1)]) == [Span(0, 1), Span(1, 2, ("a",))]
+
+
+def test_names_that_do_not_fit_a_span_are_refused() -> None:
+    with pytest.raises(ValueError, match="2 parts cannot have 1 names"):
+        Span(0, 2, ("stem",))
+    item = {"span": [0, 2], "block": "keep", "parts": ["stem"]}
+    with pytest.raises(ValueError, match="2 parts cannot have 1 names"):
+        Architecture.from_json([item])
+
+
 @pytest.mark.parametrize("spans", [[(0, 1), (2, 3)], [(0, 2), (1, 3)], [(1, 2)], []])
 def test_spans_that_do_not_join_are_refused(spans: list[tuple[int, int]]) -> None:
     with pytest.raises(ValueError, match=r"must be adjacent|at least one"):
