@@ -231,7 +231,10 @@ def _open_workshop(
         lambda epoch: say(f"guide: epoch {epoch.epoch + 1}, loss {epoch.loss:.4f}"),
         say,
     )
-    return Workshop(space, device, settings.storage / "guide_work")
+    meter = None
+    if space.measured_by_block:
+        meter = BlockMeter(settings.storage / TABLE_FILE, device)
+    return Workshop(space, device, settings.storage / "guide_work", meter)
 
 
 def _write(

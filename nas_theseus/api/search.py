@@ -35,6 +35,7 @@ from nas_theseus.searches.beginning import (
     refuse_mistakes,
 )
 from nas_theseus.searches.block_jobs import BlockJobs
+from nas_theseus.searches.block_measuring import measure_blocks, sum_error_lines, sum_errors
 from nas_theseus.searches.driver import Driver, Listeners, Plan
 from nas_theseus.searches.execution import Executor
 from nas_theseus.searches.finish import Finish
@@ -45,7 +46,7 @@ from nas_theseus.searches.opening import Measured, open_ledger, plan_of
 from nas_theseus.searches.report import LiveReport
 from nas_theseus.searches.status import Reporter, Status
 from nas_theseus.searches.trackers import Trackers, make_trackers
-from nas_theseus.searches.worker import MakeWorker, worker_settings
+from nas_theseus.searches.worker import MakeWorker, WorkerSettings, worker_settings
 from nas_theseus.services.optuna.storage import reach
 from nas_theseus.services.optuna.study import Problem, StudySettings, enqueue, open_study
 from nas_theseus.space.consent import remember
@@ -392,20 +393,27 @@ class Launch:
         executor.open()
         try:
             guide = self.prepare_guide()
-            measured = self.measure_guide()
+            settings = self.worker_settings(library)
+            costs = measure_blocks(self.space, self.folder, executor, settings, self.reporter)
+            measured = self.measure_guide(costs)
             driver = self.open_driver(executor.slots, measured, library, trackers)
             remaining = driver.ledger.left + driver.ledger.open
             slots = executor.slots
             self.reporter.say(forecast(measured, self.folder, remaining, slots, self._device))
             if remaining:
-                executor.run(driver, self.make_worker(library), driver.goes_on)
+                make_worker = MakeWorker(replace(settings, measurements=costs.measurements))
+                executor.run(driver, make_worker, driver.goes_on)
         finally:
             executor.close()
         driver.refuse_if_all_failed()
         status = driver.status()
         values = dict(measured.guide_values)
         finish = Finish(self.space, self.sources, self.folder, guide, values, self.reporter.say)
-        trackers.results(finish.write(driver.ledger, status.metrics()))
+        errors = sum_errors(driver.ledger.evaluations, self.space.measured_by_block)
+        for line in sum_error_lines(errors, len(driver.ledger.evaluations)):
+            self.reporter.say(line)
+        metrics = {f"{name}_sum_error": error for name, error in errors.items()}
+        trackers.results(finish.write(driver.ledger, status.metrics() | metrics))
         return SearchResult(
             self.settings.name,
             self.folder.folder,
@@ -432,14 +440,16 @@ class Launch:
         trained = space.guide, space.learnt_from, training, guides, self._device
         return prepare_guide(*trained, show, self.reporter.say)
 
-    def measure_guide(self) -> Measured:
+    def measure_guide(self, costs: CostTable) -> Measured:
         """Quality and costs of the guide, which is prepared."""
         space, resources = self.space, self.settings.execution.resources
-        costs = CostTable(space)
         values = {space.metric: score(space.guide, space.task, "validation")}
         values |= costs.of_parts().known()
         device = torch.device(resources.device)
-        measured = measured_costs(space, space.guide, device, resources.threads)
+        # The driver of a cluster may have no device of the trials' kind.
+        here = device.type == "cpu" or torch.cuda.is_available()
+        parts = list(space.guide.parts) if here else []
+        measured = measured_costs(space, space.guide, device, resources.threads, parts)
         values |= {**measured.costs, **measured.beside}
         figures = ", ".join(f"{name} {value:,.4g}" for name, value in values.items())
         self.reporter.say(f"guide: {figures}")
@@ -481,17 +491,15 @@ class Launch:
             found += suggestions
         return found
 
-    def make_worker(self, library: Library | None) -> MakeWorker:
-        """Makes the workers in their own processes."""
-        return MakeWorker(
-            worker_settings(
-                self.space,
-                self.sources,
-                self.folder,
-                library,
-                self.settings.seed,
-                self.settings.execution.resources,
-            )
+    def worker_settings(self, library: Library | None) -> WorkerSettings:
+        """What workers need, without measurements of blocks."""
+        return worker_settings(
+            self.space,
+            self.sources,
+            self.folder,
+            library,
+            self.settings.seed,
+            self.settings.execution.resources,
         )
 
     def parameters(self) -> dict[str, str | int | float | bool | None]:

@@ -21,6 +21,7 @@ from nas_theseus.estimate.thompson import PastProposal, Proposer
 from nas_theseus.library.block_key import BlockKeys
 from nas_theseus.library.store import Library
 from nas_theseus.searches.beginning import read_space
+from nas_theseus.searches.block_measuring import known_costs
 from nas_theseus.searches.folder import SearchFolder
 from nas_theseus.searches.front_files import read_front, read_outcomes
 from nas_theseus.space.search_space import SearchSpace
@@ -160,7 +161,7 @@ def answer(
     space = read_space(storage, trust_code=trust_code)
     _refuse_others(budget, space)
     blocks = _Blocks(space, storage, storage.library if library is None else library)
-    forecaster = _Forecaster(space, blocks)
+    forecaster = _Forecaster(space, known_costs(space, storage), blocks)
     predicted, epsilon = forecaster.predict(outcomes, budget, count, distance)
     return Answer(forecaster.metric, read_front(storage, budget), tuple(predicted), epsilon)
 
@@ -205,8 +206,8 @@ class _Blocks:
 class _Forecaster(Proposer):
     """The sampler's estimate, asked for the best under a budget on any additive cost."""
 
-    def __init__(self, space: SearchSpace, blocks: _Blocks) -> None:
-        super().__init__(space, CostTable(space), errors=lambda: blocks.errors)
+    def __init__(self, space: SearchSpace, costs: CostTable, blocks: _Blocks) -> None:
+        super().__init__(space, costs, errors=lambda: blocks.errors)
         self._blocks = blocks
 
     @cached_property

@@ -29,10 +29,12 @@ class SearchFolder:
         <root>/guides/<key>.<n>.checkpoint        a guide in training; removed when it is trained
         <root>/guide_work/                        activations and logits of guides, shared too
         <root>/library/                           converted blocks, shared by all searches
+        <root>/block_measurements.jsonl           costs measured on blocks, by place; shared too
         <root>/searches/<name>/space.py           copy of the space file
         <root>/searches/<name>/sources/           copies of the modules that it imports from its
                                                   folder; sources.json lists them
         <root>/searches/<name>/settings.json      seed and sampler, fixed when the search began
+        <root>/searches/<name>/block_measurements.json  those that this search goes by
         <root>/searches/<name>/study.journal      Optuna's study: the truth of proposals
         <root>/searches/<name>/evaluations/       one JSON a result: the truth of results
         <root>/searches/<name>/blocks/            one JSON a block that it converted or could not
@@ -67,6 +69,14 @@ class SearchFolder:
     @property
     def library(self) -> Path:
         return self.root / "library"
+
+    @property
+    def block_table(self) -> Path:
+        return self.root / "block_measurements.jsonl"
+
+    @property
+    def block_measurements(self) -> Path:
+        return self.folder / "block_measurements.json"
 
     @property
     def space_file(self) -> Path:
