@@ -17,6 +17,7 @@ from nas_theseus.candidate.workshop import Workshop
 from nas_theseus.conversion.guide_training import prepare_guide
 from nas_theseus.conversion.stage import Stage, stages
 from nas_theseus.conversion.target import Target, assemble
+from nas_theseus.costs.block_measurements import TABLE_FILE, BlockMeter
 from nas_theseus.errors import ConversionError, SpaceError
 from nas_theseus.export.member import member_files, write_member
 from nas_theseus.guide.weights import plain_state

@@ -35,7 +35,7 @@ from nas_theseus.searches.beginning import (
     refuse_mistakes,
 )
 from nas_theseus.searches.block_jobs import BlockJobs
-from nas_theseus.searches.block_measuring import measure_blocks, sum_error_lines, sum_errors
+from nas_theseus.searches.block_measuring import compare_sums, measure_blocks
 from nas_theseus.searches.driver import Driver, Listeners, Plan
 from nas_theseus.searches.execution import Executor
 from nas_theseus.searches.finish import Finish
@@ -397,22 +397,18 @@ class Launch:
             costs = measure_blocks(self.space, self.folder, executor, settings, self.reporter)
             measured = self.measure_guide(costs)
             driver = self.open_driver(executor.slots, measured, library, trackers)
-            remaining = driver.ledger.left + driver.ledger.open
-            slots = executor.slots
+            remaining, slots = driver.ledger.left + driver.ledger.open, executor.slots
             self.reporter.say(forecast(measured, self.folder, remaining, slots, self._device))
             if remaining:
-                make_worker = MakeWorker(replace(settings, measurements=costs.measurements))
-                executor.run(driver, make_worker, driver.goes_on)
+                settings = replace(settings, measurements=costs.measurements)
+                executor.run(driver, MakeWorker(settings), driver.goes_on)
         finally:
             executor.close()
         driver.refuse_if_all_failed()
         status = driver.status()
         values = dict(measured.guide_values)
         finish = Finish(self.space, self.sources, self.folder, guide, values, self.reporter.say)
-        errors = sum_errors(driver.ledger.evaluations, self.space.measured_by_block)
-        for line in sum_error_lines(errors, len(driver.ledger.evaluations)):
-            self.reporter.say(line)
-        metrics = {f"{name}_sum_error": error for name, error in errors.items()}
+        metrics = compare_sums(driver.ledger.evaluations, self.space, self.reporter)
         trackers.results(finish.write(driver.ledger, status.metrics() | metrics))
         return SearchResult(
             self.settings.name,
@@ -447,8 +443,7 @@ class Launch:
         values |= costs.of_parts().known()
         device = torch.device(resources.device)
         # The driver of a cluster may have no device of the trials' kind.
-        here = device.type == "cpu" or torch.cuda.is_available()
-        parts = list(space.guide.parts) if here else []
+        parts = list(space.guide.parts) if device.type in ("cpu", self._device.type) else []
         measured = measured_costs(space, space.guide, device, resources.threads, parts)
         values |= {**measured.costs, **measured.beside}
         figures = ", ".join(f"{name} {value:,.4g}" for name, value in values.items())
@@ -493,14 +488,8 @@ class Launch:
 
     def worker_settings(self, library: Library | None) -> WorkerSettings:
         """What workers need, without measurements of blocks."""
-        return worker_settings(
-            self.space,
-            self.sources,
-            self.folder,
-            library,
-            self.settings.seed,
-            self.settings.execution.resources,
-        )
+        given = self.space, self.sources, self.folder, library, self.settings.seed
+        return worker_settings(*given, self.settings.execution.resources)
 
     def parameters(self) -> dict[str, str | int | float | bool | None]:
         """What trackers record of a launch."""

@@ -24,6 +24,10 @@ from nas_theseus.values.member_fingerprint import member_fingerprint
 
 # Increase this when measures of the package give other numbers for the same block.
 FORMAT = 1
+# Name of the table in a storage folder.
+TABLE_FILE = "block_measurements.jsonl"
+# Fingerprints by the measure's identity; the measure is held so that no other takes its place.
+_MARKS: dict[int, tuple[BlockMeasuredCost, str]] = {}
 _CPU_FACTS = Path("/proc/cpuinfo")
 
 
@@ -34,12 +38,12 @@ class Place:
     Attributes:
         device: kind of device, such as ``NVIDIA H200`` or a CPU's model.
         threads: torch's intra-operator threads.
-        torch: version of torch.
+        version: of torch.
     """
 
     device: str
     threads: int
-    torch: str
+    version: str
 
     @classmethod
     def here(cls, device: torch.device, threads: int | None = None) -> Place:
@@ -61,7 +65,7 @@ class Place:
         return cls(kind, threads or torch.get_num_threads(), torch.__version__)
 
     def __str__(self) -> str:
-        return f"{self.device} with {self.threads} threads and torch {self.torch}"
+        return f"{self.device} with {self.threads} threads and torch {self.version}"
 
 
 def _cpu_model() -> str:
@@ -81,10 +85,15 @@ def measurement_id(measure: BlockMeasuredCost, module: nn.Module, inlet: Boundar
     """
     tensors = [*module.named_parameters(), *module.named_buffers()]
     shapes = [[name, list(tensor.shape), str(tensor.dtype)] for name, tensor in tensors]
-    mark = member_fingerprint("cost", measure.name, measure)
-    return short_hash(
-        [FORMAT, measure.name, mark, fingerprint(module), shapes, asdict(inlet)], 20
-    )
+    given = FORMAT, measure.name, _mark(measure), fingerprint(module), shapes, asdict(inlet)
+    return short_hash(given, 20)
+
+
+def _mark(measure: BlockMeasuredCost) -> str:
+    """A measure's fingerprint at its first use: one that counts its calls stays the same."""
+    if id(measure) not in _MARKS:
+        _MARKS[id(measure)] = measure, member_fingerprint("cost", measure.name, measure)
+    return _MARKS[id(measure)][1]
 
 
 class BlockMeasurements:

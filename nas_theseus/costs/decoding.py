@@ -104,9 +104,7 @@ def require_tokens(name: str, module: nn.Module, inlet: Boundary) -> None:
         )
 
 
-def cannot_run(
-    name: str, blocks: Sequence[nn.Module], context: int, error: Exception
-) -> CostError:
+def cannot_run(name: str, blocks: Sequence[nn.Module], context: int, error: Exception) -> CostError:
     """The error for blocks that fail on a context of so many tokens."""
     kinds = ", ".join(dict.fromkeys(type(block).__name__ for block in blocks))
     return CostError(

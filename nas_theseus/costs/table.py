@@ -168,7 +168,9 @@ class CostTable:
         """
         if name not in self.names:
             names = ", ".join(self.names)
-            raise ValueError(f"only additive costs that are known have a range: {names}, not {name}")
+            raise ValueError(
+                f"only additive costs that are known have a range: {names}, not {name}"
+            )
         best: dict[tuple[int, float], tuple[float, float]] = {(0, 1.0): (0, 0)}
         # Spans are sorted by start, so a boundary's range is complete before it is used.
         for span, share in self._space.fitting:
@@ -183,7 +185,7 @@ class CostTable:
         return best[len(self._space.guide), 1.0]
 
     def uncountable(self) -> list[str]:
-        """One message for each block or guide part with a cost that cannot be counted or measured."""
+        """One message for each block or guide part with a cost that cannot be taken."""
         said: dict[str, None] = {}
         try:
             self.of_parts()

@@ -216,9 +216,14 @@ def sum_errors(evaluations: Sequence[Evaluation], names: Sequence[str]) -> dict[
     return found
 
 
-def sum_error_lines(errors: Mapping[str, float], count: int) -> list[str]:
-    """How far sums of blocks are from whole networks, a line for each cost."""
-    return [
-        f"{name}: sums of blocks differ from whole networks by {error:.1%} (median of {count})"
-        for name, error in errors.items()
-    ]
+def compare_sums(
+    evaluations: Sequence[Evaluation], space: SearchSpace, reporter: Reporter
+) -> dict[str, float]:
+    """Report how far sums of blocks are from whole networks; the search's own metrics of it."""
+    errors = sum_errors(evaluations, space.measured_by_block)
+    for name, error in errors.items():
+        reporter.say(
+            f"{name}: sums of blocks differ from whole networks by {error:.1%} (median of "
+            f"{len(evaluations)})"
+        )
+    return {f"{name}_sum_error": error for name, error in errors.items()}

@@ -7,6 +7,7 @@ from collections.abc import Iterator
 from dataclasses import asdict, dataclass
 from pathlib import Path
 
+from nas_theseus.costs.block_measurements import TABLE_FILE
 from nas_theseus.errors import StorageError
 from nas_theseus.storage.whole_files import make_folder, write_json
 from nas_theseus.values.ids import SEARCH_NAME
@@ -72,7 +73,7 @@ class SearchFolder:
 
     @property
     def block_table(self) -> Path:
-        return self.root / "block_measurements.jsonl"
+        return self.root / TABLE_FILE
 
     @property
     def block_measurements(self) -> Path:

@@ -71,7 +71,8 @@ def measure_mistakes(measure: object) -> Iterator[str]:
     if lacking := [repr(name) for name, value in named if value is missing]:
         yield (
             f"cost {kind}: lacks {', '.join(lacking)}; a cost has name, unit, direction, "
-            "additive, and a method count, measure_blocks or measure, as in nas_theseus/costs/measures"
+            "additive, and a method count, measure_blocks or measure, as in "
+            "nas_theseus/costs/measures"
         )
         return
     name, unit, direction, additive = (value for _, value in named)
@@ -91,7 +92,7 @@ def measure_mistakes(measure: object) -> Iterator[str]:
         yield f"{cost}: additive must be True or False, not {additive!r}"
         return
     place = ("inlet", "device", "threads")
-    methods = {"measure": ("network", *place)}
+    methods: dict[str, tuple[str, ...]] = {"measure": ("network", *place)}
     if additive:
         methods = {"count": ("module", "inlet"), "measure_blocks": ("blocks", *place)}
     if not any(_takes(getattr(measure, name, None), len(given)) for name, given in methods.items()):

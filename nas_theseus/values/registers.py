@@ -72,9 +72,7 @@ class Register:
             own names, such as ``KVCacheBytes(context=4096)``.
     """
 
-    def __init__(
-        self, kind: str, folder: str, hyphens: bool = True, options: bool = False
-    ) -> None:
+    def __init__(self, kind: str, folder: str, hyphens: bool = True, options: bool = False) -> None:
         self.kind, self.folder, self._options = kind, folder, options
         modules = pkgutil.iter_modules([str(_PACKAGE / folder)])
         package = f"nas_theseus.{folder.replace('/', '.')}"
