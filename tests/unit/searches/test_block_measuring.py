@@ -260,11 +260,19 @@ def test_numbers_of_another_machine_are_not_mixed_with_new_ones(
         nas_theseus.search(root / "gpt.py", trials=3, storage=tmp_path, **OPTIONS)
 
 
-def test_convert_measures_where_it_runs(root: Path, tmp_path: Path) -> None:
-    made = nas_theseus.convert(root / "gpt.py", storage=tmp_path, out=tmp_path / "out")
-    cost = made.evaluation.cost
-    assert cost["decode_latency_ms"] > 0
-    assert (tmp_path / "block_measurements.jsonl").read_text()
+def test_convert_measures_where_it_runs(
+    root: Path, folder: SearchFolder, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setenv("MLFLOW_TRACKING_URI", f"sqlite:///{tmp_path / 'mlflow.db'}")
+    monkeypatch.delenv("MLFLOW_EXPERIMENT_NAME", raising=False)
+    chosen = evaluations(folder)[0].architecture
+    (tmp_path / "chosen.json").write_text(json.dumps(chosen.to_json()))
+    made = nas_theseus.convert(root / "gpt.py", "chosen.json", epochs=0, settle_epochs=0)
+    lines = (tmp_path / "theseus" / "block_measurements.jsonl").read_text().splitlines()
+    numbers = {line["id"]: line["value"] for line in map(json.loads, lines)}
+    costs = CostTable(load_space(root / "gpt.py"), BlockMeasurements(numbers))
+    assert costs.of(chosen).known() == made.converted.evaluation.cost.known()
 
 
 def test_the_job_travels_to_a_worker() -> None:

@@ -82,7 +82,7 @@ def test_all_mistakes_are_told_together() -> None:
         "recipe: freeze_kept: no part is named '*.mlp'; the guide's parts are 0, 1, head",
         "block 'depthwise': no part is named 'stem'",
         "its layer `last` is not the last operation",
-        "unknown 'val_accurracy'; known: latency_ms, macs, params, peak_memory_bytes, val_accuracy",
+        "unknown 'val_accurracy'; known: decode_latency_ms, kv_cache_bytes, latency_ms, macs",
         "constraint 'macs < 3' must read",
         "unknown 'mac' in 'mac <= 3'",
     ):
