@@ -8,8 +8,10 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from typer.testing import CliRunner
 
 import nas_theseus
+from nas_theseus.cli.app import make_app
 from nas_theseus.costs.block_measurements import BlockMeasurements, measurement_id
 from nas_theseus.costs.table import CostTable
 from nas_theseus.errors import CostError, LimitError, SpaceError, StorageError
@@ -296,3 +298,11 @@ def test_a_table_without_a_block_refuses_to_add_up(folder: SearchFolder) -> None
     space = read_space(folder, trust_code=True)
     with pytest.raises(CostError, match="has not been measured"):
         CostTable(space, BlockMeasurements({})).range("decode_latency_ms")
+
+
+def test_the_check_names_what_a_search_will_measure(root: Path) -> None:
+    found = CliRunner().invoke(make_app(), ["check", str(root / "gpt.py")])
+    assert found.exit_code == 0, found.output
+    said = "measured block by block when a search begins: decode_latency_ms, prefill_latency_ms"
+    assert said in " ".join(found.output.split())
+    assert "kv_cache_bytes" in found.output
