@@ -89,8 +89,9 @@ def guide_work(space: SearchSpace, costs: CostTable) -> dict[str, int]:
     recipe, guide = space.recipe, costs.of_parts().macs
     images = space.task.size("train")
     aligned = 0 if recipe.is_control else min(recipe.align_examples, images)
+    scored = recipe.divergence_examples if recipe.takes_blocks else 0
     return {
-        "activation_macs": aligned * guide,
+        "activation_macs": (aligned + scored) * guide,
         "logit_macs": images * guide if recipe.taught else 0,
     }
 

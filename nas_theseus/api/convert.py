@@ -234,7 +234,7 @@ def _open_workshop(
     )
     meter = None
     if space.measured_by_block:
-        meter = BlockMeter(settings.storage / TABLE_FILE, device)
+        meter = BlockMeter(settings.storage / TABLE_FILE, device, guide=space.guide)
     return Workshop(space, device, settings.storage / "guide_work", meter)
 
 

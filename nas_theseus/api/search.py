@@ -230,8 +230,7 @@ def run_search(
         reporter.say(line)
     # Controls align nothing, so they are the same with a library and without.
     with_library = settings.library is not False and not space.recipe.is_control
-    recipe = space.recipe.model_copy(update={"library": with_library})
-    space = replace(space, recipe=recipe)
+    space = replace(space, recipe=space.recipe.model_copy(update={"library": with_library}))
     folder.create()
     lock = FileLock(folder.lock_file)
     try:
@@ -242,8 +241,7 @@ def run_search(
             "process; wait for it, or give this one another --name"
         ) from error
     with held:
-        launch = Launch(space, sources, folder, settings, reporter)
-        return launch.run(first)
+        return Launch(space, sources, folder, settings, reporter).run(first)
 
 
 def refuse_unknown_names(settings: SearchSettings) -> None:
@@ -432,9 +430,8 @@ class Launch:
         def show(epoch: EpochLoss) -> None:
             self.reporter.say(f"guide: {unit} {epoch.epoch + 1}{whole}, loss {epoch.loss:.4f}")
 
-        space, guides = self.space, self.folder.guides
-        trained = space.guide, space.learnt_from, training, guides, self._device
-        return prepare_guide(*trained, show, self.reporter.say)
+        given = self.space.guide, self.space.learnt_from, training, self.folder.guides
+        return prepare_guide(*given, self._device, show, self.reporter.say)
 
     def measure_guide(self, costs: CostTable) -> Measured:
         """Quality and costs of the guide, which is prepared."""

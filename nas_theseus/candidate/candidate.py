@@ -11,6 +11,7 @@ import torch
 from torch import nn
 
 from nas_theseus.conversion.activations import GuideActivations
+from nas_theseus.conversion.divergence import ReplaceOne
 from nas_theseus.conversion.finetune import EpochLoss
 from nas_theseus.conversion.target import Target
 from nas_theseus.conversion.training_macs import training_macs
@@ -32,6 +33,7 @@ class Candidate:
     Attributes:
         space, costs, activations, device: the workshop's, the same for all of its candidates.
         search_seed: of the search.
+        replacing: measures the divergence of blocks that the library lacks; the workshop's.
         target: the network, on the device, from the step `assemble` on.
         curve: all points so far.
         macs: multiply-adds spent so far: those that the steps' events report, added up. Not
@@ -47,6 +49,7 @@ class Candidate:
     architecture: Architecture
     recipe: Recipe
     search_seed: int
+    replacing: ReplaceOne | None = None
     target: Target = field(init=False)
     curve: list[CurvePoint] = field(init=False, default_factory=list)
     macs: int = field(init=False, default=0)

@@ -7,6 +7,7 @@ from dataclasses import dataclass
 from typing import ClassVar, Protocol, TypeAlias
 
 import torch
+from torch import nn
 
 from nas_theseus.candidate.candidate import Candidate, Converted
 from nas_theseus.conversion.alignment import Alignment, StageResult, align
@@ -18,6 +19,7 @@ from nas_theseus.errors import ConversionError
 from nas_theseus.estimate.rungs import rungs_of
 from nas_theseus.library.block_conversion import keep_block, load_into
 from nas_theseus.library.block_key import BlockKeys
+from nas_theseus.library.record import Facts
 from nas_theseus.library.store import Library
 from nas_theseus.tasks.score import score
 from nas_theseus.values.events import Progress, Reached
@@ -56,7 +58,8 @@ class Assemble:
             candidate.architecture,
             candidate.seed,
             fresh=candidate.recipe.untouched_by_guide,
-            activations=candidate.activations,
+            # Weights from the library replace what a block would choose by the activations.
+            activations=None if candidate.recipe.takes_blocks else candidate.activations,
         )
         candidate.target = target.to(candidate.device)
         yield Progress(self.name)
@@ -84,15 +87,25 @@ class TakeBlocks:
             block = target.blocks[position]
             entry, made = self.library.get(key, block), None
             if entry is None:  # damaged, or removed since it was made
-                entry, made = keep_block(space, self.library, key, candidate.activations)
+                entry, made = keep_block(
+                    space, self.library, key, candidate.activations, candidate.replacing
+                )
             load_into(block, entry.state)
-            facts = entry.record.facts
-            points = (
-                CurvePoint(f"similarity/{position}", 0, facts.similarity),
-                CurvePoint(f"stitch_residual/{position}", 0, facts.residual),
-            )
+            points = _scores(position, block, entry.record.facts)
             # What converting a block took is the library's to count, not this candidate's.
             yield Progress(self.name, points if self.final else (), block=made)
+
+
+def _scores(position: int, block: nn.Module, facts: Facts) -> tuple[CurvePoint, ...]:
+    """Points of a library block's record; one without parameters was not aligned or stitched."""
+    known = {"contribution_error": facts.contribution_error, "divergence": facts.divergence}
+    if any(True for _ in block.parameters()):
+        known |= {"similarity": facts.similarity, "stitch_residual": facts.residual}
+    return tuple(
+        CurvePoint(f"{name}/{position}", 0, value)
+        for name, value in known.items()
+        if value is not None
+    )
 
 
 @dataclass(frozen=True)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass, field
+from functools import cached_property
 from pathlib import Path
 
 import torch
@@ -11,6 +12,7 @@ import torch
 from nas_theseus.candidate.candidate import Candidate, Converted
 from nas_theseus.candidate.steps import Event, steps_of
 from nas_theseus.conversion.activations import SAMPLE_LIMIT_BYTES, GuideActivations
+from nas_theseus.conversion.divergence import ReplaceOne
 from nas_theseus.conversion.room import free_memory_bytes, require_room
 from nas_theseus.costs.block_measurements import BlockMeasurements
 from nas_theseus.costs.table import CostTable
@@ -74,7 +76,15 @@ class Workshop:
 
     def keep_block(self, key: BlockKey, library: Library) -> tuple[Entry, BlockOutcome | None]:
         """As `library.block_conversion.keep_block`, for the workshop's space and activations."""
-        return keep_block(self.space, library, key, self.activations)
+        return keep_block(self.space, library, key, self.activations, self.replacing)
+
+    @cached_property
+    def replacing(self) -> ReplaceOne | None:
+        """Measures the divergence of blocks; None if the recipe or the task has none."""
+        space, examples = self.space, self.space.recipe.divergence_examples
+        if not examples or not callable(getattr(space.task, "distillation", None)):
+            return None
+        return ReplaceOne(space.guide, space.task, examples, self.device, self.guide_work)
 
     def candidate(
         self, architecture: Architecture, search_seed: int, recipe: Recipe | None = None
@@ -86,7 +96,7 @@ class Workshop:
         """
         recipe = recipe or self.space.recipe
         shared = self.space, self.costs, self.activations, self.device
-        return Candidate(*shared, architecture, recipe, search_seed)
+        return Candidate(*shared, architecture, recipe, search_seed, self.replacing)
 
     def convert(
         self,

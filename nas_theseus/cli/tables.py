@@ -44,12 +44,18 @@ def front_table(rows: Sequence[Mapping[str, Any]], title: str, width: int) -> Ta
 
 def predicted_table(found: Answer, title: str, width: int) -> Table:
     """Predictions, one line each, as `front_table`."""
+
+    def expected(quality: float, deviation: float) -> dict[str, str]:
+        if found.prior is not None:
+            return {f"summed_{found.prior}": f"{quality:.4g}"}
+        return {f"predicted_{found.metric}": f"{quality:.4f} ± {deviation:.4f}"}
+
     shown = []
     for one, row in zip(found.predicted, found.rows(), strict=True):
         shown.append(
             {
                 "architecture": row["architecture"],
-                f"predicted_{found.metric}": f"{one.quality:.4f} ± {one.deviation:.4f}",
+                **expected(one.quality, one.deviation),
                 **one.costs,
                 "in_library": str(one.stored),
                 "to_convert": str(one.lacking),

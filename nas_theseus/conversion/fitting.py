@@ -93,6 +93,37 @@ def unexplained(
     return float(left / spread)
 
 
+def relative_to_contribution(
+    residual: float, inputs: Sequence[Tensor], goals: Sequence[Tensor]
+) -> float | None:
+    """A block's squared error relative to what the replaced parts add to their input.
+
+    ‖block(x) - part(x)‖² / ‖part(x) - x‖². On a residual stream a part adds little to what it
+    passes on, so errors relative to the whole boundary hide what is lost, most of all if a few
+    activations are huge.
+
+    Args:
+        residual: share of the guide's variance at the outlet that the block leaves unexplained.
+        inputs: the guide's activations before the replaced parts, in batches (N, *boundary).
+        goals: the guide's activations after them, in the same batches.
+
+    Returns:
+        None if the shapes before and after differ, or nothing is added.
+
+    Source: Bercovich et al. 2024 (Puzzle), arXiv:2411.19146, whose local loss is relative to the
+    outputs of attention or MLP alone; the form for a part that includes its skip is ours.
+    """
+    if inputs[0].shape != goals[0].shape or not inputs[0].is_floating_point():
+        return None
+    mean = torch.stack([rows(goal).double().sum(0) for goal in goals]).sum(0)
+    mean /= sum(len(rows(goal)) for goal in goals)
+    spread = added = torch.zeros((), dtype=torch.float64, device=mean.device)
+    for features, goal in zip(inputs, goals, strict=True):
+        spread = spread + (rows(goal).double() - mean).square().sum()
+        added = added + (goal.double() - features.double()).square().sum()
+    return residual * float(spread / added) if added > 0 else None
+
+
 def chain_outputs(target: Target, stage: Stage, features: Tensor) -> Iterator[tuple[int, Tensor]]:
     """Position and output of each block of a stage's chain."""
     for position in range(stage.start, stage.stop):

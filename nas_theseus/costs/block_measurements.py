@@ -12,6 +12,8 @@ import torch
 from filelock import FileLock
 from torch import nn
 
+from nas_theseus.costs.decoding import surrounded
+from nas_theseus.costs.measures.weight_bytes import WeightBytes
 from nas_theseus.costs.probe import eval_view
 from nas_theseus.costs.taking import measured_on_blocks
 from nas_theseus.errors import CostError
@@ -39,15 +41,21 @@ class Place:
         device: kind of device, such as ``NVIDIA H200`` or a CPU's model.
         threads: torch's intra-operator threads.
         version: of torch.
+        around: bytes of the guide's weights, up to a power of two: what the other blocks of a
+            network put into the processor's cache meanwhile.
     """
 
     device: str
     threads: int
     version: str
+    around: int = 0
 
     @classmethod
-    def here(cls, device: torch.device, threads: int | None = None) -> Place:
+    def here(cls, device: torch.device, threads: int | None = None, around: int = 0) -> Place:
         """The place of this process.
+
+        Args:
+            around: bytes of the guide's weights.
 
         Raises:
             CostError: torch does not see the device.
@@ -62,10 +70,12 @@ class Place:
             kind = torch.cuda.get_device_name(device)
         else:
             kind = _cpu_model() if device.type == "cpu" else device.type
-        return cls(kind, threads or torch.get_num_threads(), torch.__version__)
+        rounded = 1 << (around - 1).bit_length() if around else 0
+        return cls(kind, threads or torch.get_num_threads(), torch.__version__, rounded)
 
     def __str__(self) -> str:
-        return f"{self.device} with {self.threads} threads and torch {self.version}"
+        size = f", in a network of up to {self.around:,} bytes" if self.around else ""
+        return f"{self.device} with {self.threads} threads and torch {self.version}{size}"
 
 
 def _cpu_model() -> str:
@@ -135,6 +145,8 @@ class BlockMeter(BlockMeasurements):
         device: where to measure.
         threads: torch's threads. Default: unchanged.
         numbers: known costs by id, which are not measured again.
+        guide: the network of whose blocks these are, or whose parts they replace. Default: none;
+            blocks find their own weights in the processor's cache.
 
     Raises:
         CostError: torch does not see the device.
@@ -147,9 +159,11 @@ class BlockMeter(BlockMeasurements):
         device: torch.device,
         threads: int | None = None,
         numbers: Mapping[str, float] | None = None,
+        guide: nn.Module | None = None,
     ) -> None:
         self._table, self._device, self._threads = JsonLines(file), device, threads
-        self.place = Place.here(device, threads)
+        around = 0 if guide is None else WeightBytes().count(guide, Boundary((1,)))
+        self.place = Place.here(device, threads, around)
         self._lock = FileLock(file.with_suffix(".lock"))
         super().__init__({**self._read(), **(numbers or {})})
 
@@ -179,7 +193,8 @@ class BlockMeter(BlockMeasurements):
         if found is not None:
             return found
         block = eval_view(module, self._device)
-        value = measured_on_blocks(measure, [block], inlet, self._device, self._threads)
+        with surrounded(self.place.around, self._device):
+            value = measured_on_blocks(measure, [block], inlet, self._device, self._threads)
         self._table.append(
             {
                 "id": name,

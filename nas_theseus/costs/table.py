@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
+from dataclasses import replace
 from functools import cached_property
 
 from torch import nn
@@ -57,23 +58,46 @@ class CostTable:
             CostError: an operator cannot be counted, or a cost not be measured; the message names
                 the block.
         """
-        space = self._space
-        inlet = space.boundary(choice.span.start, inlet_share)
-        outlet = space.boundary(choice.span.stop, choice.width_share)
-        family = space.families[choice.block]
-        keeps = family.keeps
-        span = choice.span if family.of_part else None
-        key: _Key = ((span, choice.block, choice.hyperparameters), inlet, outlet)
+        key = self._key(choice, inlet_share)
         if key not in self._known:
-            module = self._module(choice, inlet_share)
-            earlier = self._kept_before(choice.span.start) if keeps else ()
+            module, index = self._module(choice, inlet_share), choice.span.start
+            keeps = self._space.families[choice.block].keeps
+            earlier = self._kept_before(index) if keeps else ()
+            inlet = self._space.boundary(index, inlet_share)
             self._known[key] = self._counted(module, inlet, earlier)
         return self._known[key]
 
+    def _key(self, choice: BlockChoice, inlet_share: float) -> _Key:
+        """What a block's cost depends on."""
+        space = self._space
+        inlet = space.boundary(choice.span.start, inlet_share)
+        outlet = space.boundary(choice.span.stop, choice.width_share)
+        part = self._part(choice) if space.families[choice.block].of_part else None
+        return (part, choice.block, choice.hyperparameters), inlet, outlet
+
     def _module(self, choice: BlockChoice, inlet_share: float) -> nn.Module:
-        if self._space.families[choice.block].keeps:
-            return self._space.guide.parts[choice.span.start]
+        """The block; of parts of one kind always the first one's, whoever asks first."""
+        family = self._space.families[choice.block]
+        if family.of_part:
+            part = self._part(choice)
+            index = part if isinstance(part, int) else self._first_of_kind[part]
+            if family.keeps:
+                return self._space.guide.parts[index]
+            choice = replace(choice, span=self._space.span(index, index + 1))
         return self._space.build(choice, inlet_share)
+
+    @cached_property
+    def _first_of_kind(self) -> dict[str, int]:
+        found: dict[str, int] = {}
+        for index in range(len(self._space.guide)):
+            found.setdefault(self._space.part_kind(index), index)
+        return found
+
+    def _part(self, choice: BlockChoice) -> int | str:
+        """What a block made of a part depends on: its kind, or itself where weights are tied."""
+        index = choice.span.start
+        tied = self._space.guide.names[index] in self._space.keep
+        return index if tied else self._space.part_kind(index)
 
     def _kept_before(self, index: int) -> Sequence[nn.Module]:
         """The always-kept parts before this one, if this one is always kept too."""
@@ -129,9 +153,12 @@ class CostTable:
         if not space.measured_by_block:
             return
         yield from zip(space.guide.parts, space.guide.boundaries, strict=False)
+        seen: set[_Key] = set()
         for span, share in space.fitting:
             for choice in space.choices(span, share):
-                if not space.families[choice.block].keeps:
+                key = self._key(choice, share)
+                if not space.families[choice.block].keeps and key not in seen:
+                    seen.add(key)
                     yield self._module(choice, share), space.boundary(span.start, share)
 
     def of_blocks(self, architecture: Architecture) -> list[Cost]:

@@ -137,6 +137,8 @@ def _likely(columns: Sequence[_Column]) -> _Rows:
     is lower in all of these columns contains a row whose first column is not larger.
     """
     first, rest = columns[0], columns[1:]
+    if 2 ** len(rest) > _CELLS:
+        return np.arange(len(first))  # with so many columns, a grid costs more than it rules out
     side = max(1, int(min(_CELLS, len(first)) ** (1 / len(rest))))
     cells: NDArray[np.int64] | int = 0
     for column in rest:

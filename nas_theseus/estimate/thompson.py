@@ -14,6 +14,7 @@ from threadpoolctl import ThreadpoolController  # type: ignore[import-untyped]
 
 from nas_theseus.costs.table import CostTable
 from nas_theseus.estimate.additive import AdditiveEstimate, as_learnt, as_measured
+from nas_theseus.estimate.block_scores import as_prior
 from nas_theseus.estimate.front import AdditiveSpace
 from nas_theseus.estimate.pareto import front, hypervolume, minimised
 from nas_theseus.estimate.rungs import rungs_of
@@ -145,7 +146,7 @@ class Proposer:
         return self._most_gaining(candidates, past, estimate)
 
     def _estimate(self, past: Iterable[PastProposal]) -> AdditiveEstimate:
-        errors = dict(self._errors())
+        errors = as_prior(self._errors())
         if errors:
             families = self.space.families
             errors |= {

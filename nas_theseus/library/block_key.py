@@ -137,7 +137,7 @@ class BlockKeys:
         seen = sample_size(guide, wanted, dtype=recipe.activations_dtype)
         self._recipe = recipe.model_copy(update={"align_examples": seen})
         # Building a block and reading its source text takes milliseconds.
-        self._known: dict[tuple[BlockChoice, float], tuple[BlockKey, bool]] = {}
+        self._known: dict[tuple[BlockChoice, float], BlockKey] = {}
 
     def of(self, choice: BlockChoice, inlet_share: float = 1.0) -> BlockKey:
         """The key of one block whose inlet has a share of the guide's width.
@@ -145,28 +145,23 @@ class BlockKeys:
         Raises:
             PairingError: the block cannot replace its span, or keeps the guide's part.
         """
-        return self._key(choice, inlet_share)[0]
-
-    def of_blocks(self, architecture: Architecture) -> list[BlockKey | None]:
-        """The key of each block of an architecture, in order; None for blocks without conversion.
-
-        Those are blocks that start with the guide part's function, and blocks without parameters.
-        """
-        shares = [1.0, *(choice.width_share for choice in architecture.choices)]
-        found: list[BlockKey | None] = []
-        for choice, share in zip(architecture.choices, shares, strict=False):
-            preserves = self._space.families[choice.block].preserves
-            key, learns = (None, False) if preserves else self._key(choice, share)
-            found.append(key if learns else None)
-        return found
-
-    def _key(self, choice: BlockChoice, inlet_share: float) -> tuple[BlockKey, bool]:
-        """A block's key, and whether it has parameters."""
         if (choice, inlet_share) not in self._known:
             self._known[choice, inlet_share] = self._make(choice, inlet_share)
         return self._known[choice, inlet_share]
 
-    def _make(self, choice: BlockChoice, inlet_share: float) -> tuple[BlockKey, bool]:
+    def of_blocks(self, architecture: Architecture) -> list[BlockKey | None]:
+        """The key of each block of an architecture, in order.
+
+        None for blocks that start with the guide part's function, which the library does not hold.
+        """
+        shares = [1.0, *(choice.width_share for choice in architecture.choices)]
+        families = self._space.families
+        return [
+            None if families[choice.block].preserves else self.of(choice, share)
+            for choice, share in zip(architecture.choices, shares, strict=False)
+        ]
+
+    def _make(self, choice: BlockChoice, inlet_share: float) -> BlockKey:
         space = self._space
         inlet = space.boundary(choice.span.start, inlet_share)
         outlet = space.boundary(choice.span.stop, choice.width_share)
@@ -177,7 +172,7 @@ class BlockKeys:
         else:
             with torch.device("meta"):
                 built = family.build(inlet, outlet, choice.kwargs)
-        key = BlockKey(
+        return BlockKey(
             self._guide,
             self._data,
             choice.span,
@@ -188,4 +183,3 @@ class BlockKeys:
             fingerprint(built, family.factory),
             self._recipe,
         )
-        return key, any(True for _ in built.parameters())

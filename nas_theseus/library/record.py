@@ -16,6 +16,9 @@ from nas_theseus.errors import LibraryError
 from nas_theseus.library.block_key import BlockKey
 from nas_theseus.values.ids import short_hash
 
+# Facts that earlier versions did not have.
+_SCORES = ("contribution_error", "divergence")
+
 
 class DamagedEntry(LibraryError):
     """An entry is damaged; it is moved aside and the block converted again."""
@@ -30,9 +33,15 @@ class Facts:
         residual: the block's error: share of the guide's variance at its outlet that it leaves
             unexplained in the guide's basis; 0 if it explains all, above 1 if a skip harms.
         steps: number of optimiser steps.
-        macs: multiply-adds of the conversion.
-        seconds: wall time of the conversion.
+        macs: multiply-adds of the conversion, with those of the divergence.
+        seconds: wall time of the conversion, with that of the divergence.
         device: cpu or cuda; results are bit-equal on one kind of machine only.
+        contribution_error: the block's error relative to what the replaced parts add to their input
+            (`conversion.fitting.relative_to_contribution`). None if the shape changes, at other
+            widths than the guide's, and in records of earlier versions.
+        divergence: divergence of the guide's outputs with this one block in it, on validation data
+            (`conversion.divergence`). None if it was not measured.
+        divergence_macs: multiply-adds of the divergence.
     """
 
     similarity: float
@@ -41,6 +50,9 @@ class Facts:
     macs: int
     seconds: float
     device: str
+    contribution_error: float | None = None
+    divergence: float | None = None
+    divergence_macs: int = 0
 
 
 @dataclass(frozen=True)
@@ -82,7 +94,8 @@ class Record:
         """
         facts = asdict(self.facts)
         device = facts.pop("device")
-        numbers = [*facts.values(), self.size_bytes]
+        unknown = {name for name in _SCORES if facts[name] is None}
+        numbers = [*(facts[name] for name in facts.keys() - unknown), self.size_bytes]
         if not all(type(n) in (int, float) and math.isfinite(n) for n in numbers):
             raise ValueError("a fact is not a finite number")
         if not re.fullmatch("[0-9a-f]{64}", self.sha256) or self.size_bytes < 0:

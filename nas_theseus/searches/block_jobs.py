@@ -2,8 +2,7 @@
 
 from __future__ import annotations
 
-from statistics import fmean
-
+from nas_theseus.estimate.block_scores import BlockScores
 from nas_theseus.library.block_key import BlockKey, BlockKeys
 from nas_theseus.library.record import Facts
 from nas_theseus.library.store import Library
@@ -31,7 +30,7 @@ class BlockJobs:
         self._made: dict[str, BlockOutcome] = {}
         self._failed: dict[str, BlockOutcome] = {}
         self._stored: dict[str, Facts] = {}
-        self._errors: dict[BlockChoice, dict[str, float]] = {}
+        self._known: dict[BlockChoice, dict[str, Facts]] = {}
         for outcome in storage.block_outcomes():
             self._take(outcome)
 
@@ -52,11 +51,11 @@ class BlockJobs:
         )
 
     def errors(self) -> dict[BlockChoice, float]:
-        """Share of the guide's variance that each block known so far leaves unexplained.
-
-        Behind inlets of several widths a choice is several blocks: the mean of those known.
-        """
-        return {choice: fmean(errors.values()) for choice, errors in self._errors.items()}
+        """Score of each block known so far; see `BlockScores`."""
+        if not self._known:
+            return {}
+        known = {choice: facts.values() for choice, facts in self._known.items()}
+        return dict(BlockScores.of(known).values)
 
     def look_up(self, architecture: Architecture) -> None:
         """Count the blocks of an architecture that the library has as those of this search."""
@@ -75,8 +74,7 @@ class BlockJobs:
             if key is None:
                 continue
             if self._is_stored(key):
-                known = self._errors.setdefault(choice, {})
-                known[key.id] = self._stored[key.id].residual
+                self._known.setdefault(choice, {})[key.id] = self._stored[key.id]
             else:
                 lacking[key.id] = key
         return list(lacking.values())

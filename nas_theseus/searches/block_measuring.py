@@ -122,7 +122,8 @@ class MeasuringWorker:
         folder, device = self._settings.storage, torch.device(self._settings.device)
         saved = read_measurements(folder)
         numbers = {} if saved is None else saved.numbers
-        meter = BlockMeter(folder.block_table, device, self._settings.threads, numbers)
+        given = device, self._settings.threads, numbers, self._space.guide
+        meter = BlockMeter(folder.block_table, *given)
         if saved is not None and saved.place != meter.place:
             raise CostError(
                 f"blocks of search {folder.name!r} were measured on {saved.place}, and some are "

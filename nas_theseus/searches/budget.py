@@ -10,15 +10,18 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+from numpy.typing import NDArray
 
 from nas_theseus.costs.table import CostTable
 from nas_theseus.errors import SpaceError, StorageError
 from nas_theseus.estimate.additive import as_measured
+from nas_theseus.estimate.block_scores import BlockScores
 from nas_theseus.estimate.front import AdditiveSpace
 from nas_theseus.estimate.rungs import qualities, rungs_of
 from nas_theseus.estimate.space_graph import additive_space
 from nas_theseus.estimate.thompson import PastProposal, Proposer
 from nas_theseus.library.block_key import BlockKeys
+from nas_theseus.library.record import Facts
 from nas_theseus.library.store import Library
 from nas_theseus.searches.beginning import read_space
 from nas_theseus.searches.block_measuring import known_costs
@@ -38,7 +41,8 @@ class Prediction:
     """An architecture that was not evaluated, with what the estimate expects of it.
 
     Attributes:
-        quality, deviation: mean and standard deviation of the search's metric.
+        quality, deviation: mean and standard deviation of the search's metric. Of a prior
+            (`Answer.prior`): the sum of its blocks' scores, and 0.
         costs: additive, by name.
         stored, lacking: how many of its new blocks the library has, and how many not.
     """
@@ -57,6 +61,8 @@ class Answer:
 
     Attributes:
         metric: the quality that is predicted.
+        prior: None, or the score by whose sum architectures are ordered because the search has no
+            finished evaluation, such as "divergence". Their quality is then unknown.
         evaluated: the front of its evaluations that keep the budget.
         predicted: new architectures, the most promising first.
         epsilon: 0 where they were solved exactly; else the precision to which costs were compared.
@@ -66,6 +72,7 @@ class Answer:
     evaluated: tuple[FrontMember, ...]
     predicted: tuple[Prediction, ...]
     epsilon: float
+    prior: str | None = None
 
     def rows(self) -> list[dict[str, Any]]:
         """The predictions as plain rows, as `front --at --json` prints them."""
@@ -74,8 +81,7 @@ class Answer:
                 "architecture": one.architecture.id,
                 "pairing": one.architecture.pairing,
                 "blocks": one.architecture.blocks,
-                f"predicted_{self.metric}": one.quality,
-                "deviation": one.deviation,
+                **self._expected(one),
                 **one.costs,
                 "blocks_in_library": one.stored,
                 "blocks_to_convert": one.lacking,
@@ -83,6 +89,11 @@ class Answer:
             }
             for one in self.predicted
         ]
+
+    def _expected(self, one: Prediction) -> dict[str, float]:
+        if self.prior is not None:
+            return {f"summed_{self.prior}": one.quality}
+        return {f"predicted_{self.metric}": one.quality, "deviation": one.deviation}
 
 
 def parse_budget(text: str) -> tuple[Constraint, ...]:
@@ -132,7 +143,9 @@ def answer(
 ) -> Answer:
     """Answer a budget from a search's evaluations and its library; nothing is trained.
 
-    The estimate learns from all evaluations, its prior from the errors of the library's blocks.
+    The estimate learns from all evaluations, its prior from the scores of the library's blocks.
+    Without any evaluation, the least sums of scores are answered if all blocks have one
+    (`Answer.prior`).
     Of the new architectures under the budget the best is predicted first, then the best of those
     that differ in `distance` guide parts from all before (`AdditiveSpace.diverse`). They are solved
     by the sum of what blocks add; terms of pairs, where the data carry them, enter the prediction
@@ -146,32 +159,40 @@ def answer(
         trust_code: consent to run the search's copy of its space file.
 
     Raises:
-        StorageError: no such search, no consent, no evaluation yet.
+        StorageError: no such search, no consent, or neither an evaluation nor all blocks yet.
         LibraryError: the library is gone.
         LimitError: no architecture keeps the budget; names the limit and the closest one.
         SpaceError: a limit is on no additive cost of the search; or as `read_space`.
         GuideError: as `read_space`.
     """
     outcomes = read_outcomes(storage)
-    if not any(isinstance(outcome, Evaluation) for outcome in outcomes):
-        raise StorageError(
-            f"search {storage.name!r} has no finished evaluation, so there is nothing to answer "
-            "from; go on with it by 'nas-theseus search' first"
-        )
     space = read_space(storage, trust_code=trust_code)
     _refuse_others(budget, space)
     blocks = _Blocks(space, storage, storage.library if library is None else library)
+    begun = _begun(outcomes)
+    if not begun and (blocks.lacking or blocks.scores is None):
+        raise StorageError(
+            f"search {storage.name!r} has no finished evaluation, and {len(blocks.lacking)} of its "
+            "blocks are not converted yet, so there is nothing to answer from; go on with it by "
+            "'nas-theseus search' first"
+        )
     forecaster = _Forecaster(space, known_costs(space, storage), blocks)
     predicted, epsilon = forecaster.predict(outcomes, budget, count, distance)
-    return Answer(forecaster.metric, read_front(storage, budget), tuple(predicted), epsilon)
+    prior = None if begun or blocks.scores is None else blocks.scores.kind
+    return Answer(forecaster.metric, read_front(storage, budget), tuple(predicted), epsilon, prior)
+
+
+def _begun(outcomes: Collection[Outcome]) -> bool:
+    return any(isinstance(outcome, Evaluation) for outcome in outcomes)
 
 
 class _Blocks:
     """The blocks of a search's space: which the library has, which cannot be converted.
 
     Attributes:
-        errors: of those in the library, by choice.
+        scores: of those in the library; None if it has none.
         broken: choices that cannot be converted, each with its inlet's width share.
+        lacking: the others that the library does not have, likewise.
     """
 
     def __init__(self, space: SearchSpace, storage: SearchFolder, location: str | Path) -> None:
@@ -180,7 +201,7 @@ class _Blocks:
             (choice, share): self._keys.of(choice, share)
             for span, share in space.fitting
             for choice in space.choices(span, share)
-            if not space.families[choice.block].keeps
+            if not space.families[choice.block].preserves
         }
         stored = {}
         if space.recipe.library:
@@ -189,12 +210,18 @@ class _Blocks:
         failed = {one.block for one in storage.block_outcomes() if one.failure is not None}
         failed -= stored.keys()
         self.broken = {placed for placed, key in keys.items() if key.id in failed}
-        found: dict[BlockChoice, list[float]] = {}
+        missing = {placed for placed, key in keys.items() if key.id not in stored}
+        self.lacking = missing - self.broken
+        found: dict[BlockChoice, list[Facts]] = {}
         for (choice, _), key in keys.items():
             if key.id in stored:
-                found.setdefault(choice, []).append(stored[key.id].facts.residual)
-        # Behind inlets of several widths a choice is several blocks.
-        self.errors = {choice: float(np.mean(errors)) for choice, errors in found.items()}
+                found.setdefault(choice, []).append(stored[key.id].facts)
+        self.scores = BlockScores.of(found) if found else None
+
+    @property
+    def errors(self) -> Mapping[BlockChoice, float]:
+        """The scores by choice."""
+        return {} if self.scores is None else self.scores.values
 
     def counts(self, architecture: Architecture) -> tuple[int, int]:
         """How many of its new blocks the library has, and how many not."""
@@ -230,9 +257,11 @@ class _Forecaster(Proposer):
         """Predictions, the most promising first, and epsilon."""
         told = [self._told(outcome) for outcome in outcomes]
         estimate = self._estimate(told)
+        by_sum = not _begun(outcomes)
         choices, numbers = self._choices
+        errors = self._summed(choices) if by_sum else -estimate.weights(choices)[0]
         found = self._graph.diverse(
-            -estimate.weights(choices)[0][numbers],
+            errors[numbers],
             count,
             distance,
             [*budget, *self._limits],
@@ -241,12 +270,24 @@ class _Forecaster(Proposer):
         )
         if not found:
             return [], 0.0
+        epsilon = max(one.epsilon for one in found)
+        if by_sum:
+            return [self._prediction(one.architecture, one.error) for one in found], epsilon
         means, deviations = estimate.predict([one.architecture for one in found])
         predictions = [
-            self._prediction(found[i].architecture, float(means[i]), float(deviations[i]))
+            self._prediction(
+                found[i].architecture,
+                as_measured(float(means[i]), self._quality),
+                self._in_units(float(means[i]), float(deviations[i])),
+            )
             for i in np.argsort(-means, kind="stable")
         ]
-        return predictions, max(one.epsilon for one in found)
+        return predictions, epsilon
+
+    def _summed(self, choices: Sequence[BlockChoice]) -> NDArray[np.float64]:
+        """Each choice's score; 0 for what begins as the guide's part."""
+        scores = self._blocks.errors
+        return np.array([scores.get(choice, 0.0) for choice in choices])
 
     def _told(self, outcome: Outcome) -> PastProposal:
         if isinstance(outcome, Failure):
@@ -258,10 +299,15 @@ class _Forecaster(Proposer):
             outcome.architecture, outcome.values(), predicted=stopped, rungs=reached
         )
 
-    def _prediction(self, architecture: Architecture, mean: float, deviation: float) -> Prediction:
-        quality = as_measured(mean, self._quality)
+    def _in_units(self, mean: float, deviation: float) -> float:
         # What is minimised is learnt in logs: to first order, a share of the value.
-        unit = 1.0 if self._quality.direction == "maximize" else quality
+        if self._quality.direction == "maximize":
+            return deviation
+        return as_measured(mean, self._quality) * deviation
+
+    def _prediction(
+        self, architecture: Architecture, quality: float, deviation: float = 0.0
+    ) -> Prediction:
         costs = self._costs.of(architecture).known()
         counts = self._blocks.counts(architecture)
-        return Prediction(architecture, quality, unit * deviation, costs, *counts)
+        return Prediction(architecture, quality, deviation, costs, *counts)

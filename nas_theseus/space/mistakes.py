@@ -28,10 +28,11 @@ def mistakes_in(space: SearchSpace) -> list[str]:
     tasks = {"task": space.task}
     if space.guide_task is not None:
         tasks["guide_task"] = space.guide_task
+    scored = space.recipe.divergence_examples > 0 and not space.recipe.is_control
     if declared := declared_mistakes(tasks):
         return declared  # a space whose task has no shape or metric cannot be checked further
     return [
-        *used_mistakes(tasks, ["task"] if space.recipe.taught else []),
+        *used_mistakes(tasks, taught=space.recipe.taught, scored=scored),
         *_declaration_mistakes(space),
         *_guide_reads_ahead(space),
         *_block_mistakes(space),
@@ -49,7 +50,7 @@ def guide_mistakes(guide: Guide, task: Task) -> Iterator[str]:
     if guide.boundaries[-1].shape != task.outputs.shape:
         yield (
             f"guide: its outputs are {guide.boundaries[-1]}, but task {task.name!r} needs "
-            f"{task.outputs}; give the guide a head for the task"
+            f"{task.outputs}; {_remedy(guide, task)}"
         )
 
 
@@ -87,15 +88,31 @@ def _declaration_mistakes(space: SearchSpace) -> Iterator[str]:
         )
 
 
-def _predicts_tokens(space: SearchSpace) -> bool:
+def _remedy(guide: Guide, task: Task) -> str:
+    """What to do where the guide's outputs are not the task's."""
+    found, wanted = guide.boundaries[-1], task.outputs
+    if not _predicts_tokens(task) or found.kind != "tokens" or found.shape[0] != wanted.shape[0]:
+        return "give the guide a head for the task"
+    if found.width > wanted.width:
+        return (
+            f"these are more than the task's {wanted.width:,} tokens: give the guide's own "
+            f"tokenizer, or vocabulary={found.width} if the guide only rounds its vocabulary up"
+        )
+    return (
+        f"these are fewer than the task's {wanted.width:,} tokens: the tokenizer is another "
+        "model's; give the guide's own"
+    )
+
+
+def _predicts_tokens(task: Task) -> bool:
     """Whether the task is to predict each next token, so that nothing may read later tokens."""
-    return space.task.inlet.kind == "ids" and space.task.outputs.kind == "tokens"
+    return task.inlet.kind == "ids" and task.outputs.kind == "tokens"
 
 
 def _guide_reads_ahead(space: SearchSpace) -> Iterator[str]:
     boundaries = space.guide.boundaries
     vocabulary = space.task.outputs.width
-    if not _predicts_tokens(space) or not _token_wise(boundaries[0], boundaries[-1]):
+    if not _predicts_tokens(space.task) or not _token_wise(boundaries[0], boundaries[-1]):
         return
     try:
         if not reads_ahead(space.guide, boundaries[0], vocabulary):
@@ -146,7 +163,7 @@ def _block_mistakes(space: SearchSpace) -> Iterator[str]:
         for choice in space.choices(span, share):
             outlet = space.boundary(span.stop, choice.width_share)
             family = space.families[choice.block]
-            where = span if family.of_part else None
+            where = space.part_kind(span.start) if family.of_part else None
             case = (where, choice.block, choice.hyperparameters, inlet, outlet)
             if family.keeps or case in tested:
                 continue
@@ -176,7 +193,7 @@ def _build_mistake(space: SearchSpace, choice: BlockChoice, inlet_share: float) 
         fits = isinstance(found, Tensor) and tuple(found.shape[1:]) == outlet.shape
         ahead = (
             fits
-            and _predicts_tokens(space)
+            and _predicts_tokens(space.task)
             and _token_wise(inlet, outlet)
             and reads_ahead(module, inlet, space.task.outputs.width)
         )

@@ -25,7 +25,9 @@ from nas_theseus.tasks import Task
 from nas_theseus.values.architecture import Architecture, BlockChoice, Boundary, Span, span_of
 from nas_theseus.values.conditions import parse_constraint
 from nas_theseus.values.cost_measure import BlockMeasuredCost
+from nas_theseus.values.fingerprint import fingerprint
 from nas_theseus.values.goals import Constraint, Direction, Objective
+from nas_theseus.values.ids import short_hash
 from nas_theseus.values.recipe import Recipe
 from nas_theseus.values.registers import COSTS, active_space
 
@@ -243,14 +245,47 @@ class SearchSpace:
             )
         if family.keeps:
             return None
+        case = (family.name, self.part_kind(span.start))
+        if case not in self._refusals:
+            self._refusals[case] = self._part_refusal(family, span)
+        reason = self._refusals[case]
+        return None if reason is None else f"part {self.guide.names[span.start]!r}: {reason}"
+
+    def _part_refusal(self, family: BlockFamily, span: Span) -> str | None:
+        """Why a block cannot be made from a part; None if all its variants can."""
         try:
             with torch.random.fork_rng(devices=[]):
                 # Not every variant fits every part: a part may have nothing to widen.
                 for variant in family.variants():
                     self.build(BlockChoice(span, family.name, variant))
         except PairingError as error:
-            return f"part {self.guide.names[span.start]!r}: {error}"
+            return str(error)
         return None
+
+    @cached_property
+    def _refusals(self) -> dict[tuple[str, str], str | None]:
+        return {}
+
+    def part_kind(self, index: int) -> str:
+        """Hash that is equal for guide parts of the same structure, sizes and inlet.
+
+        Layers of a transformer differ in their weights alone. What depends on structure alone,
+        such as which blocks fit and what they cost, is found once for all of them.
+        """
+        return self._part_kinds[index]
+
+    @cached_property
+    def _part_kinds(self) -> tuple[str, ...]:
+        return tuple(
+            short_hash(
+                [
+                    fingerprint(part),
+                    [[name, *tensor.shape] for name, tensor in part.state_dict().items()],
+                    str(inlet),
+                ]
+            )
+            for part, inlet in zip(self.guide.parts, self.guide.boundaries[:-1], strict=True)
+        )
 
     def build(
         self,

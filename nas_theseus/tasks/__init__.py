@@ -11,10 +11,13 @@ from nas_theseus.tasks.images import (
 )
 from nas_theseus.tasks.labels import LabelTask, multilabel
 from nas_theseus.tasks.metric import Meter, OwnMetric, own_metric
+from nas_theseus.tasks.multiple_choice import multiple_choice
 from nas_theseus.tasks.regression import NumberTask, diabetes, regression
 from nas_theseus.tasks.segmentation import MaskTask, digit_masks, segmentation
 from nas_theseus.tasks.task import SPLITS, Batch, Split, Task
 from nas_theseus.tasks.text import TextTask, text_file
+from nas_theseus.tasks.text_files import TextFilesTask, text_files
+from nas_theseus.tasks.unlabelled import UnlabelledTask, unlabelled
 
 __all__ = [
     "SPLITS",
@@ -27,7 +30,9 @@ __all__ = [
     "OwnMetric",
     "Split",
     "Task",
+    "TextFilesTask",
     "TextTask",
+    "UnlabelledTask",
     "diabetes",
     "digit_masks",
     "digits",
@@ -35,8 +40,11 @@ __all__ = [
     "from_datasets",
     "image_folder",
     "multilabel",
+    "multiple_choice",
     "own_metric",
     "regression",
     "segmentation",
     "text_file",
+    "text_files",
+    "unlabelled",
 ]

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import inspect
 import math
-from collections.abc import Callable, Collection, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from typing import Any, TypeVar, get_args
 
 import torch
@@ -40,19 +40,23 @@ def declared_mistakes(tasks: Mapping[str, object]) -> list[str]:
     ]
 
 
-def used_mistakes(tasks: Mapping[str, Task], taught: Collection[str] = ()) -> list[str]:
+def used_mistakes(
+    tasks: Mapping[str, Task], *, taught: bool = False, scored: bool = False
+) -> list[str]:
     """Mistakes in data, losses, metrics and distillation of all tasks that are used together.
 
     Args:
         tasks: as for `declared_mistakes`, where they have none.
-        taught: labels of tasks whose training distils from the guide's outputs.
+        taught: whether candidates, which learn the task called "task", are taught by the guide.
+        scored: whether blocks are scored by their divergence on that task.
     """
     said: dict[str, str] = {}
     checked: list[Task] = []
     for label, task in tasks.items():
         if not any(task is other for other in checked):
             checked.append(task)
-            for mistake in behaviour_mistakes(task, taught=label in taught):
+            mine = label == "task"
+            for mistake in behaviour_mistakes(task, taught=taught and mine, scored=scored and mine):
                 said.setdefault(mistake, label)
     return [
         mistake if label == "task" else f"{label}: {mistake}" for mistake, label in said.items()
@@ -97,7 +101,7 @@ def _wrong_values(task: Any) -> Iterator[str]:
             yield _not(boundary, side, "a Boundary (C,H,W), (T,D) or (D,), or (T,) of token ids")
 
 
-def behaviour_mistakes(task: Task, taught: bool) -> list[str]:
+def behaviour_mistakes(task: Task, taught: bool, scored: bool = False) -> list[str]:
     """Mistakes in a task's data, loss, metric and distillation; empty if there are none.
 
     Uses a few examples of each split, with random outputs.
@@ -105,6 +109,7 @@ def behaviour_mistakes(task: Task, taught: bool) -> list[str]:
     Args:
         task: a task without `declaration_mistakes`.
         taught: whether training distils from the guide's outputs, so that distillation is needed.
+        scored: whether blocks are scored by the task's distillation if it has one.
     """
     mistakes = []
     if taught and not callable(getattr(task, "distillation", None)):
@@ -119,11 +124,14 @@ def behaviour_mistakes(task: Task, taught: bool) -> list[str]:
         batch = _first(task, "validation", None)
         # Each part separately, so that one that raises does not hide the others.
         checks = {"loss": _loss_mistakes, "metric": _metric_mistakes}
-        if taught:
+        if taught or (scored and callable(getattr(task, "distillation", None))):
             checks["distillation"] = _distillation_mistakes
         for what, check in checks.items():
             found = _caught(lambda check=check: list(check(task, batch)))  # type: ignore[misc]
-            data += [found.of(what)] if isinstance(found, _Failure) else found
+            said = [found.of(what)] if isinstance(found, _Failure) else found
+            if what == "distillation" and not taught:
+                said = [f"{one}; or set Recipe(divergence_examples=0)" for one in said]
+            data += said
     prefix = f"task {task.name!r}: "
     return [*mistakes, *(prefix + mistake.removeprefix(prefix) for mistake in data)]
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 import re
 from abc import ABC, abstractmethod
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any, ClassVar, Literal, Protocol, TypeAlias
 
 from torch import Tensor
@@ -14,7 +14,7 @@ from nas_theseus.errors import DataError
 from nas_theseus.values.goals import Direction
 from nas_theseus.values.registers import METRICS
 
-TargetKind: TypeAlias = Literal["classes", "tokens", "maps", "labels", "numbers"]
+TargetKind: TypeAlias = Literal["classes", "tokens", "maps", "labels", "numbers", "outputs"]
 
 # Names that MLflow, `--where` and constraints all accept.
 _NAME = re.compile(r"[A-Za-z0-9_.]+")
@@ -40,14 +40,18 @@ class Targets:
     Attributes:
         kind: ``classes`` (B,) with logits (B, C); ``tokens`` (B, T) with logits (B, T, V);
             ``maps`` (B, H, W) with logits (B, C, H, W); ``labels`` (B, L) of zeros and ones with
-            logits (B, L); ``numbers`` (B, K) with outputs (B, K).
+            logits (B, L); ``numbers`` (B, K) with outputs (B, K); ``outputs`` (…, C) with logits
+            (…, C), where the targets are the guide's logits.
         count: number of classes, tokens of the vocabulary, labels or numbers.
         ignored: class of pixels that do not count; None if all count.
+        token_bytes: returns the bytes of text that each token stands for, (V,), int64. None where
+            nobody can say.
     """
 
     kind: TargetKind
     count: int
     ignored: int | None = None
+    token_bytes: Callable[[], Tensor] | None = field(default=None, compare=False, repr=False)
 
 
 @dataclass(frozen=True)

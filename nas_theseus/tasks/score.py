@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from typing import Any
 
 import torch
@@ -11,11 +12,18 @@ from nas_theseus.errors import DataError
 from nas_theseus.tasks.metric import Meter
 from nas_theseus.tasks.task import Device, Split, Task
 
+# Numbers in the outputs of one batch: 1 GiB. The logits of a large vocabulary are more than that
+# for a few dozen texts.
+_MOST_OUTPUTS = 1 << 28
+
 
 def score(network: nn.Module, task: Task, split: Split, batch_size: int = 512) -> float:
     """The task's metric on one split, in eval mode; the network's mode is restored.
 
     Only `nas_theseus.searches.run` reads the test split, once, for the front.
+
+    Args:
+        batch_size: the most examples in a batch; fewer where the outputs are large.
 
     Raises:
         DataError: the split has no examples, or the metric is not one number.
@@ -24,6 +32,7 @@ def score(network: nn.Module, task: Task, split: Split, batch_size: int = 512) -
     was_training = network.training
     network.eval()
     meter = empty_meter(task, device)
+    batch_size = max(1, min(batch_size, _MOST_OUTPUTS // math.prod(task.outputs.shape)))
     examples = 0
     with torch.inference_mode():
         for batch in task.batches(split, batch_size, device=device):

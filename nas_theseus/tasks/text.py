@@ -2,38 +2,29 @@
 
 from __future__ import annotations
 
-import codecs
-import importlib
 from collections import Counter
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
-from functools import cached_property, lru_cache
+from functools import cached_property
 from pathlib import Path
 from typing import Any, ClassVar, Literal, TypeAlias, Unpack
 
 import torch
 from torch import Tensor
-from torch.nn import functional
 
-from nas_theseus.errors import DataError, ShapeError
-from nas_theseus.tasks.distillation import of_classes
-from nas_theseus.tasks.metric import Measured, OwnMetric, Targets
-from nas_theseus.tasks.task import Device, Digest, Splits, SplitTask, hash_tensor, shuffled
+from nas_theseus.errors import DataError
+from nas_theseus.tasks.metric import OwnMetric
+from nas_theseus.tasks.next_token import NextTokenTask
+from nas_theseus.tasks.task import Device, Digest, Splits, hash_tensor, shuffled
 from nas_theseus.tasks.task_options import SourceOptions
+from nas_theseus.tasks.text_reading import read_text
+from nas_theseus.tasks.tokenizing import load_tokenizer, token_bytes, tokenizers_package
 from nas_theseus.values.architecture import Boundary
 from nas_theseus.values.keywords import completed
 
 Level: TypeAlias = Literal["character", "bpe"]
 
 BPE_VOCABULARY = 4096
-# Byte-order marks; the longer first, as one of UTF-32 begins with one of UTF-16.
-_MARKS = (
-    (codecs.BOM_UTF32_LE, "utf-32"),
-    (codecs.BOM_UTF32_BE, "utf-32"),
-    (codecs.BOM_UTF16_LE, "utf-16"),
-    (codecs.BOM_UTF16_BE, "utf-16"),
-    (codecs.BOM_UTF8, "utf-8-sig"),
-)
 _TRAIN_SHARE, _VALIDATION_SHARE = 0.90, 0.05
 
 
@@ -71,7 +62,7 @@ class TokenExamples:
 
 
 @dataclass(frozen=True, eq=False)
-class TextTask(Measured, SplitTask):
+class TextTask(NextTokenTask):
     """Model text: cross-entropy of the next token is minimised, perplexity is measured.
 
     Perplexities compare only between tasks of the same tokens.
@@ -101,17 +92,12 @@ class TextTask(Measured, SplitTask):
     own: OwnMetric | None = None
 
     @property
-    def inlet(self) -> Boundary:
-        """Token ids (context,)."""
-        return Boundary((self.context,), integer=True)
-
-    @property
     def outputs(self) -> Boundary:
         """Logits (context, vocabulary); at character level without `vocabulary` reads the text."""
         if self.vocabulary is not None:
             return Boundary((self.context, self.vocabulary))
         if self.tokenizer is not None:
-            return Boundary((self.context, _tokenizer(self.tokenizer).get_vocab_size()))
+            return Boundary((self.context, load_tokenizer(self.tokenizer).get_vocab_size()))
         if self.level == "bpe":
             return Boundary((self.context, BPE_VOCABULARY))
         return Boundary((self.context, self._characters))
@@ -123,10 +109,17 @@ class TextTask(Measured, SplitTask):
 
     @cached_property
     def _segments(self) -> tuple[str, str, str]:
-        text = "".join(_read(path) for path in self.paths)[: self.characters]
+        text = "".join(map(read_text, self.paths))[: self.characters]
         train = int(len(text) * _TRAIN_SHARE)
         validation = train + int(len(text) * _VALIDATION_SHARE)
         return text[:train], text[train:validation], text[validation:]
+
+    @cached_property
+    def _encoding(self) -> Any:
+        """The tokenizer: the given one, or one that is learnt on the training text alone."""
+        if self.tokenizer is not None:
+            return load_tokenizer(self.tokenizer)
+        return _learnt(self._segments[0], self.outputs.shape[1])
 
     def load(self) -> Splits:
         """Read the text, cut it into three contiguous segments (90/5/5) and those into windows.
@@ -138,10 +131,8 @@ class TextTask(Measured, SplitTask):
         size = self.outputs.shape[1]
         if self.level == "character":
             tokens = _encode_characters(self._segments, size)
-        elif self.tokenizer is not None:
-            tokens = _encode_with(_tokenizer(self.tokenizer), self._segments)
         else:
-            tokens = _encode_bpe(self._segments, size)
+            tokens = _encode_with(self._encoding, self._segments)
         parts = ("train", "validation", "test")
         train, *others = (self._windows(part, one) for part, one in zip(parts, tokens, strict=True))
         order = shuffled(len(train), self.seed)
@@ -156,40 +147,19 @@ class TextTask(Measured, SplitTask):
             )
         return tokens.unfold(0, self.context + 1, self.context)
 
-    def loss(self, outputs: Tensor, targets: Tensor) -> Tensor:
-        """Mean cross-entropy per token of logits (B, T, vocabulary) against ids (B, T).
+    def token_bytes(self) -> Tensor:
+        """Bytes of each token in UTF-8; the one that stands for all rare characters counts as one.
 
         Raises:
-            ShapeError: the outputs are not (B, T, vocabulary).
+            DataError: the tokenizer does not keep all of the text.
         """
-        self._check(outputs, targets)
-        return functional.cross_entropy(outputs.flatten(0, 1), targets.flatten())
-
-    @property
-    def targets(self) -> Targets:
-        """Token ids."""
-        return Targets("tokens", self.outputs.shape[1])
-
-    def distillation(self, outputs: Tensor, teacher: Tensor, temperature: float) -> Tensor:
-        """KL divergence from the guide's distribution of each token; see `of_classes`."""
-        return of_classes(outputs, teacher, temperature, dim=-1)
-
-    def for_metric(self, outputs: Tensor, targets: Tensor) -> tuple[Tensor, Tensor]:
-        """Both as they are.
-
-        Raises:
-            ShapeError: the outputs are not (B, T, vocabulary).
-        """
-        self._check(outputs, targets)
-        return outputs, targets
-
-    def _check(self, outputs: Tensor, targets: Tensor) -> None:
-        expected = (*targets.shape, self.outputs.shape[1])
-        if tuple(outputs.shape) != expected:
-            raise ShapeError(
-                f"task {self.name!r}: outputs have shape {tuple(outputs.shape)}, expected "
-                f"{expected} (batch, tokens, vocabulary)"
-            )
+        size = self.outputs.shape[1]
+        if self.level == "bpe":
+            return token_bytes(self._encoding, size)
+        found = torch.ones(size, dtype=torch.int64)
+        for number, character in enumerate(_kept(self._segments[0], size), start=1):
+            found[number] = len(character.encode())
+        return found
 
 
 def text_file(
@@ -255,76 +225,29 @@ def text_file(
     )
 
 
-def _read(path: Path) -> str:
-    """A file's text, its line ends as newlines, whatever system it is from.
-
-    Raises:
-        DataError: the file cannot be read, is not in UTF-8, or in UTF-16 or 32 without a mark.
-    """
-    try:
-        data = path.read_bytes()
-    except OSError as error:
-        raise DataError(f"{path} cannot be read: {error.strerror or error}") from error
-    encoding = next((name for mark, name in _MARKS if data.startswith(mark)), "utf-8")
-    try:
-        text = data.decode(encoding)
-    except UnicodeDecodeError as error:
-        raise DataError(
-            f"{path} cannot be read as {encoding.partition('-sig')[0].upper()} text: {error}; save "
-            "it in UTF-8"
-        ) from error
-    if "\0" in text:
-        raise DataError(
-            f"{path} has NUL characters, as text in UTF-16 without a byte-order mark has, or a "
-            "file that is no text; save it in UTF-8"
-        )
-    return text.replace("\r\n", "\n").replace("\r", "\n")
+def _kept(text: str, size: int) -> list[str]:
+    """The characters that a vocabulary keeps, by frequency, ties by character."""
+    counts = Counter(text)
+    return sorted(counts, key=lambda character: (-counts[character], character))[: size - 1]
 
 
 def _encode_characters(segments: tuple[str, str, str], size: int) -> list[Tensor]:
     """Ids by frequency in the training text, ties by character; 0 stands for all others."""
-    counts = Counter(segments[0])
-    kept = sorted(counts, key=lambda character: (-counts[character], character))[: size - 1]
-    ids = {character: number for number, character in enumerate(kept, start=1)}
+    ids = {character: number for number, character in enumerate(_kept(segments[0], size), start=1)}
     return [
         torch.tensor([ids.get(character, 0) for character in segment], dtype=torch.int32)
         for segment in segments
     ]
 
 
-def _encode_bpe(segments: tuple[str, str, str], size: int) -> list[Tensor]:
-    """Ids of a byte-level pair encoding learnt on the training segment alone."""
-    tokenizer = _tokenizers().ByteLevelBPETokenizer()
+def _learnt(text: str, size: int) -> Any:
+    """A byte-level pair encoding learnt on a text."""
+    tokenizer = tokenizers_package().ByteLevelBPETokenizer()
     tokenizer.train_from_iterator(
-        segments[0].splitlines(keepends=True), vocab_size=size, show_progress=False
+        text.splitlines(keepends=True), vocab_size=size, show_progress=False
     )
-    return _encode_with(tokenizer, segments)
+    return tokenizer
 
 
 def _encode_with(tokenizer: Any, segments: tuple[str, str, str]) -> list[Tensor]:
     return [torch.tensor(tokenizer.encode(segment).ids, dtype=torch.int32) for segment in segments]
-
-
-@lru_cache(maxsize=4)
-def _tokenizer(path: Path) -> Any:
-    try:
-        tokenizer = _tokenizers().Tokenizer.from_file(str(path))
-    except DataError:
-        raise
-    except Exception as error:  # tokenizers raises plain Exception for whatever it cannot read
-        raise DataError(f"{path} is no tokenizer of Hugging Face's tokenizers: {error}") from error
-    # A file may say how long a sentence is; a whole segment is encoded at once.
-    tokenizer.no_truncation()
-    tokenizer.no_padding()
-    return tokenizer
-
-
-def _tokenizers() -> Any:
-    try:
-        # The one optional import: only this level needs it.
-        return importlib.import_module("tokenizers")
-    except ImportError as error:
-        raise DataError(
-            "level='bpe' needs the package tokenizers: pip install 'nas-theseus[text]', or use "
-            "level='character'"
-        ) from error

@@ -72,6 +72,7 @@ ADDED = {
     "hidden",
     "precision",
     "checkpointing",
+    "divergence_examples",
 }
 # Task training with a budget in steps is scored this often at most.
 SLICES = 8
@@ -206,6 +207,9 @@ class Recipe(Settings):
             storing its activations. The gradients are the same.
         recalibrate: whether batch-norm statistics are computed again from training data after
             conversion; not needed for ablations that start from random weights.
+        divergence_examples: number of validation examples on which the divergence of a block of the
+            library is measured (`conversion.divergence`); 0 does not measure it. Candidates do not
+            depend on it, only what is proposed.
     """
 
     # Any, so that type checkers allow objects; the stored value is text.
@@ -242,6 +246,7 @@ class Recipe(Settings):
     gradient_clip: PositiveFloat = 1.0
     precision: Precision = "auto"
     checkpointing: bool = False
+    divergence_examples: Annotated[int, Field(ge=0)] = 128
 
     @field_validator("freeze_kept", mode="before")
     @classmethod

@@ -213,6 +213,7 @@ def test_batches_of_too_few_examples_are_refused_before_training(
     text = text.replace("minimum_examples: ClassVar[int] = 2", "minimum_examples: ClassVar = 9")
     with pytest.raises(
         ConversionError,
-        match="block .*: similarity 'absolute-error' needs 9 examples, but a batch has 8: raise",
+        match="block .*: similarity 'absolute-error' needs 9 examples, but a batch has 8 of 1024: "
+        "raise align_batch_size",
     ):
         converted(load(tmp_path, text))

@@ -170,8 +170,15 @@ def test_a_record_of_anything_is_set_aside(library: Library, tmp_path: Path, tex
 
 @pytest.mark.parametrize(
     "change",
-    [{"residual": "0"}, {"residual": True}, {"macs": None}, {"device": 3}],
-    ids=["text", "truth", "nothing", "device"],
+    [
+        {"residual": "0"},
+        {"residual": True},
+        {"macs": None},
+        {"device": 3},
+        {"divergence": "0"},
+        {"divergence_macs": None},
+    ],
+    ids=["text", "truth", "nothing", "device", "score", "score's macs"],
 )
 def test_facts_that_are_no_numbers_are_set_aside(
     library: Library, tmp_path: Path, change: dict[str, object]

@@ -178,7 +178,12 @@ def _show_answer(found: Answer, title: str, as_json: bool) -> None:
 
     evaluated, predicted = front_rows(found.evaluated), found.rows()
     if as_json:
-        shown = {"evaluated": evaluated, "predicted": predicted, "epsilon": found.epsilon}
+        shown = {
+            "evaluated": evaluated,
+            "predicted": predicted,
+            "epsilon": found.epsilon,
+            "prior": found.prior,
+        }
         print(json.dumps(shown, indent=1))
         return
     show_front(evaluated, f"evaluated of {title}: {len(evaluated)} architectures")
@@ -187,5 +192,10 @@ def _show_answer(found: Answer, title: str, as_json: bool) -> None:
         console.print("no predictions: all else within it was evaluated or cannot be converted")
         return
     console.print(predicted_table(found, f"predicted of {title}", console.width))
+    if found.prior is not None:
+        console.print(
+            f"this is a prior: the search has no finished evaluation, so these are the least sums "
+            f"of the blocks' {found.prior.replace('_', ' ')}, and their {found.metric} is unknown"
+        )
     if found.epsilon:
         console.print(f"predictions are the best up to {found.epsilon:.0%} of each cost")

@@ -27,7 +27,11 @@ DEFAULT_STORAGE = Path("theseus")
 
 @group.command("ls")
 def list_blocks(storage: StorageOption = DEFAULT_STORAGE) -> None:
-    """Every block: the guide parts it stands for, its error, MACs to make it, size and age."""
+    """Every block: the guide parts it stands for, its errors, MACs to make it, size and age.
+
+    The error is the share of the guide's variance behind the block that it leaves unexplained. The
+    divergence is that of the guide's outputs with this one block in it, on validation data.
+    """
     records = list(_library(storage).entries())
     Console().print(_table(records, f"library in {storage}: {len(records)} blocks"))
 
@@ -91,17 +95,18 @@ def _library(storage: Path) -> Library:
 def _table(records: list[Record], title: str) -> Table:
     from datetime import UTC, datetime
 
-    from nas_theseus.cli.tables import plain_table
+    from nas_theseus.cli.tables import figure, plain_table
     from nas_theseus.searches.figures import short_count
 
     now = datetime.now(UTC)
-    columns = ["block", "parts", "guide", "error", "MACs", "bytes", "days"]
+    columns = ["block", "parts", "guide", "error", "divergence", "MACs", "bytes", "days"]
     rows = [
         [
             f"{record.key.choice} → {record.key.outlet.width}",
             str(record.key.span),
             record.key.guide[:8],
             f"{record.facts.residual:.4f}",
+            figure("divergence", record.facts.divergence),
             short_count(record.facts.macs),
             short_count(record.size_bytes),
             f"{(now - record.made).total_seconds() / 86400:.1f}",

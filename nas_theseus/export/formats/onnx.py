@@ -11,7 +11,7 @@ from torch import Tensor
 
 from nas_theseus.export.format import Format, Run, metadata, refusal
 from nas_theseus.export.member import Member
-from nas_theseus.export.tracing import blocks_with, trace
+from nas_theseus.export.traced import blocks_with, trace
 
 
 class Onnx:

@@ -9,7 +9,7 @@ from torch import Tensor
 
 from nas_theseus.export.format import Format, Run, metadata
 from nas_theseus.export.member import Member
-from nas_theseus.export.tracing import trace
+from nas_theseus.export.traced import trace
 from nas_theseus.values.ids import canonical_json
 
 METADATA_FILE = "theseus.json"  # inside a .pt2

@@ -10,6 +10,20 @@ from torch.nn import functional
 
 from nas_theseus.tasks.metric import Meter, NamedMetric, Targets
 
+# Logits of one step; more at once would need several times the memory of the outputs.
+_AT_ONCE = 1 << 24
+
+
+def summed_nats(outputs: Tensor, targets: Tensor) -> Tensor:
+    """Cross-entropy of logits (B, T, V) against ids (B, T), summed over tokens, a scalar."""
+    rows, ids = outputs.flatten(0, 1), targets.flatten()
+    steps = max(1, math.ceil(rows.numel() / _AT_ONCE))
+    summed = [
+        functional.cross_entropy(logits.float(), wanted, reduction="sum")
+        for logits, wanted in zip(rows.tensor_split(steps), ids.tensor_split(steps), strict=True)
+    ]
+    return torch.stack(summed).sum()
+
 
 class Perplexity:
     """Perplexity from log-probabilities.
@@ -30,10 +44,7 @@ class Perplexity:
 
     def update(self, outputs: Tensor, targets: Tensor, /) -> None:
         """Take in logits (B, T, V) and ids (B, T)."""
-        summed = functional.cross_entropy(
-            outputs.flatten(0, 1).float(), targets.flatten(), reduction="sum"
-        )
-        self._nats.append(summed)
+        self._nats.append(summed_nats(outputs, targets))
         self._tokens += targets.numel()
 
     def compute(self) -> float:

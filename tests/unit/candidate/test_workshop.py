@@ -239,7 +239,30 @@ def test_without_a_polish_library_blocks_are_those_of_the_library(tmp_path: Path
         assert all(torch.equal(entry.state[name], block[name]) for name in block)
         told = found.evaluation.similarities[record.key.span.start]
         assert told == {0: record.facts.similarity}
+        facts, position = record.facts, record.key.span.start
+        points = {p.metric: p.value for p in found.evaluation.curve}
+        assert points[f"stitch_residual/{position}"] == facts.residual
+        assert points[f"divergence/{position}"] == facts.divergence
+        assert points.get(f"contribution_error/{position}") == facts.contribution_error
     assert found.evaluation.train_macs_spent == 0  # the blocks' own records have theirs
+
+
+def test_divergence_is_measured_if_the_recipe_and_the_task_have_it(tmp_path: Path) -> None:
+    space = make_space(LIBRARY)
+    replacing = Workshop(space, torch.device("cpu")).replacing
+    assert replacing is not None and replacing.count == 128
+    off = make_space(LIBRARY.model_copy(update={"divergence_examples": 0}))
+    assert Workshop(off, torch.device("cpu")).replacing is None
+    found = run(Workshop(off, torch.device("cpu")), TWO, None, Library(tmp_path))
+    assert not any(p.metric.startswith("divergence/") for p in found.evaluation.curve)
+    assert all(record.facts.divergence is None for record in Library(tmp_path).entries())
+
+    class Plain(type(space.task)):  # type: ignore[misc]
+        distillation = None
+
+    task = object.__new__(Plain)
+    vars(task).update(vars(space.task))
+    assert Workshop(replace(space, task=task), torch.device("cpu")).replacing is None
 
 
 def test_a_polish_is_the_schedule_with_its_own_steps(tmp_path: Path) -> None:

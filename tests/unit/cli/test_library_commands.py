@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -42,6 +43,15 @@ def test_ls_shows_every_block(storage: Path) -> None:
     assert code == 0
     for text in ("1 blocks", "mine(hidden=4)", "1-2", "abcdef01", "0.2500", "1.23 M"):
         assert text in printed
+
+
+def test_ls_shows_the_divergence_where_it_was_measured(storage: Path) -> None:
+    assert " - " in run(storage, "ls")[1]
+    facts = Facts(0.9, 0.25, 3, 1_230_000, 0.5, "cpu", divergence=0.0123)
+    other = replace(KEY, block="other")
+    Library(storage / "library").put(other, {"weight": torch.zeros(10)}, facts)
+    printed = run(storage, "ls")[1]
+    assert "divergence" in printed and "0.0123" in printed
 
 
 def test_verify_ends_with_1_when_it_set_something_aside(storage: Path) -> None:

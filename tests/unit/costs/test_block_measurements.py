@@ -14,6 +14,7 @@ from torch import nn
 from nas_theseus import Recipe, SearchSpace, cut, maximize, minimize
 from nas_theseus.blocks import Keep, Linear
 from nas_theseus.candidate.workshop import Workshop, result_of
+from nas_theseus.costs import decoding
 from nas_theseus.costs.block_measurements import (
     BlockMeasurements,
     BlockMeter,
@@ -224,6 +225,27 @@ def test_a_gpu_that_is_not_there_is_refused(tmp_path: Path) -> None:
         pytest.skip("this machine has a GPU")
     with pytest.raises(CostError, match="torch sees none.*run it where the trials run"):
         BlockMeter(tmp_path / "table.jsonl", torch.device("cuda"))
+
+
+def test_blocks_are_measured_as_if_the_rest_of_the_network_ran_between(tmp_path: Path) -> None:
+    seen: list[int] = []
+
+    @dataclass(frozen=True)
+    class Around(Energy):
+        def measure_blocks(self, *_: object) -> float:
+            around = decoding._AROUND.get()
+            seen.append(0 if around is None else around.nbytes)
+            return 1.0
+
+    guide, block = nn.Linear(100, 100, bias=False), nn.Linear(8, 8)
+    alone = BlockMeter(tmp_path / "table.jsonl", CPU, 1)
+    within = BlockMeter(tmp_path / "table.jsonl", CPU, 1, guide=guide)
+    for meter in (alone, within):
+        meter.of(Around(), block, TOKENS)
+    # Of 40,000 bytes, up to a power of two; and no longer afterwards.
+    assert seen == [0, 2**16] and within.place.around == 2**16
+    assert decoding._AROUND.get() is None
+    assert "in a network of up to 65,536 bytes" in str(within.place)
 
 
 def test_a_place_is_shown_with_all_it_consists_of() -> None:

@@ -11,6 +11,7 @@ from torch import Tensor, nn
 from nas_theseus import Recipe, SearchSpace, block, cut
 from nas_theseus.blocks import Basic, Identity, Keep, Pointwise
 from nas_theseus.conversion.activations import GuideActivations
+from nas_theseus.conversion.divergence import ReplaceOne
 from nas_theseus.conversion.similarity import similarity
 from nas_theseus.conversion.target import Target, assemble
 from nas_theseus.costs.table import CostTable
@@ -55,6 +56,7 @@ def make_space() -> SearchSpace:
 
 SPACE = make_space()
 ACTIVATIONS = GuideActivations(SPACE.guide, SPACE.task.sample(192), torch.device("cpu"))
+REPLACING = ReplaceOne(SPACE.guide, SPACE.task, 100, torch.device("cpu"))
 BASIC = BlockChoice(Span(1, 2), "basic", (("width", 0.5),))
 POINTWISE = BlockChoice(Span(2, 3), "pointwise", (("expand", 1.0),))
 BIASLESS = BlockChoice(Span(1, 2), "biasless")
@@ -167,8 +169,6 @@ def test_a_block_at_the_input_and_between_free_widths() -> None:
 
 def test_what_cannot_be_converted_says_why() -> None:
     keys = BlockKeys(SPACE)
-    with pytest.raises(ConversionError, match="identity for part 1 has no parameters"):
-        convert_block(SPACE, keys.of(BlockChoice(Span(1, 2), "identity")), ACTIVATIONS)
     few = GuideActivations(SPACE.guide, SPACE.task.sample(64), torch.device("cpu"))
     with pytest.raises(ConversionError, match="192 alignment examples.*are of 64"):
         convert_block(SPACE, keys.of(BASIC), few)
@@ -211,8 +211,76 @@ def test_a_damaged_block_is_missing_and_made_again(tmp_path: Path) -> None:
     assert made is not None and equal(dict(entry.state), state)
 
 
-def test_nothing_is_converted_for_a_kept_part_or_a_block_without_parameters() -> None:
-    chosen = architecture(BlockChoice(Span(1, 2), "identity"), POINTWISE)
-    assert BlockKeys(SPACE).of_blocks(chosen) == [
-        None, None, BlockKeys(SPACE).of(POINTWISE), None,
-    ]  # fmt: skip
+def test_nothing_is_converted_for_a_kept_part() -> None:
+    identity = BlockChoice(Span(1, 2), "identity")
+    keys = BlockKeys(SPACE)
+    expected = [None, keys.of(identity), keys.of(POINTWISE), None]
+    assert keys.of_blocks(architecture(identity, POINTWISE)) == expected
+
+
+def test_a_block_without_parameters_is_only_scored(tmp_path: Path) -> None:
+    key = BlockKeys(SPACE).of(BlockChoice(Span(1, 2), "identity"))
+    state, facts = convert_block(SPACE, key, ACTIVATIONS, REPLACING)
+    assert state == {} and facts.steps == 0
+    before, goal = ACTIVATIONS.at(1), ACTIVATIONS.at(2)
+    spread = (goal - goal.mean((0, 2, 3), keepdim=True)).square().sum()
+    assert facts.residual == pytest.approx(float((before - goal).square().sum() / spread), rel=1e-4)
+    # It leaves out all that the part adds.
+    assert facts.contribution_error == pytest.approx(1.0)
+    assert facts.divergence is not None and facts.divergence > 0
+    entry, made = keep_block(SPACE, Library(tmp_path), key, ACTIVATIONS)
+    assert made is not None and dict(entry.state) == {}
+    load_into(SPACE.build(key.choice), entry.state)
+
+
+@pytest.mark.parametrize("chosen", [BASIC, POINTWISE, BIASLESS], ids=lambda c: c.block)
+def test_the_divergence_is_that_of_the_guide_with_the_block_in_it(chosen: BlockChoice) -> None:
+    """Second derivation: the whole network assembled, and the sum over classes written out."""
+    key = BlockKeys(SPACE).of(chosen)
+    state, facts = convert_block(SPACE, key, ACTIVATIONS, REPLACING)
+    target = assemble(SPACE, architecture(chosen), 0)
+    load_into(target.blocks[target.replaced[0]], state)
+    (batch,) = SPACE.task.batches("validation", 100, seed=0, limit=100)
+    with torch.no_grad():
+        found, guides = target.eval()(batch.inputs).double(), SPACE.guide(batch.inputs).double()
+    p, q = guides.softmax(1), found.softmax(1)
+    expected = (p * (p.log() - q.log())).sum(1).mean()
+    assert facts.divergence == pytest.approx(float(expected), rel=1e-2, abs=1e-8)
+
+    costs = CostTable(SPACE)
+    behind = sum(costs.part_macs[chosen.span.stop :])
+    assert facts.divergence_macs == 100 * (costs.of_choice(chosen).macs + behind)
+    without = convert_block(SPACE, key, ACTIVATIONS)
+    assert equal(without[0], state) and without[1].divergence is None
+    assert facts.macs == without[1].macs + facts.divergence_macs
+
+
+def test_the_error_relative_to_the_contribution_is_for_streams_of_one_shape() -> None:
+    keys = BlockKeys(SPACE)
+    state, facts = convert_block(SPACE, keys.of(BIASLESS), ACTIVATIONS)
+    made = SPACE.build(BIASLESS).eval()
+    load_into(made, state)
+    before, goal = ACTIVATIONS.at(1), ACTIVATIONS.at(2)
+    with torch.no_grad():
+        missed = (made(before) - goal).square().sum()
+    expected = float(missed / (goal - before).square().sum())
+    assert facts.contribution_error == pytest.approx(expected, rel=1e-3)
+    assert convert_block(SPACE, keys.of(POINTWISE), ACTIVATIONS)[1].contribution_error is None
+    narrow = BlockChoice(Span(1, 2), "basic", (("width", 0.5),), 0.5)
+    assert convert_block(SPACE, keys.of(narrow, 0.5), ACTIVATIONS)[1].contribution_error is None
+
+
+def test_a_block_between_free_widths_diverges_with_its_projections() -> None:
+    keys = BlockKeys(SPACE)
+    narrow = BlockChoice(Span(1, 2), "basic", (("width", 0.5),), 0.5)
+    state, facts = convert_block(SPACE, keys.of(narrow, 0.5), ACTIVATIONS, REPLACING)
+    made = SPACE.build(narrow, 0.5).eval()
+    load_into(made, state)
+    enter, leave = ACTIVATIONS.projection(1, 3), ACTIVATIONS.projection(2, 3)
+    (batch,) = SPACE.task.batches("validation", 100, seed=0, limit=100)
+    parts = SPACE.guide.parts
+    with torch.no_grad():
+        features = leave.to_guide(made(enter.to_target(parts[0](batch.inputs))))
+        found = parts[3](parts[2](features))
+        expected = SPACE.task.distillation(found, SPACE.guide(batch.inputs), 1.0)
+    assert facts.divergence == pytest.approx(float(expected), rel=1e-2, abs=1e-8)

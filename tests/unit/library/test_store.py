@@ -29,6 +29,7 @@ from nas_theseus.library.block_key import BlockKey
 from nas_theseus.library.record import Facts
 from nas_theseus.library.store import BLOCKS, DAMAGED, Library
 from nas_theseus.values.architecture import Boundary, Span
+from nas_theseus.values.ids import short_hash
 
 FACTS = Facts(similarity=0.9, residual=0.25, steps=3, macs=1000, seconds=0.5, device="cpu")
 
@@ -248,6 +249,7 @@ from nas_theseus.library.store import Library
 from nas_theseus.library.record import Facts
 from nas_theseus import Recipe
 from nas_theseus.values.architecture import Boundary, Span
+from nas_theseus.values.ids import short_hash
 
 folder, value = Path(sys.argv[1]), float(sys.argv[2])
 key = BlockKey("g", "d", Span(0, 1), "b", (), Boundary((4,)), Boundary((4,)), "c", Recipe())
@@ -442,3 +444,22 @@ def test_a_lock_that_stays_taken_only_costs_work(tmp_path: Path) -> None:
         other.put(KEY, STATE, FACTS)
     with Library("memory://no-locks").working_on(KEY):
         assert KEY in library
+
+
+def test_a_record_of_an_earlier_version_has_no_scores_and_is_read(tmp_path: Path) -> None:
+    library = Library(tmp_path)
+    library.put(KEY, STATE, FACTS)
+    path = file_of(tmp_path, ".json")
+    content = json.loads(path.read_text())
+    assert content.pop("checksum")
+    for name in ("contribution_error", "divergence", "divergence_macs"):
+        del content["facts"][name]
+    path.write_text(json.dumps({**content, "checksum": short_hash(content, 16)}))
+    record = library.record(KEY)
+    assert record is not None and record.facts == FACTS and record.facts.divergence is None
+    assert library.get(KEY) is not None and library.verify().sound == 1
+
+    scored = replace(FACTS, contribution_error=0.5, divergence=0.0)
+    library.put(make_key(block="scored"), STATE, scored)
+    record = library.record(make_key(block="scored"))
+    assert record is not None and record.facts == scored

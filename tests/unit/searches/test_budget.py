@@ -12,6 +12,7 @@ import numpy as np
 import pytest
 import torch
 
+from nas_theseus.cli.tables import predicted_table
 from nas_theseus.conversion.guide_training import prepare_guide
 from nas_theseus.costs.table import CostTable
 from nas_theseus.errors import LibraryError, LimitError, SpaceError, StorageError
@@ -309,6 +310,49 @@ def test_a_budget_that_nothing_keeps_is_refused_with_the_closest(tmp_path: Path)
     assert any(f"{one.blocks} for parts {one.pairing}" in str(caught.value) for one in least)
     with pytest.raises(LimitError, match="keeps macs <= 1: "):
         desk.answer("macs <= 1 and params <= 1e9")
+
+
+def test_without_evaluations_the_scores_of_all_blocks_answer(tmp_path: Path) -> None:
+    desk = Desk(tmp_path)
+    keys = {key.id: key for one in desk.every for key in desk.keys.of_blocks(one) if key}
+    *most, last = keys.values()
+    desk.put(most)
+    macs, _ = medians(desk)
+    with pytest.raises(StorageError, match="no finished evaluation, and 1 of its blocks are not"):
+        desk.answer(f"macs <= {macs}")
+    desk.put([last])
+    found = desk.answer(f"macs <= {macs}", count=4)
+
+    def summed(one: Architecture) -> float:
+        return sum(desk.error(c) for c in one.choices if c.block != "keep")
+
+    ranked = sorted(summed(one) for one in desk.under(f"macs <= {macs}"))
+    assert (found.prior, found.epsilon, found.evaluated) == ("residual", 0.0, ())
+    assert [one.quality for one in found.predicted] == pytest.approx(ranked[:4])
+    assert [summed(one.architecture) for one in found.predicted] == pytest.approx(ranked[:4])
+    row = found.rows()[0]
+    assert row["summed_residual"] == found.predicted[0].quality
+    assert not any(name.startswith(("predicted", "deviation")) for name in row)
+    table = predicted_table(found, "predicted", 200)
+    assert "summed_residual" in [column.header for column in table.columns]
+
+    desk.storage.write_block(BlockOutcome(last.id, str(last), failure="diverged"))
+    assert desk.answer(f"macs <= {macs}").prior == "residual"  # it is in the library after all
+    desk.evaluate_some(1)
+    assert desk.answer(f"macs <= {macs}").prior is None
+
+
+def test_a_block_that_cannot_be_converted_does_not_keep_the_others_from_answering(
+    tmp_path: Path,
+) -> None:
+    desk = Desk(tmp_path)
+    keys = {key.id: key for one in desk.every for key in desk.keys.of_blocks(one) if key}
+    *most, last = keys.values()
+    desk.put(most)
+    desk.storage.write_block(BlockOutcome(last.id, str(last), failure="diverged"))
+    found = desk.answer("macs <= 1e9", count=20)
+    assert found.prior == "residual" and len(found.predicted) == 20
+    assert all(last.choice not in one.architecture.choices for one in found.predicted)
 
 
 def test_what_cannot_be_answered_is_told(tmp_path: Path) -> None:

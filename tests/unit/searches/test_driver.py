@@ -285,7 +285,7 @@ def test_a_block_that_two_architectures_lack_is_handed_out_once(tmp_path: Path) 
     bench = Bench(tmp_path)
     blocks = BlockJobs(bench.keys, bench.library, bench.storage)
     basic = BlockChoice(Span(0, 1), "basic", (("width", 1),))
-    rest = (BlockChoice(Span(2, 3), "identity"), BlockChoice(Span(3, 4), "keep"))
+    rest = (BlockChoice(Span(2, 3), "keep"), BlockChoice(Span(3, 4), "keep"))
     one = Architecture((basic, BlockChoice(Span(1, 2), "keep"), *rest))
     other = Architecture((basic, BlockChoice(Span(1, 2), "linear"), *rest))
     first, second = blocks.start(one), blocks.start(other)
@@ -299,7 +299,7 @@ def test_a_block_that_two_architectures_lack_is_handed_out_once(tmp_path: Path) 
     assert (blocks.counts.running, blocks.counts.reused) == (2, 0)
     assert blocks.ended(first, None) is None
     stored = bench.library.record(first)
-    assert stored is not None and blocks.errors() == {basic: stored.facts.residual}
+    assert stored is not None and blocks.errors() == {basic: stored.facts.divergence}
     assert (blocks.counts.converted, blocks.counts.running) == (1, 1)
     assert blocks.ended(second, "its worker died 3 times") == blocks.broken(other)
     assert blocks.broken(one) is None and blocks.start(other) == second

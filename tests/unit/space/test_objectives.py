@@ -46,9 +46,7 @@ def test_a_cost_of_ones_own_is_known_by_its_name() -> None:
     minimize(energy)
     assert COSTS["energy_mj"] is energy
     assert minimize("energy_mj").log
-    assert COSTS.one_of.startswith(", ".join(COSTS.shipped)) and COSTS.one_of.endswith(
-        " or energy_mj"
-    )
+    assert COSTS.one_of == f"{', '.join(COSTS.shipped)} or energy_mj"
 
 
 def test_the_names_of_the_package_are_taken() -> None:

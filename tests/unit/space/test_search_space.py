@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from pathlib import Path
 
 import pytest
@@ -13,10 +14,12 @@ from nas_theseus.blocks import Basic, BlockFamily, Depthwise, Keep, Linear, Toke
 from nas_theseus.blocks.family import Stitched, last_map
 from nas_theseus.costs.table import CostTable
 from nas_theseus.errors import SpaceError
+from nas_theseus.guide.chain import Guide
 from nas_theseus.space.load import load_space
 from nas_theseus.space.mistakes import mistakes_in
-from nas_theseus.tasks import digits
+from nas_theseus.tasks import digits, text_file
 from nas_theseus.values.architecture import Span
+from nas_theseus.values.registers import COSTS
 
 ROOT = Path(__file__).resolve().parents[3]
 
@@ -82,7 +85,7 @@ def test_all_mistakes_are_told_together() -> None:
         "recipe: freeze_kept: no part is named '*.mlp'; the guide's parts are 0, 1, head",
         "block 'depthwise': no part is named 'stem'",
         "its layer `last` is not the last operation",
-        "unknown 'val_accurracy'; known: decode_latency_ms, kv_cache_bytes, latency_ms, macs",
+        f"unknown 'val_accurracy'; known: {', '.join(sorted([*COSTS.shipped, 'val_accuracy']))}",
         "constraint 'macs < 3' must read",
         "unknown 'mac' in 'mac <= 3'",
     ):
@@ -218,3 +221,20 @@ def test_the_cheapest_architecture_is_named_when_a_constraint_cannot_be_met() ->
     macs, params = CostTable(space).unmeetable()
     assert "'macs <= 10'" in macs and "cheapest has macs = " in macs
     assert "largest has params = " in params
+
+
+@pytest.mark.parametrize(
+    ("vocabulary", "message"),
+    [
+        (40, r"outputs are .*\(6, 40\), but .* more than the task's 30 tokens: .*vocabulary=40 if"),
+        (20, r"fewer than the task's 30 tokens: the tokenizer is another model's"),
+    ],
+)
+def test_a_tokenizer_of_another_model(tmp_path: Path, vocabulary: int, message: str) -> None:
+    path = tmp_path / "text.txt"
+    path.write_text("abcdefgh " * 60, encoding="utf-8")
+    task = text_file(path, context=6, vocabulary=30)
+    parts = [("embed", nn.Embedding(40, 8)), ("head", nn.Linear(8, vocabulary))]
+    space = SearchSpace(guide=Guide(parts, task.inlet), task=task, blocks=[Keep()])
+    (said,) = mistakes_in(space)
+    assert re.search(message, said)

@@ -250,3 +250,12 @@ def test_ready_tasks_with_metrics_that_cannot_be() -> None:
     assert said.startswith("task 'digits': mean_iou supports maps, but the task's targets are")
     (said,) = declaration_mistakes(digits(metric=own_metric(Mean(), "mean share")))
     assert said.startswith("metric 'mean share': a name can only have")
+
+
+def test_a_distillation_that_only_scores_blocks_is_checked_too() -> None:
+    broken = changed(distillation=failing)
+    (said,) = behaviour_mistakes(broken, taught=False, scored=True)
+    assert "distillation: RuntimeError: no such thing" in said
+    assert said.endswith("; or set Recipe(divergence_examples=0)")
+    assert behaviour_mistakes(broken, taught=False) == []
+    assert behaviour_mistakes(changed(distillation=None), taught=False, scored=True) == []

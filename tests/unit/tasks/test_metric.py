@@ -11,6 +11,7 @@ import numpy as np
 import pytest
 import torch
 import torchmetrics
+from scipy.stats import entropy
 from sklearn import metrics as judged
 from torch import Tensor, nn
 from torch.utils.data import TensorDataset
@@ -19,12 +20,19 @@ from torchmetrics.classification import MulticlassAUROC, MulticlassConfusionMatr
 from nas_theseus.errors import DataError, UnknownNameError
 from nas_theseus.tasks import Task, diabetes, digit_masks, digits, multilabel, own_metric
 from nas_theseus.tasks.metric import Targets, name_mistake
-from nas_theseus.tasks.metrics.perplexity import Perplexity
+from nas_theseus.tasks.metrics.bits_per_byte import BitsPerByte
+from nas_theseus.tasks.metrics.divergence import Divergence
+from nas_theseus.tasks.metrics.perplexity import Perplexity, summed_nats
 from nas_theseus.tasks.score import as_number, score
 from nas_theseus.values.registers import METRICS
 
-COUNTS = {"classes": 9, "tokens": 9, "maps": 9, "labels": 4, "numbers": 2}
+COUNTS = {"classes": 9, "tokens": 9, "maps": 9, "labels": 4, "numbers": 2, "outputs": 9}
+TOKEN_BYTES = torch.tensor([0, 1, 1, 2, 3, 5, 8, 13, 4])
 CASES = [(name, kind) for name in METRICS for kind in METRICS[name].kinds]
+
+
+def targets_of(kind: str) -> Targets:
+    return Targets(kind, COUNTS[kind], token_bytes=lambda: TOKEN_BYTES)  # type: ignore[arg-type]
 
 
 def outputs_and_targets(kind: str, seed: int = 0) -> tuple[Tensor, Tensor]:
@@ -41,6 +49,8 @@ def outputs_and_targets(kind: str, seed: int = 0) -> tuple[Tensor, Tensor]:
     if kind == "labels":
         probabilities = torch.rand(40, count, generator=draw)
         return probabilities, torch.randint(2, (40, count), generator=draw)
+    if kind == "outputs":
+        return torch.randn(6, 10, count, generator=draw), torch.randn(6, 10, count, generator=draw)
     targets = 50 + torch.randn(40, count, generator=draw).double()
     return targets + torch.randn(40, count, generator=draw).double(), targets
 
@@ -58,8 +68,16 @@ def by_hand(name: str, kind: str, outputs: Tensor, targets: Tensor) -> float:
         chosen = (outputs > 0.5).long().numpy()
         right = float((chosen == targets.numpy()).mean())
         return right if name == "accuracy" else judged.f1_score(targets, chosen, average="macro")
+    if kind == "outputs":
+        p, q = (x.double().softmax(-1).flatten(0, -2).numpy() for x in (targets, outputs))
+        return float(entropy(p, q, axis=1).mean())
     logits = outputs.movedim(-1 if kind == "tokens" else 1, -1).flatten(0, -2).double()
     classes = targets.flatten().numpy()
+    if name == "bits_per_byte":
+        nats = judged.log_loss(
+            classes, logits.softmax(-1).numpy(), labels=range(9), normalize=False
+        )
+        return float(nats / math.log(2) / sum(TOKEN_BYTES[n] for n in classes))
     if name == "perplexity":
         return math.exp(judged.log_loss(classes, logits.softmax(-1).numpy(), labels=range(9)))
     if name == "top5_accuracy":
@@ -74,7 +92,7 @@ def by_hand(name: str, kind: str, outputs: Tensor, targets: Tensor) -> float:
 @pytest.mark.parametrize(("name", "kind"), CASES)
 def test_values_over_batches_are_those_of_the_whole(name: str, kind: str) -> None:
     outputs, targets = outputs_and_targets(kind)
-    meter = METRICS[name].make(Targets(kind, COUNTS[kind]))  # type: ignore[arg-type]
+    meter = METRICS[name].make(targets_of(kind))
     for seed in (1, 0):  # what came before a reset does not count
         meter.reset()
         given = outputs_and_targets(kind, seed)
@@ -86,9 +104,9 @@ def test_values_over_batches_are_those_of_the_whole(name: str, kind: str) -> Non
 
 @pytest.mark.parametrize(("name", "kind"), CASES)
 def test_directions_are_those_that_torchmetrics_gives(name: str, kind: str) -> None:
-    meter: Any = METRICS[name].make(Targets(kind, COUNTS[kind]))  # type: ignore[arg-type]
+    meter: Any = METRICS[name].make(targets_of(kind))
     judge = getattr(meter, "inner", meter)
-    assert isinstance(judge, torchmetrics.Metric | Perplexity)
+    assert isinstance(judge, torchmetrics.Metric | Perplexity | BitsPerByte | Divergence)
     assert judge.higher_is_better == (METRICS[name].direction == "maximize")
 
 
@@ -108,6 +126,21 @@ def test_perplexity_of_an_unlikely_token_is_finite() -> None:
     meter = METRICS["perplexity"].make(Targets("tokens", 3))
     meter.update(logits, torch.tensor([[1, 1]]))
     assert meter.compute() == pytest.approx(math.exp((200 + math.log(3)) / 2), rel=1e-4)
+
+
+def test_bits_per_byte_needs_text() -> None:
+    with pytest.raises(DataError, match="how many bytes each token stands for; use text_file"):
+        METRICS["bits_per_byte"].make(Targets("tokens", 3))
+    meter = METRICS["bits_per_byte"].make(targets_of("tokens"))
+    meter.update(torch.zeros(1, 2, 9), torch.zeros(1, 2, dtype=torch.int64))
+    assert meter.compute() == math.inf
+
+
+def test_large_vocabularies_are_taken_in_steps(monkeypatch: pytest.MonkeyPatch) -> None:
+    outputs, targets = outputs_and_targets("tokens")
+    whole = summed_nats(outputs, targets)
+    monkeypatch.setattr("nas_theseus.tasks.metrics.perplexity._AT_ONCE", 50)
+    assert float(summed_nats(outputs, targets)) == pytest.approx(float(whole), rel=1e-6)
 
 
 def test_r2_of_targets_far_from_zero_is_exact() -> None:
@@ -136,6 +169,24 @@ def test_a_named_metric_takes_the_place_of_the_default() -> None:
     assert (task.metric, task.direction) == ("f1", "maximize")
     expected = judged.f1_score(targets, outputs.argmax(1), average="macro")
     assert score(net, task, "validation") == pytest.approx(expected, rel=1e-5)
+
+
+def test_large_outputs_are_scored_in_small_batches(monkeypatch: pytest.MonkeyPatch) -> None:
+    sizes = []
+
+    class Sized(nn.Linear):
+        def forward(self, x: Tensor) -> Tensor:
+            sizes.append(len(x))
+            return super().forward(x.flatten(1))
+
+    torch.manual_seed(0)
+    net, task = Sized(64, 10), digits()
+    whole = score(net, task, "validation")
+    assert sizes[0] > 7
+    sizes.clear()
+    monkeypatch.setattr("nas_theseus.tasks.score._MOST_OUTPUTS", 79)
+    assert score(net, task, "validation") == pytest.approx(whole)
+    assert max(sizes) == 7
 
 
 class Brier:

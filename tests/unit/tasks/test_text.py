@@ -118,6 +118,38 @@ def test_loss_and_perplexity_against_their_definitions(corpus: Path) -> None:
         task.loss(logits[:, :-1], targets)
 
 
+@pytest.mark.parametrize(("level", "vocabulary"), [("character", None), ("bpe", 400)])
+def test_bits_per_byte_against_the_text_itself(
+    corpus: Path, level: str, vocabulary: int | None
+) -> None:
+    if level == "bpe":
+        pytest.importorskip("tokenizers", reason="the optional extra text is not installed")
+    text = corpus.read_text(encoding="utf-8").replace("dog", "dög")
+    corpus.write_text(text, encoding="utf-8")
+    task = text_file(
+        corpus,
+        level=level,  # type: ignore[arg-type]
+        context=8,
+        vocabulary=vocabulary,
+        metric="bits_per_byte",
+    )
+    count = task.outputs.shape[1]
+    _, targets = windows(task, "validation")
+    meter = task.meter()
+    meter.update(torch.zeros(*targets.shape, count), targets)
+    # The windows' targets are the segment from its second token on, less a rest.
+    start = int(len(text) * 0.9)
+    segment = text[start : start + int(len(text) * 0.05)]
+    size = int(task.token_bytes()[targets].sum())
+    if level == "character":
+        assert size == len(segment[1 : 1 + targets.numel()].encode())
+    else:
+        assert 0 < len(segment.encode()) - size < 60
+    bits = targets.numel() * math.log2(count) / size
+    assert meter.compute() == pytest.approx(bits, rel=1e-5)
+    assert task.direction == "minimize"
+
+
 def test_bpe_learns_on_training_text_alone(corpus: Path) -> None:
     pytest.importorskip("tokenizers", reason="the optional extra text is not installed")
     task = text_file(corpus, level="bpe", context=8, vocabulary=400)

@@ -180,7 +180,7 @@ def test_a_record_is_read_whether_or_not_its_similarity_is_loaded() -> None:
 OTHER: dict[str, Any] = {
     "activations_dtype": "bfloat16", "settle_steps": 5, "steps": 7, "micro_batch": 4, "warmup": 0.0,
     "kept_learning_rate": 0.1, "freeze_kept": ("*.mlp", "embed"), "hidden": 0.5,
-    "precision": "bfloat16", "checkpointing": True,
+    "precision": "bfloat16", "checkpointing": True, "divergence_examples": 7,
 }  # fmt: skip
 
 
@@ -210,7 +210,7 @@ def test_wrong_values_of_training_are_told_together() -> None:
             [
                 "steps=-1", "settle_steps=0.5", "micro_batch=0", "warmup=1", "hidden=-1",
                 "kept_learning_rate=0", "precision=fp16", "activations_dtype=float16",
-                "checkpointing=perhaps", "freeze_kept=3",
+                "checkpointing=perhaps", "freeze_kept=3", "divergence_examples=-1",
             ],
         )  # fmt: skip
     told = {mistake.partition(":")[0]: mistake for mistake in error.value.mistakes}
