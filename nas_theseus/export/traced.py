@@ -9,6 +9,7 @@ from torch import Tensor, nn
 from torch.export import Dim, ExportedProgram
 
 from nas_theseus.errors import ExportError
+from nas_theseus.export.format import SPECIAL
 from nas_theseus.export.member import Member
 from nas_theseus.values.registers import FORMATS
 
@@ -69,7 +70,8 @@ def _not_traced(member: Member, inputs: Tensor, name: str, error: Exception) -> 
         except Exception as own:  # as above
             found.append(f"block {label} {_reason(own)}")
     reasons = "; ".join(found) or f"as a whole it {_reason(error)}"
-    others = ", ".join(other for other in FORMATS if other not in (name, "torch-export", "onnx"))
+    traced = (name, "torch-export", "onnx", *SPECIAL)
+    others = ", ".join(other for other in FORMATS if other not in traced)
     return (
         f"the network cannot be written as {name}: {reasons}. Other formats, which trace "
         f"nothing: {others}"
