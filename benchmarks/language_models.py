@@ -386,7 +386,9 @@ def figures_of(rows: Mapping[Cell, Row], bench: Bench) -> dict[str, float | None
     """The figures of the cells that are there; None where one is missing."""
 
     def perplexity(method: str, budget: float, trained: bool) -> float | None:
-        rate = (best_rate(rows, method) or -1.0) if trained else 0.0
+        rate = best_rate(rows, method) if trained else 0.0
+        if rate is None:
+            return None
         row = rows.get(Cell(method, budget, rate))
         return None if row is None else float(row["test_perplexity"])
 

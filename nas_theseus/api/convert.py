@@ -17,6 +17,7 @@ from nas_theseus.candidate.workshop import Workshop
 from nas_theseus.conversion.guide_training import prepare_guide
 from nas_theseus.conversion.stage import Stage, stages
 from nas_theseus.conversion.target import Target, assemble
+from nas_theseus.costs.block_measurements import TABLE_FILE, BlockMeter
 from nas_theseus.errors import ConversionError, SpaceError
 from nas_theseus.export.member import member_files, write_member
 from nas_theseus.guide.weights import plain_state
@@ -231,7 +232,10 @@ def _open_workshop(
         lambda epoch: say(f"guide: epoch {epoch.epoch + 1}, loss {epoch.loss:.4f}"),
         say,
     )
-    return Workshop(space, device, settings.storage / "guide_work")
+    meter = None
+    if space.measured_by_block:
+        meter = BlockMeter(settings.storage / TABLE_FILE, device, guide=space.guide)
+    return Workshop(space, device, settings.storage / "guide_work", meter)
 
 
 def _write(

@@ -21,6 +21,7 @@ from nas_theseus.library.block_key import BlockKeys
 from nas_theseus.library.store import Library
 from nas_theseus.searches.beginning import Beginning, begin
 from nas_theseus.searches.block_jobs import BlockJobs
+from nas_theseus.searches.block_measuring import compare_sums, measure_blocks
 from nas_theseus.searches.driver import Driver, Listeners, Plan
 from nas_theseus.searches.execution import Executor
 from nas_theseus.searches.finish import Finish
@@ -30,7 +31,7 @@ from nas_theseus.searches.front_files import read_front, read_outcomes
 from nas_theseus.searches.opening import Measured, open_ledger, plan_of
 from nas_theseus.searches.status import Reporter
 from nas_theseus.searches.trackers import Trackers, make_trackers
-from nas_theseus.searches.worker import MakeWorker, worker_settings
+from nas_theseus.searches.worker import MakeWorker, WorkerSettings, worker_settings
 from nas_theseus.services.optuna.storage import reach
 from nas_theseus.services.optuna.study import Problem, StudySettings, enqueue, open_study
 from nas_theseus.space.genome import Genome
@@ -171,20 +172,23 @@ class Launch:
         executor.open()
         try:
             guide = self.prepare_guide()
-            measured = self.measure_guide()
+            settings = self.worker_settings(library)
+            costs = measure_blocks(self.space, self.folder, executor, settings, self.reporter)
+            measured = self.measure_guide(costs)
             driver = self.open_driver(executor.slots, measured, library, trackers)
-            remaining = driver.ledger.left + driver.ledger.open
-            slots = executor.slots
+            remaining, slots = driver.ledger.left + driver.ledger.open, executor.slots
             self.reporter.say(forecast(measured, self.folder, remaining, slots, self._device))
             if remaining:
-                executor.run(driver, self.make_worker(library), driver.promotes)
+                settings = replace(settings, measurements=costs.measurements)
+                executor.run(driver, MakeWorker(settings), driver.promotes)
         finally:
             executor.close()
         driver.refuse_if_all_failed()
         status = driver.status()
         values = dict(measured.guide_values)
         finish = Finish(self.space, self.sources, self.folder, guide, values, self.reporter.say)
-        trackers.results(finish.write(driver.ledger, status.metrics()))
+        metrics = compare_sums(driver.ledger.evaluations, self.space, self.reporter)
+        trackers.results(finish.write(driver.ledger, status.metrics() | metrics))
         return SearchResult(
             self.settings.name,
             self.folder.folder,
@@ -210,14 +214,15 @@ class Launch:
         given = self.space.guide, self.space.learnt_from, training, self.folder.guides
         return prepare_guide(*given, self._device, show, self.reporter.say)
 
-    def measure_guide(self) -> Measured:
+    def measure_guide(self, costs: CostTable) -> Measured:
         """Measure quality and costs of the prepared guide."""
         space, resources = self.space, self.settings.execution.resources
-        costs = CostTable(space)
         values = {space.metric: score(space.guide, space.task, "validation")}
         values |= costs.of_parts().known()
         device = torch.device(resources.device)
-        measured = measured_costs(space, space.guide, device, resources.threads)
+        # The driver of a cluster may have no device of the trials' kind.
+        parts = list(space.guide.parts) if device.type in ("cpu", self._device.type) else []
+        measured = measured_costs(space, space.guide, device, resources.threads, parts)
         values |= {**measured.costs, **measured.beside}
         figures = ", ".join(f"{name} {value:,.4g}" for name, value in values.items())
         self.reporter.say(f"guide: {figures}")
@@ -259,18 +264,10 @@ class Launch:
             found += suggestions
         return found
 
-    def make_worker(self, library: Library | None) -> MakeWorker:
-        """A factory that each worker process calls once."""
-        return MakeWorker(
-            worker_settings(
-                self.space,
-                self.sources,
-                self.folder,
-                library,
-                self.settings.seed,
-                self.settings.execution.resources,
-            )
-        )
+    def worker_settings(self, library: Library | None) -> WorkerSettings:
+        """What workers need, without measurements of blocks."""
+        given = self.space, self.sources, self.folder, library, self.settings.seed
+        return worker_settings(*given, self.settings.execution.resources)
 
     def parameters(self) -> dict[str, str | int | float | bool | None]:
         """Parameters of this launch, for trackers to record."""

@@ -160,7 +160,8 @@ class Candidate:
         """Evaluate the candidate as it is; costs are measured once, as training changes none."""
         space, architecture = self.space, self.architecture
         if self._measured is None:
-            self._measured = measured_costs(space, self.target, self.device)
+            network = space, self.target, self.device
+            self._measured = measured_costs(*network, blocks=list(self.target.blocks))
         counted = self.costs.of(architecture)
         notes = ["the guide itself: every part kept, nothing trained"] if self.is_guide else []
         if self.pieces > 1:

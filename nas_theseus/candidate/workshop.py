@@ -14,6 +14,7 @@ from nas_theseus.candidate.steps import Event, steps_of
 from nas_theseus.conversion.activations import SAMPLE_LIMIT_BYTES, GuideActivations
 from nas_theseus.conversion.divergence import ReplaceOne
 from nas_theseus.conversion.room import free_memory_bytes, require_room
+from nas_theseus.costs.block_measurements import BlockMeasurements
 from nas_theseus.costs.table import CostTable
 from nas_theseus.errors import ConversionError
 from nas_theseus.library.block_conversion import keep_block
@@ -38,6 +39,7 @@ class Workshop:
         space: its guide holds the prepared weights.
         device: everything trains here.
         guide_work: folder for the guide's activations, shared with other processes.
+        measurements: of the costs that are measured on blocks. Default: those costs are left out.
 
     Raises:
         ConversionError: there is too little disk or memory for activations in bfloat16.
@@ -46,12 +48,13 @@ class Workshop:
     space: SearchSpace
     device: torch.device
     guide_work: Path | None = None
+    measurements: BlockMeasurements | None = None
     costs: CostTable = field(init=False)
     activations: GuideActivations = field(init=False)
     _keys: dict[str, BlockKeys] = field(init=False, default_factory=dict)
 
     def __post_init__(self) -> None:
-        self.costs = CostTable(self.space)
+        self.costs = CostTable(self.space, self.measurements)
         guide, task = self.space.guide.to(self.device), self.space.task
         recipe = self.space.recipe
         check_room(self.space, self.device, self.guide_work)

@@ -23,6 +23,7 @@ from nas_theseus.library.block_key import BlockKeys
 from nas_theseus.library.record import Facts
 from nas_theseus.library.store import Library
 from nas_theseus.searches.beginning import read_space
+from nas_theseus.searches.block_measuring import known_costs
 from nas_theseus.searches.folder import SearchFolder
 from nas_theseus.searches.front_files import read_front, read_outcomes
 from nas_theseus.space.search_space import SearchSpace
@@ -175,7 +176,7 @@ def answer(
             "blocks are not converted yet, so there is nothing to answer from; continue it with "
             "'nas-theseus search' first"
         )
-    forecaster = _Forecaster(space, blocks)
+    forecaster = _Forecaster(space, known_costs(space, storage), blocks)
     predicted, epsilon = forecaster.predict(outcomes, budget, count, distance)
     prior = None if begun or blocks.scores is None else blocks.scores.kind
     return Answer(forecaster.metric, read_front(storage, budget), tuple(predicted), epsilon, prior)
@@ -232,8 +233,8 @@ class _Blocks:
 class _Forecaster(Proposer):
     """Finds the best architectures within a budget, by the estimate of the `theseus` sampler."""
 
-    def __init__(self, space: SearchSpace, blocks: _Blocks) -> None:
-        super().__init__(space, CostTable(space), errors=lambda: blocks.errors)
+    def __init__(self, space: SearchSpace, costs: CostTable, blocks: _Blocks) -> None:
+        super().__init__(space, costs, errors=lambda: blocks.errors)
         self._blocks = blocks
 
     @cached_property

@@ -7,6 +7,7 @@ from collections.abc import Iterator
 from dataclasses import asdict, dataclass
 from pathlib import Path
 
+from nas_theseus.costs.block_measurements import TABLE_FILE
 from nas_theseus.errors import StorageError
 from nas_theseus.storage.whole_files import make_folder, write_json
 from nas_theseus.values.ids import SEARCH_NAME
@@ -29,10 +30,12 @@ class SearchFolder:
         <root>/guides/<key>.<n>.checkpoint        a guide in training; removed when it is trained
         <root>/guide_work/                        activations and logits of guides, shared too
         <root>/library/                           converted blocks, shared by all searches
+        <root>/block_measurements.jsonl           costs measured on blocks, by place; shared too
         <root>/searches/<name>/space.py           copy of the space file
         <root>/searches/<name>/sources/           copies of the modules that it imports from its
                                                   folder; sources.json lists them
         <root>/searches/<name>/settings.json      seed and sampler, fixed when the search began
+        <root>/searches/<name>/block_measurements.json  measured costs of blocks in this search
         <root>/searches/<name>/study.journal      Optuna's study: all proposals
         <root>/searches/<name>/evaluations/       one JSON file per result: the source of truth
         <root>/searches/<name>/blocks/            one JSON file per block, converted or failed
@@ -67,6 +70,14 @@ class SearchFolder:
     @property
     def library(self) -> Path:
         return self.root / "library"
+
+    @property
+    def block_table(self) -> Path:
+        return self.root / TABLE_FILE
+
+    @property
+    def block_measurements(self) -> Path:
+        return self.folder / "block_measurements.json"
 
     @property
     def space_file(self) -> Path:

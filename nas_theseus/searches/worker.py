@@ -13,6 +13,7 @@ from torch import Tensor
 
 from nas_theseus.candidate.candidate import Converted
 from nas_theseus.candidate.workshop import Workshop
+from nas_theseus.costs.block_measurements import BlockMeasurements
 from nas_theseus.errors import ConversionError, StorageError, TheseusError
 from nas_theseus.guide.weights import plain_state
 from nas_theseus.library.block_key import BlockKey
@@ -39,6 +40,7 @@ class WorkerSettings:
         guide: the prepared guide's state dict.
         library: location of the library of blocks; None for a search that uses none.
         threads: torch threads; a trial's result may depend on their number.
+        measurements: costs measured on blocks, by id; None where there are none.
     """
 
     sources: Sources
@@ -48,6 +50,15 @@ class WorkerSettings:
     seed: int
     device: str
     threads: int
+    measurements: Mapping[str, float] | None = None
+
+
+def prepared_space(settings: WorkerSettings) -> SearchSpace:
+    """The space of a worker, its guide prepared."""
+    space = load_space(settings.sources)
+    space.guide.load_state_dict(dict(settings.guide))
+    recipe = space.recipe.model_copy(update={"library": settings.library is not None})
+    return replace(space, recipe=recipe)
 
 
 class Worker:
@@ -56,12 +67,10 @@ class Worker:
     def __init__(self, settings: WorkerSettings) -> None:
         torch.set_num_threads(settings.threads)
         self._settings = settings
-        space = load_space(settings.sources)
-        space.guide.load_state_dict(dict(settings.guide))
-        recipe = space.recipe.model_copy(update={"library": settings.library is not None})
-        space = replace(space, recipe=recipe)
         device, folder = torch.device(settings.device), settings.storage.guide_work
-        self._workshop = Workshop(space, device, folder)
+        numbers = settings.measurements
+        measurements = None if numbers is None else BlockMeasurements(numbers)
+        self._workshop = Workshop(prepared_space(settings), device, folder, measurements)
 
     @cached_property
     def _library(self) -> Library | None:
