@@ -349,8 +349,8 @@ def planned(rows: Mapping[Cell, Row]) -> Iterator[Cell]:
             yield Cell(method, 0.6, rate)
     for budget in (0.4, 0.8):
         for method in trained:
-            if rate := best_rate(rows, method):
-                yield Cell(method, budget, rate)
+            if tuned := best_rate(rows, method):
+                yield Cell(method, budget, tuned)
 
 
 def best_rate(rows: Mapping[Cell, Row], method: str) -> float | None:
