@@ -307,7 +307,7 @@ def test_activations_in_bfloat16_convert_alike_and_their_blocks_have_other_keys(
         for curve in (exact, rounded)
     ]
     assert residuals[0] != residuals[1]
-    assert residuals[1] == pytest.approx(residuals[0], rel=0.1)
+    assert residuals[1] == pytest.approx(residuals[0], rel=0.25)
     assert len(list((tmp_path / "work").glob("*-bfloat16.npy"))) == 2  # none of the kept head's
 
 
