@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from pathlib import Path
 
-from nas_theseus.api.search import open_driver
+from nas_theseus.api.launch import open_driver
 from nas_theseus.costs.table import CostTable
 from nas_theseus.library.store import Library
 from nas_theseus.searches.driver import Driver

@@ -349,8 +349,8 @@ def planned(rows: Mapping[Cell, Row]) -> Iterator[Cell]:
             yield Cell(method, 0.6, rate)
     for budget in (0.4, 0.8):
         for method in trained:
-            if rate := best_rate(rows, method):
-                yield Cell(method, budget, rate)
+            if tuned := best_rate(rows, method):
+                yield Cell(method, budget, tuned)
 
 
 def best_rate(rows: Mapping[Cell, Row], method: str) -> float | None:
@@ -386,7 +386,9 @@ def figures_of(rows: Mapping[Cell, Row], bench: Bench) -> dict[str, float | None
     """The figures of the cells that are there; None where one is missing."""
 
     def perplexity(method: str, budget: float, trained: bool) -> float | None:
-        rate = (best_rate(rows, method) or -1.0) if trained else 0.0
+        rate = best_rate(rows, method) if trained else 0.0
+        if rate is None:
+            return None
         row = rows.get(Cell(method, budget, rate))
         return None if row is None else float(row["test_perplexity"])
 

@@ -85,7 +85,7 @@ def overhead(trials: int, sampler: str, folder: Path) -> dict[str, Any]:
         make = MakeAtOnce(AtOnce(storage, space.recipe.id))
         started = time.perf_counter()
         processor = time.process_time()
-        executor.run(driver, make, driver.goes_on)
+        executor.run(driver, make, driver.promotes)
         seconds = time.perf_counter() - started
         processor = time.process_time() - processor
     finally:

@@ -20,12 +20,12 @@ from typing import Any
 from benchmarks.record import write_record
 from benchmarks.sampler import SPACE, World
 from nas_theseus.costs.table import CostTable
-from nas_theseus.estimate.rungs import rungs_of
 from nas_theseus.estimate.thompson import Proposer
 from nas_theseus.services.optuna.study import Problem, Study, StudySettings, open_study
 from nas_theseus.space.genome import Genome
 from nas_theseus.space.load import load_space
 from nas_theseus.values.outcomes import Evaluation
+from nas_theseus.values.rung import rungs_of
 
 
 class Bench:

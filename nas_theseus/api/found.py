@@ -1,6 +1,6 @@
-"""What a person means by a name: a found network, or an architecture that a search evaluated.
+"""Find a network, or an architecture that a search evaluated, by its name.
 
-A name stands for one thing. Where several have it they are listed, each with a name of its own.
+If several networks have the name, the error lists each of them with a unique one.
 """
 
 from __future__ import annotations
@@ -37,7 +37,7 @@ def find_network(text: str, root: Path, *, trust_code: bool) -> Member:
         trust_code: consent to run the network's own code.
 
     Raises:
-        StorageError: nothing has this name, or several networks have it; or no consent.
+        StorageError: no network or several networks have this name; or no consent.
         ServiceError: the run cannot be downloaded from MLflow.
         GuideError: the weights are damaged or of another network.
         SpaceError: the space file cannot be run.
@@ -66,7 +66,7 @@ def find_network(text: str, root: Path, *, trust_code: bool) -> Member:
 def find_architecture(text: str, root: Path) -> Architecture:
     """An architecture by its id, or from a file.
 
-    One id stands for one architecture, whichever searches evaluated it.
+    An id means the same architecture in every search.
 
     Args:
         text: ``ID`` or ``SEARCH/ID`` of one that a search of `root` evaluated, a JSON file, or the
@@ -74,7 +74,7 @@ def find_architecture(text: str, root: Path) -> Architecture:
         root: storage folder of searches.
 
     Raises:
-        StorageError: nothing has this name, or the file holds no architecture.
+        StorageError: no architecture has this name, or the file holds none.
     """
     path = Path(text)
     if path.suffix == ".json" or path.is_file():
@@ -94,7 +94,7 @@ def find_architecture(text: str, root: Path) -> Architecture:
 
 
 def _networks(text: str, root: Path) -> Iterator[tuple[str, Path]]:
-    """Folders that a network of this name can be in, each with a name that it has alone."""
+    """Folders that may hold a network of this name, each with a unique name."""
     folders = [SearchFolder(root, name).front / one for name, one in _in_searches(text, root)]
     own = Path(text)
     if own.resolve() not in [folder.resolve() for folder in folders]:
@@ -104,7 +104,7 @@ def _networks(text: str, root: Path) -> Iterator[tuple[str, Path]]:
 
 
 def _in_searches(text: str, root: Path) -> Iterator[tuple[str, str]]:
-    """Searches in which an id is to be looked for, each with the id."""
+    """Names of the searches to look in, each with the id to look for."""
     search, _, identity = text.rpartition("/")
     if not _ID.fullmatch(identity):
         return
@@ -116,7 +116,7 @@ def _in_searches(text: str, root: Path) -> Iterator[tuple[str, str]]:
 
 
 def _quality(folder: Path) -> str:
-    """What was measured of a network, as far as its folder says."""
+    """Metrics of a network, if its folder has them, as text."""
     try:
         metrics = read_evaluation(folder / ARCHITECTURE_FILE).metrics
     except StorageError:

@@ -41,8 +41,8 @@ class SwitchingSettings:
     """How a front is stitched together.
 
     Attributes:
-        size, stride, direction: as `StitchableNet`; a front's members have few boundaries alike,
-            hence windows of one.
+        size, stride, direction: as `StitchableNet`. Windows of one by default, since a front's
+            members have few similar boundaries.
         fit_examples: training inputs for least squares.
     """
 
@@ -73,7 +73,7 @@ def switch(
         name: of the search.
         recipe: how the stitches are trained. Default: four epochs at 2e-3.
         settings: how the front is stitched together.
-        trust_code: allow the search's copy of its space file to run, where it is not your own.
+        trust_code: consent to run the search's copy of its space file, if it is not your own.
         say: shows one line.
 
     Raises:
@@ -93,14 +93,14 @@ def switch(
 def front_anchors(storage: SearchFolder, *, trust_code: bool = False) -> list[Anchor]:
     """A search's guide and the members of its front, as anchors of a stitchable network.
 
-    A member is a chain of library blocks, finetuned, and of parts that it keeps; a stitch from it
-    to the next, or to the guide, joins boundaries with equally many positions.
+    A member is a chain of finetuned blocks and of guide parts that it keeps. A stitch joins two
+    networks at boundaries with the same number of positions.
 
     Args:
         trust_code: consent to run the search's copy of its space file.
 
     Returns:
-        By ascending MACs; those with no boundary that fits the next dearer are left out.
+        By ascending MACs, without those that have no boundary that fits the next larger one.
 
     Raises:
         StorageError, SpaceError, GuideError: as `searches.beginning.read_space`; or no two can be
@@ -123,8 +123,8 @@ def front_anchors(storage: SearchFolder, *, trust_code: bool = False) -> list[An
     if len(joined) < 2:
         raise StorageError(
             f"the front of search {storage.name!r} has nothing to stitch: {len(anchors) - 1} "
-            "members beside the guide, none with a boundary of as many positions as the next "
-            "dearer has. Search further, or with a smaller max_span"
+            "members besides the guide, none with a boundary that has as many positions as one of "
+            "the next larger network. Continue the search, or search with a smaller max_span"
         )
     return joined[::-1]
 
@@ -161,7 +161,7 @@ def switch_front(
         recipe: of `train_stitches`.
 
     Returns:
-        The net on the CPU, a row a network (also in ``networks.json``), and the folder.
+        The net on the CPU, one row per network (also in ``networks.json``), and the folder.
 
     Raises:
         ShapeError: the windows do not fit.
@@ -223,7 +223,7 @@ def load_switching(storage: SearchFolder, *, trust_code: bool = False) -> Stitch
     """The network that `switch` made, in eval mode on the CPU.
 
     Raises:
-        StorageError: there is none, or its anchors' results are gone.
+        StorageError: there is none, or results of its anchors are missing.
         SpaceError, GuideError: as `searches.beginning.read_space`; or the file is damaged.
     """
     table = storage.folder / "switching" / NETWORKS_FILE

@@ -25,6 +25,7 @@ from nas_theseus.guide.sublayers import (
     Skip,
     Sublayer,
     TokenLinear,
+    linear,
 )
 from nas_theseus.values.architecture import Hyperparameter
 
@@ -173,7 +174,7 @@ def lower_rank(part: nn.Module, features: Tensor, *, rank: float) -> nn.Module:
             out, into = low_rank(weight, gram(inputs), inside)
         else:
             out, into = torch.eye(narrow, inside), weight[:inside].clone()
-        setattr(inner, name, LowRankLinear(into, out, map_.bias))
+        setattr(inner, name, LowRankLinear(linear(into), linear(out, map_.bias)))
         changed = True
     if not changed:
         raise TransformError(f"no map of it becomes cheaper at rank={rank}; use a smaller share")
@@ -225,7 +226,8 @@ def linear_stand_in(part: nn.Module, features: Tensor, *, bias: bool) -> nn.Modu
     weight = torch.zeros(width, given.shape[-1])
     if _enough(given):
         weight = refit(weight, given, added)
-    return TokenLinear(weight[:, :width].contiguous(), weight[:, width] if bias else None)
+    fixed = weight[:, width].clone() if bias else None
+    return TokenLinear(linear(weight[:, :width].contiguous(), fixed))
 
 
 def _pruned(

@@ -31,15 +31,15 @@ class Candidate:
     """A candidate, and what its steps have done so far.
 
     Attributes:
-        space, costs, activations, device: the workshop's, the same for all of its candidates.
+        space, costs, activations, device: shared by all candidates of the workshop.
         search_seed: of the search.
         replacing: measures the divergence of blocks that the library lacks; the workshop's.
         target: the network, on the device, from the step `assemble` on.
         curve: all points so far.
-        macs: multiply-adds spent so far: those that the steps' events report, added up. Not
-            counted: the guide's activations, its logits where they are cached (one pass a
-            process), the least squares of stitches, and similarities.
-        pieces: in how many pieces a batch was computed last, since memory did not hold more.
+        macs: multiply-adds spent so far, the sum of those in the steps' events. Not counted: the
+            guide's activations, its logits if they are cached (one pass per process), the least
+            squares of stitches, and similarities.
+        pieces: number of pieces into which the last batch was split to fit into memory.
     """
 
     space: SearchSpace
@@ -59,17 +59,17 @@ class Candidate:
 
     @property
     def seed(self) -> int:
-        """This candidate's own seed; derives from the search's and the architecture."""
+        """This candidate's own seed, derived from the search's seed and the architecture."""
         return derive_seed(self.architecture.id, self.search_seed)
 
     @property
     def teacher(self) -> GuideActivations | None:
-        """The guide, where its logits or hidden states teach."""
+        """The guide's activations if the recipe distils logits or hidden states, else None."""
         return self.activations if self.recipe.guided else None
 
     @property
     def kept(self) -> tuple[int, ...]:
-        """Positions of kept parts; none where they too start from random weights."""
+        """Positions of kept parts; none if they start from random weights, too."""
         families, choices = self.space.families, self.architecture.choices
         kept = (position for position, c in enumerate(choices) if families[c.block].keeps)
         return () if self.recipe.untouched_by_guide else tuple(kept)
@@ -88,31 +88,31 @@ class Candidate:
 
     @property
     def kept_parameters(self) -> list[nn.Parameter]:
-        """Weights that only kept parts have."""
+        """Weights that no other parts share."""
         return self._parameters_of_none_but(self.kept)
 
     def _parameters_of_none_but(self, positions: Collection[int]) -> list[nn.Parameter]:
-        """The weights of some blocks without those that they share with the others."""
+        """Weights of some blocks, without those that they share with other blocks."""
         others = set(range(len(self.target.blocks))) - set(positions)
         shared = {id(parameter) for parameter in self.target.parameters_of(others)}
         return [p for p in self.target.parameters_of(positions) if id(p) not in shared]
 
     def thaw(self) -> None:
-        """Make the whole network trainable, but for the kept parts that the recipe freezes."""
+        """Make the whole network trainable, except the kept parts that the recipe freezes."""
         self.target.thaw()
         for parameter in self._parameters_of_none_but(self.frozen):
             parameter.requires_grad_(False)
 
     @property
     def is_guide(self) -> bool:
-        """Whether every part is kept, so that there is nothing to convert or train."""
+        """Whether every guide part is kept, so that there is nothing to convert or train."""
         families = self.space.families
         kept = all(families[c.block].keeps for c in self.architecture.choices)
         return kept and not self.recipe.untouched_by_guide
 
     @property
     def is_grown(self) -> bool:
-        """Whether every block begins as what the guide's part computes."""
+        """Whether every block starts with the function of the guide parts that it replaces."""
         families = self.space.families
         return all(families[c.block].preserves for c in self.architecture.choices)
 
@@ -122,12 +122,12 @@ class Candidate:
         return [cost.macs for cost in self.costs.of_blocks(self.architecture)]
 
     def take(self, event: Progress) -> None:
-        """Add what a step did to what was done before."""
+        """Add a step's points and multiply-adds."""
         self.curve.extend(event.points)
         self.macs += event.macs
 
     def score(self) -> float:
-        """Quality on validation as it is now."""
+        """Current quality on validation data."""
         return score(self.target, self.space.task, "validation")
 
     def forward_macs(self, examples: int) -> int:
@@ -135,11 +135,11 @@ class Candidate:
         return examples * sum(self.block_macs)
 
     def training_macs(self, epoch: EpochLoss, replaced: Collection[int] | None = None) -> int:
-        """Multiply-adds of an epoch: forward, backward, and a teacher that ran anew.
+        """Multiply-adds of an epoch: forward, backward, and forward passes of the teacher.
 
         Args:
-            replaced: the blocks that train in the half-converted network; the guide's parts stand
-                in it for the others. None: the whole candidate trains.
+            replaced: positions of the blocks that train in a half-converted network, which has
+                guide parts in place of the others. Default: the whole candidate trains.
         """
         part_macs = self.costs.part_macs
         forward = dict(enumerate(self.block_macs))
@@ -157,10 +157,11 @@ class Candidate:
         return epoch.examples * each + epoch.taught * sum(part_macs)
 
     def evaluation(self) -> Evaluation:
-        """What the candidate is now; costs are measured once, as training changes none."""
+        """Evaluate the candidate as it is; costs are measured once, as training changes none."""
         space, architecture = self.space, self.architecture
         if self._measured is None:
-            self._measured = measured_costs(space, self.target, self.device)
+            network = space, self.target, self.device
+            self._measured = measured_costs(*network, blocks=list(self.target.blocks))
         counted = self.costs.of(architecture)
         notes = ["the guide itself: every part kept, nothing trained"] if self.is_guide else []
         if self.pieces > 1:

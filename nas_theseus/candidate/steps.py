@@ -1,4 +1,4 @@
-"""The named steps that make a candidate: each yields what it did, and its multiply-adds."""
+"""The named steps that make a candidate; each yields its points and multiply-adds."""
 
 from __future__ import annotations
 
@@ -16,7 +16,6 @@ from nas_theseus.conversion.hybrid import Hybrid
 from nas_theseus.conversion.similarity import similarity
 from nas_theseus.conversion.target import assemble, recalibrate
 from nas_theseus.errors import ConversionError
-from nas_theseus.estimate.rungs import rungs_of
 from nas_theseus.library.block_conversion import keep_block, load_into
 from nas_theseus.library.block_key import BlockKeys
 from nas_theseus.library.record import Facts
@@ -25,6 +24,7 @@ from nas_theseus.tasks.score import score
 from nas_theseus.values.events import Progress, Reached
 from nas_theseus.values.ids import derive_seed
 from nas_theseus.values.outcomes import CurvePoint
+from nas_theseus.values.rung import rungs_of
 
 Event: TypeAlias = "Progress | Reached | Converted"
 
@@ -33,13 +33,13 @@ class Step(Protocol):
     """One step of a candidate.
 
     Attributes:
-        name: as events and failures call it.
+        name: its name in events and failures.
     """
 
     name: ClassVar[str]
 
     def run(self, candidate: Candidate) -> Iterator[Event]:
-        """Change the candidate's target; yields what was done.
+        """Change the candidate's target, and yield what was done.
 
         Raises:
             ConversionError: the candidate diverged.
@@ -67,11 +67,11 @@ class Assemble:
 
 @dataclass(frozen=True)
 class TakeBlocks:
-    """Put the library's blocks into the target; those that are missing are converted into it.
+    """Put the library's blocks into the target; missing ones are converted into the library first.
 
     Attributes:
-        keys: of the blocks, as the candidate's recipe aligns them.
-        final: no stage follows that reports how alike the blocks are.
+        keys: makes the keys of blocks, as the candidate's recipe aligns them.
+        final: whether no later stage reports the similarity of the blocks.
     """
 
     library: Library
@@ -92,7 +92,7 @@ class TakeBlocks:
                 )
             load_into(block, entry.state)
             points = _scores(position, block, entry.record.facts)
-            # What converting a block took is the library's to count, not this candidate's.
+            # Converting a block is counted for the library, not for this candidate.
             yield Progress(self.name, points if self.final else (), block=made)
 
 
@@ -110,11 +110,11 @@ def _scores(position: int, block: nn.Module, facts: Facts) -> tuple[CurvePoint, 
 
 @dataclass(frozen=True)
 class Align:
-    """Run the schedule's stages; train and score the half-converted network behind each.
+    """Run the schedule's stages; train and score the half-converted network after each.
 
     Attributes:
-        steps: optimiser steps of one stage, at most.
-        score_hybrids: measure the half-converted networks, as ``hybrid/<metric>``.
+        steps: largest number of optimiser steps in one stage.
+        score_hybrids: score the half-converted networks, as ``hybrid/<metric>``.
     """
 
     steps: int
@@ -154,7 +154,7 @@ class Align:
 
 @dataclass(frozen=True)
 class Recalibrate:
-    """Take batch-norm statistics anew from training inputs."""
+    """Compute batch-norm statistics again, on training inputs."""
 
     name: ClassVar[str] = "recalibrate"
 
@@ -167,7 +167,7 @@ class Recalibrate:
 
 @dataclass(frozen=True)
 class Settle:
-    """Train the assembled network as a whole, shortly and in small batches."""
+    """Train the assembled network as a whole, for a short time and in small batches."""
 
     name: ClassVar[str] = "settle"
 
@@ -208,7 +208,7 @@ class Finetune:
         return CurvePoint(candidate.space.metric, mark, candidate.score())
 
     def _rungs(self, candidate: Candidate, mark: int) -> Iterator[Reached]:
-        """The rung behind so many epochs or steps, if there is one."""
+        """The rung after this number of epochs or steps, if there is one."""
         for rung in rungs_of(candidate.recipe, candidate.space.metric):
             if rung.epoch == mark:
                 yield Reached(rung.name, candidate.evaluation())
@@ -216,7 +216,7 @@ class Finetune:
 
 @dataclass(frozen=True)
 class Measure:
-    """Evaluate what the candidate has become."""
+    """Evaluate the finished candidate."""
 
     name: ClassVar[str] = "measure"
 
@@ -232,14 +232,14 @@ def steps_of(
     *,
     score_hybrids: bool = False,
 ) -> list[Step]:
-    """The steps that a candidate takes by its recipe, in order; the guide itself is only measured.
+    """The steps of a candidate by its recipe, in order; the guide itself is only measured.
 
     Args:
-        library, keys: where blocks are taken from, and how they are called there.
-        score_hybrids: measure the half-converted network after every stage.
+        library, keys: where blocks are taken from, and what makes their keys.
+        score_hybrids: score the half-converted network after every stage.
 
     Raises:
-        ConversionError: the recipe takes blocks from the library, and there is none.
+        ConversionError: the recipe takes blocks from the library, but there is none.
     """
     recipe = candidate.recipe
     steps: list[Step] = [Assemble()]
@@ -248,7 +248,7 @@ def steps_of(
         if recipe.takes_blocks:
             if library is None or keys is None:
                 raise ConversionError(
-                    "the recipe takes blocks from the library, and there is none; give one, or "
+                    "the recipe takes blocks from the library, but there is none; give one, or "
                     "set library=false"
                 )
             steps.append(TakeBlocks(library, keys, final=not polishes))
@@ -256,7 +256,7 @@ def steps_of(
                 steps.append(Align(recipe.polish_steps, score_hybrids))
         else:
             steps.append(Align(recipe.align_steps, score_hybrids))
-        # Grown from the guide alone, a network has its statistics.
+        # A network that is only grown from the guide has the right statistics already.
         if recipe.recalibrate and not recipe.untouched_by_guide and not candidate.is_grown:
             steps.append(Recalibrate())
         if recipe.settles:

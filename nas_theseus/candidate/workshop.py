@@ -1,4 +1,4 @@
-"""What all candidates of one process share, and how one of them is made."""
+"""The workshop: what all candidates of one process share, and the steps that make one."""
 
 from __future__ import annotations
 
@@ -14,6 +14,7 @@ from nas_theseus.candidate.steps import Event, steps_of
 from nas_theseus.conversion.activations import SAMPLE_LIMIT_BYTES, GuideActivations
 from nas_theseus.conversion.divergence import ReplaceOne
 from nas_theseus.conversion.room import free_memory_bytes, require_room
+from nas_theseus.costs.block_measurements import BlockMeasurements
 from nas_theseus.costs.table import CostTable
 from nas_theseus.errors import ConversionError
 from nas_theseus.library.block_conversion import keep_block
@@ -29,7 +30,7 @@ from nas_theseus.values.recipe import Recipe
 
 @dataclass
 class Workshop:
-    """What all candidates of one process share: space, guide, the guide's activations, costs.
+    """Shared by all candidates of one process: space, guide, the guide's activations, costs.
 
     A candidate's result depends on its architecture, recipe and seed alone, never on which
     candidates were made in the workshop before it.
@@ -37,7 +38,8 @@ class Workshop:
     Attributes:
         space: its guide holds the prepared weights.
         device: everything trains here.
-        guide_work: folder in which the guide's activations are saved for other processes.
+        guide_work: folder for the guide's activations, shared with other processes.
+        measurements: of the costs that are measured on blocks. Default: those costs are left out.
 
     Raises:
         ConversionError: there is too little disk or memory for activations in bfloat16.
@@ -46,12 +48,13 @@ class Workshop:
     space: SearchSpace
     device: torch.device
     guide_work: Path | None = None
+    measurements: BlockMeasurements | None = None
     costs: CostTable = field(init=False)
     activations: GuideActivations = field(init=False)
     _keys: dict[str, BlockKeys] = field(init=False, default_factory=dict)
 
     def __post_init__(self) -> None:
-        self.costs = CostTable(self.space)
+        self.costs = CostTable(self.space, self.measurements)
         guide, task = self.space.guide.to(self.device), self.space.task
         recipe = self.space.recipe
         check_room(self.space, self.device, self.guide_work)
@@ -108,20 +111,20 @@ class Workshop:
 
         Args:
             search_seed: the candidate's own seed derives from it and the architecture.
-            recipe: Default: the space's. Alignment sees the workshop's own sample whatever
-                `align_examples` another one says.
-            library: where blocks are taken from when the recipe says so; those that are missing
-                are converted into it, at no charge to this candidate.
-            score_hybrids: measure the half-converted network after every stage as well, as
+            recipe: Default: the space's. Another recipe's `align_examples` has no effect, since
+                alignment uses the workshop's sample.
+            library: where blocks are taken from if the recipe says so. Missing ones are converted
+                into it, which is not counted for this candidate.
+            score_hybrids: also score the half-converted network after every stage, as
                 ``hybrid/<metric>``.
 
         Yields:
-            `Progress` when a step begins and for what it did, `Reached` at every rung, and
-            `Converted` last.
+            `Progress` when a step begins and whenever it did something, `Reached` at every rung,
+            and `Converted` last.
 
         Raises:
             ConversionError: the candidate diverged, or there is no library to take blocks from.
-            LibraryError: the library cannot be read, or written where a block is missing.
+            LibraryError: the library cannot be read, or a missing block cannot be written to it.
             PairingError: a block cannot stand for its span.
         """
         candidate = self.candidate(architecture, search_seed, recipe)
@@ -158,10 +161,10 @@ def last_replaced(space: SearchSpace) -> int:
 
 
 def result_of(events: Iterable[Event]) -> Converted:
-    """The end of a conversion whose other events nobody needs.
+    """Run a conversion to its end; all other events are ignored.
 
     Raises:
-        ConversionError: the events have no end; and as `Workshop.convert`.
+        ConversionError: there is no last event; or as `Workshop.convert`.
     """
     for event in events:
         if isinstance(event, Converted):

@@ -9,7 +9,8 @@ from typing import Any
 import typer
 from rich.console import Console
 
-from nas_theseus.api.search import SearchResult, run_search
+from nas_theseus.api.search import run_search
+from nas_theseus.api.search_result import SearchResult
 from nas_theseus.cli.options import DEFAULT_STORAGE
 from nas_theseus.cli.tables import front_table
 from nas_theseus.searches.report import (

@@ -3,13 +3,13 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 
 import numpy as np
 import torch
-from torch import Tensor, nn
+from torch import nn
 
 from nas_theseus.costs.probe import eval_view
 from nas_theseus.guide.chain import example_input
@@ -33,7 +33,8 @@ class Latency:
 
 
 @contextmanager
-def _threads(count: int | None) -> Iterator[int]:
+def torch_threads(count: int | None) -> Iterator[int]:
+    """Context with this number of intra-operator threads; None leaves it unchanged."""
     before = torch.get_num_threads()
     if count is not None:
         torch.set_num_threads(count)
@@ -43,18 +44,19 @@ def _threads(count: int | None) -> Iterator[int]:
         torch.set_num_threads(before)
 
 
-def _forward_ms(module: nn.Module, inputs: Tensor) -> float:
-    if inputs.device.type == "cuda":
+def elapsed_ms(run: Callable[[], object], device: torch.device) -> float:
+    """Milliseconds of one call: on CUDA the device's time between two events, else wall time."""
+    if device.type == "cuda":
         start = torch.cuda.Event(enable_timing=True)  # type: ignore[no-untyped-call]
         stop = torch.cuda.Event(enable_timing=True)  # type: ignore[no-untyped-call]
-        with torch.cuda.device(inputs.device):
+        with torch.cuda.device(device):
             start.record()
-            module(inputs)
+            run()
             stop.record()
         stop.synchronize()
         return float(start.elapsed_time(stop))
     began_ns = time.perf_counter_ns()
-    module(inputs)
+    run()
     return (time.perf_counter_ns() - began_ns) / 1e6
 
 
@@ -91,11 +93,11 @@ def measure_latency(
             raise ValueError(f"{name} must be at least {minimum}, not {value}")
     view = eval_view(module, torch.device(device))
     inputs = example_input(view, inlet, batch).to(device)
-    with _threads(threads) as used, torch.inference_mode():
+    with torch_threads(threads) as used, torch.inference_mode():
         for _ in range(warmup):
             view(inputs)
         if inputs.device.type == "cuda":
             torch.cuda.synchronize(inputs.device)
-        times_ms = [_forward_ms(view, inputs) for _ in range(repeats)]
+        times_ms = [elapsed_ms(lambda: view(inputs), inputs.device) for _ in range(repeats)]
     p10_ms, median_ms, p90_ms = (float(q) for q in np.percentile(times_ms, (10, 50, 90)))
     return Latency(median_ms, p10_ms, p90_ms, batch, used, str(inputs.device))

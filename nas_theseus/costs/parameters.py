@@ -20,11 +20,18 @@ def element_bytes(dtype: str | None, tensor: torch.Tensor) -> int:
     Raises:
         CostError: torch has no type of this name.
     """
-    if dtype is None:
-        return tensor.element_size()
-    found = getattr(torch, dtype, None)
+    return tensor.element_size() if dtype is None else dtype_of(dtype).itemsize
+
+
+def dtype_of(name: str) -> torch.dtype:
+    """Type of torch by name, such as ``bfloat16``.
+
+    Raises:
+        CostError: torch has no type of this name.
+    """
+    found = getattr(torch, name, None)
     if not isinstance(found, torch.dtype):
         raise CostError(
-            f"dtype {dtype!r} is no type of torch; use 'float32', 'bfloat16' or 'float16'"
+            f"dtype {name!r} is no type of torch; use 'float32', 'bfloat16' or 'float16'"
         )
-    return found.itemsize
+    return found

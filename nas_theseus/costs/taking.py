@@ -14,7 +14,7 @@ from nas_theseus.costs.probe import eval_view
 from nas_theseus.errors import CostError, TheseusError
 from nas_theseus.space.search_space import SearchSpace
 from nas_theseus.values.architecture import Boundary
-from nas_theseus.values.cost_measure import CountedCost, SharedCost
+from nas_theseus.values.cost_measure import BlockMeasuredCost, CountedCost, SharedCost
 
 
 @dataclass(frozen=True)
@@ -65,14 +65,60 @@ def counted(
     return count
 
 
+def measured_on_blocks(
+    measure: BlockMeasuredCost,
+    blocks: Sequence[nn.Module],
+    inlet: Boundary,
+    device: torch.device,
+    threads: int | None,
+) -> float:
+    """A cost that is measured on blocks, of one block or of several in a row.
+
+    Args:
+        blocks: given to the measure as they are, in evaluation mode on the device.
+
+    Raises:
+        CostError: the cost cannot be measured, or is not a finite number of at least 0.
+    """
+    kinds = ", ".join(dict.fromkeys(type(block).__name__ for block in blocks))
+    cost, kind = f"cost {measure.name} of {kinds} on {inlet}", type(measure).__name__
+    try:
+        value = _number(measure.measure_blocks(blocks, inlet, device, threads))
+    except TheseusError:
+        raise
+    except Exception as error:  # a cost of the user's own may raise anything
+        raise CostError(
+            f"{cost} cannot be measured: {kind} failed with {type(error).__name__}: {error}. "
+            "Correct its method measure_blocks, or raise CostError with the reason if a block or "
+            "device is not supported"
+        ) from error
+    if value is None or value < 0:
+        raise CostError(
+            f"{cost} cannot be measured: {kind}.measure_blocks must return a finite number of at "
+            f"least 0, such as float(x); it returned {'something else' if value is None else value}"
+        )
+    return value
+
+
+def whole(name: str) -> str:
+    """Name under which a cost that is measured on blocks is recorded for whole networks."""
+    return f"{name}_whole"
+
+
 def measured_costs(
-    space: SearchSpace, network: nn.Module, device: torch.device, threads: int | None = None
+    space: SearchSpace,
+    network: nn.Module,
+    device: torch.device,
+    threads: int | None = None,
+    blocks: Sequence[nn.Module] = (),
 ) -> MeasuredCosts:
     """Measure all measured costs that a space names, each once.
 
     Args:
         network: takes the task's inputs; it is not changed.
         threads: torch's threads during the measurement. Default: unchanged.
+        blocks: the network as a chain, on which costs of blocks are measured as a whole, to compare
+            them with sums. Default: they are not.
 
     Raises:
         CostError: a cost cannot be measured on this device, is not a finite number, or has no
@@ -84,6 +130,11 @@ def measured_costs(
         found = _measured(space, name, network, device, threads)
         costs[name] = found.pop(name)
         beside |= found
+    if blocks and space.measured_by_block:
+        views = [eval_view(block, device) for block in blocks]
+        for name in space.measured_by_block:
+            chain = space.measures[name], views, space.task.inlet
+            beside[whole(name)] = measured_on_blocks(*chain, device, threads)
     return MeasuredCosts(costs, beside)
 
 

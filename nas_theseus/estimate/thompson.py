@@ -17,11 +17,11 @@ from nas_theseus.estimate.additive import AdditiveEstimate, as_learnt, as_measur
 from nas_theseus.estimate.block_scores import as_prior
 from nas_theseus.estimate.front import AdditiveSpace
 from nas_theseus.estimate.pareto import front, hypervolume, minimised
-from nas_theseus.estimate.rungs import rungs_of
 from nas_theseus.estimate.space_graph import additive_space, log_unit
 from nas_theseus.space.genome import Genome
 from nas_theseus.space.search_space import SearchSpace
 from nas_theseus.values.architecture import Architecture, BlockChoice
+from nas_theseus.values.rung import rungs_of
 
 _Floats = NDArray[np.float64]
 _Costs = Mapping[str, float]

@@ -1,4 +1,4 @@
-"""A found network as one file that other tools read, kept only if it gives the network's outputs.
+"""Write a found network as a file or folder for other tools; kept only if its outputs agree.
 
 Each format is a module in ``export/formats``, or is added by a space file with `FORMATS.add`.
 """
@@ -7,8 +7,8 @@ from __future__ import annotations
 
 import importlib.util
 import math
-from collections.abc import Callable
-from dataclasses import dataclass
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Protocol, TypeAlias
 
@@ -23,27 +23,34 @@ from nas_theseus.values.ids import canonical_json
 from nas_theseus.values.registers import FORMATS
 
 EXAMPLES = 64
-# Of the largest output. Runtimes add up in other orders than torch, which in float32 comes to
-# about 1e-6; a wrong operator or weight comes to far more.
+# Of the outputs for all examples: the logits of a large vocabulary at every token take gigabytes.
+_MOST_NUMBERS = 1 << 26
+# As a share of the largest output. Runtimes sum in another order than torch, which changes float32
+# outputs by about 1e-6; a wrong operator or weight changes them far more.
 TOLERANCE = 1e-4
+
+# Formats for some kinds of networks alone, which no message offers to others.
+SPECIAL = ("huggingface",)
 
 Metadata: TypeAlias = dict[str, str]
 Run: TypeAlias = Callable[[Tensor], Tensor]
 
 
 class Format(Protocol):
-    """One kind of file. Members: `values.registers.FORMATS`.
+    """One kind of file or folder. Members: `values.registers.FORMATS`.
 
-    `write` and `read` may raise anything: `write_format` reports it as an `ExportError`.
+    `write` and `read` may raise anything: `write_format` reports it as an `ExportError`. The fields
+    of a format that is a dataclass are its options. A format whose files hold rounded weights has
+    an attribute `tolerance`, which takes the place of `TOLERANCE`.
     """
 
     @property
     def suffix(self) -> str:
-        """Of its files, such as ".onnx"."""
+        """Ending of file names, such as ".onnx", or of folder names, to follow an id."""
 
     @property
     def needs(self) -> tuple[str, ...]:
-        """Modules that it imports beyond those that nas-theseus always has."""
+        """Modules that it imports in addition to the dependencies of nas-theseus."""
 
     def write(self, member: Member, inputs: Tensor, path: Path) -> None:
         """Write a network.
@@ -51,14 +58,14 @@ class Format(Protocol):
         Args:
             member: the network, in eval mode on the CPU, its space and its evaluation.
             inputs: examples, shape (B, *inlet).
-            path: to write to; its name is not that of the finished file.
+            path: file to write or folder to create, under a temporary name.
         """
 
     def read(self, member: Member, path: Path) -> Run:
-        """The function that a written file holds: (B, *inlet) to (B, *outlet), for any B.
+        """Load a written file as a function from (B, *inlet) to (B, *outlet), for any B.
 
         Args:
-            member: gives the space, where the file says too little to build the network.
+            member: its space, if the file alone is not enough to build the network.
         """
 
 
@@ -68,8 +75,8 @@ class Checked:
 
     Attributes:
         size_bytes: of the file.
-        examples: how many validation inputs were run.
-        batch_sizes: in which batches.
+        examples: number of validation inputs that were run.
+        batch_sizes: sizes of their batches.
         difference: the largest absolute difference between two outputs.
         relative: the same as a share of the largest output.
     """
@@ -82,26 +89,38 @@ class Checked:
     relative: float
 
 
-def write_format(member: Member, name: str, path: Path, examples: int = EXAMPLES) -> Checked:
-    """Write a found network as one file, read it back and compare it with the network.
+def write_format(
+    member: Member,
+    name: str,
+    path: Path,
+    examples: int = EXAMPLES,
+    options: Mapping[str, object] | None = None,
+) -> Checked:
+    """Write a found network as one file or folder, read it back and compare it with the network.
 
-    Both run on the task's first validation inputs, in float32 on the CPU: all in one batch, and
-    the first alone (a batch of one is what exports get wrong). The file takes its name only after
-    that; an older file stays until then.
+    Both run on the task's first validation inputs, in float32 on the CPU: all in one batch, then
+    the first alone, since exports often fail for batches of one. An older file of this name is
+    replaced only after that.
 
     Args:
         name: one of `FORMATS`.
-        path: the file; an existing one is replaced.
-        examples: how many validation inputs are run.
+        path: the file or folder; an existing file is replaced.
+        examples: largest number of validation inputs to run.
+        options: of the format, by name.
 
     Raises:
         UnknownNameError: there is no such format.
-        ExportError: its packages are not installed, the network has an operator that it lacks, or
-            the outputs differ by more than `TOLERANCE` of the largest.
+        ExportError: its packages are not installed, it has no such option, the path is a folder
+            with files, it lacks an operator of the network, or the outputs differ by more than
+            `TOLERANCE` of the largest.
         StorageError: the file cannot be written.
         DataError: the task's data are not available.
     """
-    chosen = find_format(name)
+    chosen = with_options(name, options or {})
+    refuse_full_folder(path)
+    tolerance: float = getattr(chosen, "tolerance", TOLERANCE)
+    numbers = math.prod(member.space.guide.boundaries[-1].shape)
+    examples = max(1, min(examples, _MOST_NUMBERS // numbers))
     inputs = next(member.space.task.batches("validation", examples, limit=examples)).inputs
     with replacing(path) as aside:
         try:
@@ -110,18 +129,18 @@ def write_format(member: Member, name: str, path: Path, examples: int = EXAMPLES
             found, expected = _outputs(run, inputs), _outputs(member.network, inputs)
         except (ExportError, OSError):
             raise
-        except Exception as error:  # exporters and runtimes raise whatever they like
+        except Exception as error:  # exporters and runtimes may raise anything
             reason = f"{type(error).__name__}: {str(error).strip().partition(chr(10))[0]}"
             raise refusal(name, reason) from error
         difference, relative = _distance(found, expected)
-        if not relative <= TOLERANCE:  # NaN too
+        if not relative <= tolerance:  # NaN too
             raise ExportError(
                 f"the outputs of the {name} file differ from the network's by up to "
                 f"{difference:.3g}, {relative:.3g} of the largest output, on {len(inputs)} "
-                f"validation inputs; at most {TOLERANCE:g} of it is allowed. The file was not "
+                f"validation inputs; at most {tolerance:g} of it is allowed. The file was not "
                 f"saved; {_others(name)}"
             )
-        size = aside.stat().st_size
+        size = sum(one.stat().st_size for one in (aside, *aside.rglob("*")) if one.is_file())
     return Checked(path, size, len(inputs), (len(inputs), 1), difference, relative)
 
 
@@ -142,13 +161,42 @@ def find_format(name: str) -> Format:
     return chosen
 
 
+def with_options(name: str, options: Mapping[str, object]) -> Format:
+    """A format by name, with these options; those that are None stay as they are.
+
+    Raises:
+        UnknownNameError: there is no such format.
+        ExportError: it has no such option or value, or its packages are not installed.
+    """
+    chosen = find_format(name)
+    given = {option: value for option, value in options.items() if value is not None}
+    known = [str(name) for name in getattr(chosen, "__dataclass_fields__", ())]
+    for option in given:
+        if option not in known:
+            has = f"its options are {', '.join(known)}" if known else "it has no options"
+            raise ExportError(f"format {name} has no option {option}; {has}")
+    return replace(chosen, **given) if given else chosen  # type: ignore[type-var]
+
+
+def refuse_full_folder(path: Path) -> None:
+    """Refuse to write over a folder with files, which nobody can want to lose.
+
+    Raises:
+        ExportError: there is such a folder.
+    """
+    if path.is_dir() and any(path.iterdir()):
+        raise ExportError(
+            f"{path} is a folder with files in it; remove it, or choose another place with --out"
+        )
+
+
 def refusal(name: str, reason: str) -> ExportError:
-    """The error of a network that a format cannot hold."""
+    """The error for a network that a format cannot hold."""
     return ExportError(f"the network cannot be written as {name}: {reason}; {_others(name)}")
 
 
 def metadata(member: Member) -> Metadata:
-    """What a file says of itself, as strings: architecture, shapes, task and measured values."""
+    """Metadata of a file, as strings: architecture, shapes, task and measured values."""
     boundaries = member.space.guide.boundaries
     return {
         "architecture": canonical_json(member.evaluation.architecture.to_json()),
@@ -165,7 +213,8 @@ def _shape(boundary: Boundary) -> str:
 
 
 def _others(name: str) -> str:
-    return f"other formats: {', '.join(other for other in FORMATS if other != name)}"
+    others = (other for other in FORMATS if other not in (name, *SPECIAL))
+    return f"other formats: {', '.join(others)}"
 
 
 def _outputs(run: Run, inputs: Tensor) -> Tensor:
@@ -179,5 +228,5 @@ def _distance(found: Tensor, expected: Tensor) -> tuple[float, float]:
     if found.shape != expected.shape:
         return math.inf, math.inf
     difference, largest = (found - expected).abs().max(), expected.abs().max()
-    # Division by tensors: zeros for something else are infinitely wrong, not an error.
+    # Divided as tensors: if all expected outputs are 0, the share is infinite, not an error.
     return float(difference), float(difference / largest) if difference else 0.0

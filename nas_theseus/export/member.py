@@ -1,4 +1,4 @@
-"""A found net as a folder that rebuilds it: architecture, weights and the space's code."""
+"""A found network as a folder to rebuild it from: architecture, weights and the space's code."""
 
 from __future__ import annotations
 
@@ -27,7 +27,7 @@ WEIGHTS_FILE = "weights.safetensors"
 
 
 def write_member(folder: Path, evaluation: Evaluation, weights: Path, sources: Sources) -> None:
-    """Put what `load` needs into one folder: weights, architecture and the space's sources.
+    """Write all that `load` needs to one folder: weights, architecture and the space's sources.
 
     Raises:
         StorageError: the weights are gone, or the folder cannot be written.
@@ -43,7 +43,7 @@ def write_member(folder: Path, evaluation: Evaluation, weights: Path, sources: S
 
 
 def member_files(folder: Path) -> tuple[str, ...]:
-    """Names of the files that `write_member` wrote, from the folder on.
+    """Names of the files that `write_member` wrote, relative to the folder.
 
     Raises:
         StorageError: the list of its sources is damaged.
@@ -80,7 +80,7 @@ def read_evaluation(path: Path) -> Evaluation:
 
 @dataclass(frozen=True, eq=False)
 class Member:
-    """A found network, rebuilt, with the space that it is from and what was measured of it."""
+    """A found network, rebuilt, with its search space and its evaluation."""
 
     network: Target
     space: SearchSpace

@@ -9,12 +9,13 @@ from torch import Tensor, nn
 from torch.export import Dim, ExportedProgram
 
 from nas_theseus.errors import ExportError
+from nas_theseus.export.format import SPECIAL
 from nas_theseus.export.member import Member
 from nas_theseus.values.registers import FORMATS
 
 
 def trace(member: Member, inputs: Tensor, name: str) -> ExportedProgram:
-    """The network as a program with a free batch size and without file names of this machine.
+    """Trace the network, with a free batch size and without file paths of this machine.
 
     Args:
         inputs: examples, shape (B, *inlet).
@@ -26,7 +27,7 @@ def trace(member: Member, inputs: Tensor, name: str) -> ExportedProgram:
     """
     try:
         program = _program(member.network, inputs)
-    except Exception as error:  # torch's tracers raise whatever they like
+    except Exception as error:  # torch's tracers may raise anything
         raise ExportError(_not_traced(member, inputs, name, error)) from error
     for module in program.graph_module.modules():
         if isinstance(module, torch.fx.GraphModule):
@@ -47,7 +48,7 @@ def blocks_with(member: Member, inputs: Tensor, operator: str) -> list[str]:
 
 
 def _program(module: nn.Module, inputs: Tensor) -> ExportedProgram:
-    # At least two examples: torch takes a dimension of one for a constant.
+    # At least two examples: torch treats a dimension of one as a constant.
     example = inputs if len(inputs) > 1 else inputs.expand(2, *inputs.shape[1:])
     return torch.export.export(module, (example,), dynamic_shapes=({0: Dim("batch")},))
 
@@ -69,7 +70,8 @@ def _not_traced(member: Member, inputs: Tensor, name: str, error: Exception) -> 
         except Exception as own:  # as above
             found.append(f"block {label} {_reason(own)}")
     reasons = "; ".join(found) or f"as a whole it {_reason(error)}"
-    others = ", ".join(other for other in FORMATS if other not in (name, "torch-export", "onnx"))
+    traced = (name, "torch-export", "onnx", *SPECIAL)
+    others = ", ".join(other for other in FORMATS if other not in traced)
     return (
         f"the network cannot be written as {name}: {reasons}. Other formats, which trace "
         f"nothing: {others}"

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 from collections.abc import Collection, Iterator, Sequence
+from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -21,10 +22,15 @@ class Guide(nn.Module):
         inlet: shape of one input without the batch dimension; a task's `task.inlet` also says
             whether the input is token ids.
 
+    Attributes:
+        pretrained: the model that the parts are from, for guides of `huggingface_guide`.
+
     Raises:
         CutError: a part does not map one tensor to one tensor with the batch dimension first, or
             two runs in eval mode differ.
     """
+
+    pretrained: Any = None
 
     def __init__(
         self, parts: Sequence[tuple[str, nn.Module]], inlet: Boundary | Sequence[int]

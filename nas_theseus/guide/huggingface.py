@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import copy
 import importlib
 from collections.abc import Iterable
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal
 
@@ -17,6 +19,20 @@ from nas_theseus.guide.model_family import Family
 from nas_theseus.guide.sublayers import Layer
 from nas_theseus.values.architecture import Boundary
 from nas_theseus.values.registers import FAMILIES
+
+
+@dataclass(frozen=True)
+class Pretrained:
+    """The model that a guide's parts are from.
+
+    Attributes:
+        config: its configuration, of transformers.
+        source: the folder or file that it was read from; None for a model in memory.
+    """
+
+    config: Any
+    source: Path | None
+
 
 Granularity = Literal["sublayer", "layer"]
 Parts = list[tuple[str, nn.Module]]
@@ -61,6 +77,8 @@ def huggingface_guide(
     inlet = _inlet(family, network.config, context)
     network.eval()
     guide = Guide(cut_model(network, granularity), inlet)
+    source = Path(model).expanduser().absolute() if isinstance(model, str | Path) else None
+    guide.pretrained = Pretrained(copy.deepcopy(network.config), source)
     refuse_other_outputs(guide, network, _examples(guide, inlet, network.config))
     return guide
 

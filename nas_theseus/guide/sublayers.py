@@ -2,7 +2,8 @@
 
 A sublayer computes x + f(norm(x)), where f is attention or an MLP. Language models are cut into
 these, blocks made of a guide's part change them, and an exported model consists of them: this file
-imports torch alone and is copied into exported folders.
+imports torch alone and is copied into exported folders. The description of an exported model lists
+the arguments of each module's constructor, so that every argument is an attribute of the same name.
 
 Modules over tokens that take a `state` can generate text one token at a time. The state is a dict
 of tensors that belongs to one sequence: empty before the first token, and updated in place by every
@@ -403,17 +404,16 @@ class Head(nn.Module):
 
 
 class LowRankLinear(nn.Module):
-    """A linear map of low rank, x to out (into x) + bias.
+    """A linear map of low rank, x to out(into(x)).
 
     Args:
-        into: shape (rank, inlet).
-        out: shape (outlet, rank).
-        bias: shape (outlet,). Default: none.
+        into: map from the inlet's width to the rank.
+        out: map from the rank to the outlet's width.
     """
 
-    def __init__(self, into: Tensor, out: Tensor, bias: Tensor | None = None) -> None:
+    def __init__(self, into: nn.Linear, out: nn.Linear) -> None:
         super().__init__()
-        self.into, self.out = linear(into), linear(out, bias)
+        self.into, self.out = into, out
 
     @property
     def in_features(self) -> int:
@@ -434,13 +434,12 @@ class TokenLinear(nn.Module):
     """A linear map of each token, added to its features: x + W x + b.
 
     Args:
-        weight: shape (D, D).
-        bias: shape (D,). Default: none.
+        map: from D to D features.
     """
 
-    def __init__(self, weight: Tensor, bias: Tensor | None = None) -> None:
+    def __init__(self, map: nn.Linear) -> None:
         super().__init__()
-        self.map = linear(weight, bias)
+        self.map = map
 
     def forward(self, x: Tensor, state: State | None = None) -> Tensor:
         del state

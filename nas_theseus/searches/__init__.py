@@ -1,1 +1,1 @@
-"""One search: its jobs, what it keeps, its front and further budgets."""
+"""One search: its jobs, results, front and further budgets."""

@@ -1,4 +1,4 @@
-"""What a search began with: saved once, inherited and held to by every later launch."""
+"""What a search began with: saved once, then inherited and checked by every later launch."""
 
 from __future__ import annotations
 
@@ -23,8 +23,7 @@ from nas_theseus.values.goals import Constraint, Objective
 from nas_theseus.values.ids import short_hash
 from nas_theseus.values.settings import SearchSettings
 
-# Settings that a continued search takes over from its beginning where they are not given, and
-# refuses where they are given and differ.
+# Settings that a resumed search inherits if they are not given, and refuses to change if they are.
 INHERITED = ("sampler", "seed", "suggestions", "library", "rungs")
 
 
@@ -34,8 +33,8 @@ class Beginning:
 
     Attributes:
         identity: tells this search apart from others of the same name.
-        library: whether candidates take blocks from a library; where it is may change.
-        guide: hash of the guide's first weights, its training and the data.
+        library: whether candidates take blocks from a library; its location may change.
+        guide: hash of the guide's initial weights, its training and the data.
         recipe: id of the candidates' recipe.
         study: hash of the study's storage URL, which may hold a password.
     """
@@ -88,7 +87,7 @@ class Beginning:
             data = json.loads(folder.settings_file.read_text())
             goals = tuple(Objective(**goal) for goal in data["objectives"])
             limits = tuple(Constraint(**limit) for limit in data["constraints"])
-            # Searches from before there were suggestions and rungs had neither.
+            # Searches of older versions had neither suggestions nor rungs.
             known = {"suggestions": 0, "rungs": False, **data}
             names = {field.name for field in fields(cls)}
             chosen = {name: known[name] for name in names}
@@ -106,16 +105,16 @@ class Beginning:
 
     @property
     def inherited(self) -> dict[str, Any]:
-        """Settings that a later launch takes over where it gives none."""
+        """Settings that a later launch inherits."""
         return {name: getattr(self, name) for name in INHERITED}
 
     def differences(self, settings: SearchSettings) -> list[str]:
-        """Settings of a later launch that are not those of the beginning."""
+        """Messages about settings of a later launch that differ from the beginning."""
         given = {name: getattr(settings, name) for name in INHERITED}
         given["library"] = settings.library is not False
         return [
-            f"it began {_said(name, begun)}, not {_said(name, given[name])}; leave the option "
-            "out, or choose another --name"
+            f"it began {_as_written(name, begun)}, not {_as_written(name, given[name])}; leave the "
+            "option out, or choose another --name"
             for name, begun in self.inherited.items()
             if begun != given[name]
         ]
@@ -127,43 +126,43 @@ class Beginning:
             now: values of this launch by attribute.
 
         Raises:
-            SpaceError: all that differ.
+            SpaceError: lists all that differ.
         """
-        said = {
-            "guide": "the guide's first weights or the training data changed since this search "
+        messages = {
+            "guide": "the guide's initial weights or the training data changed since this search "
             "began; restore them, or choose another --name",
             "recipe": "it began with another recipe, or with another version of nas-theseus; "
             "choose another --name",
             "study": "it began with another --study; give that one, or choose another --name",
         }
-        mistakes = [said[key] for key, value in now.items() if getattr(self, key) != value]
+        mistakes = [messages[key] for key, value in now.items() if getattr(self, key) != value]
         if mistakes:
             raise SpaceError(f"search {name!r}", mistakes)
 
 
-def _said(name: str, value: object) -> str:
-    """One setting of a search as its user would write it."""
+def _as_written(name: str, value: object) -> str:
+    """A setting in the form in which a user writes it."""
     if isinstance(value, bool):
         return f"{'with' if value else 'without'} {name} (--no-{name})"
     return f"with --{name} {value}"
 
 
 def inherit(folder: SearchFolder, given: Mapping[str, Any]) -> dict[str, Any]:
-    """Settings of a launch, completed from the beginning of its search where there is one.
+    """Complete the settings of a launch from the beginning of its search, if there is one.
 
     Args:
-        given: what this launch says; None where it says nothing.
+        given: settings of this launch; None if not given.
     """
-    said = {name: value for name, value in given.items() if value is not None}
+    own = {name: value for name, value in given.items() if value is not None}
     if not folder.settings_file.exists():
-        return said
-    return {**Beginning.read(folder).inherited, **said}
+        return own
+    return {**Beginning.read(folder).inherited, **own}
 
 
 def begin(
     folder: SearchFolder, settings: SearchSettings, space: SearchSpace, sources: Sources
 ) -> Beginning:
-    """Save what a search begins with, or hold this launch to what it began with.
+    """Save what a new search begins with, or check that this launch has not changed it.
 
     Raises:
         SpaceError: the guide, the data, the recipe or the study differ from the beginning.
@@ -180,10 +179,10 @@ def begin(
 
 
 def refuse_changes(folder: SearchFolder, settings: SearchSettings, sources: Sources) -> None:
-    """Refuse to continue a search with other sources or other settings; reads no data.
+    """Refuse to resume a search with other sources or other settings; reads no data.
 
     Raises:
-        SpaceError: what changed, with the difference shown.
+        SpaceError: lists what changed, with the differences.
         StorageError: the saved sources or settings are damaged.
     """
     mistakes = []
@@ -204,7 +203,7 @@ def refuse_mistakes(space: SearchSpace, where: str) -> None:
     """Raise every mistake of a space together.
 
     Raises:
-        SpaceError: there is at least one.
+        SpaceError: there is at least one mistake.
     """
     mistakes = mistakes_in(space)
     if not mistakes:
@@ -216,15 +215,15 @@ def refuse_mistakes(space: SearchSpace, where: str) -> None:
 
 
 def read_space(folder: SearchFolder, *, trust_code: bool) -> SearchSpace:
-    """The space of a search as it began, its guide prepared; trains nothing.
+    """The space that a search began with, its guide prepared; trains nothing.
 
     Args:
         trust_code: as `space.consent.runnable`.
 
     Raises:
         StorageError: no such search, or no consent to run its space file.
-        SpaceError: the space file cannot be run, or data, guide or recipe are others than then.
-        GuideError: the trained guide is gone or damaged.
+        SpaceError: the space file cannot be run, or data, guide or recipe have changed.
+        GuideError: the trained guide is missing or damaged.
     """
     begun = Beginning.read(folder)
     saved = read_sources(folder.folder)
@@ -237,7 +236,7 @@ def read_space(folder: SearchFolder, *, trust_code: bool) -> SearchSpace:
 
 
 def _guide_of(space: SearchSpace) -> str:
-    """What must not change of the guide and the data."""
+    """Hash of the guide and the data, which must not change."""
     guide = guide_key(space.guide, space.learnt_from, space.guide_training)
     if space.guide_task is not None:
         guide = short_hash([guide, space.task.data_hash()], 16)

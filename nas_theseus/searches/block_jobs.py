@@ -1,4 +1,4 @@
-"""Which blocks proposed architectures lack, who converts them, and which cannot be converted."""
+"""The blocks that proposed architectures need: stored, being converted, failed or missing."""
 
 from __future__ import annotations
 
@@ -13,13 +13,13 @@ from nas_theseus.values.outcomes import BlockOutcome
 
 
 class BlockJobs:
-    """The blocks of one search: stored in the library, being converted, failed, or lacking.
+    """The blocks of one search: stored in the library, being converted, failed or missing.
 
-    A block is converted by one trial at a time, and one that failed is not tried again. What the
-    workers kept in `storage` is known again after a restart.
+    A block is converted by one trial at a time, and one that failed is not tried again. After a
+    restart, the results that workers saved in `storage` are read again.
 
     Args:
-        keys: of the search's space, its guide prepared.
+        keys: makes the keys of the search's blocks; its guide is prepared.
     """
 
     def __init__(self, keys: BlockKeys, library: Library, storage: SearchFolder) -> None:
@@ -58,14 +58,14 @@ class BlockJobs:
         return dict(BlockScores.of(known).values)
 
     def look_up(self, architecture: Architecture) -> None:
-        """Count the blocks of an architecture that the library has as those of this search."""
+        """Count an architecture's blocks that are in the library as blocks of this search."""
         self.lacking(architecture)
 
     def lacking(self, architecture: Architecture) -> list[BlockKey]:
         """The blocks of an architecture that are not in the library, in order, each once.
 
         Raises:
-            LibraryError: the library cannot be read; so in all methods that look into it.
+            LibraryError: the library cannot be read; the same in all methods that use it.
         """
         lacking = {}
         for choice, key in zip(
@@ -85,7 +85,7 @@ class BlockJobs:
         return next((outcome for outcome in lacking if outcome is not None), None)
 
     def start(self, architecture: Architecture) -> BlockKey | None:
-        """A lacking block that nobody converts yet, to be converted now."""
+        """Choose a missing block that is not being converted yet, and count it as running."""
         for key in self.lacking(architecture):
             if key.id not in self._running:
                 self._running.add(key.id)
@@ -96,27 +96,30 @@ class BlockJobs:
         """A block's trial ended.
 
         Args:
-            failure: why it failed, where its worker kept nothing.
+            failure: why it failed, if its worker saved no result.
 
         Returns:
-            Its failure, if it is not in the library now.
+            The block's failure; None if it is in the library.
         """
         self._running.discard(key.id)
-        kept = self._storage.read_block(key.id)
-        if kept is not None:
-            self._take(kept)
+        saved = self._storage.read_block(key.id)
+        if saved is not None:
+            self._take(saved)
         if self._is_stored(key):
             return None
         if key.id not in self._failed:
-            said = failure or "it was kept, but the library does not have it; see library verify"
-            self._failed[key.id] = BlockOutcome(key.id, str(key), failure=said)
+            reason = failure or (
+                "its result was saved, but the block is not in the library; run 'nas-theseus "
+                "library verify'"
+            )
+            self._failed[key.id] = BlockOutcome(key.id, str(key), failure=reason)
         return self._failed[key.id]
 
     def _take(self, outcome: BlockOutcome) -> None:
         (self._made if outcome.failure is None else self._failed)[outcome.block] = outcome
 
     def _is_stored(self, key: BlockKey) -> bool:
-        # Asked once: a block that vanishes later is made again by the candidate that misses it.
+        # Looked up once: if a block is removed later, the candidate that needs it converts it.
         if key.id not in self._stored:
             record = self._library.record(key)
             if record is None:

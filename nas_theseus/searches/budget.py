@@ -1,4 +1,4 @@
-"""A new budget on a search: what it evaluated that keeps it, and what its estimate promises."""
+"""A new budget on a search: evaluated architectures within it, and predicted better ones."""
 
 from __future__ import annotations
 
@@ -17,13 +17,13 @@ from nas_theseus.errors import SpaceError, StorageError
 from nas_theseus.estimate.additive import as_measured
 from nas_theseus.estimate.block_scores import BlockScores
 from nas_theseus.estimate.front import AdditiveSpace
-from nas_theseus.estimate.rungs import qualities, rungs_of
 from nas_theseus.estimate.space_graph import additive_space
 from nas_theseus.estimate.thompson import PastProposal, Proposer
 from nas_theseus.library.block_key import BlockKeys
 from nas_theseus.library.record import Facts
 from nas_theseus.library.store import Library
 from nas_theseus.searches.beginning import read_space
+from nas_theseus.searches.block_measuring import known_costs
 from nas_theseus.searches.folder import SearchFolder
 from nas_theseus.searches.front_files import read_front, read_outcomes
 from nas_theseus.space.search_space import SearchSpace
@@ -31,19 +31,20 @@ from nas_theseus.values.architecture import Architecture, BlockChoice
 from nas_theseus.values.conditions import parse_constraint
 from nas_theseus.values.goals import Constraint
 from nas_theseus.values.outcomes import Evaluation, Failure, FrontMember, Outcome, Stopped
+from nas_theseus.values.rung import qualities, rungs_of
 
 _MAX_LABELS = 30_000
 
 
 @dataclass(frozen=True)
 class Prediction:
-    """An architecture that was not evaluated, with what the estimate expects of it.
+    """An architecture that was not evaluated, with its predicted quality and known costs.
 
     Attributes:
         quality, deviation: mean and standard deviation of the search's metric. Of a prior
             (`Answer.prior`): the sum of its blocks' scores, and 0.
         costs: additive, by name.
-        stored, lacking: how many of its new blocks the library has, and how many not.
+        stored, lacking: numbers of its new blocks that the library has and does not have.
     """
 
     architecture: Architecture
@@ -56,15 +57,15 @@ class Prediction:
 
 @dataclass(frozen=True)
 class Answer:
-    """What a search can offer under a budget.
+    """Architectures within a budget, evaluated and predicted.
 
     Attributes:
         metric: the quality that is predicted.
         prior: None, or the score by whose sum architectures are ordered because the search has no
             finished evaluation, such as "divergence". Their quality is then unknown.
-        evaluated: the front of its evaluations that keep the budget.
+        evaluated: the front of the evaluations within the budget.
         predicted: new architectures, the most promising first.
-        epsilon: 0 where they were solved exactly; else the precision to which costs were compared.
+        epsilon: 0 if the prediction's search was exact; else the precision of compared costs.
     """
 
     metric: str
@@ -99,7 +100,7 @@ def parse_budget(text: str) -> tuple[Constraint, ...]:
     """Limits joined by ``and``, such as ``macs <= 5e6 and params <= 1e5``.
 
     Raises:
-        SpaceError: every condition that cannot be read.
+        SpaceError: lists every condition that cannot be read.
     """
     budget, mistakes = [], []
     for condition in re.split(r"\s+and\s+", text.strip()):
@@ -116,13 +117,13 @@ def _refuse_others(budget: Sequence[Constraint], space: SearchSpace) -> None:
     """Refuse limits on anything but the additive costs of a space.
 
     Raises:
-        SpaceError: all of them.
+        SpaceError: lists all of them.
     """
     known = space.known_costs
     mistakes = [
         f"{limit.name} in '{limit}' "
-        f"{'is measured on finished networks' if limit.name in known else 'is no cost'}; a budget "
-        f"of this search can be on {', '.join(space.additive)} (--where filters evaluated "
+        f"{'is measured on finished networks' if limit.name in known else 'is not a cost'}; a "
+        f"budget of this search can be on {', '.join(space.additive)} (--where filters evaluated "
         "architectures by any value)"
         for limit in budget
         if limit.name not in space.additive
@@ -142,26 +143,26 @@ def answer(
 ) -> Answer:
     """Answer a budget from a search's evaluations and its library; nothing is trained.
 
-    The estimate learns from all evaluations, its prior from the scores of the library's blocks.
-    Without any evaluation, the least sums of scores are answered if all blocks have one
-    (`Answer.prior`).
-    Of the new architectures under the budget the best is predicted first, then the best of those
-    that differ in `distance` guide parts from all before (`AdditiveSpace.diverse`). They are solved
-    by the sum of what blocks add; terms of pairs, where the data carry them, enter the prediction
-    alone, and order it. Blocks that could not be converted are left out.
+    The estimate learns from all evaluations; its prior comes from the scores of the library's
+    blocks. Without any evaluation, the least sums of scores are returned if all blocks have one
+    (`Answer.prior`). The first prediction is the best new architecture within the budget, each
+    further one the best of those that differ in `distance` guide parts from all before it
+    (`AdditiveSpace.diverse`). They maximise the sum of what their blocks add. Interactions of two
+    blocks, if the data support them, only change the predicted values and their order. Blocks that
+    could not be converted are left out.
 
     Args:
-        budget: on additive costs, beside the search's own limits. Limits on measured costs are
-            held by what was evaluated, and unknown of what is predicted.
-        count: how many predictions, fewer where there are no more.
-        library: where the search keeps blocks, if not in `storage`.
+        budget: limits on additive costs, in addition to the search's own. Evaluated architectures
+            also meet the search's limits on measured costs; predicted ones may not.
+        count: largest number of predictions.
+        library: location of the search's library. Default: in the storage folder.
         trust_code: consent to run the search's copy of its space file.
 
     Raises:
         StorageError: no such search, no consent, or neither an evaluation nor all blocks yet.
-        LibraryError: the library is gone.
-        LimitError: no architecture keeps the budget; names the limit and the closest one.
-        SpaceError: a limit is on no additive cost of the search; or as `read_space`.
+        LibraryError: the library is missing.
+        LimitError: no architecture is within the budget; names the limit and the closest one.
+        SpaceError: a limit is not on an additive cost of the search; or as `read_space`.
         GuideError: as `read_space`.
     """
     outcomes = read_outcomes(storage)
@@ -172,10 +173,10 @@ def answer(
     if not begun and (blocks.lacking or blocks.scores is None):
         raise StorageError(
             f"search {storage.name!r} has no finished evaluation, and {len(blocks.lacking)} of its "
-            "blocks are not converted yet, so there is nothing to answer from; go on with it by "
+            "blocks are not converted yet, so there is nothing to answer from; continue it with "
             "'nas-theseus search' first"
         )
-    forecaster = _Forecaster(space, blocks)
+    forecaster = _Forecaster(space, known_costs(space, storage), blocks)
     predicted, epsilon = forecaster.predict(outcomes, budget, count, distance)
     prior = None if begun or blocks.scores is None else blocks.scores.kind
     return Answer(forecaster.metric, read_front(storage, budget), tuple(predicted), epsilon, prior)
@@ -186,12 +187,12 @@ def _begun(outcomes: Collection[Outcome]) -> bool:
 
 
 class _Blocks:
-    """The blocks of a search's space: which the library has, which cannot be converted.
+    """The blocks of a search's space: those in the library, and those that cannot be converted.
 
     Attributes:
         scores: of those in the library; None if it has none.
-        broken: choices that cannot be converted, each with its inlet's width share.
-        lacking: the others that the library does not have, likewise.
+        broken: choices that cannot be converted, each with the width share of its inlet.
+        lacking: all others that the library does not have, likewise.
     """
 
     def __init__(self, space: SearchSpace, storage: SearchFolder, location: str | Path) -> None:
@@ -223,17 +224,17 @@ class _Blocks:
         return {} if self.scores is None else self.scores.values
 
     def counts(self, architecture: Architecture) -> tuple[int, int]:
-        """How many of its new blocks the library has, and how many not."""
+        """Numbers of its new blocks that the library has and does not have."""
         keys = [key for key in self._keys.of_blocks(architecture) if key is not None]
         stored = sum(key.id in self._stored for key in keys)
         return stored, len(keys) - stored
 
 
 class _Forecaster(Proposer):
-    """The sampler's estimate, asked for the best under a budget on any additive cost."""
+    """Finds the best architectures within a budget, by the estimate of the `theseus` sampler."""
 
-    def __init__(self, space: SearchSpace, blocks: _Blocks) -> None:
-        super().__init__(space, CostTable(space), errors=lambda: blocks.errors)
+    def __init__(self, space: SearchSpace, costs: CostTable, blocks: _Blocks) -> None:
+        super().__init__(space, costs, errors=lambda: blocks.errors)
         self._blocks = blocks
 
     @cached_property
@@ -243,7 +244,7 @@ class _Forecaster(Proposer):
 
     @property
     def metric(self) -> str:
-        """What is predicted."""
+        """Name of the predicted quality."""
         return self._quality.name
 
     def predict(
@@ -253,9 +254,9 @@ class _Forecaster(Proposer):
         count: int,
         distance: int,
     ) -> tuple[list[Prediction], float]:
-        """Predictions, the most promising first, and epsilon."""
-        told = [self._told(outcome) for outcome in outcomes]
-        estimate = self._estimate(told)
+        """Predictions, the most promising first, and epsilon as in `Answer`."""
+        past = [self._past(outcome) for outcome in outcomes]
+        estimate = self._estimate(past)
         by_sum = not _begun(outcomes)
         choices, numbers = self._choices
         errors = self._summed(choices) if by_sum else -estimate.weights(choices)[0]
@@ -265,7 +266,7 @@ class _Forecaster(Proposer):
             distance,
             [*budget, *self._limits],
             epsilon=0.0,
-            without={one.architecture for one in told},
+            without={one.architecture for one in past},
         )
         if not found:
             return [], 0.0
@@ -288,7 +289,7 @@ class _Forecaster(Proposer):
         scores = self._blocks.errors
         return np.array([scores.get(choice, 0.0) for choice in choices])
 
-    def _told(self, outcome: Outcome) -> PastProposal:
+    def _past(self, outcome: Outcome) -> PastProposal:
         if isinstance(outcome, Failure):
             return PastProposal(outcome.architecture)
         stopped = isinstance(outcome, Stopped)
@@ -299,7 +300,7 @@ class _Forecaster(Proposer):
         )
 
     def _in_units(self, mean: float, deviation: float) -> float:
-        # What is minimised is learnt in logs: to first order, a share of the value.
+        # Minimised values are learnt as logarithms; to first order, deviations are shares of them.
         if self._quality.direction == "maximize":
             return deviation
         return as_measured(mean, self._quality) * deviation

@@ -1,4 +1,4 @@
-"""The driver of a search: hands out jobs, and passes every outcome on to all who need it."""
+"""The driver of a search: hands out jobs, and passes on every outcome."""
 
 from __future__ import annotations
 
@@ -7,7 +7,6 @@ from dataclasses import dataclass, field
 from typing import TypeAlias
 
 from nas_theseus.errors import ConversionError
-from nas_theseus.estimate.rungs import examples_left, may_stop, rungs_of
 from nas_theseus.library.block_key import BlockKey
 from nas_theseus.searches.block_jobs import BlockJobs
 from nas_theseus.searches.folder import SearchFolder
@@ -19,6 +18,7 @@ from nas_theseus.values.architecture import Architecture
 from nas_theseus.values.events import Reached
 from nas_theseus.values.outcomes import Failure, Outcome, Stopped
 from nas_theseus.values.recipe import Recipe
+from nas_theseus.values.rung import examples_left, may_stop, rungs_of
 from nas_theseus.values.tracking import FrontNow
 
 Job: TypeAlias = BlockKey | Architecture
@@ -26,14 +26,14 @@ Job: TypeAlias = BlockKey | Architecture
 
 @dataclass(frozen=True)
 class Plan:
-    """What one launch of a search is to do.
+    """What one launch of a search does.
 
     Attributes:
         name: of the search.
         recipe, seed: of every candidate.
         metric: the quality that rungs predict.
         examples: in the training split.
-        trials: in all.
+        trials: number of trials, those of earlier launches included.
         slots: trials that run at once.
         rungs: whether candidates that fall behind are stopped early.
         time_budget_s: seconds after which no new trial starts.
@@ -50,13 +50,13 @@ class Plan:
     time_budget_s: float | None = None
 
     def outcome_name(self, architecture: Architecture) -> str:
-        """What the outcome of an architecture is called on disk."""
+        """File name of an architecture's outcome, without its ending."""
         return f"{architecture.id}-{self.recipe.id}-{self.seed}"
 
 
 @dataclass(frozen=True)
 class Listeners:
-    """Those whom the driver gives every outcome."""
+    """All that are given every outcome."""
 
     proposals: Proposals
     trackers: Trackers
@@ -65,16 +65,16 @@ class Listeners:
 
 @dataclass
 class Driver:
-    """Hands out jobs to an executor and takes their ends.
+    """Hands out jobs to an executor, and handles their ends.
 
     Attributes:
-        plan: what this launch is to do.
+        plan: what this launch does.
         ledger: the outcomes so far.
         folder: of the search; workers save their results there.
-        listeners: who is given every outcome.
-        blocks: where candidates take blocks from a library: an architecture is handed out when
-            its blocks are there, and those that it lacks are handed out before it. None without.
-        ended_because: why no more jobs are handed out.
+        listeners: study, trackers and reporter, which are given every outcome.
+        blocks: the blocks of a search that uses a library, else None. An architecture is handed
+            out once all its blocks are in the library; missing blocks are handed out before it.
+        ended_because: why no more jobs are handed out; empty while there are more.
     """
 
     plan: Plan
@@ -88,7 +88,7 @@ class Driver:
     _began: float = field(default_factory=time.monotonic)
 
     def status(self) -> Status:
-        """Where the search is now."""
+        """The current state of the search."""
         progress, running = self.ledger.progress, self.ledger.stages
         counts = None if self.blocks is None else self.blocks.counts
         seconds_left = None
@@ -108,7 +108,7 @@ class Driver:
         )
 
     def refuse_if_all_failed(self) -> None:
-        """End with the first failure when nothing could be evaluated.
+        """Raise the first failure if no candidate could be evaluated.
 
         Raises:
             ConversionError: every trial failed.
@@ -122,9 +122,9 @@ class Driver:
             )
 
     def next(self) -> Job | None:
-        """A waiting architecture whose blocks are there, a block that one lacks, or a new proposal.
+        """A waiting architecture whose blocks are there, a missing block, or a new proposal.
 
-        At most as many proposals are open as trials may run: a sampler learns from results.
+        At most as many proposals are open as there are slots, since a sampler learns from results.
         """
         budget = self.plan.time_budget_s
         if budget is not None and time.monotonic() - self._began > budget:
@@ -133,7 +133,7 @@ class Driver:
             return None
         while (job := self._waiting_job()) is None:
             if self.ledger.waiting and self.ledger.open >= self.plan.slots:
-                break  # the blocks they lack are being converted
+                break  # their missing blocks are being converted
             if not self._propose():
                 break
         self._show()
@@ -151,11 +151,11 @@ class Driver:
         return None
 
     def _propose(self) -> bool:
-        """Take one more proposal, if there is one."""
+        """Ask for one more proposal; returns whether there was one."""
         if self.ledger.left == 0:
             self.ended_because = f"{self.plan.trials} trials are done"
             return False
-        # Asked again while others run: a result may end the exhaustion, time alone does not.
+        # After that the study is asked again only when a new result has come in.
         proposal = None if self._exhausted else self.listeners.proposals.propose()
         if proposal is None:
             self._exhausted = True
@@ -177,7 +177,7 @@ class Driver:
                 architecture, "convert block", f"block {broken.name}: {broken.failure}"
             )
             if self.folder.read_block(broken.block) is not None:
-                # As durable as the block's own failure; else another start may try again.
+                # Saved only if the block's own failure is; otherwise the next launch tries again.
                 self.folder.write_outcome(failure)
             self._conclude(failure)
 
@@ -189,16 +189,16 @@ class Driver:
         if self.ledger.move(job.id, stage):
             self._show()
 
-    def goes_on(self, reached: Reached) -> bool:
-        """Whether a candidate goes on from a rung; one that does not is saved as stopped."""
+    def promotes(self, reached: Reached) -> bool:
+        """Whether a candidate continues past a rung; one that does not is saved as stopped."""
         evaluation, recipe = reached.evaluation, self.plan.recipe
-        goes_on = self.ledger.goes_on(evaluation, reached.rung)
-        if goes_on or not (self.plan.rungs and may_stop(recipe)):
+        promotes = self.ledger.promotes(evaluation, reached.rung)
+        if promotes or not (self.plan.rungs and may_stop(recipe)):
             return True
         rung = next(r for r in rungs_of(recipe, self.plan.metric) if r.name == reached.rung)
         left = examples_left(recipe, self.plan.examples, rung)
         predicted = {self.plan.metric: self.ledger.predict(evaluation, reached.rung)}
-        # Forward once, backward twice a forward; a teacher's share is left out.
+        # One forward pass, and a backward pass of twice its size; a teacher's passes are left out.
         stopped = Stopped(reached.rung, evaluation, predicted, 3 * left * evaluation.cost.macs)
         self.folder.write_outcome(stopped)
         self._stopping[evaluation.architecture.id] = stopped
@@ -213,7 +213,7 @@ class Driver:
         if outcome is None:
             outcome = self.folder.read_outcome(self.plan.outcome_name(job))
         if outcome is None:
-            # Not saved as a file: a dead worker says nothing of the architecture.
+            # Not saved: that a worker died says nothing about the architecture.
             reason = failure or "the worker ended without a result; see Ray's log for its messages"
             outcome = self._failure(job, "worker", reason)
         self._conclude(outcome)
@@ -229,7 +229,7 @@ class Driver:
             self._show()
 
     def _conclude(self, outcome: Outcome) -> None:
-        """Pass one more outcome on."""
+        """Pass an outcome on to ledger, study and trackers."""
         self._exhausted = False
         proposal = self.ledger.add(outcome)
         if proposal is not None:
@@ -238,7 +238,7 @@ class Driver:
         self.record_front()
 
     def record_front(self) -> None:
-        """The front and the search's own metrics, as they are now."""
+        """Send the current front and the search's own metrics to the trackers."""
         status = self.status()
         progress = status.progress
         if progress.ended:

@@ -1,4 +1,4 @@
-"""What a search asks of those who run its jobs, and what they ask of the search."""
+"""Protocols between a search and its executor: jobs, workers, and what runs them."""
 
 from __future__ import annotations
 
@@ -9,14 +9,14 @@ from nas_theseus.values.events import Ended, Reached
 
 
 class Job(Protocol):
-    """Something that one trial does; it travels to a worker as JSON."""
+    """The work of one trial; it is sent to a worker as JSON."""
 
     @property
     def id(self) -> str:
         """The same for the same job on every machine."""
 
     def to_json(self) -> Any:
-        """Plain values, from which `from_json` makes the job again."""
+        """Plain values from which `from_json` makes the job."""
 
     @classmethod
     def from_json(cls, data: Any) -> Self:
@@ -28,10 +28,10 @@ GivenJob = TypeVar("GivenJob", bound=Job, contravariant=True)
 
 
 class Jobs(Protocol[AnyJob]):
-    """Hands out jobs and takes their ends; called in one thread."""
+    """Hands out jobs and handles their ends; called from one thread only."""
 
     def next(self) -> AnyJob | None:
-        """The next job; None when there will be no more (asked again while others run)."""
+        """The next job; None if there is none now. Asked again while other jobs run."""
 
     def reported(self, job: AnyJob, stage: str) -> None:
         """A running job has reached a stage."""
@@ -40,8 +40,8 @@ class Jobs(Protocol[AnyJob]):
         """A job ended.
 
         Args:
-            failure: why it failed, where its worker could say so or died more often than allowed;
-                a result that the worker saved as a file counts before it.
+            failure: why it failed, as its worker said, or that its worker died too often; else
+                None. A result that the worker saved takes precedence.
         """
 
 
@@ -52,13 +52,13 @@ class Worker(Protocol[GivenJob]):
         """Yields the stages of a job, the rungs where it may be stopped, and its end.
 
         Raises:
-            StorageError: the result cannot be saved, which ends the search: another job could not
-                save its own either.
+            StorageError: the result cannot be saved. This ends the search, since other jobs could
+                not save theirs either.
         """
 
 
 MakeWorker = Callable[[], Worker[Any]]
-GoesOn = Callable[[Reached], bool]
+Promotes = Callable[[Reached], bool]
 
 
 class Executor(Protocol):
@@ -69,25 +69,27 @@ class Executor(Protocol):
         """How many jobs run at once; known once it is open."""
 
     def check(self) -> None:
-        """Refuse resources that are not here; takes no time.
+        """Refuse resources that this machine does not have; returns at once.
 
         Raises:
-            ServiceError: what one trial asks for, and what there is.
+            ServiceError: says what one trial asks for, and what there is.
         """
 
     def open(self) -> None:
-        """Start, or join a cluster; may take seconds.
+        """Start, or join a cluster; this may take seconds.
 
         Raises:
             ServiceError: it cannot be started or reached, or lacks what one trial asks for.
         """
 
-    def run(self, jobs: Jobs[Any], make_worker: MakeWorker, goes_on: GoesOn | None = None) -> None:
+    def run(
+        self, jobs: Jobs[Any], make_worker: MakeWorker, promotes: Promotes | None = None
+    ) -> None:
         """Run jobs until there are no more.
 
         Args:
             make_worker: called once in each worker process; must pickle.
-            goes_on: whether a job goes on from a rung; None where jobs have no rungs.
+            promotes: whether a job continues past a rung; None if jobs have no rungs.
 
         Raises:
             ServiceError: the executor itself stopped.
@@ -95,4 +97,4 @@ class Executor(Protocol):
         """
 
     def close(self) -> None:
-        """End what `open` began."""
+        """Stop what `open` started."""

@@ -28,14 +28,14 @@ _PICTURES = ("front.html", "front.png", "front.json")
 
 @dataclass(frozen=True)
 class Finish:
-    """Writes what a search has found.
+    """Tests the front of a search, and writes its files.
 
     Attributes:
-        space: its guide is of the searched structure; weights are loaded here.
-        sources: of the space, which are saved with each network.
+        space: of the search; the guide's trained weights are loaded into its guide.
+        sources: of the space; they are saved with each network.
         guide: file of the guide's weights.
         guide_values: quality and costs of the guide.
-        say: shows one line about what happens next.
+        say: shows one line to the user.
     """
 
     space: SearchSpace
@@ -46,13 +46,13 @@ class Finish:
     say: Callable[[str], None]
 
     def write(self, ledger: Ledger, metrics: dict[str, float]) -> Results:
-        """Test the front, write its files, and return what trackers are to record.
+        """Test the front, write its files, and return what trackers record.
 
         Args:
-            metrics: the search's own.
+            metrics: those of the search itself, such as its hypervolume.
 
         Raises:
-            StorageError: weights are gone, or a file cannot be written.
+            StorageError: weights are missing, or a file cannot be written.
         """
         front, test_name = self.folder.front, f"test_{self.space.task.metric}"
         load_weights(self.space.guide, self.guide)
@@ -108,14 +108,14 @@ class Finish:
 
 
 def _remove_former(front: Path, members: set[str]) -> None:
-    """A former member's folder would still look like a result of the front."""
+    """Remove the folders of architectures that are no longer on the front."""
     for folder in front.iterdir():
         if folder.is_dir() and folder.name not in members:
             shutil.rmtree(folder)
 
 
 def _draw(space: SearchSpace, evaluation: Evaluation, folder: Path) -> tuple[str, ...]:
-    """Pictures of a member that was aligned; their names."""
+    """Draw pictures of a member that was aligned; returns their file names."""
     if not evaluation.similarities:
         return ()
     drawn = {

@@ -1,4 +1,4 @@
-"""Where everything of a search goes under `--storage`, and its results read and written."""
+"""The folders and files of a search under `--storage`; reads and writes its results."""
 
 from __future__ import annotations
 
@@ -7,12 +7,13 @@ from collections.abc import Iterator
 from dataclasses import asdict, dataclass
 from pathlib import Path
 
+from nas_theseus.costs.block_measurements import TABLE_FILE
 from nas_theseus.errors import StorageError
 from nas_theseus.storage.whole_files import make_folder, write_json
 from nas_theseus.values.ids import SEARCH_NAME
 from nas_theseus.values.outcomes import BlockOutcome, Evaluation, Failure, Outcome, Stopped
 
-# A result in full counts before what an earlier attempt left.
+# A complete result takes precedence over the results of earlier attempts.
 _SUFFIXES = ((Evaluation, ".json"), (Stopped, ".stopped.json"), (Failure, ".failed.json"))
 
 
@@ -21,7 +22,7 @@ class SearchFolder:
     """The folder layout of one search inside a storage folder.
 
     Raises:
-        StorageError: the name is none that a search may have, and might lead out of the folder.
+        StorageError: the name is not allowed for a search; it might lead out of the folder.
 
     ::
 
@@ -29,16 +30,18 @@ class SearchFolder:
         <root>/guides/<key>.<n>.checkpoint        a guide in training; removed when it is trained
         <root>/guide_work/                        activations and logits of guides, shared too
         <root>/library/                           converted blocks, shared by all searches
+        <root>/block_measurements.jsonl           costs measured on blocks, by place; shared too
         <root>/searches/<name>/space.py           copy of the space file
         <root>/searches/<name>/sources/           copies of the modules that it imports from its
                                                   folder; sources.json lists them
         <root>/searches/<name>/settings.json      seed and sampler, fixed when the search began
-        <root>/searches/<name>/study.journal      Optuna's study: the truth of proposals
-        <root>/searches/<name>/evaluations/       one JSON a result: the truth of results
-        <root>/searches/<name>/blocks/            one JSON a block that it converted or could not
+        <root>/searches/<name>/block_measurements.json  measured costs of blocks in this search
+        <root>/searches/<name>/study.journal      Optuna's study: all proposals
+        <root>/searches/<name>/evaluations/       one JSON file per result: the source of truth
+        <root>/searches/<name>/blocks/            one JSON file per block, converted or failed
         <root>/searches/<name>/weights/           safetensors of each evaluated architecture
-        <root>/searches/<name>/outbox/            records MLflow has not taken yet
-        <root>/searches/<name>/front/             front.json, .html, .png; one folder a member
+        <root>/searches/<name>/outbox/            records that MLflow has not received yet
+        <root>/searches/<name>/front/             front.json, .html, .png; one folder per member
         <root>/searches/<name>/log/               Ray's and the driver's messages
     """
 
@@ -67,6 +70,14 @@ class SearchFolder:
     @property
     def library(self) -> Path:
         return self.root / "library"
+
+    @property
+    def block_table(self) -> Path:
+        return self.root / TABLE_FILE
+
+    @property
+    def block_measurements(self) -> Path:
+        return self.folder / "block_measurements.json"
 
     @property
     def space_file(self) -> Path:
@@ -140,7 +151,7 @@ class SearchFolder:
         return self.weights / f"{outcome_name}.safetensors"
 
     def write_outcome(self, outcome: Outcome) -> Path:
-        """Keep a result: ``.json``, of a stopped one ``.stopped.json``, a failure ``.failed.json``.
+        """Save a result: ``.json``, a stopped one ``.stopped.json``, a failure ``.failed.json``.
 
         Raises:
             StorageError: it cannot be written.
@@ -151,9 +162,9 @@ class SearchFolder:
         return path
 
     def read_outcome(self, name: str) -> Outcome | None:
-        """The result of one architecture, recipe and seed; None when there is none (yet).
+        """The result of one architecture, recipe and seed; None if there is none (yet).
 
-        A damaged file is set aside as ``.damaged``, so that the trial runs again.
+        A damaged file is renamed to ``.damaged``, so that the trial runs again.
         """
         for kind, suffix in _SUFFIXES:
             path = self.evaluations / f"{name}{suffix}"
@@ -174,13 +185,13 @@ class SearchFolder:
                 yield outcome
 
     def write_block(self, outcome: BlockOutcome) -> None:
-        """Keep what came of converting a block."""
+        """Save the outcome of a block's conversion."""
         write_json(self.blocks / f"{outcome.block}.json", asdict(outcome))
 
     def read_block(self, block: str) -> BlockOutcome | None:
-        """What came of converting a block for this search; None when nothing is known.
+        """The outcome of a block's conversion in this search; None if there is none (yet).
 
-        A damaged file is set aside as ``.damaged``; what it said is counted no more.
+        A damaged file is renamed to ``.damaged``, and no longer counted.
         """
         path = self.blocks / f"{block}.json"
         try:
@@ -192,7 +203,7 @@ class SearchFolder:
             return None
 
     def block_outcomes(self) -> Iterator[BlockOutcome]:
-        """All blocks that this search converted or could not, in order of their ids."""
+        """Outcomes of all block conversions of this search, in order of the blocks' ids."""
         for path in sorted(self.blocks.glob("*.json")):
             outcome = self.read_block(path.stem)
             if outcome is not None:
@@ -200,7 +211,7 @@ class SearchFolder:
 
 
 def searches(root: Path) -> list[str]:
-    """Names of the searches kept in a storage folder."""
+    """Names of the searches in a storage folder."""
     folder = root / "searches"
     found = folder.iterdir() if folder.is_dir() else ()
     return sorted(p.name for p in found if p.is_dir() and SEARCH_NAME.fullmatch(p.name))

@@ -14,7 +14,7 @@ from nas_theseus.searches.opening import Measured
 from nas_theseus.space.search_space import SearchSpace
 from nas_theseus.values.outcomes import Evaluation, Stopped
 
-# Starting workers, and what a trial takes beside its own work; seconds on two cores.
+# Seconds to start the workers, and per trial in addition to its own work, on two cores.
 START_S, TRIAL_S = 8.0, 0.3
 _STEPS = 3
 
@@ -22,7 +22,7 @@ _STEPS = 3
 def forecast(
     measured: Measured, folder: SearchFolder, trials: int, parallel: int, device: torch.device
 ) -> str:
-    """One line on how long `trials` will take, from earlier ones or a few steps of the guide."""
+    """One line on how long `trials` will take, from earlier trials or a few steps of the guide."""
     where = f"{trials} trials to run, {parallel} at a time"
     if not trials:
         return where
@@ -48,13 +48,13 @@ def duration(seconds: float) -> str:
 
 
 def _share(costs: CostTable) -> float:
-    """Multiply-adds of a middling architecture of the space, as a share of the guide's."""
+    """Multiply-adds of a typical architecture of the space, as a share of the guide's."""
     cheapest, dearest = costs.range("macs")
     return math.sqrt(max(cheapest, 1) * dearest) / max(costs.of_parts().macs, 1)
 
 
 def _guide_seconds(space: SearchSpace, device: torch.device) -> float:
-    """The guide taken through the candidates' recipe, from the fastest of a few timed steps."""
+    """Seconds to train the guide by the candidates' recipe, from the fastest of a few steps."""
     recipe = space.recipe
     examples = space.task.size("train")
     batch = min(recipe.batch_size, examples)

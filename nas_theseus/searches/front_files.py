@@ -39,7 +39,7 @@ def write_front(
 ) -> None:
     """Save the front as ``front.json``, with the guide's values and the search's own metrics.
 
-    It holds no run ids: they are a tracker's, and `read_front` adds those that are known.
+    It holds no run ids: these belong to a tracker, and `read_front` adds those that are known.
     """
     rows = front_rows(members)
     summary = {"search": folder.name, "guide": dict(guide), **metrics, "front": rows}
@@ -47,7 +47,7 @@ def write_front(
 
 
 def read_outcomes(folder: SearchFolder) -> list[Outcome]:
-    """The results of a search that are of its own recipe and seed.
+    """The results of a search that have its own recipe and seed.
 
     Raises:
         StorageError: no such search.
@@ -61,7 +61,7 @@ def read_front(folder: SearchFolder, budget: Sequence[Constraint] = ()) -> tuple
     """The front of a search from its evaluations, finished or not; runs no code of the space.
 
     Args:
-        budget: limits beside the search's own.
+        budget: limits in addition to the search's own.
 
     Raises:
         StorageError: no such search.

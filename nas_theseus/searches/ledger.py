@@ -1,7 +1,6 @@
 """The ledger: every outcome of one search, what is open, and what is left.
 
-It is the only thing in memory that knows this; the display, the study, rungs and records are
-given what it says.
+Nothing else in memory holds these facts: display, study, rungs and records derive from it.
 """
 
 from __future__ import annotations
@@ -24,7 +23,7 @@ Kind = TypeVar("Kind", Evaluation, Stopped, Failure)
 
 @dataclass
 class Open:
-    """A proposal without an outcome, and where its trial is."""
+    """A proposal without an outcome, and the stage of its trial."""
 
     proposal: Proposal
     stage: str = WAITING
@@ -34,11 +33,11 @@ class Ledger:
     """Every outcome of one search, what is open, and what is left.
 
     Args:
-        wanted: trials in all.
+        wanted: number of trials, those of earlier launches included.
         goals: of the space.
         reference: the worst values that count in the hypervolume, by goal.
-        front: without members.
-        rungs: without candidates.
+        front: an empty one.
+        rungs: an empty record.
     """
 
     def __init__(
@@ -75,7 +74,7 @@ class Ledger:
 
     @property
     def waiting(self) -> list[Architecture]:
-        """Open architectures that nobody runs yet, the oldest first."""
+        """Open architectures that no worker runs yet, oldest first."""
         return [
             trial.proposal.architecture for trial in self._open.values() if trial.stage == WAITING
         ]
@@ -107,27 +106,27 @@ class Ledger:
         self._open[proposal.architecture.id] = Open(proposal)
 
     def move(self, architecture: str, stage: str) -> bool:
-        """The trial of an open architecture reached a stage; False where it is not open."""
+        """Set the stage of an open architecture's trial; returns whether it is open."""
         if architecture not in self._open:
             return False
         self._open[architecture].stage = stage
         return True
 
     def withdraw_waiting(self) -> None:
-        """What waits is left for another launch: the study still has it."""
+        """Drop the waiting architectures; the study still has them, for the next launch."""
         self._open = {name: o for name, o in self._open.items() if o.stage != WAITING}
 
-    def goes_on(self, evaluation: Evaluation, rung: str) -> bool:
-        """Whether a running candidate goes on from a rung."""
+    def promotes(self, evaluation: Evaluation, rung: str) -> bool:
+        """Whether a running candidate continues past a rung."""
         self._rungs.take(evaluation, finished=False)
-        return self._rungs.goes_on(evaluation, rung)
+        return self._rungs.promotes(evaluation, rung)
 
     def predict(self, evaluation: Evaluation, rung: str) -> float:
         """Final quality of a candidate, predicted at a rung."""
         return self._rungs.predict(evaluation, rung)
 
     def add(self, outcome: Outcome) -> Proposal | None:
-        """Take one outcome in; the proposal that it closes, if one was open.
+        """Add an outcome; returns the proposal that it closes, if one was open.
 
         A second outcome of an architecture replaces a failure only.
         """
@@ -147,7 +146,7 @@ class Ledger:
 
     @property
     def progress(self) -> Progress:
-        """What the outcomes come to; computed when one was added."""
+        """A summary of all outcomes; computed again after each new one."""
         if self._progress is None:
             self._progress = self._summed()
         return self._progress
@@ -180,5 +179,5 @@ class Ledger:
 
 
 def _measured(outcome: Evaluation | Stopped) -> Evaluation:
-    """What was measured of a candidate, up to its end or to the rung that stopped it."""
+    """Measurements of a candidate, up to its end or to the rung that stopped it."""
     return outcome.evaluation if isinstance(outcome, Stopped) else outcome

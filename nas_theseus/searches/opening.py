@@ -1,4 +1,4 @@
-"""Open a search: read what it has on disk, and join ledger, study and trackers to a driver."""
+"""Open a search: its plan, the ledger of its results on disk, and its reference values."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ from dataclasses import dataclass
 
 from nas_theseus.costs.table import CostTable
 from nas_theseus.estimate.pareto import IncrementalFront
-from nas_theseus.estimate.rungs import RungRecord, rungs_of
+from nas_theseus.estimate.rungs import RungRecord
 from nas_theseus.searches.block_jobs import BlockJobs
 from nas_theseus.searches.driver import Plan
 from nas_theseus.searches.folder import SearchFolder
@@ -16,12 +16,13 @@ from nas_theseus.searches.trackers import Trackers
 from nas_theseus.space.search_space import SearchSpace
 from nas_theseus.values.goals import Objective
 from nas_theseus.values.registers import COSTS
+from nas_theseus.values.rung import rungs_of
 from nas_theseus.values.settings import SearchSettings
 
 
 @dataclass(frozen=True)
 class Measured:
-    """What is known of a space before its search starts.
+    """What is known about a space before its search starts.
 
     Attributes:
         costs: of every block.
@@ -40,7 +41,7 @@ class Measured:
 
 
 def plan_of(space: SearchSpace, settings: SearchSettings, slots: int) -> Plan:
-    """What a launch with these settings is to do."""
+    """The plan of a launch with these settings."""
     return Plan(
         name=settings.name,
         recipe=space.recipe,
@@ -61,7 +62,7 @@ def open_ledger(
     trackers: Trackers,
     blocks: BlockJobs | None,
 ) -> Ledger:
-    """A ledger with all outcomes on disk; trackers are given those that they lack.
+    """A ledger of all outcomes on disk; trackers are sent those that they have not recorded.
 
     Raises:
         StorageError: the folder cannot be read.
@@ -79,18 +80,18 @@ def open_ledger(
         if blocks is not None:
             blocks.look_up(outcome.architecture)
         earlier.append(outcome)
-    # A worker may have saved what its driver died before it could record.
+    # A worker may have saved results after its driver died.
     trackers.resume(earlier)
     return ledger
 
 
 def growth_of(space: SearchSpace, costs: CostTable) -> float:
-    """How many times the guide's cost a search goes up to: 1 where no block grows the guide."""
+    """Largest cost of a space as a multiple of the guide's; 1 if no block grows the guide."""
     if not any(family.preserves and not family.keeps for family in space.blocks):
         return 1.0
     guide = costs.of_parts().known()
     # A cost that the guide does not have, such as memory of a kind that only new blocks need, says
-    # nothing of growth.
+    # nothing about growth.
     grown = (costs.range(name)[1] / guide[name] for name in space.additive if guide[name] > 0)
     return max([1.0, *grown])
 
@@ -98,12 +99,13 @@ def growth_of(space: SearchSpace, costs: CostTable) -> float:
 def reference_of(
     goals: tuple[Objective, ...], guide: Mapping[str, float], growth: float = 1.0
 ) -> dict[str, float]:
-    """The worst values that count in the hypervolume: the guide's cost, ten points less quality.
+    """The worst values that count in the hypervolume, by goal.
 
-    A quality that is minimised (perplexity) counts up to half as much again as the guide's.
+    For costs this is the guide's cost, times `growth`; for a quality, the guide's less 0.1; for a
+    minimised quality (perplexity), 1.5 times the guide's. A goal's own reference takes precedence.
 
     Args:
-        growth: as `growth_of` gives it; costs count up to so many times the guide's.
+        growth: as from `growth_of`.
     """
     reference = {}
     for goal in goals:

@@ -1,4 +1,4 @@
-"""Where a search gets its architectures from: proposals, which are given results."""
+"""Proposals: the architectures that a search evaluates, and who proposes them."""
 
 from __future__ import annotations
 
@@ -18,18 +18,18 @@ class Proposal:
 
 
 class Proposals(Protocol):
-    """What the driver of a search asks for architectures; Optuna's study is the one there is.
+    """Proposes architectures to the driver, and learns from results; see `services.optuna.study`.
 
     Attributes:
-        refused: how many proposals broke a constraint by a computable cost, and were not run.
-        duplicates: how many proposals meant an architecture that was already proposed.
+        refused: number of proposals that were not run, as a computable cost broke a constraint.
+        duplicates: number of proposals of an architecture that was already proposed.
     """
 
     refused: int
     duplicates: int
 
     def propose(self) -> Proposal | None:
-        """The next architecture to evaluate; None when nothing new was found.
+        """The next architecture to evaluate; None if nothing new was found.
 
         Raises:
             ServiceError: the storage of the study cannot be used.

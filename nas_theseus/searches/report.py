@@ -1,4 +1,4 @@
-"""What a person sees of a running search, in a terminal or a notebook; drawn by rich."""
+"""Progress of a running search in a terminal or notebook, drawn by rich."""
 
 from __future__ import annotations
 
@@ -31,7 +31,7 @@ class LiveReport:
         self._console.print(message, highlight=False)
 
     def show(self, status: Status) -> None:
-        """The status, where it changes often enough to be worth a line."""
+        """Update the panel; without a panel, print a line at most every `LINE_EVERY_S` seconds."""
         if self._console.is_terminal or self._console.is_jupyter:
             if self._live is None:
                 self._live = Live(console=self._console, refresh_per_second=4)
@@ -42,7 +42,7 @@ class LiveReport:
             self._console.print(self._line(status), highlight=False)
 
     def close(self, status: Status | None = None) -> None:
-        """Stop the panel; the last status is printed where there was none."""
+        """Stop the panel; if there was none, print the last status."""
         if self._live is not None:
             self._live.stop()
             self._live = None
@@ -80,7 +80,7 @@ def _blocks_line(counts: BlockCounts) -> str:
 
 
 def training_line(status: Status) -> str:
-    """What a search's conversions and training took in all."""
+    """Total work of a search's conversions and training."""
     line = f"training: {short_count(status.train_macs_spent)} MACs in all"
     counts = status.blocks
     if counts is None:

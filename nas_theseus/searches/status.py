@@ -1,4 +1,4 @@
-"""Where a search is, for those who show it."""
+"""The state of a search, and the protocol of those that show it."""
 
 from __future__ import annotations
 
@@ -12,10 +12,11 @@ class BlockCounts:
     """The blocks of a search, each counted once.
 
     Attributes:
-        converted: by this search, for so many MACs and seconds.
-        reused: found in the library; their MACs and seconds were spent by whoever made them.
-        failed: those that could not be converted.
-        running: being converted now.
+        converted: number converted by this search, which took `macs` and `seconds`.
+        reused: number found in the library; converting them took `reused_macs` and
+            `reused_seconds` before.
+        failed: number that could not be converted.
+        running: number being converted now.
     """
 
     converted: int = 0
@@ -28,7 +29,7 @@ class BlockCounts:
     reused_seconds: float = 0.0
 
     def metrics(self) -> dict[str, float]:
-        """As the search's own metrics."""
+        """As metrics of the search itself."""
         named = asdict(self)
         del named["running"]
         return {f"blocks_{name}": float(value) for name, value in named.items()}
@@ -36,14 +37,14 @@ class BlockCounts:
 
 @dataclass(frozen=True)
 class Progress:
-    """What changes only when a trial ends.
+    """The part of the state that changes only when a trial ends.
 
     Attributes:
         best: the best value of each objective on the front.
         train_macs: multiply-adds spent by all candidates.
         seconds: of all candidates' own work.
-        macs_saved: by stopping candidates early.
-        correlations: Kendall's τ of each rung with the final quality, over `compared` candidates.
+        macs_saved: multiply-adds saved by stopping candidates early.
+        correlations: Kendall's τ of each rung with final quality, over `compared` candidates.
     """
 
     done: int = 0
@@ -60,20 +61,20 @@ class Progress:
 
     @property
     def ended(self) -> int:
-        """Trials whose outcome is known."""
+        """Number of trials with an outcome."""
         return self.done + self.stopped + self.failed
 
 
 @dataclass(frozen=True)
 class Status:
-    """Where a search is.
+    """The state of a search.
 
     Attributes:
-        wanted: trials in all.
+        wanted: number of trials, those of earlier launches included.
         running: stage of each open architecture, by its id.
-        refused, duplicates: proposals that broke a limit, or meant a known architecture.
+        refused, duplicates: numbers of proposals that broke a limit, or were already known.
         blocks: None where no library is used.
-        seconds_left: a guess from the trials so far; None before there are any.
+        seconds_left: estimated from the trials so far; None before the first.
     """
 
     name: str
@@ -91,7 +92,7 @@ class Status:
         return self.progress.train_macs + (self.blocks.macs if self.blocks else 0)
 
     def metrics(self) -> dict[str, float]:
-        """The search's own metrics, as trackers record them."""
+        """Metrics of the search itself, as trackers record them."""
         now = self.progress
         return {
             "hypervolume": now.hypervolume,
@@ -111,7 +112,7 @@ class Reporter(Protocol):
     """Shows a search while it runs."""
 
     def say(self, message: str) -> None:
-        """One line about what happens next."""
+        """Show one line."""
 
     def show(self, status: Status) -> None:
         """The search's status changed."""

@@ -1,7 +1,7 @@
-"""Trackers: who is told what a search does, and how one that fails is kept apart from the rest.
+"""Trackers: they record what a search does; one that fails affects nothing else.
 
-Files under the storage folder are the truth of results; what a tracker records is derived from
-them. So a tracker may fail at any time: its records wait, and the search goes on.
+Files in the storage folder are the source of truth for results, and trackers only copy from them.
+So a tracker may fail at any time: its records are queued, and the search continues.
 """
 
 from __future__ import annotations
@@ -22,35 +22,35 @@ from nas_theseus.values.tracking import EndStatus, FrontNow, Parameter, Results,
 
 _log = logging.getLogger(__name__)
 
-# A record that failed so often no longer holds back those behind it.
+# After so many failures a record no longer holds back those after it.
 TRIES = 3
-# Each front replaces the one before, so that of those that wait the oldest can go.
+# Each front replaces the one before, so that the oldest queued fronts can be dropped.
 MOST_FRONTS = 500
-# How long a tracker is given at the end for the records that wait in memory.
+# Time limit at the end for the records that are queued in memory.
 END_LIMIT_S = 60.0
 
 
 class Tracker(Protocol):
     """Records what a search does.
 
-    A search calls these methods in the order below, all on one thread, and waits for each: a
-    tracker that takes long queues its records. The register `TRACKERS` has a factory of each
-    tracker by name, ``(context: TrackerContext) -> Tracker``; the factory opens nothing.
+    A search calls these methods in the order below, all on one thread, and waits for each call, so
+    a slow tracker should queue its records. The register `TRACKERS` has a factory for each tracker
+    by name, ``(context: TrackerContext) -> Tracker``; the factory opens nothing.
     """
 
     def begin(self, parameters: Mapping[str, Parameter]) -> None:
-        """A search begins or resumes; nothing has been trained since.
+        """A search begins or resumes; called before anything is trained.
 
         Raises:
-            TheseusError: the tracker cannot work, such as a server that does not answer. This ends
-                the search. Any other method that raises does not.
+            TheseusError: the tracker cannot work, for example because a server does not answer.
+                This ends the search; errors of the other methods do not.
         """
 
     def has(self, outcome: Outcome) -> bool:
         """Whether this outcome was recorded before the search was resumed.
 
-        A resumed search sends the outcomes that a tracker lacks. One that cannot know answers
-        False, and is sent all of them.
+        A resumed search sends each tracker the outcomes that it has not recorded. A tracker that
+        cannot know returns False, and is sent all of them.
         """
 
     def outcome(self, outcome: Outcome) -> None:
@@ -71,7 +71,7 @@ class Tracker(Protocol):
 
 
 def outcome_kind(outcome: Outcome) -> Literal["evaluation", "stopped", "failure"]:
-    """What records call an outcome."""
+    """The kind of an outcome, as records name it."""
     if isinstance(outcome, Evaluation):
         return "evaluation"
     return "stopped" if isinstance(outcome, Stopped) else "failure"
@@ -83,21 +83,22 @@ class CallbackTracker:
     Args:
         callback: a function of one `Outcome`, or an object with any of the methods ``begin``,
             ``outcome``, ``front``, ``results`` and ``end``, whose arguments are those of `Tracker`.
-        told: names of the outcomes that the callback was called with, so that a resumed search
-            calls it with the others. An outcome during which the search was killed is repeated.
+        called: file of the outcomes that the callback was called with, so that a resumed search
+            calls it with the others only. If the search is killed during a call, that outcome is
+            repeated.
     """
 
-    def __init__(self, callback: object, told: JsonLines) -> None:
-        self._callback, self._file = callback, told
-        self._told: set[tuple[str, str]] | None = None
+    def __init__(self, callback: object, called: JsonLines) -> None:
+        self._callback, self._file = callback, called
+        self._called: set[tuple[str, str]] | None = None
 
     def begin(self, parameters: Mapping[str, Parameter]) -> None:
         self._call("begin", parameters)
 
     def has(self, outcome: Outcome) -> bool:
-        if self._told is None:
-            self._told = {(line["kind"], line["name"]) for line in self._file.read()}
-        return (outcome_kind(outcome), outcome.name) in self._told
+        if self._called is None:
+            self._called = {(line["kind"], line["name"]) for line in self._file.read()}
+        return (outcome_kind(outcome), outcome.name) in self._called
 
     def outcome(self, outcome: Outcome) -> None:
         if hasattr(self._callback, "outcome"):
@@ -109,7 +110,7 @@ class CallbackTracker:
         try:
             self._file.append({"kind": outcome_kind(outcome), "name": outcome.name})
         except StorageError as error:
-            # The callback has done its part; calling it again now would double that.
+            # The callback has run; calling it again would repeat its effects.
             _log.warning("a resumed search will repeat outcome %s: %s", outcome.name, error)
 
     def front(self, front: FrontNow) -> None:
@@ -130,7 +131,7 @@ class CallbackTracker:
 
 @dataclass(eq=False)
 class _Record:
-    """A call of a tracker that may have to be repeated; an outcome on disk stands as its name."""
+    """A tracker call that may have to be repeated; of an outcome on disk only its name."""
 
     method: Literal["begin", "outcome", "front", "results"]
     content: Any
@@ -138,11 +139,11 @@ class _Record:
 
 
 class _Member:
-    """One tracker, and the records that it failed to take.
+    """One tracker, and its queue of records that could not be delivered.
 
     Args:
-        label: what messages call it, such as "tracker mlflow".
-        read: gives the outcome of a name from the disk; None when there is none.
+        label: its name in messages, such as "tracker mlflow".
+        read: reads the outcome of a name from disk; returns None if there is none.
         say: shows one line to the user.
     """
 
@@ -160,7 +161,7 @@ class _Member:
         self._reported = False
 
     def send(self, record: _Record) -> None:
-        """Deliver what waits in order, then this record; one failure ends the attempt."""
+        """Deliver the queued records in order, then this one; stop at the first failure."""
         self._waiting.append(record)
         while self._waiting:
             first = self._waiting[0]
@@ -178,7 +179,7 @@ class _Member:
             self._aside.popleft()
 
     def lacks(self, outcome: Outcome) -> bool:
-        """Whether a resumed search must send an outcome; a tracker that fails here lacks it."""
+        """Whether a resumed search must send this outcome; true if the tracker fails to answer."""
         try:
             return not self.tracker.has(outcome)
         except Exception as error:
@@ -186,10 +187,10 @@ class _Member:
             return True
 
     def end(self, status: EndStatus) -> int:
-        """Try each record that waits once more, then end the tracker.
+        """Try each queued record once more, then end the tracker.
 
         Returns:
-            Number of records that it does not have.
+            Number of records that were not delivered.
         """
         until_s = time.monotonic() + END_LIMIT_S
         records = [*self._aside, *self._waiting]
@@ -210,13 +211,13 @@ class _Member:
                     _log.warning("%s: outcome %s is gone from the disk", self.label, record.content)
                     return True
             getattr(self.tracker, record.method)(content)
-        except Exception as error:  # whatever it is, the search goes on
+        except Exception as error:  # whatever it is, the search continues
             self._report(error)
             return False
         return True
 
     def _shrink(self, record: _Record) -> None:
-        """Keep the name alone of an outcome that can be read back."""
+        """Replace an outcome by its name if it can be read from disk, to save memory."""
         if record.method != "outcome" or isinstance(record.content, str):
             return
         try:
@@ -237,20 +238,20 @@ class _Member:
         if not self._reported:
             self._reported = True
             line = " ".join(reason.split())
-            self._say(f"{self.label} failed and will be tried again; the search goes on: {line}")
+            self._say(f"{self.label} failed and will be tried again; the search continues: {line}")
 
 
 class Trackers:
-    """Tells every tracker of a search, each independent of the others.
+    """All trackers of a search, each independent of the others.
 
-    After `begin`, an error of one is logged, and its first is shown to the user in one line. The
-    record waits and is tried again with the next one and at the end. Outcomes that wait are read
-    from the disk again, and of the fronts the last `MOST_FRONTS` wait, so memory stays bounded.
+    After `begin`, errors are logged, and the first one of each tracker is shown to the user in one
+    line. The record is queued, and tried again with the next record and at the end. Memory stays
+    bounded: queued outcomes are read from disk again, and at most `MOST_FRONTS` fronts are queued.
 
     Args:
         trackers: by name; an error in their `begin` ends the search.
         callbacks: by name; an error in their `begin` does not.
-        read: gives the outcome of a name from the disk; None when there is none.
+        read: reads the outcome of a name from disk; returns None if there is none.
         say: shows one line to the user.
     """
 
@@ -266,10 +267,10 @@ class Trackers:
         self._members = [*self._trackers, *self._callbacks]
 
     def begin(self, parameters: Mapping[str, Parameter]) -> None:
-        """Begin all of them; if one cannot work, those begun before it are ended as KILLED.
+        """Begin all trackers; if one fails, those that had begun are ended as KILLED.
 
         Raises:
-            TheseusError: as the tracker raised it; any other error becomes a `ServiceError`.
+            TheseusError: the tracker's own error; any other kind becomes a `ServiceError`.
         """
         for position, member in enumerate(self._trackers):
             try:
@@ -280,14 +281,14 @@ class Trackers:
                 if isinstance(error, TheseusError) or not isinstance(error, Exception):
                     raise
                 raise ServiceError(
-                    f"{member.label} cannot begin: {type(error).__name__}: {error}; mend it, or "
+                    f"{member.label} cannot begin: {type(error).__name__}: {error}; fix it, or "
                     "search without it"
                 ) from error
         for member in self._callbacks:
             member.send(_Record("begin", parameters))
 
     def resume(self, outcomes: Iterable[Outcome]) -> None:
-        """Send each tracker those of a search's earlier outcomes that it lacks."""
+        """Send each tracker the earlier outcomes that it has not recorded."""
         for outcome in outcomes:
             for member in self._members:
                 if member.lacks(outcome):
@@ -298,7 +299,7 @@ class Trackers:
         self._send("outcome", outcome)
 
     def front(self, front: FrontNow) -> None:
-        """The front and the search's own metrics, as they are now."""
+        """The current front, and metrics of the search itself."""
         self._send("front", front)
 
     def results(self, results: Results) -> None:
@@ -306,7 +307,7 @@ class Trackers:
         self._send("results", results)
 
     def end(self, status: EndStatus) -> int:
-        """Deliver what waits and end all of them.
+        """Deliver the queued records, and end all trackers.
 
         Returns:
             Number of records that were not delivered, over all trackers.
@@ -315,7 +316,7 @@ class Trackers:
 
     def _send(self, method: Literal["outcome", "front", "results"], content: object) -> None:
         for member in self._members:
-            # Each has a record of its own, since it counts the tries.
+            # Each tracker has its own record, which counts its tries.
             member.send(_Record(method, content))
 
 
@@ -339,6 +340,6 @@ def make_trackers(
         name = re.sub(r"\W+", "_", name.rpartition(".")[2]).strip("_")
         seen[name] += 1
         name = name if seen[name] == 1 else f"{name}-{seen[name]}"
-        told = JsonLines(context.folder / "callbacks" / f"{name}.jsonl")
-        wrapped[name] = CallbackTracker(callback, told)
+        called = JsonLines(context.folder / "callbacks" / f"{name}.jsonl")
+        wrapped[name] = CallbackTracker(callback, called)
     return Trackers(trackers, wrapped, read, say)

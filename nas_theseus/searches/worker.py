@@ -1,4 +1,4 @@
-"""What a worker process does with a job: convert a block, or run a candidate; keep its outcome."""
+"""What a worker process does with a job: convert a block, or run a candidate; save its outcome."""
 
 from __future__ import annotations
 
@@ -13,6 +13,7 @@ from torch import Tensor
 
 from nas_theseus.candidate.candidate import Converted
 from nas_theseus.candidate.workshop import Workshop
+from nas_theseus.costs.block_measurements import BlockMeasurements
 from nas_theseus.errors import ConversionError, StorageError, TheseusError
 from nas_theseus.guide.weights import plain_state
 from nas_theseus.library.block_key import BlockKey
@@ -32,13 +33,14 @@ logger = logging.getLogger(__name__)
 
 @dataclass(frozen=True)
 class WorkerSettings:
-    """Everything a worker needs; plain values, so that it travels to any node.
+    """Everything a worker needs, as plain values that can be sent to any node.
 
     Attributes:
-        sources: of the space; a worker reads no file of its folder.
+        sources: of the space; a worker reads no files beside the space file.
         guide: the prepared guide's state dict.
-        library: where converted blocks are kept; None for a search that uses none.
+        library: location of the library of blocks; None for a search that uses none.
         threads: torch threads; a trial's result may depend on their number.
+        measurements: costs measured on blocks, by id; None where there are none.
     """
 
     sources: Sources
@@ -48,6 +50,15 @@ class WorkerSettings:
     seed: int
     device: str
     threads: int
+    measurements: Mapping[str, float] | None = None
+
+
+def prepared_space(settings: WorkerSettings) -> SearchSpace:
+    """The space of a worker, its guide prepared."""
+    space = load_space(settings.sources)
+    space.guide.load_state_dict(dict(settings.guide))
+    recipe = space.recipe.model_copy(update={"library": settings.library is not None})
+    return replace(space, recipe=recipe)
 
 
 class Worker:
@@ -56,28 +67,26 @@ class Worker:
     def __init__(self, settings: WorkerSettings) -> None:
         torch.set_num_threads(settings.threads)
         self._settings = settings
-        space = load_space(settings.sources)
-        space.guide.load_state_dict(dict(settings.guide))
-        recipe = space.recipe.model_copy(update={"library": settings.library is not None})
-        space = replace(space, recipe=recipe)
         device, folder = torch.device(settings.device), settings.storage.guide_work
-        self._workshop = Workshop(space, device, folder)
+        numbers = settings.measurements
+        measurements = None if numbers is None else BlockMeasurements(numbers)
+        self._workshop = Workshop(prepared_space(settings), device, folder, measurements)
 
     @cached_property
     def _library(self) -> Library | None:
-        # Opened by the first job: a library that is gone is told as that job's end.
+        # Opened by the first job, so that a missing library is reported as that job's failure.
         location = self._settings.library
         return None if location is None else Library(location, create=False)
 
     def __call__(self, job: BlockKey | Architecture) -> Iterator[str | Reached | Ended]:
-        """Yields the step it is in, the rungs where it may be stopped, and its end.
+        """Yields the steps of a job, the rungs where it may be stopped, and its end.
 
-        The end says why the job failed, after its outcome was saved. A result that an earlier
-        attempt at the same job saved is not made again.
+        The end says why the job failed, after its outcome was saved. If an earlier attempt at the
+        same job saved a result, the job ends at once.
 
         Raises:
-            StorageError: the storage or the library cannot be used, such as on a full disk. That
-                says nothing of the job, so nothing is saved of it.
+            StorageError: the storage or the library cannot be used, for example on a full disk.
+                This is no outcome of the job, so none is saved.
         """
         try:
             if isinstance(job, BlockKey):
@@ -87,7 +96,7 @@ class Worker:
                 yield from self._architecture(job)
         finally:
             if self._settings.device == "cuda":
-                torch.cuda.empty_cache()  # others share the GPU between this one's trials
+                torch.cuda.empty_cache()  # for others that share the GPU
 
     def _block(self, key: BlockKey) -> Ended:
         storage, library = self._settings.storage, self._library
@@ -97,7 +106,7 @@ class Worker:
             _, made = self._workshop.keep_block(key, library)
         except StorageError:
             raise
-        except Exception as error:  # a custom block's own, too
+        except Exception as error:  # custom blocks may raise anything
             message = _reason(error, f"block {key}")
             storage.write_block(BlockOutcome(key.id, str(key), failure=message))
             return Ended(message)
@@ -130,7 +139,7 @@ class Worker:
                     self._save(event)
         except StorageError:
             raise
-        except Exception as error:  # a custom block's own; one candidate must not end the search
+        except Exception as error:  # custom blocks may raise anything
             message = _reason(error, f"architecture {architecture.id}")
             storage.write_outcome(Failure(architecture, recipe, seed, step, message, finite(curve)))
             yield Ended(message)
@@ -138,7 +147,7 @@ class Worker:
             yield Ended()
 
     def _save(self, converted: Converted) -> None:
-        """Save a result: its weights first, so that a result that is there always has them."""
+        """Save the weights first, then the result, so that a saved result always has weights."""
         evaluation = converted.evaluation
         _refuse_not_finite(evaluation)
         storage = self._settings.storage
@@ -154,7 +163,7 @@ def _refuse_not_finite(evaluation: Evaluation) -> None:
 
 
 def _reason(error: Exception, what: str) -> str:
-    """An error as an outcome holds it; one that was not raised on purpose is logged whole."""
+    """The message of an error for an outcome; an unexpected error is logged with traceback."""
     if isinstance(error, TheseusError):
         return str(error)
     logger.error("%s failed", what, exc_info=error)
@@ -162,7 +171,7 @@ def _reason(error: Exception, what: str) -> str:
 
 
 def finite(curve: list[CurvePoint]) -> tuple[CurvePoint, ...]:
-    """The points of a curve that a record can hold."""
+    """The points of a curve with finite values, which JSON can hold."""
     return tuple(point for point in curve if math.isfinite(point.value))
 
 

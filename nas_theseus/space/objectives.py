@@ -71,7 +71,8 @@ def measure_mistakes(measure: object) -> Iterator[str]:
     if lacking := [repr(name) for name, value in named if value is missing]:
         yield (
             f"cost {kind}: lacks {', '.join(lacking)}; a cost has name, unit, direction, "
-            "additive, and a method count or measure, as in nas_theseus/costs/measures"
+            "additive, and a method count, measure_blocks or measure, as in "
+            "nas_theseus/costs/measures"
         )
         return
     name, unit, direction, additive = (value for _, value in named)
@@ -90,14 +91,14 @@ def measure_mistakes(measure: object) -> Iterator[str]:
     if not isinstance(additive, bool):
         yield f"{cost}: additive must be True or False, not {additive!r}"
         return
-    method, arguments = (
-        ("count", ("module", "inlet"))
-        if additive
-        else ("measure", ("network", "inlet", "device", "threads"))
-    )
-    if not _takes(getattr(measure, method, None), len(arguments)):
+    place = ("inlet", "device", "threads")
+    methods: dict[str, tuple[str, ...]] = {"measure": ("network", *place)}
+    if additive:
+        methods = {"count": ("module", "inlet"), "measure_blocks": ("blocks", *place)}
+    if not any(_takes(getattr(measure, name, None), len(given)) for name, given in methods.items()):
         how = "additive" if additive else "not additive"
-        yield f"{cost}: is {how}, so it needs a method {method}({', '.join(arguments)})"
+        wanted = " or ".join(f"{name}({', '.join(given)})" for name, given in methods.items())
+        yield f"{cost}: is {how}, so it needs a method {wanted}"
 
 
 def _takes(method: object, count: int) -> bool:

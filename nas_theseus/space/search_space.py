@@ -25,6 +25,7 @@ from nas_theseus.space.objectives import minimize
 from nas_theseus.tasks import Task
 from nas_theseus.values.architecture import Architecture, BlockChoice, Boundary, Span, span_of
 from nas_theseus.values.conditions import parse_constraint
+from nas_theseus.values.cost_measure import BlockMeasuredCost
 from nas_theseus.values.fingerprint import fingerprint
 from nas_theseus.values.goals import Constraint, Direction, Objective
 from nas_theseus.values.ids import short_hash
@@ -106,7 +107,7 @@ class SearchSpace:
         measures = {n: own[n] if n in own else COSTS[n] for n in known if n in named}
         object.__setattr__(self, "measures", measures)
         object.__setattr__(self, "known_costs", known)
-        object.__setattr__(self, "own_costs", frozenset(own))
+        object.__setattr__(self, "own_costs", frozenset(own) - set(COSTS.shipped))
 
     @property
     def learnt_from(self) -> Task:
@@ -131,8 +132,13 @@ class SearchSpace:
 
     @cached_property
     def additive(self) -> tuple[str, ...]:
-        """Costs that are sums over blocks, known before anything runs."""
+        """Costs that are sums over blocks, known before the first trial."""
         return tuple(name for name, measure in self.measures.items() if measure.additive)
+
+    @cached_property
+    def measured_by_block(self) -> tuple[str, ...]:
+        """Additive costs that are measured on each block before the first trial."""
+        return tuple(n for n in self.additive if isinstance(self.measures[n], BlockMeasuredCost))
 
     @cached_property
     def measured(self) -> tuple[str, ...]:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import shutil
 import tempfile
 import uuid
 from collections.abc import Iterator, Mapping
@@ -41,7 +42,8 @@ def make_folder(folder: Path, option: str) -> None:
 def replacing(path: Path) -> Iterator[Path]:
     """Context with a temporary path, which is flushed to disk and renamed to `path` on exit.
 
-    A reader sees either the old or the new file; after an error, only the old one remains.
+    A reader sees either the old or the new file; after an error, only the old one remains. The path
+    may also become a folder, which replaces an empty one or none.
 
     Raises:
         StorageError: the disk is full or the folder cannot be written.
@@ -52,7 +54,8 @@ def replacing(path: Path) -> Iterator[Path]:
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
         yield aside
-        _flush(aside)
+        for one in (*aside.rglob("*"), aside):
+            _flush(one)
         aside.replace(path)
         _flush(path.parent)
     except OSError as error:
@@ -61,6 +64,8 @@ def replacing(path: Path) -> Iterator[Path]:
             "folder"
         ) from error
     finally:
+        if aside.is_dir():
+            shutil.rmtree(aside, ignore_errors=True)
         with suppress(OSError):
             aside.unlink()
 

@@ -20,7 +20,7 @@ if TYPE_CHECKING:  # so that commands that do not need torch start quickly
 
 
 class CostMeasure(Protocol):
-    """A cost for one input at batch 1: a `CountedCost` or a `MeasuredCost`.
+    """A cost for one input at batch 1: a `CountedCost`, `BlockMeasuredCost` or `MeasuredCost`.
 
     Attributes:
         name: an identifier for constraints, ``--where`` and MLflow, such as ``energy_mj``.
@@ -64,6 +64,50 @@ class SharedCost(Protocol):
 
     def shared(self, module: nn.Module, earlier: Sequence[nn.Module], /) -> float:
         """The part of a block's cost that is already counted in earlier blocks."""
+
+
+@runtime_checkable
+class BlockMeasuredCost(CostMeasure, Protocol):
+    """An additive cost that is measured, such as a token's latency: on each block, then summed.
+
+    Each block is measured once a search, on the device of the trials, before the first trial. The
+    sum is compared with whole networks, which are measured as well.
+    """
+
+    def measure_blocks(
+        self,
+        blocks: Sequence[nn.Module],
+        inlet: Boundary,
+        device: torch.device,
+        threads: int | None,
+        /,
+    ) -> float:
+        """The cost of running blocks one after the other: of one block, or of a whole network.
+
+        Args:
+            blocks: copies in evaluation mode on the device.
+            inlet: shape of one input of the first block, without the batch dimension.
+            device: device of the trials.
+            threads: torch's threads during the measurement; None to leave them unchanged.
+
+        Returns:
+            A finite number of at least 0.
+
+        Raises:
+            CostError: the cost cannot be measured on this device, or of these blocks.
+        """
+
+
+@runtime_checkable
+class CheckedCost(Protocol):
+    """A cost that can tell without measuring that a block has none."""
+
+    def check_block(self, module: nn.Module, inlet: Boundary, /) -> None:
+        """Refuse a block, quickly and on the CPU.
+
+        Raises:
+            CostError: why the cost cannot be measured of this block, and what to do.
+        """
 
 
 class MeasuredCost(CostMeasure, Protocol):

@@ -68,10 +68,12 @@ class Register:
         folder: folder of the members in the package, such as "conversion/similarities".
         hyphens: whether underscores of file names become hyphens in names. Names used in conditions
             such as ``val_mean_iou >= 0.5`` keep their underscores.
+        options: whether a space may add the package's own members with other options under their
+            own names, such as ``KVCacheBytes(context=4096)``.
     """
 
-    def __init__(self, kind: str, folder: str, hyphens: bool = True) -> None:
-        self.kind, self.folder = kind, folder
+    def __init__(self, kind: str, folder: str, hyphens: bool = True, options: bool = False) -> None:
+        self.kind, self.folder, self._options = kind, folder, options
         modules = pkgutil.iter_modules([str(_PACKAGE / folder)])
         package = f"nas_theseus.{folder.replace('/', '.')}"
         self._modules = {
@@ -128,13 +130,27 @@ class Register:
         installed package or a notebook, are known everywhere in the process.
 
         Raises:
-            UnknownNameError: the package itself has a member of this name.
+            UnknownNameError: the package itself has a member of this name, and this is not the same
+                with other options, added by a space's code.
         """
+        space = _space_that_adds()
         if name in self._modules:
+            self._refuse_shipped(name, member, space)
+        self._added.setdefault(space, {})[name] = member
+
+    def _refuse_shipped(self, name: str, member: Any, space: str | None) -> None:
+        module = self._modules[name]
+        kind = type(importlib.import_module(module).MEMBER)
+        if not (self._options and type(member) is kind and kind.__module__ == module):
             raise UnknownNameError(
                 f"{self.kind} {name!r} is part of nas-theseus; choose another name for yours"
             )
-        self._added.setdefault(_space_that_adds(), {})[name] = member
+        if space is None:
+            # Every other space of this process would have the same options.
+            raise UnknownNameError(
+                f"{self.kind} {name!r} is part of nas-theseus, and its options belong to one "
+                f"space; write {kind.__name__}(…) in a space file or a module beside it"
+            )
 
     def add_version(self, name: str, fingerprint: str, member: Any) -> str:
         """Register a version of a user's own member, and return its name with the fingerprint.
@@ -172,7 +188,7 @@ class Register:
 
 SIMILARITIES = Register("similarity", "conversion/similarities")
 SCHEDULES = Register("schedule", "conversion/schedules")
-COSTS = Register("cost", "costs/measures", hyphens=False)
+COSTS = Register("cost", "costs/measures", hyphens=False, options=True)
 METRICS = Register("metric", "tasks/metrics", hyphens=False)
 SAMPLERS = Register("sampler", "services/optuna/samplers")
 EXECUTORS = Register("executor", "services/executors")

@@ -109,7 +109,7 @@ def test_a_database_that_mlflow_uses_is_told(
     mlflow_server: MlflowServer, postgres: Postgres
 ) -> None:
     assert mlflow_server.answers()
-    with pytest.raises(ServiceError, match="MLflow uses that database.* one of its own"):
+    with pytest.raises(ServiceError, match="another tool uses this.*its own database"):
         reach(postgres.uri())
     postgres.create("optuna")
     reach(postgres.uri(database="optuna"))

@@ -22,10 +22,14 @@ def command(space: SpaceFile) -> None:
     guide = table.of_parts().known()
     rows = [
         [name, *(figure(name, value) for value in (*table.range(name), guide[name]))]
-        for name in found.additive
+        for name in table.names
     ]
     console = Console()
     console.print(f"{space}: no mistakes; {found.count():,} architectures", highlight=False)
     for line in left_out(found):
         console.print(line, highlight=False, markup=False, soft_wrap=True)
     console.print(plain_table("cost range", ["cost", "cheapest", "dearest", "guide"], rows))
+    if by_block := found.measured_by_block:
+        console.print(
+            f"measured block by block when a search begins: {', '.join(by_block)}", highlight=False
+        )

@@ -1,4 +1,4 @@
-"""``nas-theseus export``: a found network as one checked file."""
+"""``nas-theseus export``: a found network as one checked file or folder."""
 
 from __future__ import annotations
 
@@ -23,15 +23,34 @@ def command(
         str, typer.Option("--format", help=f"{FORMATS.one_of}, or one that its space file adds.")
     ],
     out: Annotated[
-        Path | None, typer.Option(help="The file. Default: the architecture's id in this folder.")
+        Path | None,
+        typer.Option(help="The file or folder. Default: named after the architecture's id, here."),
+    ] = None,
+    tokenizer: Annotated[
+        Path | None,
+        typer.Option(
+            help="huggingface: folder of the tokenizer. Default: the guide's, or the task's."
+        ),
+    ] = None,
+    dtype: Annotated[
+        str | None,
+        typer.Option(help="huggingface: weights in float32 or bfloat16. Default: float32."),
     ] = None,
     trust_code: TrustOption = False,
     storage: StorageOption = DEFAULT_STORAGE,
 ) -> None:
-    """Write a found network as one file, kept only if its outputs are those of the network."""
+    """Write a found network for other tools; kept only if its outputs are the network's."""
     from nas_theseus.api.export import export
 
-    checked = export(network, to, out=out, storage=storage, trust_code=trust_code)
+    checked = export(
+        network,
+        to,
+        out=out,
+        storage=storage,
+        trust_code=trust_code,
+        tokenizer=tokenizer,
+        dtype=dtype,
+    )
     batches = " and ".join(map(str, checked.batch_sizes))
     print(
         f"{checked.path}: {checked.size_bytes:,} bytes\n"

@@ -1,4 +1,4 @@
-"""Safetensors: the weights, and in the metadata what rebuilds the network."""
+"""Safetensors: the weights, with metadata from which the network is rebuilt."""
 
 from __future__ import annotations
 
@@ -28,12 +28,11 @@ class Safetensors:
         path.write_bytes(safetensors.torch.save(plain_state(member.network), said))
 
     def read(self, member: Member, path: Path) -> Run:
-        """The network rebuilt from what the file itself says."""
+        """Rebuild the network from the file's own metadata."""
         with safetensors.safe_open(path, "pt") as file:
             said = file.metadata()
         architecture = Architecture.from_json(json.loads(said["architecture"]))
-        # Another seed than the member's: random state that is not in the file shows as a
-        # difference.
+        # With another seed than the member's, random state that the file lacks becomes visible.
         network = assemble(member.space, architecture, 1)
         network.load_state_dict(safetensors.torch.load_file(path))
         return network.eval()

@@ -1,1 +1,1 @@
-"""Those who run the jobs of a search, one file each."""
+"""Executors, which run the jobs of a search, one file each."""

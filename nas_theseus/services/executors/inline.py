@@ -8,13 +8,13 @@ from typing import Any
 import torch
 
 from nas_theseus.errors import ServiceError, StorageError
-from nas_theseus.searches.execution import GoesOn, Job, Jobs, MakeWorker, Worker
+from nas_theseus.searches.execution import Job, Jobs, MakeWorker, Promotes, Worker
 from nas_theseus.values.events import Ended, Reached
 from nas_theseus.values.settings import ExecutorSettings
 
 
 class InlineExecutor:
-    """Runs every job in this process; nothing is started, and errors have their own traceback.
+    """Runs every job in this process, so that errors keep their own traceback.
 
     Args:
         settings: only the resources of a trial are used.
@@ -28,10 +28,10 @@ class InlineExecutor:
         self._settings = settings
 
     def check(self) -> None:
-        """Refuse settings that need other processes, and a GPU that is not here.
+        """Refuse settings that need other processes, or a GPU that this machine does not have.
 
         Raises:
-            ServiceError: see above.
+            ServiceError: says which setting, and what to use instead.
         """
         if self._settings.address is not None:
             raise ServiceError(
@@ -49,28 +49,30 @@ class InlineExecutor:
     def open(self) -> None:
         """Nothing to start."""
 
-    def run(self, jobs: Jobs[Any], make_worker: MakeWorker, goes_on: GoesOn | None = None) -> None:
-        """As `searches.execution.Executor.run`; torch's threads are put back afterwards."""
+    def run(
+        self, jobs: Jobs[Any], make_worker: MakeWorker, promotes: Promotes | None = None
+    ) -> None:
+        """As `searches.execution.Executor.run`; restores torch's number of threads afterwards."""
         threads = torch.get_num_threads()
         try:
             worker = make_worker()
             while (job := jobs.next()) is not None:
-                jobs.ended(job, _run(worker, job, jobs, goes_on))
+                jobs.ended(job, _run(worker, job, jobs, promotes))
         finally:
             torch.set_num_threads(threads)
 
     def close(self) -> None:
-        """Nothing to end."""
+        """Nothing to stop."""
 
 
-def _run(worker: Worker[Any], job: Job, jobs: Jobs[Any], goes_on: GoesOn | None) -> str | None:
-    """One job; returns why it failed."""
+def _run(worker: Worker[Any], job: Job, jobs: Jobs[Any], promotes: Promotes | None) -> str | None:
+    """Run one job; returns why it failed, else None."""
     try:
         for event in worker(job):
             if isinstance(event, Ended):
                 return event.failure
             if isinstance(event, Reached):
-                if goes_on is not None and not goes_on(event):
+                if promotes is not None and not promotes(event):
                     return None
             else:
                 jobs.reported(job, event)

@@ -30,18 +30,18 @@ class Cause:
     remedy: str
 
 
-# The first that fits is taken.
+# The first match is used.
 CAUSES = (
     Cause(
         ("no longer compatible with the table schema",),
-        f"Another version of Optuna than {optuna.__version__} made its tables: make a copy of the "
-        "database, then run `optuna storage upgrade --storage URL`, or give the study a database "
-        "of its own (--study)",
+        f"Its tables are of another version of Optuna than {optuna.__version__}: make a copy of "
+        "the database, then run `optuna storage upgrade --storage URL`, or give the study its own "
+        "database (--study)",
     ),
     Cause(
         ("database is locked", "database table is locked", "lock wait timeout", "lock timeout"),
-        "Another process is writing to this database and holds it: wait until that process "
-        f"ends, or end it{_CONTINUE}. To let several write at once, use PostgreSQL (--study)",
+        "Another process has locked this database: wait until that process ends, or end it"
+        f"{_CONTINUE}. If several processes must write at once, use PostgreSQL (--study)",
     ),
     Cause(
         ("password authentication failed", "no password supplied", "access denied for user"),
@@ -50,12 +50,12 @@ CAUSES = (
     ),
     Cause(
         ("could not parse sqlalchemy url", r"can't load plugin: sqlalchemy\.dialects"),
-        "This is no address of a database: write sqlite:///FILE or "
+        "This is not the address of a database: write sqlite:///FILE or "
         "postgresql+psycopg://USER:PASSWORD@HOST/DATABASE (--study)",
     ),
     Cause(
         ("failed to import db access module", "no module named"),
-        "The Python package that talks to this kind of database is not installed: install it, for "
+        "The Python package for this kind of database is not installed: install it, for "
         "PostgreSQL with `pip install nas-theseus[sql]` and an address that begins with "
         f"postgresql+psycopg://{_CONTINUE}",
     ),
@@ -65,22 +65,22 @@ CAUSES = (
     ),
     Cause(
         ("disk i/o error",),
-        "Its file cannot be written or read: see whether the disk is full, a limit on the size of "
-        f"files is reached (`ulimit -f`), or the disk is failing{_CONTINUE}",
+        "Its file cannot be written or read: check whether the disk is full, a limit on file size "
+        f"is reached (`ulimit -f`), or the disk is failing{_CONTINUE}",
     ),
     Cause(
         ("file is not a database", "database disk image is malformed"),
-        "The file is damaged, or is no SQLite database: restore it from a backup, or give the "
+        "The file is damaged, or is not an SQLite database: restore it from a backup, or give the "
         "study another file (--study)",
     ),
     Cause(
         ("unable to open database file",),
-        "Its folder does not exist or may not be written: make the folder or give yourself the "
-        f"right to write there, or correct the path (--study){_CONTINUE}",
+        "Its folder does not exist or is not writable: create the folder, give yourself write "
+        f"permission, or correct the path (--study){_CONTINUE}",
     ),
     Cause(
         ("readonly database", "permission denied", "read-only file system"),
-        f"It may not be written: give yourself the right to write it{_CONTINUE}",
+        f"It is not writable: give yourself write permission{_CONTINUE}",
     ),
     Cause(
         (r'(database|role) "[^"]*" does not exist', "unknown database"),
@@ -102,25 +102,25 @@ CAUSES = (
             "is shutting down",
             "terminating connection",
         ),
-        "The database does not answer: see that it runs and that host and port are right "
+        "The database does not answer: check that it runs and that host and port are correct "
         f"(--study){_CONTINUE}",
     ),
 )
-_OTHER = Cause((), f"See that the storage exists and can be written (--study){_CONTINUE}")
+_OTHER = Cause((), f"Check that the storage exists and is writable (--study){_CONTINUE}")
 _SHARED = Cause(
     (),
-    "MLflow uses that database, or another tool that keeps the version of its tables where Optuna "
-    "does: give the study one of its own (--study)",
+    "MLflow or another tool uses this database, and stores the version of its tables where Optuna "
+    "does: give the study its own database (--study)",
 )
-# Optuna calls whatever stops a commit invalid data, and has the reason as its cause.
+# Optuna reports any failed commit as invalid data, with the real error as its cause.
 _WRAPPERS = (optuna.exceptions.StorageInternalError, ImportError)
 _FULL = {errno.ENOSPC, errno.EDQUOT, errno.EFBIG}
 
 
 def cause_of(error: BaseException) -> Cause:
-    """The cause that an error of a database driver or of the operating system names."""
+    """The cause of an error of a database driver or of the operating system."""
     said = str(error).partition("[SQL:")[0].lower()
-    # Optuna enters its own version where it finds that of another tool.
+    # Optuna's message has its own version in place of the other tool's.
     if f"(set up by optuna {optuna.__version__})" in said and "try updating optuna" in said:
         return _SHARED
     if isinstance(error, OSError) and error.errno in _FULL:
@@ -160,10 +160,10 @@ def damaged(journal: Path, line: int, why: str) -> ServiceError:
         kept = f"keep the {line - 1} lines before it: "
         command = f"cp {path} {path}.damaged && head -n {line - 1} {path}.damaged > {path}"
     else:
-        kept = "move it away, so that a new one is begun: "
+        kept = "move it away, so that a new one is started: "
         command = f"mv {path} {path}.damaged"
     return ServiceError(
         f"the study's journal {journal} is damaged in line {line}: {why}. Restore the file from a "
-        f"backup, or {kept}{command}. Results that were saved stay and are not computed again"
+        f"backup, or {kept}{command}. Saved results are kept and are not computed again"
         f"{_CONTINUE}."
     )

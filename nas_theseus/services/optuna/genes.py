@@ -20,10 +20,10 @@ def distributions(genome: Genome) -> dict[str, BaseDistribution]:
 
 
 class FixedGenome(BaseSampler):
-    """A sampler that is given the genome, which every trial has, instead of searching for it.
+    """A sampler that is given the genome of all trials, instead of searching for it.
 
     Optuna's samplers compare all genes of all trials to find those that every trial has. As this
-    package makes samplers anew for every proposal, that took 0.9 s a proposal at 2,000 trials.
+    package makes a new sampler for every proposal, that took 0.9 s per proposal at 2,000 trials.
 
     Args:
         sampler: makes the proposals.
@@ -38,7 +38,7 @@ class FixedGenome(BaseSampler):
         window: Window | None = None,
     ) -> None:
         self._sampler, self._window = sampler, window
-        # A gene with one value is nothing to choose; Optuna leaves it out as well.
+        # A gene with one value leaves nothing to choose; Optuna leaves it out as well.
         self._genome = {name: gene for name, gene in genome.items() if not gene.single()}
 
     def reseed_rng(self) -> None:

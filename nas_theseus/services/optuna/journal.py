@@ -22,7 +22,7 @@ from nas_theseus.services.optuna.causes import damaged
 
 
 def open_journal(path: Path) -> Journal:
-    """Open a journal, or make it; a last line that a crash left half written is moved aside.
+    """Open a journal, or make it; a last line that a crash left incomplete is moved aside.
 
     Raises:
         ServiceError: a line is damaged.
@@ -36,7 +36,7 @@ def open_journal(path: Path) -> Journal:
     except ServiceError:
         raise
     except (LookupError, TypeError, ValueError, AttributeError, AssertionError) as error:
-        # Optuna reads entries one by one, so the last one that it was given is the culprit.
+        # Optuna reads entries one by one, so the last one that it read is the damaged one.
         why = f"Optuna cannot read this entry ({type(error).__name__}: {error})"
         raise damaged(path, file.lines_read, why) from error
 
@@ -69,7 +69,7 @@ class Journal(JournalStorage):
         super().__setstate__(state)
 
     def together(self) -> AbstractContextManager[None]:
-        """All that is written inside goes to the disk as one, on leaving; see `JournalFile`."""
+        """Everything written inside goes to disk at once, on leaving; see `JournalFile`."""
         return self._file.together()
 
     def get_all_trials(
@@ -78,7 +78,7 @@ class Journal(JournalStorage):
         deepcopy: bool = True,
         states: Container[TrialState] | None = None,
     ) -> list[FrozenTrial]:
-        """As Optuna's, which looks up each trial of the study each time: 2 ms at 2,000 trials."""
+        """As in Optuna, which looks up every trial at each call: 2 ms at 2,000 trials."""
         with self._seen_lock:
             self.get_study_name_from_id(study_id)  # raises where there is no such study
             seen = self._seen.setdefault(study_id, _Trials())
@@ -127,7 +127,7 @@ class JournalFile(BaseJournalBackend):
         return JournalFile, (self._path,)
 
     def read_logs(self, log_number_from: int) -> Iterator[dict[str, Any]]:
-        """Entries from a number on: those of the file, then those that wait to be written.
+        """Entries from a number on: those in the file, then those not written yet.
 
         Raises:
             ServiceError: a line is damaged.
@@ -139,8 +139,8 @@ class JournalFile(BaseJournalBackend):
                 file.seek(self._bytes)
                 for line in file:
                     if not line.endswith(b"\n"):
-                        break  # another process writes it just now
-                    # Counted before it is handed out: whoever reads may stop at any entry.
+                        break  # another process is writing it
+                    # Counted before it is yielded, since the reader may stop at any entry.
                     self._bytes += len(line)
                     self.lines_read += 1
                     if self.lines_read > log_number_from:
@@ -158,9 +158,9 @@ class JournalFile(BaseJournalBackend):
         return entry
 
     def append_logs(self, logs: Iterable[dict[str, Any]]) -> None:
-        """Add entries; inside `together` they wait."""
+        """Add entries; inside `together` they are written on leaving."""
         if self._held is not None:
-            # As they will be read: Optuna's enumerations are numbers in JSON.
+            # As they will be read: in JSON, Optuna's enumerations are numbers.
             self._held += json.loads(json.dumps(list(logs)))
         else:
             with self._lock:
@@ -168,11 +168,11 @@ class JournalFile(BaseJournalBackend):
 
     @contextmanager
     def together(self) -> Iterator[None]:
-        """Write what is appended inside as one, on leaving; a kill before leaves nothing of it."""
+        """Write everything appended inside at once, on leaving; a kill before leaves none of it."""
         if self._held is not None:
             yield
             return
-        with self._lock:  # held throughout, so that no entries of others get between
+        with self._lock:  # held throughout, so that other processes cannot write in between
             self._held = []
             try:
                 yield
@@ -193,7 +193,7 @@ class JournalFile(BaseJournalBackend):
 
 
 def _mend_torn_line(journal: Path) -> None:
-    """Cut a last line that a crash left half written, so that nothing is appended to it."""
+    """Cut off a last line that a crash left incomplete, so that nothing is appended to it."""
     if not journal.exists():
         return
     data = journal.read_bytes()

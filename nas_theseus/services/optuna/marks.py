@@ -10,9 +10,9 @@ ESTIMATED = "theseus:estimated"
 COSTS = "theseus:costs"
 # Quality at the rungs that the trial reached.
 RUNGS = "theseus:rungs"
-# Id of the architecture that the genes mean.
+# Id of the architecture that the genes encode.
 ARCHITECTURE = "theseus:architecture"
 # Left by a driver that died between two genes; the same proposal was made again as another trial.
 ABANDONED = "theseus:abandoned"
-# The proposal meant an architecture that was already proposed.
+# The proposed architecture had already been proposed.
 REPEATED = "theseus:repeated"

@@ -1,4 +1,4 @@
-"""What a sampler of proposals is: how it is made for a seed, and what it is shown."""
+"""Samplers of proposals: how one is made for a seed, and which trials it is shown."""
 
 from __future__ import annotations
 
@@ -22,8 +22,8 @@ Make: TypeAlias = Callable[[int, "Proposer | None"], BaseSampler]
 class Sampler:
     """One way to make proposals. Members: `values.registers.SAMPLERS`.
 
-    A sampler is made anew for every proposal, so it must take all that it knows from the study. A
-    space file may add one of its own::
+    A new sampler is made for every proposal, so it must learn everything from the study. A space
+    file may add its own::
 
         SAMPLERS.add("mine", Sampler(seeded(optuna.samplers.QMCSampler)))
         SAMPLERS.add("mine", optuna.samplers.QMCSampler)  # a class that takes `seed`
@@ -51,7 +51,7 @@ def seeded(kind: Callable[..., BaseSampler], **options: object) -> Make:
 
 
 def sampler_of(name: str) -> Sampler:
-    """The registered sampler of a name; what a space file registered is made one.
+    """The registered sampler of a name; a class or function from a space file is wrapped.
 
     Raises:
         UnknownNameError: no sampler has the name.
@@ -65,9 +65,9 @@ def sampler_of(name: str) -> Sampler:
     if callable(member):
         return Sampler(lambda seed, proposer: member(seed))
     raise ServiceError(
-        f"sampler {name!r} is {type(member).__name__}, not a way to make samplers: it is made anew "
-        "for every proposal, so register a class of Optuna's samplers, or a function that takes a "
-        "seed and returns one"
+        f"sampler {name!r} is {type(member).__name__}, not a way to make samplers: a new one "
+        "is made for every proposal, so register a class of Optuna's samplers, or a function that "
+        "takes a seed and returns one"
     )
 
 
@@ -75,19 +75,19 @@ def make_sampler(name: str, sampler: Sampler, seed: int, proposer: Proposer | No
     """An Optuna sampler for one proposal.
 
     Raises:
-        ServiceError: it cannot be made, or is none.
+        ServiceError: it cannot be made, or is not a sampler of Optuna's.
     """
     try:
         made = sampler.make(seed, proposer)
     except TheseusError:
         raise
-    except Exception as error:  # code of the user's
+    except Exception as error:  # the user's code may raise anything
         raise ServiceError(
             f"sampler {name!r} cannot be made for seed {seed}: {type(error).__name__}: {error}. "
             "Register a class that takes `seed`, or a function of the seed"
         ) from error
     if not isinstance(made, BaseSampler):
         raise ServiceError(
-            f"sampler {name!r} made {type(made).__name__}, which is no optuna.samplers.BaseSampler"
+            f"sampler {name!r} made {type(made).__name__}, not an optuna.samplers.BaseSampler"
         )
     return made

@@ -36,7 +36,7 @@ def open_storage(storage: Path | str) -> BaseStorage:
     try:
         if isinstance(storage, Path):
             return open_journal(storage)
-        # Asked before each use whether it is still there: a database may be restarted.
+        # Each connection is tested before use, since a database may be restarted.
         return RDBStorage(storage, engine_kwargs={"pool_pre_ping": True})
     except TheseusError:
         raise
@@ -46,11 +46,11 @@ def open_storage(storage: Path | str) -> BaseStorage:
 
 @dataclass(frozen=True)
 class StoredStudy:
-    """An Optuna study with where it is stored.
+    """An Optuna study and its storage.
 
     Attributes:
         study: the study.
-        storage: which stores it.
+        storage: the storage that holds it.
         study_id: its id there.
         address: the journal's path, or the database's address.
     """
@@ -62,7 +62,7 @@ class StoredStudy:
 
     @contextmanager
     def together(self) -> Iterator[None]:
-        """What is written inside is one write to a journal; a database has each part at once.
+        """Everything written inside is one write to a journal; a database is written at once.
 
         Raises:
             ServiceError: the storage cannot be used.
@@ -71,7 +71,7 @@ class StoredStudy:
         try:
             with nullcontext() if journal is None else journal.together():
                 yield
-        except TheseusError:  # such as a full disk under the search's folder
+        except TheseusError:  # for example a full disk under the search's folder
             raise
         except (StorageInternalError, SQLAlchemyError, OSError) as error:
             raise unusable(self.address, error) from None
@@ -81,7 +81,7 @@ class StoredStudy:
         self.storage.set_trial_user_attr(self._trial_id(number), key, value)
 
     def constrain(self, number: int, violations: Mapping[str, float]) -> None:
-        """Save by how much a trial breaks constraints, by their names; those saved before stay."""
+        """Save by how much a trial breaks constraints; those saved before are not changed."""
         trial_id = self._trial_id(number)
         saved = self.storage.get_trial(trial_id).constraints
         for name, violation in violations.items():
@@ -95,7 +95,7 @@ class StoredStudy:
 def open_stored_study(
     name: str, address: Path | str, objectives: Sequence[Objective]
 ) -> StoredStudy:
-    """The study of this name, made where there is none.
+    """Load the study of this name, or make it if there is none.
 
     Raises:
         ServiceError: the storage cannot be used.

@@ -15,7 +15,6 @@ from optuna.trial import FrozenTrial, TrialState
 from sqlalchemy.exc import SQLAlchemyError
 
 from nas_theseus.errors import ServiceError, TheseusError
-from nas_theseus.estimate.rungs import Rung, qualities
 from nas_theseus.estimate.thompson import Proposer
 from nas_theseus.searches.proposals import Proposal
 from nas_theseus.services.optuna.genes import FixedGenome, distributions
@@ -36,15 +35,16 @@ from nas_theseus.values.architecture import Architecture
 from nas_theseus.values.goals import Constraint, Objective
 from nas_theseus.values.ids import derive_seed
 from nas_theseus.values.outcomes import Cost, Failure, Outcome, Stopped
+from nas_theseus.values.rung import Rung, qualities
 
-# A refused or worst-valued proposal must be comparable, so no infinities.
+# The worst values must be comparable, so they are not infinite.
 WORST = 1e12
 FRUITLESS_PROPOSALS = 200
 
 
 @dataclass(frozen=True)
 class StudySettings:
-    """Which study, and who proposes.
+    """Which study, and which sampler proposes.
 
     Attributes:
         name: of the search.
@@ -61,15 +61,15 @@ class StudySettings:
 
 @dataclass(frozen=True)
 class Problem:
-    """What is searched, as far as a study needs it.
+    """The search problem, as far as a study needs it.
 
     Attributes:
         genome: of the search space.
         objectives: their directions are those of the study.
         constraints: limits on objectives and costs.
-        cost_of: computable cost of an architecture, asked before it is proposed.
-        rungs: qualities there are saved with the trial, for the sampler to learn from.
-        proposer: used by the sampler `theseus`; the others need none.
+        cost_of: computable cost of an architecture; called before it is proposed.
+        rungs: the quality at each is saved with the trial, for the sampler to learn from.
+        proposer: needed by the sampler `theseus` only.
     """
 
     genome: Genome
@@ -86,11 +86,11 @@ def open_study(
     known: Callable[[Architecture], Outcome | None],
     warm_starts: Callable[[], Iterable[Architecture]] = tuple,
 ) -> Study:
-    """Open the study of a search, or make it, and take up what an earlier driver left open.
+    """Open the study of a search, or make it, and resume trials that an earlier driver left open.
 
     Args:
-        known: the result of an architecture that was evaluated before, or None.
-        warm_starts: gives the architectures that are proposed first; asked in a new study only.
+        known: returns the result of an architecture, or None if it was not evaluated.
+        warm_starts: returns the architectures to propose first; called for a new study only.
 
     Raises:
         ServiceError: the storage cannot be used, or the sampler cannot be made.
@@ -113,9 +113,9 @@ class Study:
     """The proposals of one search; opened by `open_study`.
 
     The same architecture is never proposed twice. Proposals that break a constraint are not run;
-    the sampler is given their costs, so that it learns from them. The sampler is made anew for
-    every proposal, seeded from the search's seed and the number of proposals so far. So a study
-    whose driver was killed continues as if it had not been.
+    the sampler is given their costs, so that it learns from them. A new sampler is made for every
+    proposal, seeded from the search's seed and the number of proposals so far. So a study whose
+    driver was killed continues as if nothing had happened.
 
     Attributes:
         refused, duplicates: see `searches.proposals.Proposals`.
@@ -142,25 +142,25 @@ class Study:
         self.duplicates = 0
 
     def enqueue(self, architectures: Iterable[Architecture]) -> None:
-        """Have architectures proposed next, in order."""
+        """Propose these architectures next, in order."""
         first = list(architectures)
-        with self._stored.together():  # a driver killed in between would leave some of them out
+        with self._stored.together():  # all or none, if the driver is killed
             for architecture in first:
                 self._study.enqueue_trial(self._problem.genome.encode(architecture))
 
     def resume(self) -> None:
-        """Take up the trials that an earlier driver left running.
+        """Resume the trials that an earlier driver left running.
 
-        Those with a saved result are given it; the others are proposed again, first.
+        Those with a saved result are finished with it; the others are proposed again, first.
         """
         with self._stored.together():
             for trial in self._study.get_trials(deepcopy=False):
-                self._take_up(trial)
+                self._resume_trial(trial)
 
-    def _take_up(self, trial: FrozenTrial) -> None:
+    def _resume_trial(self, trial: FrozenTrial) -> None:
         if trial.user_attrs.get(ABANDONED):
             return
-        # Killed after a proposal was found to be a repeated one: its neighbour comes next.
+        # If the last proposal was a repeated one, a neighbour of it comes next.
         self._repeated = dict(trial.params) if trial.user_attrs.get(REPEATED) else None
         if trial.state != TrialState.WAITING:
             self._asked += 1
@@ -180,7 +180,7 @@ class Study:
             self._waiting.append(Proposal(trial.number, architecture))
 
     def _abandon(self, trial: FrozenTrial) -> None:
-        """Fail a trial whose driver was killed between two genes, and make it again."""
+        """Fail a trial whose driver was killed between two genes, and propose it again."""
         self._stored.mark(trial.number, ABANDONED, True)
         self._study.tell(trial.number, state=TrialState.FAIL)
         self._asked -= 1
@@ -190,7 +190,7 @@ class Study:
             self._repeated = None
 
     def propose(self) -> Proposal | None:
-        """The next architecture to evaluate; None when 200 tries bring nothing new."""
+        """The next architecture to evaluate; None if 200 tries find nothing new."""
         if self._waiting:
             return self._waiting.popleft()
         with self._stored.together():
@@ -221,11 +221,11 @@ class Study:
         return None
 
     def _neighbour(self, genes: dict[str, Any]) -> dict[str, Any] | None:
-        """Genes of a new architecture near a repeated proposal; None when 200 tries find none.
+        """Genes of a new architecture near a repeated proposal; None if 200 tries find none.
 
         A sampler that has converged proposes known architectures again and again, while their
-        neighbours are unknown. More and more genes are changed at random, so that after a quarter
-        of the tries they are anywhere in the space.
+        neighbours are unknown. More and more genes are changed at random: all of them after a
+        quarter of the tries.
         """
         random = Random(derive_seed(self._settings.seed, self._asked, "neighbour"))
         names = list(self._problem.genome.genes)
@@ -240,7 +240,7 @@ class Study:
         return None
 
     def report(self, proposal: Proposal, outcome: Outcome) -> None:
-        """Save the outcome of a proposal, and of running ones that mean the same architecture."""
+        """Save the outcome of a proposal, and of other running ones of the same architecture."""
         self._running.pop(proposal.architecture.id, None)
         with self._stored.together():
             for number in (proposal.number, *self._twins.pop(proposal.number, [])):
@@ -261,14 +261,14 @@ class Study:
             return self._study.ask(self._distributions)
         except (TheseusError, OptunaError, SQLAlchemyError, OSError):
             raise
-        except Exception as error:  # code of the user's, or a sampler that this study does not suit
+        except Exception as error:  # the user's code, or a sampler that does not suit this study
             raise ServiceError(
                 f"sampler {name!r} cannot make proposal {self._asked}: {type(error).__name__}: "
                 f"{error}. Continue with another --name and --sampler"
             ) from error
 
     def _is_twin(self, number: int, architecture: Architecture) -> bool:
-        """Another trial that means the same is running: this one gets its result."""
+        """Whether another trial of the same architecture is running; this one gets its result."""
         elder = self._running.get(architecture.id)
         if elder is not None and elder != number:
             self._twins.setdefault(elder, []).append(number)
@@ -278,7 +278,7 @@ class Study:
     def _refuses(self, number: int, architecture: Architecture) -> bool:
         """Whether a computable cost breaks a constraint; the trial then ends with the worst values.
 
-        They are given to the study, so that samplers learn from them.
+        Samplers learn from these values.
         """
         costs = self._problem.cost_of(architecture).known()
         violations = self._violations(costs)
@@ -322,10 +322,10 @@ def enqueue(
     objectives: Sequence[Objective],
     architectures: Sequence[Architecture],
 ) -> set[Architecture]:
-    """Have architectures proposed next, in order; those that are open already are not repeated.
+    """Propose these architectures next, in order; those that are already open are not repeated.
 
     Returns:
-        All that are open now: waiting to be proposed, or left running by an earlier driver.
+        All open architectures: waiting to be proposed, or left running by an earlier driver.
 
     Raises:
         ServiceError: the storage cannot be used.

@@ -19,13 +19,13 @@ from nas_theseus.values.ids import derive_seed
 class TheseusSampler(BaseSampler):
     """Proposes genes of the architecture that adds most expected hypervolume.
 
-    It keeps nothing between proposals: it reads the study's trials, whose objectives are those of
-    the space, in order. A sampler made anew with the same seed proposes the same. No architecture
-    is proposed twice. What trials teach, by their marks (`services.optuna.marks`):
+    It has no state between proposals: it reads the study's trials, whose objectives are those of
+    the space, in order. A new sampler with the same seed proposes the same. No architecture is
+    proposed twice. How trials count, by their marks (`services.optuna.marks`):
 
     - a trial that breaks a constraint (`Trial.set_constraint`) is not on the front;
-    - a refused or failed trial teaches nothing;
-    - a trial with a predicted quality teaches its costs, and its quality at rungs;
+    - nothing is learnt from a refused or failed trial;
+    - from a trial with a predicted quality, its costs and its quality at rungs are learnt;
     - a running trial counts once all its genes are suggested.
 
     Parameters that are not in the genome are drawn at random.
@@ -49,7 +49,7 @@ class TheseusSampler(BaseSampler):
         self._random = RandomSampler(seed)
 
     def reseed_rng(self) -> None:
-        """Another seed, for workers that share a study."""
+        """Take another seed, for workers that share a study."""
         self._seed = derive_seed(self._seed, "reseeded")
         self._random.reseed_rng()
 
@@ -62,21 +62,21 @@ class TheseusSampler(BaseSampler):
     def sample_relative(
         self, study: optuna.Study, trial: FrozenTrial, search_space: dict[str, BaseDistribution]
     ) -> dict[str, Any]:
-        """Genes of the next architecture; none when all are known, so that they are random."""
+        """Genes of the next architecture; empty if all are known, so that they become random."""
         known: dict[Architecture, PastProposal] = {}
         for other in study.get_trials(deepcopy=False):
-            one = self._told(other) if other.number != trial.number else None
-            # One that was proposed again has the same result, which must not count twice.
+            one = self._past(other) if other.number != trial.number else None
+            # An architecture that was proposed again has the same result, which must count once.
             if one is not None and (one.architecture not in known or one.values):
                 known[one.architecture] = one
-        told = list(known.values())
-        architecture = self._proposer.propose(told, derive_seed(self._seed, len(told)))
+        past = list(known.values())
+        architecture = self._proposer.propose(past, derive_seed(self._seed, len(past)))
         if architecture is None:
             return {}
         genes = self._proposer.genome.encode(architecture)
         return {name: value for name, value in genes.items() if name in search_space}
 
-    def _told(self, trial: FrozenTrial) -> PastProposal | None:
+    def _past(self, trial: FrozenTrial) -> PastProposal | None:
         genome, space = self._proposer.genome, self._proposer.space
         if not trial.params.keys() >= genome.genes.keys():
             return None

@@ -19,19 +19,19 @@ from nas_theseus.services.optuna.private import GenerationMarks, ShownStudy
 class Window(Protocol):
     """Which of one study's trials a sampler is shown.
 
-    They depend on the trials alone, not on when the window was made.
+    The choice depends on the trials alone, not on when the window was made.
     """
 
     def of(self, study: optuna.Study) -> optuna.Study:
-        """The study as a sampler is to see it."""
+        """The study as the sampler sees it."""
         ...
 
 
 class Generations:
     """Shows the last two generations, their parents and the running trials, for genetic samplers.
 
-    That is all such a sampler reads, so its proposals are those it would make of the whole study,
-    through which it would search for its generation each time.
+    Such a sampler uses no others, so its proposals are the same as from the whole study, which it
+    would search for its generation at every proposal.
     """
 
     def __init__(self, sampler: type[BaseGASampler]) -> None:
@@ -68,7 +68,7 @@ class Thinned:
     A trial that left the front cannot come back to it, so each trial is judged once.
 
     Args:
-        most: how many trials besides the front and the running ones. Half of them are the latest.
+        most: number of trials besides the front and the running ones. Half of them are the latest.
             The other half is spread evenly over the study: from the latest alone, a sampler would
             not learn that other regions are worse.
     """
@@ -80,7 +80,7 @@ class Thinned:
         self._front: list[int] = []
 
     def of(self, study: optuna.Study) -> optuna.Study:
-        """The study with these trials; the study itself while it is short."""
+        """The study with these trials only; the study itself while it is short."""
         trials = study.get_trials(deepcopy=False)
         if len(trials) <= self._most:
             return study
@@ -93,11 +93,11 @@ class Thinned:
         if counted:
             points = np.array([_minimised(trials[i], study.directions) for i in counted])
             _, first = np.unique(points, axis=0, return_index=True)
-            first.sort()  # of repeated proposals the oldest
+            first.sort()  # the oldest of repeated proposals
             self._front = [counted[first[place]] for place in front(points[first])]
         stride = 1
         while newest > stride * half:
-            stride *= 2  # so that a trial that was left out does not come back
+            stride *= 2  # powers of 2, so that a trial that was left out stays out
         seen = sorted({*self._running, *self._front, *range(0, newest, stride)})
         return ShownStudy(study, [*(trials[i] for i in seen), *trials[newest:]])
 

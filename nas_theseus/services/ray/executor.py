@@ -13,7 +13,7 @@ from ray import tune
 from ray.autoscaler.sdk import request_resources
 
 from nas_theseus.errors import ServiceError, TheseusError
-from nas_theseus.searches.execution import GoesOn, Jobs, MakeWorker
+from nas_theseus.searches.execution import Jobs, MakeWorker, Promotes
 from nas_theseus.services.ray.log import divert_logging
 from nas_theseus.services.ray.nodes import check_nodes
 from nas_theseus.services.ray.requests import refuse_too_small, request_of, room
@@ -50,11 +50,11 @@ class RayExecutor:
         """
         if self._settings.address is not None:
             return
-        import torch  # takes a second; a worker imports this module for other things
+        import torch  # takes a second to import, and a worker may not need it yet
 
         resources, cores = self._settings.resources, os.cpu_count() or 1
         if resources.cpus > cores:
-            # Ray would believe it, and start a process for every core that it was promised.
+            # Ray would not notice, and would start a process for every core that it was given.
             raise ServiceError(
                 f"one trial asks for {resources.cpus:g} CPU cores, this machine has {cores}; "
                 "lower --cpus-per-trial, or join a cluster that has them with --address"
@@ -93,7 +93,7 @@ class RayExecutor:
             self.close()
             raise
         if address is not None and self._settings.parallel is not None:
-            # An autoscaler starts nodes for them; where there is none, nothing happens.
+            # An autoscaler starts nodes for them; without one, nothing happens.
             request_resources(bundles=[self._trial] * self._settings.parallel)
 
     def _start(self) -> None:
@@ -103,18 +103,20 @@ class RayExecutor:
             num_cpus=int(max(wanted, os.cpu_count() or 1)),
             include_dashboard=False,
             log_to_driver=False,
-            # Ray puts the machine's outward address in place of 127.0.0.1; this one stays.
+            # Ray replaces 127.0.0.1 by the machine's public address, but keeps this one.
             _node_ip_address="127.0.0.2",
         )
 
-    def run(self, jobs: Jobs[Any], make_worker: MakeWorker, goes_on: GoesOn | None = None) -> None:
+    def run(
+        self, jobs: Jobs[Any], make_worker: MakeWorker, promotes: Promotes | None = None
+    ) -> None:
         """As `Executor.run`; an interrupt ends the trials and is raised again."""
         parameters = tune.with_parameters(JobTrial, make_worker=make_worker)
         tuner = tune.Tuner(
             tune.with_resources(parameters, self._trial),
             tune_config=tune.TuneConfig(
                 search_alg=JobSearcher(jobs, self._settings.max_failures),
-                scheduler=None if goes_on is None else RungScheduler(goes_on),
+                scheduler=None if promotes is None else RungScheduler(promotes),
                 num_samples=-1,
                 max_concurrent_trials=self.slots,
                 reuse_actors=True,
@@ -132,17 +134,17 @@ class RayExecutor:
             cause: BaseException | None = error
             while cause is not None:
                 if isinstance(cause, TheseusError):
-                    raise cause from None  # Tune's own has our traceback as its text
+                    raise cause from None  # the text of Tune's own error is our traceback
                 cause = cause.__cause__ or cause.__context__
             raise ServiceError(f"Ray Tune stopped: {type(error).__name__}: {error}") from error
 
     def close(self) -> None:
-        """End what `open` began; nodes that an autoscaler started for it may go."""
+        """Leave or stop Ray; nodes that an autoscaler started for this search are released."""
         if ray.is_initialized():
             with suppress(Exception):  # the cluster may be gone
                 request_resources(bundles=[])
-        # A handle that another thread's garbage collection frees while Ray shuts down ends the
-        # process.
+        # If garbage collection in another thread frees a handle while Ray shuts down, the process
+        # dies.
         gc.collect()
         collecting = gc.isenabled()
         gc.disable()

@@ -23,7 +23,7 @@ def divert_logging(path: Path) -> None:
             logger = logging.getLogger(name)
             for earlier in logger.handlers:
                 if isinstance(earlier, logging.FileHandler):
-                    earlier.close()  # that of the search before this one in the process
+                    earlier.close()  # of an earlier search in this process
             logger.handlers = [handler] if name == "ray" else []
             logger.propagate = name != "ray"
     logging.getLogger("ray").setLevel(logging.INFO)

@@ -17,19 +17,19 @@ from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
 from nas_theseus.errors import ServiceError
 from nas_theseus.storage.whole_files import write_bytes
 
-# What a worker's results or its understanding of the driver depend on.
+# Packages on which a worker's results, or its communication with the driver, depend.
 PACKAGES = ("nas-theseus", "torch", "torchvision", "ray", "numpy", "pydantic", "safetensors")
 ANSWER_S = 120.0
 
 
 @dataclass(frozen=True)
 class Answer:
-    """What one node said.
+    """The answer of one node.
 
     Attributes:
         node: its address.
-        read: what it found in the probe file; None when it could not read it.
-        written: whether the driver found its answer beside the probe.
+        read: text that it found in the probe file; None if it could not read it.
+        written: whether the driver found the file that it wrote beside the probe.
         versions: of Python and packages; None for one that is missing.
         error: why it could not read, write or answer.
     """
@@ -45,11 +45,11 @@ def check_nodes(folder: Path) -> None:
     """Have every node of the joined cluster read a file that the driver wrote, and write one.
 
     Args:
-        folder: of the storage; the files are removed again.
+        folder: in the storage; the files are removed afterwards.
 
     Raises:
-        ServiceError: nodes that do not see the storage, cannot write there, have other versions of
-            what is computed with, or do not answer; all of them together.
+        ServiceError: lists all nodes that do not see the storage, cannot write there, have other
+            versions of Python or packages, or do not answer.
     """
     mistakes = mistakes_of(ask_nodes(folder), versions_here(), folder)
     if mistakes:
@@ -60,7 +60,7 @@ def check_nodes(folder: Path) -> None:
 
 
 def ask_nodes(folder: Path) -> list[Answer]:
-    """One answer of each node that is alive, all asked at once."""
+    """The answers of all nodes that are alive; they are asked at the same time."""
     token = uuid.uuid4().hex
     probe = folder.resolve() / f".probe-{token}"
     write_bytes(probe, token.encode())
@@ -80,12 +80,12 @@ def ask_nodes(folder: Path) -> list[Answer]:
                 answers.append(Answer(address, None, False, {}, silence))
                 continue
             try:
-                told: dict[str, Any] = ray.get(answer)
+                content: dict[str, Any] = ray.get(answer)
             except RayError as error:
                 answers.append(Answer(address, None, False, {}, str(error).splitlines()[-1]))
                 continue
             written = Path(f"{probe}-{place}").exists()
-            answers.append(Answer(address, written=written, **told))
+            answers.append(Answer(address, written=written, **content))
     finally:
         for path in probe.parent.glob(f"{probe.name}*"):
             path.unlink(missing_ok=True)
@@ -129,7 +129,7 @@ def versions_here(packages: tuple[str, ...] = PACKAGES) -> dict[str, str | None]
 
 
 def _make_answer() -> Any:
-    """The remote function, which travels by value: a node may lack this package."""
+    """Make the remote function, which is sent by value, since a node may lack this package."""
 
     def answer(probe: str, reply: str, packages: tuple[str, ...]) -> dict[str, Any]:
         import importlib.metadata

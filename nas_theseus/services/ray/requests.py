@@ -11,14 +11,14 @@ from nas_theseus.values.resources import Resources
 UNITS = ("CPU", "GPU")
 # Ray's resource that says which accelerators a node has; every node has 1 of its own types.
 LABEL = "accelerator_type:"
-# As Ray itself asks for a type: next to nothing of it.
+# Ray itself requests this small amount when a type is asked for.
 LABEL_SHARE = 0.001
 # Of a node, as `ray.nodes` gives it.
 Node = Mapping[str, Any]
 
 
 def request_of(resources: Resources) -> dict[str, float]:
-    """What one trial asks for, by Ray's names."""
+    """What one trial asks for, by Ray's names of resources."""
     asked = {"CPU": resources.cpus, "GPU": resources.gpus}
     if resources.accelerator_type is not None:
         asked[LABEL + resources.accelerator_type] = LABEL_SHARE
@@ -32,22 +32,22 @@ def room(node: Node, trial: Mapping[str, float]) -> int:
 
 def _fit(have: float, name: str, share: float) -> int:
     if name == "GPU" and share < 1:
-        return int(have) * int(1 / share)  # a trial's share is of one GPU, never of two
+        return int(have) * int(1 / share)  # a share is always of one GPU, never spread over two
     return int(have / share)
 
 
 def refuse_too_small(nodes: Sequence[Node], trial: Mapping[str, float]) -> None:
-    """Refuse at once, with what there is, where no node can hold one trial.
+    """Refuse to start if no node can hold one trial; the message says what the nodes have.
 
     Raises:
-        ServiceError: none can; in a cluster that scales itself, none that runs now.
+        ServiceError: no node can; with an autoscaler, no node that runs now.
     """
     if any(room(node, trial) for node in nodes):
         return
     asked = " and ".join(f"{wanted:g} {name}" for name, wanted in trial.items() if name in UNITS)
     kinds = [name.removeprefix(LABEL) for name in trial if name.startswith(LABEL)]
     asked += "".join(f" of type {kind}" for kind in kinds)
-    has = "; ".join(f"{node['NodeManagerAddress']} {_told(node)}" for node in nodes)
+    has = "; ".join(f"{node['NodeManagerAddress']} {_described(node)}" for node in nodes)
     other = ", give another --accelerator-type" if kinds else ""
     raise ServiceError(
         f"one trial asks for {asked} on one node, and no node of the cluster has that: {has}. "
@@ -56,9 +56,9 @@ def refuse_too_small(nodes: Sequence[Node], trial: Mapping[str, float]) -> None:
     )
 
 
-def _told(node: Node) -> str:
-    """A node's processors, and the type of its GPUs, for people."""
+def _described(node: Node) -> str:
+    """A node's cores and GPUs, with their type, as text."""
     have = node["Resources"]
     kinds = [name.removeprefix(LABEL) for name in have if name.startswith(LABEL)]
-    told = ", ".join(f"{have.get(unit, 0):g} {unit}" for unit in UNITS)
-    return told + (f" ({', '.join(kinds)})" if kinds else "")
+    described = ", ".join(f"{have.get(unit, 0):g} {unit}" for unit in UNITS)
+    return described + (f" ({', '.join(kinds)})" if kinds else "")

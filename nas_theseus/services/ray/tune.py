@@ -23,14 +23,14 @@ if TYPE_CHECKING:
     from ray.tune.execution.tune_controller import TuneController
     from ray.tune.experiment import Trial
 
-    from nas_theseus.searches.execution import GoesOn, Job, Jobs, MakeWorker
+    from nas_theseus.searches.execution import Job, Jobs, MakeWorker, Promotes
 
 
 class JobSearcher(Searcher):
-    """A Tune Searcher that hands out jobs; proposals are made elsewhere.
+    """A Tune Searcher that hands out jobs; it proposes nothing itself.
 
-    It also runs a job again whose worker died: Tune's own retries leave out a trial that dies
-    while its actor is being set up or taken over from another trial.
+    It also runs a job again if its worker died. Tune's own retries miss a trial that dies while its
+    actor is being set up, or taken over from another trial.
     """
 
     def __init__(self, jobs: Jobs[Any], max_failures: int) -> None:
@@ -46,7 +46,7 @@ class JobSearcher(Searcher):
     def suggest(self, trial_id: str) -> dict[str, Any] | str | None:  # type: ignore[override]
         job = self._again.pop(0) if self._again else self._jobs.next()
         if job is None:
-            # While a job runs it may have to be run again, and FINISHED is for good.
+            # A running job may have to be run again, and Tune asks no more after FINISHED.
             return None if self._running else str(Searcher.FINISHED)
         self._running[trial_id] = job
         return packed(job)
@@ -59,7 +59,7 @@ class JobSearcher(Searcher):
         self, trial_id: str, result: dict[str, Any] | None = None, error: bool = False
     ) -> None:
         if self._stopped is not None:
-            # Tune takes what is raised here for the trial's own error, and reports its end again.
+            # Tune treats what is raised here as the trial's error, and reports its end again.
             raise self._stopped
         try:
             self._end(self._running.pop(trial_id), result or {}, error)
@@ -69,7 +69,7 @@ class JobSearcher(Searcher):
 
     def _end(self, job: Job, result: Mapping[str, Any], error: bool) -> None:
         if not_saved := result.get("not_saved"):
-            # Reported to nobody: the same job comes first when the search continues.
+            # Not reported as the job's end, so that a resumed search runs this job first.
             raise StorageError(f"{not_saved}; then the same command continues from here")
         if error:
             self._failures[job.id] += 1
@@ -81,23 +81,23 @@ class JobSearcher(Searcher):
         self._jobs.ended(job, died if error else result.get("failure"))
 
     def __getstate__(self) -> dict[str, Any]:
-        # Tune pickles its settings for a restore that is never used; what runs here stays here.
+        # Tune pickles its settings for a restore that is never used, and this could not be pickled.
         return {}
 
     def save(self, checkpoint_path: str) -> None:
-        """Nothing: the study is the truth of proposals, and Tune's restore is never used."""
+        """Does nothing: the study has all proposals, and Tune's restore is never used."""
         Path(checkpoint_path).touch()
 
     def restore(self, checkpoint_path: str) -> None:
-        """Nothing; see `save`."""
+        """Does nothing; see `save`."""
 
 
 class RungScheduler(FIFOScheduler):
-    """A Tune scheduler that stops a trial at a rung, when the search says so."""
+    """A Tune scheduler that stops a trial at a rung if the search does not promote it."""
 
-    def __init__(self, goes_on: GoesOn) -> None:
+    def __init__(self, promotes: Promotes) -> None:
         super().__init__()  # type: ignore[no-untyped-call]
-        self._goes_on = goes_on
+        self._promotes = promotes
 
     def on_trial_result(
         self, tune_controller: TuneController, trial: Trial, result: dict[str, Any]
@@ -105,16 +105,16 @@ class RungScheduler(FIFOScheduler):
         if "rung" not in result:
             return TrialScheduler.CONTINUE
         evaluation = Evaluation.from_json(json.loads(result["evaluation"]))
-        goes_on = self._goes_on(Reached(result["rung"], evaluation))
-        return TrialScheduler.CONTINUE if goes_on else TrialScheduler.STOP
+        promoted = self._promotes(Reached(result["rung"], evaluation))
+        return TrialScheduler.CONTINUE if promoted else TrialScheduler.STOP
 
     def __getstate__(self) -> dict[str, Any]:
-        # As the Searcher's.
+        # As in `JobSearcher`.
         return {}
 
 
 class JobTrial(tune.Trainable):
-    """One job as a Tune trial; the process is used again for the next one, of any kind."""
+    """One job as a Tune trial; its process is used again for the next job, of any kind."""
 
     # `tune.with_parameters` adds arguments to setup.
     def setup(  # type: ignore[override]
@@ -131,7 +131,7 @@ class JobTrial(tune.Trainable):
         return iter(self._worker(unpacked(config)))
 
     def step(self) -> dict[str, Any]:
-        """One event of the job, as Tune wants it."""
+        """The next event of the job, as a result of Tune's."""
         try:
             event = next(self._events)
         except StorageError as error:
@@ -141,19 +141,19 @@ class JobTrial(tune.Trainable):
             return {"stage": stage, "failure": event.failure, "done": True}
         if isinstance(event, str):
             return {"stage": event, "done": False}
-        # As text: Tune flattens what is nested.
+        # As text, since Tune flattens nested values.
         evaluation = canonical_json(event.evaluation.to_json())
         return {"stage": event.rung, "rung": event.rung, "evaluation": evaluation, "done": False}
 
     def save_checkpoint(self, checkpoint_dir: str) -> None:
-        """Nothing: an interrupted trial runs again from its start."""
+        """Does nothing: an interrupted trial runs again from its start."""
 
     def load_checkpoint(self, checkpoint: Any) -> None:
-        """Nothing; see `save_checkpoint`."""
+        """Does nothing; see `save_checkpoint`."""
 
 
 def packed(job: Job) -> dict[str, Any]:
-    """A job as a trial's configuration: where its class is, and what makes it again."""
+    """A job as a trial's configuration: module and name of its class, and its plain values."""
     kind = type(job)
     return {f"{kind.__module__}:{kind.__qualname__}": job.to_json()}
 

@@ -1,1 +1,1 @@
-"""Trackers: each module records a search in one place; see `nas_theseus.searches.trackers`."""
+"""Trackers, one file each; see `nas_theseus.searches.trackers`."""

@@ -1,4 +1,4 @@
-"""The tracker "json-lines": a file of one JSON object a line, in the search's own folder."""
+"""The tracker "json-lines": a file with one JSON object per line, in the search's folder."""
 
 from __future__ import annotations
 
@@ -16,20 +16,20 @@ _OUTCOMES = ("evaluation", "stopped", "failure")
 
 
 class JsonLinesTracker:
-    """Appends what a search does to ``records.jsonl``, one line a record.
+    """Appends what a search does to ``records.jsonl``, one line per record.
 
     Every line has ``kind`` and ``time_ms`` (milliseconds since 1970). The kinds:
 
-    - ``begin``: ``search``, ``identity`` and ``parameters``; one each time the search is started.
+    - ``begin``: ``search``, ``identity`` and ``parameters``; one for each launch of the search.
     - ``evaluation``, ``stopped`` and ``failure``: ``name`` (of architecture, recipe and seed),
-      ``architecture`` (its id), ``blocks``, ``values`` (metrics and costs by name; none of a
-      failure) and ``outcome`` (all that is known, as in the search's folder ``evaluations``).
+      ``architecture`` (its id), ``blocks``, ``values`` (metrics and costs by name; empty for
+      a failure) and ``outcome`` (everything, as in the search's folder ``evaluations``).
     - ``front``: ``ids`` of the members, the search's own ``metrics``, and ``step``.
     - ``results``: ``ranks`` and ``test`` metrics by architecture, and paths of ``files``.
     - ``end``: ``status``.
 
-    An outcome is written once, however often the search is killed and resumed. So is a front that
-    does not differ from the last one, and results that do not.
+    An outcome is written once, however often the search is killed and resumed. A front or results
+    that equal the last ones are not written again.
     """
 
     def __init__(self, context: TrackerContext) -> None:
@@ -39,7 +39,7 @@ class JsonLinesTracker:
         self._last: dict[str, dict[str, Any]] = {}
 
     def begin(self, parameters: Mapping[str, Parameter]) -> None:
-        """Read what was recorded before, and write the first line of this start.
+        """Read what was recorded before, and write the first line of this launch.
 
         Raises:
             StorageError: the file cannot be read or written.
@@ -65,7 +65,7 @@ class JsonLinesTracker:
         """Write an outcome.
 
         Raises:
-            StorageError: the file cannot be written; so for every method that writes.
+            StorageError: the file cannot be written; the same for every method that writes.
         """
         if self.has(outcome):
             return

@@ -8,10 +8,10 @@ from nas_theseus.values.tracking import TrackerContext
 
 
 def tracker(context: TrackerContext) -> Tracker:
-    """The tracker of a search; MLflow's own variables choose the server and the experiment.
+    """Make the tracker of a search; MLflow's environment variables choose server and experiment.
 
     Raises:
-        ValueError: the search's name has a quote, which MLflow's queries cannot hold.
+        ValueError: the search's name has a quote, which MLflow's queries do not allow.
     """
     return MlflowTracker(
         context.search, context.outbox, context.runs_file, identity=context.identity

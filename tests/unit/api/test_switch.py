@@ -120,10 +120,10 @@ def test_guide_and_front_are_anchors(desk: Desk) -> None:
 
 
 def test_a_front_with_nothing_to_stitch(desk: Desk) -> None:
-    with pytest.raises(StorageError, match="has nothing to stitch: 0 members beside the guide"):
+    with pytest.raises(StorageError, match="has nothing to stitch: 0 members besides the guide"):
         front_anchors(desk.storage, trust_code=True)
     desk.evaluate(WHOLE, 0.2)
-    with pytest.raises(StorageError, match="1 members beside the guide, none with a boundary"):
+    with pytest.raises(StorageError, match="1 members besides the guide, none with a boundary"):
         front_anchors(desk.storage, trust_code=True)
     with pytest.raises(StorageError, match="add --trust-code"):
         front_anchors(desk.storage)

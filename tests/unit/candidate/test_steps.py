@@ -100,7 +100,7 @@ def test_the_guide_itself_is_only_measured_and_what_grew_from_it_keeps_its_stati
 
 def test_a_recipe_that_takes_blocks_needs_a_library(workshop: Workshop) -> None:
     candidate = workshop.candidate(NEW, 0, recipe(library=True))
-    with pytest.raises(ConversionError, match="takes blocks from the library, and there is none"):
+    with pytest.raises(ConversionError, match="takes blocks from the library, but there is none"):
         steps_of(candidate)
 
 

@@ -288,7 +288,7 @@ def test_controls_take_nothing_from_a_library(tmp_path: Path) -> None:
 
 def test_a_recipe_that_takes_blocks_needs_a_library() -> None:
     workshop = Workshop(make_space(LIBRARY), torch.device("cpu"))
-    with pytest.raises(ConversionError, match="takes blocks from the library, and there is none"):
+    with pytest.raises(ConversionError, match="takes blocks from the library, but there is none"):
         run(workshop, TWO)
 
 
@@ -307,7 +307,7 @@ def test_activations_in_bfloat16_convert_alike_and_their_blocks_have_other_keys(
         for curve in (exact, rounded)
     ]
     assert residuals[0] != residuals[1]
-    assert residuals[1] == pytest.approx(residuals[0], rel=0.1)
+    assert residuals[1] == pytest.approx(residuals[0], rel=0.25)
     assert len(list((tmp_path / "work").glob("*-bfloat16.npy"))) == 2  # none of the kept head's
 
 

@@ -11,11 +11,12 @@ import pytest
 
 from nas_theseus import Recipe, maximize, minimize
 from nas_theseus.estimate.pareto import ranks
-from nas_theseus.estimate.rungs import RungRecord, examples_left, may_stop, rungs_of, standing
+from nas_theseus.estimate.rungs import RungRecord, standing
 from nas_theseus.values.architecture import Architecture, BlockChoice, Span
 from nas_theseus.values.conditions import parse_constraint
 from nas_theseus.values.goals import Objective
 from nas_theseus.values.outcomes import Cost, CurvePoint, Evaluation
+from nas_theseus.values.rung import rungs_of
 
 RECIPE = Recipe(epochs=8)
 GOALS = (maximize("val_accuracy"), minimize("macs"))
@@ -44,44 +45,9 @@ def record(
     return found
 
 
-def goes_on(found: RungRecord, evaluation: Evaluation, rung: str = "converted") -> bool:
+def promotes(found: RungRecord, evaluation: Evaluation, rung: str = "converted") -> bool:
     found.take(evaluation, finished=False)
-    return found.goes_on(evaluation, rung)
-
-
-@pytest.mark.parametrize(
-    ("epochs", "names"),
-    [
-        (8, ["converted", "epoch_2", "epoch_4"]),
-        (2.5, ["converted", "epoch_1"]),
-        (0.5, ["converted"]),
-        (0, []),
-    ],
-)
-def test_rungs_are_before_training_and_after_whole_epochs(epochs: float, names: list[str]) -> None:
-    recipe = Recipe(epochs=epochs)
-    assert [rung.name for rung in rungs_of(recipe, "val_accuracy")] == names
-    scratch = recipe.model_copy(update={"schedule": "scratch"})
-    assert [rung.name for rung in rungs_of(scratch, "val_accuracy")] == names[1:]
-
-
-def test_examples_left_are_those_of_the_steps_behind_the_rung() -> None:
-    converted, quarter, _ = rungs_of(RECIPE, "val_accuracy")
-    recipe = Recipe(epochs=8, batch_size=30)
-    assert examples_left(recipe, 100, converted) == 8 * 90
-    assert examples_left(recipe, 100, quarter) == 6 * 90
-    assert examples_left(Recipe(epochs=2.5, batch_size=30), 100, converted) == 8 * 30  # of 7.5
-
-
-def test_rungs_of_a_budget_in_steps_are_after_two_and_four_of_its_slices() -> None:
-    recipe = Recipe(steps=100, batch_size=30)
-    rungs = rungs_of(recipe, "val_accuracy")
-    assert [(r.name, r.epoch) for r in rungs] == [
-        ("converted", 0), ("step_25", 25), ("step_50", 50),
-    ]  # fmt: skip
-    assert [examples_left(recipe, 20, rung) for rung in rungs] == [2000, 1500, 1000]
-    assert may_stop(recipe) and not may_stop(Recipe(steps=1))
-    assert [rung.name for rung in rungs_of(Recipe(steps=1), "val_accuracy")] == ["converted"]
+    return found.promotes(evaluation, rung)
 
 
 @pytest.mark.parametrize("objectives", [1, 2, 3])
@@ -103,8 +69,8 @@ def test_within_a_rank_the_lonely_stand_before_the_crowded() -> None:
 
 def test_nobody_is_stopped_before_five_have_finished() -> None:
     best = [candidate(i, [0.9 + i / 100] * 4) for i in range(5)]
-    assert goes_on(record(best[1:]), candidate(9, [0.1]))
-    assert not goes_on(record(best), candidate(9, [0.1]))
+    assert promotes(record(best[1:]), candidate(9, [0.1]))
+    assert not promotes(record(best), candidate(9, [0.1]))
 
 
 def test_a_rung_stops_nobody_where_it_does_not_tell_the_end() -> None:
@@ -113,19 +79,19 @@ def test_a_rung_stops_nobody_where_it_does_not_tell_the_end() -> None:
     found = record([candidate(i, [there, end, end, end]) for i, (there, end) in enumerate(rows)])
     assert found.correlations()["converted"] == pytest.approx(-1)
     worst = candidate(9, [0.01, 0.01, 0.01])
-    assert goes_on(found, worst) and not found.goes_on(worst, "epoch_2")
+    assert promotes(found, worst) and not found.promotes(worst, "epoch_2")
 
 
 def test_the_better_half_and_the_front_of_a_rung_go_on() -> None:
     ends = (0.9, 0.8, 0.7, 0.6, 0.5)
     done = [candidate(i, [q, q, q, q], 1000 + i) for i, q in enumerate(ends)]
-    assert goes_on(record(done), candidate(9, [0.75], 1001))  # third of six
-    assert not goes_on(record(done), candidate(9, [0.65], 1002))  # fourth
-    assert goes_on(record(done), candidate(9, [0.1], 10))  # on the front, whatever its quality
+    assert promotes(record(done), candidate(9, [0.75], 1001))  # third of six
+    assert not promotes(record(done), candidate(9, [0.65], 1002))  # fourth
+    assert promotes(record(done), candidate(9, [0.1], 10))  # on the front, whatever its quality
     # What counts is the rung itself: these are better at the end, which is not yet known.
     late = [candidate(i, [q / 2, q / 2, q, q], 1000 + i) for i, q in enumerate(ends)]
-    assert goes_on(record(late), candidate(9, [0.6, 0.6], 1010), "epoch_2")
-    assert not goes_on(record(late), candidate(9, [0.6, 0.6, 0.6], 1010), "epoch_4")
+    assert promotes(record(late), candidate(9, [0.6, 0.6], 1010), "epoch_2")
+    assert not promotes(record(late), candidate(9, [0.6, 0.6, 0.6], 1010), "epoch_4")
 
 
 def test_a_decision_does_not_depend_on_the_order_in_which_candidates_came() -> None:
@@ -136,7 +102,7 @@ def test_a_decision_does_not_depend_on_the_order_in_which_candidates_came() -> N
     told = []
     for _ in range(3):
         found = record([done[i] for i in rng.permutation(30)])
-        told.append([(goes_on(found, one), found.predict(one, "converted")) for one in new])
+        told.append([(promotes(found, one), found.predict(one, "converted")) for one in new])
     assert told[0] == told[1] == told[2]
     assert 3 < sum(on for on, _ in told[0]) < 17
 
@@ -144,22 +110,22 @@ def test_a_decision_does_not_depend_on_the_order_in_which_candidates_came() -> N
 def test_stopped_ones_stay_in_the_comparison_and_failed_ones_do_not() -> None:
     found = record([candidate(i, [0.5 + i / 10] * 4, 1000) for i in range(5)])
     middling = candidate(5, [0.4], 1000)
-    assert not goes_on(found, middling)
+    assert not promotes(found, middling)
     for number in range(6, 12):
-        assert not goes_on(found, candidate(number, [0.1 + number / 1000], 1000))
-    assert goes_on(found, middling)
+        assert not promotes(found, candidate(number, [0.1 + number / 1000], 1000))
+    assert promotes(found, middling)
     for number in range(6, 12):
         found.forget(candidate(number, [0.1]).architecture.id)
-    assert not goes_on(found, middling)
+    assert not promotes(found, middling)
 
 
 def test_one_that_runs_again_is_compared_as_it_is_now() -> None:
     found = record([candidate(i, [0.5 + i / 10] * 4, 1000) for i in range(5)])
     for number in range(6, 13):
-        assert goes_on(found, candidate(number, [0.95, 0.1], 1000))
+        assert promotes(found, candidate(number, [0.95, 0.1], 1000))
     for number in range(6, 13):  # their worker died; they have come to the first rung again
         found.take(candidate(number, [0.95], 1000), finished=False)
-    assert not goes_on(found, candidate(14, [0.2, 0.2], 1000), "epoch_2")
+    assert not promotes(found, candidate(14, [0.2, 0.2], 1000), "epoch_2")
 
 
 def test_a_measured_cost_beyond_its_limit_stops_at_once() -> None:
@@ -167,10 +133,10 @@ def test_a_measured_cost_beyond_its_limit_stops_at_once() -> None:
     slow = replace(slow, cost=Cost({**slow.cost.known(), "latency_ms": 3.0}))
     goals = (maximize("val_accuracy"), minimize("latency_ms"))
     found = record([], goals, ["latency_ms <= 2", "val_accuracy >= 0.95"])
-    assert not goes_on(found, slow)
+    assert not promotes(found, slow)
     assert found.predict(slow, "converted") == 0.9
     quick = replace(slow, cost=Cost({**slow.cost.known(), "latency_ms": 1.0}))
-    assert goes_on(found, quick)  # its quality may still come to keep its limit
+    assert promotes(found, quick)  # its quality may still come to keep its limit
 
 
 def test_a_prediction_adds_the_mean_gain_where_gains_are_alike() -> None:

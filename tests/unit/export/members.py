@@ -12,6 +12,7 @@ from torch import Tensor, nn
 
 from nas_theseus.blocks import BlockFamily
 from nas_theseus.conversion.target import assemble
+from nas_theseus.export.format import SPECIAL
 from nas_theseus.export.member import Member
 from nas_theseus.guide.chain import Guide
 from nas_theseus.space.search_space import SearchSpace
@@ -32,7 +33,11 @@ needs_onnx = pytest.mark.skipif(
     any(importlib.util.find_spec(need) is None for need in FORMATS["onnx"].needs),
     reason="the extra 'export' is not installed",
 )
-NAMES = [pytest.param(n, marks=needs_onnx if n == "onnx" else ()) for n in FORMATS]
+NAMES = [
+    pytest.param(name, marks=needs_onnx if name == "onnx" else ())
+    for name in FORMATS
+    if name not in SPECIAL
+]
 
 
 class Between(nn.Module):

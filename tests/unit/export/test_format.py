@@ -134,7 +134,9 @@ def test_unknown_formats_and_missing_packages(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     found = between(VECTOR, VECTOR, Linear())
-    with pytest.raises(UnknownNameError, match="'tflite'; use onnx, safetensors or torch-export"):
+    with pytest.raises(
+        UnknownNameError, match="'tflite'; use huggingface, onnx, safetensors or torch-export"
+    ):
         write_format(found, "tflite", tmp_path / "net")
     real = importlib.util.find_spec
     monkeypatch.setattr(

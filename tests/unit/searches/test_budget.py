@@ -151,7 +151,7 @@ def test_budgets_are_limits_on_additive_costs(tmp_path: Path) -> None:
         desk.answer("latency_ms <= 3", "macs <= 5e6", "val_accuracy >= 0.9")
     measured, quality = others.value.mistakes
     assert "latency_ms in 'latency_ms <= 3' is measured on finished networks" in measured
-    assert "val_accuracy in 'val_accuracy >= 0.9' is no cost" in quality
+    assert "val_accuracy in 'val_accuracy >= 0.9' is not a cost" in quality
     assert "a budget of this search can be on macs, params" in quality
     with pytest.raises(SpaceError, match="'' must read"):
         parse_budget("")

@@ -335,9 +335,9 @@ def test_callbacks_are_told_every_outcome_and_stop_nothing(stage: Stage) -> None
         "FINISHED",
     ]
     assert stage.said == [
-        "callback Diary failed and will be tried again; the search goes on: "
+        "callback Diary failed and will be tried again; the search continues: "
         "ValueError: not ready yet",
-        "callback note failed and will be tried again; the search goes on: "
+        "callback note failed and will be tried again; the search continues: "
         "RuntimeError: a mistake of the user",
     ]
 

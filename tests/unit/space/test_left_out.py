@@ -5,46 +5,10 @@ from __future__ import annotations
 import tempfile
 from pathlib import Path
 
-import pytest
-from typer.testing import CliRunner
-
 from nas_theseus import SearchSpace
-from nas_theseus.api import search
-from nas_theseus.cli.app import make_app
 from nas_theseus.space.left_out import REMEDY, left_out
 from nas_theseus.space.load import load_space
-
-FILE = """
-import torch
-from torch import nn
-from nas_theseus import SearchSpace, choice, cut
-from nas_theseus.blocks import *
-from nas_theseus.tasks import from_datasets
-
-def space():
-    size = SIZE
-    net = nn.Sequential()
-    for name, part in {
-        "stem": nn.Conv2d(1, 8, 3, 1, 1), "low": nn.Conv2d(8, 8, 3, 2, 1),
-        "same": nn.Conv2d(8, 8, 3, 1, 1), "high": nn.Conv2d(8, 8, 3, 2, 1),
-        "head": nn.Sequential(nn.AdaptiveAvgPool2d(1), nn.Flatten(), nn.Linear(8, 3)),
-    }.items():
-        net.add_module(name, part)
-    data = [(torch.randn(1, *size), i % 3) for i in range(90)]
-    return SearchSpace(
-        guide=cut(net, ["stem", "low", "same", "high"], (1, *size)),
-        task=from_datasets(data, data[:9], (1, *size), 3),
-        blocks=[Keep(), BLOCKS],
-        CHANGES
-    )
-"""
-
-
-def write(folder: Path, size: str, blocks: str, changes: str = 'keep=["head"]') -> Path:
-    path = folder / "space.py"
-    text = FILE.replace("SIZE", size).replace("BLOCKS", blocks).replace("CHANGES", changes)
-    path.write_text(text)
-    return path
+from tests.unit.space.odd_sizes import write
 
 
 def space(*given: str) -> SearchSpace:
@@ -120,34 +84,3 @@ class Halves(nn.Module):
         "block halves left out of part stem (width 1 to 3): needs an even width, got 3; use other "
         "widths"
     )
-
-
-def test_check_prints_them(tmp_path: Path) -> None:
-    path = write(tmp_path, "(7, 9)", "Basic(), Depthwise()")
-    result = CliRunner().invoke(make_app(), ["check", str(path)], env={"COLUMNS": "300"})
-    assert result.exit_code == 0, result.output
-    assert "no mistakes; 9 architectures" in result.output
-    assert "blocks basic, depthwise left out of parts low, high: needs a whole" in result.output
-    assert REMEDY in result.output
-
-
-def test_a_search_says_them_at_its_start(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    class StopError(Exception):
-        pass
-
-    def stop(*_: object) -> None:
-        raise StopError
-
-    lines: list[str] = []
-
-    class Reporter:
-        def say(self, line: str) -> None:
-            lines.append(line)
-
-    path = write(tmp_path, "(7, 9)", "Basic()")
-    monkeypatch.chdir(tmp_path)
-    settings = search.settings_of(path, {"storage": tmp_path / "theseus"}, "search")
-    monkeypatch.setattr(search.Launch, "run", stop)
-    with pytest.raises(StopError):
-        search.run_search(search.gather(path), settings, Reporter())  # type: ignore[arg-type]
-    assert lines[0].startswith("block basic left out of parts low, high: needs a whole stride")

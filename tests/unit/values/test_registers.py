@@ -76,7 +76,7 @@ def test_a_cost_of_one_space_is_unknown_to_the_next(tmp_path: Path) -> None:
     assert "energy_mj" in COSTS and "energy_mj" in COSTS.one_of
     other = load_space(write(tmp_path, "b", options='constraints=["energy_mj <= 5"],'))
     assert "energy_mj" not in COSTS and "energy_mj" not in list(COSTS)
-    with pytest.raises(UnknownNameError, match="unknown cost 'energy_mj'; use latency_ms"):
+    with pytest.raises(UnknownNameError, match="unknown cost 'energy_mj'; use decode_latency_ms"):
         COSTS["energy_mj"]
     (said,) = mistakes_in(other)
     assert said.startswith("constraints: unknown 'energy_mj'") and said.count("energy_mj") == 2
@@ -186,3 +186,51 @@ def test_members_from_elsewhere_are_known_everywhere(tmp_path: Path) -> None:
         assert "from_a_notebook" in SAMPLERS
     finally:
         SAMPLERS._added[None].pop("from_a_notebook")
+
+
+CACHE = """
+from nas_theseus.costs.measures.kv_cache_bytes import KVCacheBytes
+from nas_theseus.costs.measures.weight_bytes import WeightBytes
+"""
+OPTION = 'objectives=[maximize("val_accuracy"), minimize(WeightBytes(dtype="bfloat16"))],'
+
+
+def test_options_of_the_packages_costs_belong_to_one_space(tmp_path: Path) -> None:
+    half = load_space(write(tmp_path, "a", CACHE, OPTION))
+    plain = load_space(write(tmp_path, "b", options='constraints=["weight_bytes <= 1e9"],'))
+    assert (
+        2 * CostTable(half).of_parts()["weight_bytes"]
+        == (CostTable(plain).of_parts()["weight_bytes"])
+    )
+    assert half.own_costs == plain.own_costs == frozenset()
+    assert COSTS["weight_bytes"].dtype is None
+
+
+def test_options_without_an_objective_are_added_by_name(tmp_path: Path) -> None:
+    added = CACHE + "COSTS.add('weight_bytes', WeightBytes('bfloat16'))\n"
+    options = 'constraints=["weight_bytes <= 1e9"],'
+    assert load_space(write(tmp_path, "a", added, options)).measures["weight_bytes"].dtype
+    assert COSTS["weight_bytes"].dtype == "bfloat16"
+
+
+@pytest.mark.parametrize(
+    ("added", "said"),
+    [
+        ("COSTS.add('weight_bytes', KVCacheBytes())", "'weight_bytes' is part of nas-theseus"),
+        ("class Mine(WeightBytes): pass\nCOSTS.add('weight_bytes', Mine())", "choose another name"),
+        ("SAMPLERS.add('random', lambda seed: None)", "'random' is part of nas-theseus; choose"),
+    ],
+    ids=["another cost", "a subclass", "another register"],
+)
+def test_other_members_may_not_take_a_name_of_the_package(
+    tmp_path: Path, added: str, said: str
+) -> None:
+    with pytest.raises(SpaceError, match=said):
+        load_space(write(tmp_path, "a", CACHE + added))
+
+
+def test_options_from_outside_a_space_are_refused() -> None:
+    from nas_theseus.costs.measures.weight_bytes import WeightBytes
+
+    with pytest.raises(UnknownNameError, match=r"belong to one space; write WeightBytes\(…\) in a"):
+        COSTS.add("weight_bytes", WeightBytes("bfloat16"))

@@ -101,9 +101,9 @@ def test_a_database_that_another_process_has_locked(
     study = bench.study()
     bench.run(study, 2)
     holder.execute(f"BEGIN {mode}")
-    with pytest.raises(ServiceError, match="database is locked.*Another process .* holds it: wait"):
+    with pytest.raises(ServiceError, match="is locked.*Another process has locked .*: wait"):
         bench.run(study, 1)
-    with pytest.raises(ServiceError, match="Another process .* holds it"):
+    with pytest.raises(ServiceError, match="Another process has locked"):
         bench.study().propose()
     holder.execute("ROLLBACK")
     assert len(bench.run(bench.study(), 2)) == 2
@@ -117,21 +117,21 @@ def test_a_file_that_is_no_database(tmp_path: Path) -> None:
 
 def test_a_folder_that_does_not_exist(tmp_path: Path) -> None:
     said = refused(f"sqlite:///{tmp_path / 'no' / 'study.db'}")
-    assert "unable to open database file" in said and "make the folder" in said
+    assert "unable to open database file" in said and "create the folder" in said
     (tmp_path / "no").mkdir()
     reach(f"sqlite:///{tmp_path / 'no' / 'study.db'}")
 
 
 def test_a_database_that_may_not_be_written(database: tuple[Path, str]) -> None:
     address = f"sqlite:///file:{database[0]}?mode=ro&uri=true"
-    with pytest.raises(ServiceError, match="readonly database.*give yourself the right to write"):
+    with pytest.raises(ServiceError, match="readonly database.*give yourself write permission"):
         Bench(address).study()
 
 
 def test_tables_that_belong_to_mlflow(tmp_path: Path) -> None:
     MlflowClient(f"sqlite:///{tmp_path / 'mlflow.db'}").search_experiments()
     said = refused(f"sqlite:///{tmp_path / 'mlflow.db'}")
-    assert "MLflow uses that database" in said and "one of its own (--study)" in said
+    assert "MLflow or another tool uses" in said and "its own database (--study)" in said
     reach(f"sqlite:///{tmp_path / 'study.db'}")
 
 
@@ -146,12 +146,12 @@ def test_tables_of_an_older_optuna(database: tuple[Path, str], holder: sqlite3.C
 
 def test_a_server_that_does_not_run() -> None:
     said = refused("postgresql+psycopg://me:secret@127.0.0.1:1/optuna")
-    assert "refused" in said and "see that it runs" in said and "secret" not in said
+    assert "refused" in said and "check that it runs" in said and "secret" not in said
 
 
 def test_a_host_that_does_not_exist() -> None:
     said = refused("postgresql+psycopg://me:secret@no-such-host.invalid/optuna")
-    assert "see that it runs and that host and port are right" in said and "secret" not in said
+    assert "check that it runs and that host and port are correct" in said and "secret" not in said
 
 
 def test_a_driver_that_is_not_installed() -> None:
@@ -217,7 +217,7 @@ def test_a_full_database(database: tuple[Path, str], holder: sqlite3.Connection)
 
 def test_a_journal_that_may_not_be_read_as_a_file(tmp_path: Path) -> None:
     (tmp_path / "study.journal").mkdir()
-    with pytest.raises(ServiceError, match="Is a directory.*See that the storage exists"):
+    with pytest.raises(ServiceError, match="Is a directory.*Check that the storage exists"):
         Bench(tmp_path / "study.journal").study()
 
 
@@ -247,7 +247,7 @@ def test_a_journal_damaged_in_the_middle(tmp_path: Path, damage: str) -> None:
     said = str(told.value)
     assert f"is damaged in line {middle + 1}: " in said and why in said
     assert "Restore the file from a backup" in said and "disk" not in said
-    command = re.search(r"lines before it: (cp .* && head .*?)\. Results", said)
+    command = re.search(r"lines before it: (cp .* && head .*?)\. Saved", said)
     assert command is not None
     subprocess.run(command[1], shell=True, check=True)
     assert journal.read_bytes().splitlines(keepends=True) == lines[:middle]

@@ -6,7 +6,7 @@ from collections.abc import Callable
 from functools import partial
 
 import pytest
-from optuna.samplers import BaseSampler, GPSampler, TPESampler
+from optuna.samplers import BaseSampler, GPSampler
 from optuna.testing.pytest_samplers import (
     BasicSamplerTestCase,
     MultiObjectiveSamplerTestCase,
@@ -19,6 +19,7 @@ from nas_theseus.blocks import Identity, Keep, Linear
 from nas_theseus.costs.table import CostTable
 from nas_theseus.estimate.thompson import Proposer
 from nas_theseus.services.optuna.genes import FixedGenome
+from nas_theseus.services.optuna.private import RememberingTPESampler
 from nas_theseus.services.optuna.sampler import sampler_of
 from nas_theseus.services.optuna.theseus_sampler import TheseusSampler
 from nas_theseus.services.optuna.window import Thinned
@@ -65,7 +66,7 @@ class TestRelativeWithAWindow(RelativeSamplerTestCase):
         def make() -> BaseSampler:
             if request.param == "gp":
                 return FixedGenome(GPSampler(n_startup_trials=0, seed=0), {}, Thinned(200))
-            tpe = TPESampler(n_startup_trials=0, seed=0, multivariate=True, constant_liar=True)
-            return FixedGenome(tpe, {}, Thinned(2))
+            options = {"n_startup_trials": 0, "multivariate": True, "constant_liar": True}
+            return FixedGenome(RememberingTPESampler(seed=0, **options), {}, Thinned(2))
 
         return make

@@ -10,12 +10,20 @@ import re
 from pathlib import Path
 from types import ModuleType
 
+import numpy as np
 import optuna
 import pytest
+from optuna.distributions import BaseDistribution, CategoricalDistribution, FloatDistribution
+from optuna.samplers import TPESampler
+from optuna.trial import FrozenTrial, TrialState
 
 from nas_theseus.errors import ServiceError
 from nas_theseus.services import optuna as ours
 from nas_theseus.services.optuna import private
+from nas_theseus.services.optuna.genes import FixedGenome
+from nas_theseus.services.optuna.journal import open_journal
+from nas_theseus.services.optuna.private import RememberingTPESampler
+from nas_theseus.services.optuna.window import Thinned
 
 FOLDER = Path(ours.__file__).parent
 MODULES = [
@@ -77,3 +85,56 @@ def test_an_optuna_without_a_name_is_refused(monkeypatch: pytest.MonkeyPatch) ->
     monkeypatch.delattr(optuna.Study, "_get_trials")
     with pytest.raises(ServiceError, match=r"has no Study\._get_trials.*pip install 'optuna"):
         private.check()
+
+
+FAIL = TrialState.FAIL
+GENES: dict[str, BaseDistribution] = {
+    "kind": CategoricalDistribution(("basic", "linear", None)),
+    "width": CategoricalDistribution((4, 8, 16)),
+    "share": FloatDistribution(0.0, 1.0),
+}
+
+
+def proposals(kind: type[TPESampler], journal: Path) -> list[dict[str, object]]:
+    """Of a study with two trials at once, infeasible and failed ones, a sampler a proposal."""
+    study = optuna.create_study(storage=open_journal(journal), directions=["maximize", "minimize"])
+    window, running, found = Thinned(20), [], []
+    for number in range(50):
+        tpe = kind(seed=number, multivariate=True, constant_liar=True)
+        study.sampler = FixedGenome(tpe, GENES, window)
+        trial = study.ask(GENES)
+        found.append(dict(trial.params))
+        running.append(trial)
+        if number % 2:
+            for trial in running:
+                trial.set_constraint("macs", trial.params["share"] - 0.8)
+                failed = trial.number % 7 == 0
+                values = [trial.params["width"] ** 0.5, trial.params["share"]]
+                study.tell(trial, None if failed else values, state=FAIL if failed else None)
+            running.clear()
+    return found
+
+
+def test_a_tpe_that_remembers_proposes_what_optuna_s_does(tmp_path: Path) -> None:
+    theirs = proposals(TPESampler, tmp_path / "theirs")
+    assert proposals(RememberingTPESampler, tmp_path / "ours") == theirs
+
+
+def test_the_genes_of_a_finished_trial_are_read_once(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    read = []
+    original = TPESampler._get_internal_repr
+
+    def counted(
+        self: TPESampler,
+        trials: list[FrozenTrial],
+        space: dict[str, BaseDistribution],
+        study: optuna.Study,
+    ) -> dict[str, np.ndarray]:
+        read.extend(trial.number for trial in trials if trial.state.is_finished())
+        return original(self, trials, space, study)
+
+    monkeypatch.setattr(TPESampler, "_get_internal_repr", counted)
+    proposals(RememberingTPESampler, tmp_path / "ours")
+    assert len(read) == len(set(read)) > 30

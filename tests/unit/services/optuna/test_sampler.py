@@ -54,7 +54,7 @@ def test_a_class_of_optuna_s_and_a_function_of_the_seed_are_samplers() -> None:
 
 def test_an_instance_is_refused_as_it_could_not_be_made_anew() -> None:
     SAMPLERS.add("mine", optuna.samplers.RandomSampler(0))
-    with pytest.raises(ServiceError, match="'mine' is RandomSampler.*made anew for every proposal"):
+    with pytest.raises(ServiceError, match="'mine' is RandomSampler.*is made for every proposal"):
         sampler_of("mine")
 
 
@@ -70,7 +70,7 @@ def test_a_class_without_a_seed_is_refused() -> None:
 
 def test_a_function_that_makes_something_else_is_refused() -> None:
     SAMPLERS.add("mine", lambda seed: "tpe")
-    with pytest.raises(ServiceError, match="'mine' made str, which is no optuna.samplers"):
+    with pytest.raises(ServiceError, match="'mine' made str, not an optuna.samplers"):
         made("mine")
 
 

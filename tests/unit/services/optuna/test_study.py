@@ -19,7 +19,6 @@ from nas_theseus import SearchSpace, choice, cut
 from nas_theseus.blocks import Depthwise, Identity, Keep, Linear
 from nas_theseus.costs.table import CostTable
 from nas_theseus.errors import ServiceError, UnknownNameError
-from nas_theseus.estimate.rungs import rungs_of
 from nas_theseus.estimate.thompson import Proposer
 from nas_theseus.searches.proposals import Proposal
 from nas_theseus.services.optuna.marks import COSTS as COSTS_MARK
@@ -30,6 +29,7 @@ from nas_theseus.tasks import digits
 from nas_theseus.values.architecture import Architecture
 from nas_theseus.values.conditions import parse_constraint
 from nas_theseus.values.outcomes import CurvePoint, Evaluation, Failure, Outcome, Stopped
+from nas_theseus.values.rung import rungs_of
 
 
 def conv(inlet: int, outlet: int) -> nn.Module:

@@ -1,0 +1,1 @@
+"""Found language models as folders of Hugging Face transformers."""
