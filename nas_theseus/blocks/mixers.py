@@ -14,8 +14,10 @@ from torch import Tensor, nn
 
 from nas_theseus.guide.sublayers import Attention, State
 
-# Tokens that a chunk has at least, and tokens of a prompt that are read at once.
-CHUNK, PIECE = 16, 64
+# Tokens that a chunk has at least.
+SLOT_CHUNK = 16
+# Tokens of a prompt that are read at once.
+SLOT_PIECE = 64
 # Slows forgetting, so that memory spans many tokens from the start (Yang et al. 2024, section 4).
 FORGET_TEMPERATURE = 16
 # Smallest weight by which a sum of values is divided.
@@ -111,7 +113,7 @@ class SlotAttention(nn.Module):
     ) -> None:
         super().__init__()
         self.attention = attention
-        self.slots, self.window, self.tokens = slots, window, tokens
+        self.slots, self.window, self.tokens, self.gated = slots, window, tokens, gated
         like = attention.key.weight
         shape = (attention.key_heads, slots, attention.head_width)
         self.centres = nn.Parameter(like.new_zeros(shape))
@@ -127,7 +129,7 @@ class SlotAttention(nn.Module):
             mixed = self._all(x, length(x, self.tokens))
         else:
             mixed = torch.cat(
-                [self._next(piece, state) for piece in torch.split(x, PIECE, dim=1)], 2
+                [self._next(piece, state) for piece in torch.split(x, SLOT_PIECE, dim=1)], 2
             )
         out: Tensor = self.attention.output(mixed.transpose(1, 2).flatten(2))
         return out
@@ -159,7 +161,7 @@ class SlotAttention(nn.Module):
     def _all(self, x: Tensor, tokens: int) -> Tensor:
         """What all tokens read at once, (N, heads, T, K); chunk by chunk, linear in T."""
         query, key, value, log_forget = self._split(x)
-        size = min(max(CHUNK, self.window), tokens)
+        size = min(max(SLOT_CHUNK, self.window), tokens)
         count = -(-tokens // size)
 
         def chunks(tensor: Tensor) -> Tensor:

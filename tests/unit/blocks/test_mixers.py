@@ -8,7 +8,7 @@ import pytest
 import torch
 from torch import Tensor, nn
 
-from nas_theseus.blocks.mixers import PIECE, SlotAttention
+from nas_theseus.blocks.mixers import SLOT_PIECE, SlotAttention
 from nas_theseus.costs import cost_of
 from nas_theseus.guide.sublayers import Attention, Reading, Rotary, State
 from nas_theseus.values.architecture import Boundary
@@ -92,7 +92,7 @@ def test_all_at_once_equals_the_definition(gated: bool, window: int, softcap: fl
 
 @pytest.mark.parametrize("gated", [False, True])
 @pytest.mark.parametrize("window", [0, 1, 4, 16, 20, 40])
-@pytest.mark.parametrize("tokens", [1, 5, 16, 33, PIECE + 7])
+@pytest.mark.parametrize("tokens", [1, 5, 16, 33, SLOT_PIECE + 7])
 def test_token_by_token_and_after_a_prompt_equal_all_at_once(
     gated: bool, window: int, tokens: int
 ) -> None:

@@ -15,7 +15,20 @@ import safetensors
 import torch
 from torch import Tensor, nn
 
-from nas_theseus.blocks import BlockFamily, CausalConv, Identity, Linear, SelfAttention, block
+from nas_theseus.blocks import (
+    GRU,
+    AttentionToLinear,
+    AttentionToRecurrence,
+    BlockFamily,
+    CausalConv,
+    ChannelMLP,
+    Identity,
+    Linear,
+    LinearAttention,
+    MinimalRNN,
+    SelfAttention,
+    block,
+)
 from nas_theseus.errors import ExportError
 from nas_theseus.export.format import Checked, write_format
 from nas_theseus.export.formats.huggingface import HuggingFace
@@ -260,6 +273,33 @@ def test_a_fresh_process_without_nas_theseus_reads_the_folder(tmp_path: Path) ->
     with torch.no_grad():
         logits = torch.load(tmp_path / "logits.pt")
         torch.testing.assert_close(logits, found.network(texts()), rtol=1e-4, atol=1e-5)
+
+
+def test_networks_across_families_generate_with_a_state_of_fixed_size(tmp_path: Path) -> None:
+    chosen = {
+        "attention0": AttentionToLinear(window=4, slots=5),
+        "attention1": AttentionToRecurrence(window=2, slots=5),
+        "attention2": LinearAttention(causal=True),
+        "mlp2": ChannelMLP(),
+        "attention3": MinimalRNN(kernel=3, mlp=1.0),
+        "mlp3": GRU(),
+    }
+    found = found_model(llama(), chosen)
+    write(found, tmp_path / "net")
+    assert config(tmp_path / "net")["use_cache"]
+    model = load_folder(tmp_path / "net")
+    with torch.no_grad():
+        logits = model(texts()).logits
+        torch.testing.assert_close(logits, found.network(texts()), rtol=1e-4, atol=1e-5)
+    kept = [generate(model, texts(), use_cache=use_cache) for use_cache in (True, False)]
+    assert torch.equal(*kept)
+    sizes = []
+    for tokens in (20, 40):
+        with torch.no_grad():
+            cache = model(texts(1, tokens), use_cache=True).past_key_values
+        states = cache.groups[0][2]
+        sizes.append(sum(tensor.numel() for state in states for tensor in state.values()))
+    assert sizes[0] == sizes[1]
 
 
 class RunningMean(nn.Module):

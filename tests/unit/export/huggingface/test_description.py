@@ -10,6 +10,7 @@ import torch
 from torch import Tensor, nn
 
 from nas_theseus.blocks import BlockFamily, CausalConv, block
+from nas_theseus.blocks.mixers import SlotAttention
 from nas_theseus.errors import ExportError
 from nas_theseus.export.huggingface.description import Describer, tied
 from nas_theseus.guide.sublayers import (
@@ -73,6 +74,15 @@ def test_a_description_makes_the_same_module(monkeypatch: pytest.MonkeyPatch) ->
 
 
 @torch.no_grad()
+@pytest.mark.parametrize("gated", [False, True])
+def test_attention_with_slots(gated: bool, monkeypatch: pytest.MonkeyPatch) -> None:
+    full = Attention(*(nn.Linear(8, 8) for _ in range(4)), head_width=4)
+    module = SlotAttention(full, slots=3, window=2, tokens=7, gated=gated)
+    x = torch.randn(2, 7, 8)
+    torch.testing.assert_close(again(module, monkeypatch)(x), module(x), rtol=0, atol=0)
+
+
+@torch.no_grad()
 def test_embedding_and_head(monkeypatch: pytest.MonkeyPatch) -> None:
     embedding = Embedding(nn.Embedding(9, 8, padding_idx=2), 2.0, positions=nn.Embedding(5, 8))
     ids = torch.tensor([[1, 2, 8]])
@@ -102,7 +112,8 @@ def test_blocks_from_shapes_are_described_by_their_shapes() -> None:
     made = family.build(TOKENS, TOKENS, {"kernel": 3, "expand": 1.0})
     said = describer.block(made, family, arguments)
     shape = {"kind": "Boundary", "shape": [5, 6]}
-    expected = {"inlet": shape, "outlet": shape, "kernel": 3, "expand": 1.0}
+    style = {"kind": "Style"}
+    expected = {"inlet": shape, "outlet": shape, "kernel": 3, "expand": 1.0, "style": style}
     assert said == {"kind": "CausalConvBlock", **expected}
     # Without a linear map at its end, a block has one after it.
     family = block(Norm)
