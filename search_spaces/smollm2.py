@@ -15,7 +15,15 @@ import importlib.util
 from pathlib import Path
 
 from nas_theseus import Recipe, SearchSpace
-from nas_theseus.blocks import FewerHeads, Keep, LinearPart, NarrowMLP, SkipPart, choice
+from nas_theseus.blocks import (
+    AttentionToLinear,
+    FewerHeads,
+    Keep,
+    LinearPart,
+    NarrowMLP,
+    SkipPart,
+    choice,
+)
 from nas_theseus.guide.huggingface import huggingface_guide
 from nas_theseus.space.objectives import minimize
 from nas_theseus.tasks import text_files
@@ -44,7 +52,8 @@ def space() -> SearchSpace:
             Keep(),
             NarrowMLP(keep=choice(0.75, 0.5, 0.375, 0.25, 0.125)).on(*mlp),
             FewerHeads(keep=choice(0.67, 0.33)).on(*attention),
-            LinearPart().on(*attention, *mlp),
+            AttentionToLinear(window=16, slots=32).on(*attention),
+            LinearPart().on(*attention),
             SkipPart().on(*attention, *mlp),
         ],
         keep=["embed", "head"],

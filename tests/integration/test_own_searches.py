@@ -100,7 +100,7 @@ def test_changed_weights_under_the_same_name_are_refused(desk: Desk) -> None:
     save_file(own, desk.folder / "mine.safetensors")
     done = desk.run("search", "weighted.py", "--trials", "2")
     assert done.returncode == 2
-    assert "first weights or the training data changed since" in done.stderr
+    assert "the guide's initial weights or the training data changed since" in done.stderr
 
 
 def test_a_new_budget_is_answered_without_training_and_refined_by_one_trial(desk: Desk) -> None:
