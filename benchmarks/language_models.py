@@ -28,7 +28,15 @@ from torch import nn
 
 from benchmarks.cells import Row, append, finished
 from benchmarks.record import RESULTS, figure_table, write_record
-from nas_theseus.blocks import FewerHeads, Keep, LinearPart, NarrowMLP, SkipPart, choice
+from nas_theseus.blocks import (
+    AttentionToLinear,
+    FewerHeads,
+    Keep,
+    LinearPart,
+    NarrowMLP,
+    SkipPart,
+    choice,
+)
 from nas_theseus.candidate.workshop import Workshop
 from nas_theseus.conversion.finetune import train
 from nas_theseus.conversion.target import Target, assemble
@@ -51,7 +59,14 @@ STEPS = 40
 RANDOM = 4
 # Sequences of 128 tokens on which a network is measured.
 SEQUENCES = {"validation": 32, "test": 96}
-KINDS = {"ours": "divergence", "contribution": "contribution_error", "residual": "residual"}
+# "linear" may take linear-time attention as well, and has to meet this share of the guide's cache.
+CACHE, LINEAR = 0.4, "attention_to_linear"
+KINDS = {
+    "ours": "divergence",
+    "linear": "divergence",
+    "contribution": "contribution_error",
+    "residual": "residual",
+}
 METHODS = (*KINDS, "depth", "width", *(f"random{n}" for n in range(RANDOM)))
 
 
@@ -85,11 +100,14 @@ class Bench:
             Keep(),
             NarrowMLP(keep=choice(0.75, 0.5, 0.25, 0.125)).on(*mlp),
             FewerHeads(keep=choice(0.67, 0.33)).on(*attention),
+            AttentionToLinear(window=16, slots=32).on(*attention),
             LinearPart().on(*attention),
             SkipPart().on(*attention, *mlp),
         ]
         recipe = space.recipe.model_copy(update={"divergence_examples": 10})
-        space = replace(space, blocks=blocks, recipe=recipe)
+        # The limit has the cache counted; it excludes nothing.
+        limit = "kv_cache_bytes <= 1e12"
+        space = replace(space, blocks=blocks, recipe=recipe, constraints=[limit])
         return Workshop(space, torch.device("cpu"), self.folder / "guide-work")
 
     @property
@@ -144,9 +162,17 @@ class Bench:
             return self.space, self._depth(budget)
         if method.startswith("random"):
             return self.space, self._random(budget, int(method.removeprefix("random")))
-        scores = {one: float(getattr(facts, KINDS[method])) for one, facts in self.facts.items()}
-        limit = Constraint("macs", "<=", self.limit(budget))
-        return self.space, best_by_score(self.space, self.costs, scores, [limit])
+        limits = [Constraint("macs", "<=", self.limit(budget))]
+        linear = method == "linear"
+        if linear:
+            cache = self.costs.of(self._with({}))["kv_cache_bytes"]
+            limits.append(Constraint("kv_cache_bytes", "<=", CACHE * cache))
+        scores = {
+            one: float(getattr(facts, KINDS[method]))
+            for one, facts in self.facts.items()
+            if linear or one.block != LINEAR
+        }
+        return self.space, best_by_score(self.space, self.costs, scores, limits)
 
     def _depth(self, budget: float) -> Architecture:
         """Leave out whole layers of the least block influence, and half of one more if it fits.
@@ -300,6 +326,7 @@ class Bench:
             "macs": costs.macs,
             "macs_over_budget": costs.macs / self.limit(cell.budget),
             "params": costs["params"],
+            "kv_cache_bytes": costs["kv_cache_bytes"],
             "tokens": tokens,
             "architecture": architecture.blocks,
             "seconds": time.time() - began,
@@ -343,7 +370,7 @@ def planned(rows: Mapping[Cell, Row]) -> Iterator[Cell]:
     for budget in (0.6, 0.4, 0.8):
         for method in METHODS:
             yield Cell(method, budget, 0.0)
-    trained = ("ours", "depth", "width", "residual", "random0", "contribution")
+    trained = ("ours", "depth", "width", "residual", "linear", "random0")
     for method in trained:
         for rate in RATES:
             yield Cell(method, 0.6, rate)
