@@ -6,8 +6,11 @@ import shutil
 import signal
 import subprocess
 import time
+from collections.abc import Iterator
+from contextlib import suppress
 from pathlib import Path
 
+import psutil
 import pytest
 
 from tests.faults.commands import PATIENCE_S, Search, runs_of, settle
@@ -30,8 +33,23 @@ int clock_nanosleep(clockid_t clock, int flags, const struct timespec *until, st
 """
 
 
+@pytest.fixture
+def offset(tmp_path: Path) -> Iterator[Path]:
+    """The file that says how far the clock is off; processes that follow it end with the test.
+
+    Ray's wait by a clock that jumped, some of them for a day, and keep the ports of later tests.
+    """
+    path = tmp_path / "offset"
+    path.write_text("+0")
+    yield path
+    for process in psutil.process_iter():
+        with suppress(psutil.Error):
+            if process.environ().get("FAKETIME_TIMESTAMP_FILE") == str(path):
+                process.kill()
+
+
 def test_the_clock_jumps(
-    kind: type[Search], undisturbed: Search, tmp_path: Path, fault: Fault
+    kind: type[Search], undisturbed: Search, tmp_path: Path, offset: Path, fault: Fault
 ) -> None:
     found = sorted(Path("/usr/lib").glob("*/faketime/libfaketimeMT.so.1"))
     if not found:
@@ -42,8 +60,6 @@ def test_the_clock_jumps(
     source, sleep = tmp_path / "sleep.c", tmp_path / "sleep.so"
     source.write_text(SLEEP)
     subprocess.run([compiler, "-shared", "-fPIC", "-o", sleep, source], check=True)
-    offset = tmp_path / "offset"
-    offset.write_text("+0")
     # Of every process of the search, Ray's and MLflow's too; as on a real machine the monotonic
     # clock does not jump.
     clock = {
