@@ -234,7 +234,9 @@ class _Member:
 
     def _report(self, error: Exception) -> None:
         reason = f"{type(error).__name__}: {error}"
-        _log.warning("%s failed: %s", self.label, reason, exc_info=not self._reported)
+        # An error of ours says what happened; of any other the first traceback helps.
+        traced = not self._reported and not isinstance(error, TheseusError)
+        _log.warning("%s failed: %s", self.label, reason, exc_info=traced)
         if not self._reported:
             self._reported = True
             line = " ".join(reason.split())

@@ -46,6 +46,7 @@ class Fake:
     down: bool = False
     poison: set[str] = field(default_factory=set)
     known: set[str] = field(default_factory=set)
+    error: type[Exception] = OSError
     told: list[str] = field(default_factory=list)
     calls: int = 0
     undelivered: int = 0
@@ -53,7 +54,7 @@ class Fake:
     def _tell(self, what: str) -> None:
         self.calls += 1
         if self.down or what in self.poison:
-            raise OSError(f"no room for {what}")
+            raise self.error(f"no room for {what}")
         self.told.append(what)
 
     def begin(self, parameters: Mapping[str, Parameter]) -> None:
@@ -150,6 +151,18 @@ def test_a_failure_is_shown_once_in_one_line(stage: Stage) -> None:
     (line,) = stage.said
     assert line.startswith("tracker weak failed") and "\n" not in line
     assert f"OSError: no room for {names(1)[0]}" in line
+
+
+@pytest.mark.parametrize(("error", "traced"), [(OSError, True), (StorageError, False)])
+def test_only_unexpected_failures_are_logged_with_a_traceback(
+    stage: Stage, caplog: pytest.LogCaptureFixture, error: type[Exception], traced: bool
+) -> None:
+    weak = Fake(poison={*names(1)}, error=error)
+    trackers = stage.of(weak=weak)
+    trackers.begin({})
+    stage.outcome(trackers, evaluation(1))
+    (first, *_) = [record for record in caplog.records if "no room for" in record.getMessage()]
+    assert bool(first.exc_info) is traced
 
 
 def test_one_record_that_always_fails_does_not_hold_back_the_rest(stage: Stage) -> None:
