@@ -30,7 +30,7 @@ from torch import nn
 from nas_theseus import Recipe, SearchSpace, cut, maximize, minimize
 from nas_theseus.blocks import Keep, Linear
 from nas_theseus.tasks import digits
-from nas_theseus.values.registers import COSTS, FORMATS, METRICS, SAMPLERS, TRACKERS
+from nas_theseus.values.registers import COSTS, FORMATS, METRICS, SAMPLERS, SCHEDULES, TRACKERS
 ADDED
 
 def space():
@@ -218,7 +218,7 @@ def test_options_without_an_objective_are_added_by_name(tmp_path: Path) -> None:
     [
         ("COSTS.add('weight_bytes', KVCacheBytes())", "'weight_bytes' is part of nas-theseus"),
         ("class Mine(WeightBytes): pass\nCOSTS.add('weight_bytes', Mine())", "choose another name"),
-        ("SAMPLERS.add('random', lambda seed: None)", "'random' is part of nas-theseus; choose"),
+        ("SCHEDULES.add('naive', lambda seed: None)", "'naive' is part of nas-theseus; choose"),
     ],
     ids=["another cost", "a subclass", "another register"],
 )
