@@ -108,6 +108,10 @@ class Bench:
         # The limit has the cache counted; it excludes nothing.
         limit = "kv_cache_bytes <= 1e12"
         space = replace(space, blocks=blocks, recipe=recipe, constraints=[limit])
+        return self.shop_of(space)
+
+    def shop_of(self, space: SearchSpace) -> Workshop:
+        """A workshop; the guide's activations are in files that all workshops share."""
         return Workshop(space, torch.device("cpu"), self.folder / "guide-work")
 
     @property
@@ -271,7 +275,7 @@ class Bench:
 
     def assemble(self, space: SearchSpace, architecture: Architecture) -> Target:
         """A network of library blocks; blocks that the library has not are converted first."""
-        shop = self.shop if space is self.space else replace_space(self.shop, space)
+        shop = self.shop if space is self.space else self.shop_of(space)
         target = assemble(space, architecture, 0)
         keys = shop.keys(space.recipe).of_blocks(architecture)
         for block, key in zip(target.blocks, keys, strict=True):
@@ -338,13 +342,6 @@ class Bench:
         return self.space.recipe.model_copy(
             update={"steps": STEPS, "learning_rate": rate or self.space.recipe.learning_rate}
         )
-
-
-def replace_space(shop: Workshop, space: SearchSpace) -> Workshop:
-    """A workshop for other blocks of the same guide, with the activations that are there."""
-    other = Workshop.__new__(Workshop)
-    other.__dict__.update(shop.__dict__, space=space, costs=CostTable(space), _keys={})
-    return other
 
 
 def convert_library(bench: Bench) -> None:

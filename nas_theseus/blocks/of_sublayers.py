@@ -15,7 +15,7 @@ import torch
 from torch import Tensor, nn
 
 from nas_theseus.blocks.family import BlockFamily, Choice, block
-from nas_theseus.blocks.pruning import gram, low_rank, prune_inputs, refit
+from nas_theseus.blocks.pruning import gram, inputs_of, low_rank, prune_inputs, refit
 from nas_theseus.errors import TransformError
 from nas_theseus.guide.sublayers import (
     MLP,
@@ -108,7 +108,7 @@ def fewer_heads(part: nn.Module, features: Tensor, *, keep: float) -> nn.Module:
     kept, weight = _pruned(attention.output, part, features, count, size)
     width = attention.head_width
     heads = kept.view(count, size)[:, 0] // size
-    keys = (heads[:, None] * width + torch.arange(width)).flatten()
+    keys = inputs_of(heads, width)
     _keep_outputs(attention.query, kept)
     _keep_outputs(attention.key, keys)
     _keep_outputs(attention.value, keys)
@@ -209,7 +209,7 @@ def skipped(part: nn.Module, features: Tensor) -> nn.Module:
 
 
 def linear_stand_in(part: nn.Module, features: Tensor, *, bias: bool) -> nn.Module:
-    """X + W x + b fitted to the part's outputs by least squares.
+    """Add W x + b to each token x, fitted to the part's outputs by least squares.
 
     Args:
         features: inputs of the part, shape (N, T, D).
@@ -242,7 +242,7 @@ def _pruned(
         return prune_inputs(weight, gram(inputs), keep, size)
     norms = weight.norm(dim=0).view(-1, size).norm(dim=1)
     groups = norms.argsort(descending=True)[:keep].sort().values
-    kept = (groups[:, None] * size + torch.arange(size)).flatten()
+    kept = inputs_of(groups, size)
     return kept, weight[:, kept]
 
 

@@ -55,12 +55,12 @@ def prune_inputs(
         count = min(len(alive) - keep, max(1, int(len(alive) * AT_ONCE)))
         losses = _losses(fitted, inverse, alive, size)
         leaving = alive[losses.argsort(stable=True)[:count]]
-        removed = _inputs(leaving, size)
+        removed = inputs_of(leaving, size)
         known = torch.linalg.solve(inverse[removed][:, removed], inverse[removed])
         fitted = fitted - fitted[:, removed] @ known
         inverse = inverse - inverse[:, removed] @ known
         alive = alive[~torch.isin(alive, leaving)]
-    kept = _inputs(alive, size)
+    kept = inputs_of(alive, size)
     return kept, fitted[:, kept].to(weight.dtype)
 
 
@@ -70,13 +70,13 @@ def _losses(fitted: Tensor, inverse: Tensor, alive: Tensor, size: int) -> Tensor
         return fitted[:, alive].square().sum(0) / inverse.diagonal()[alive]
     losses = []
     for group in alive:
-        inputs = _inputs(group[None], size)
+        inputs = inputs_of(group[None], size)
         columns = fitted[:, inputs]
         losses.append((columns.T @ columns * torch.linalg.inv(inverse[inputs][:, inputs])).sum())
     return torch.stack(losses)
 
 
-def _inputs(groups: Tensor, size: int) -> Tensor:
+def inputs_of(groups: Tensor, size: int) -> Tensor:
     """Indices of the inputs of groups, in order."""
     return (groups[:, None] * size + torch.arange(size, device=groups.device)).flatten()
 

@@ -94,10 +94,13 @@ class CostTable:
         return found
 
     def _part(self, choice: BlockChoice) -> int | str:
-        """What a block made of a part depends on: its kind, or itself where weights are tied."""
-        index = choice.span.start
-        tied = self._space.guide.names[index] in self._space.keep
-        return index if tied else self._space.part_kind(index)
+        """What a block made of a part depends on: the part's kind, or the part itself.
+
+        Where parts are tied, costs depend on the part; a cost of the user's own may read weights.
+        """
+        space, index = self._space, choice.span.start
+        alone = space.guide.names[index] in space.keep or bool(space.own_costs)
+        return index if alone else space.part_kind(index)
 
     def _kept_before(self, index: int) -> Sequence[nn.Module]:
         """The always-kept parts before this one, if this one is always kept too."""

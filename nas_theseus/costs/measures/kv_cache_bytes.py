@@ -8,6 +8,7 @@ import torch
 from torch import nn
 
 from nas_theseus.blocks.causality import mixes_tokens
+from nas_theseus.costs.decoding import REMEDY
 from nas_theseus.costs.parameters import element_bytes
 from nas_theseus.costs.probe import eval_view
 from nas_theseus.errors import CostError
@@ -52,8 +53,7 @@ class KVCacheBytes:
             if mixes_tokens(eval_view(module), inlet):
                 raise CostError(
                     f"{type(module).__name__} reads other tokens and does not say what it "
-                    "remembers of them: give it a method state_elements(tokens) -> int, as the "
-                    "blocks of nas_theseus.guide.sublayers have"
+                    f"remembers of them: {REMEDY}"
                 )
             return 0
         first = next(module.parameters(), torch.empty(0))

@@ -140,6 +140,10 @@ def test_a_window_changes_only_tokens_that_read_further_back(features: Tensor) -
     whole, windowed = part(features), limited(features)
     torch.testing.assert_close(windowed[:, :4], whole[:, :4])
     assert not torch.allclose(windowed[:, 4:], whole[:, 4:], atol=1e-3)
+    other = features.clone()
+    other[:, 0] += 1
+    changed = (limited(other) - windowed).abs().amax(dim=(0, 2)) > 1e-4
+    assert changed.tolist() == [True] * 4 + [False] * (TOKENS - 4)
     assert limited.state_elements(100) == 4 * 2 * 8
 
 

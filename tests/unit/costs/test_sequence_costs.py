@@ -57,7 +57,7 @@ class Shift(nn.Module):
 
 def test_blocks_that_read_others_have_to_say_what_they_remember() -> None:
     assert mixes_tokens(Shift(), INLET)
-    with pytest.raises(CostError, match="give it a method state_elements"):
+    with pytest.raises(CostError, match="remembers of them: give it .* a method state_elements"):
         KVCacheBytes().count(Shift(), INLET)
 
 
