@@ -291,9 +291,10 @@ class Bench:
         head, task = self.space.guide.parts[-1], self.space.task
         batches = task.batches(split, 4, limit=SEQUENCES[split])
         for batch, states in zip(batches, self.states(split).split(4), strict=True):
-            outputs = network(batch.inputs)
+            with bfloat16():
+                outputs, teacher = network(batch.inputs).float(), head(states).float()
             loss += float(task.loss(outputs, batch.targets)) * len(batch.inputs)
-            found = task.distillation(outputs, head(states), 1.0)
+            found = task.distillation(outputs, teacher, 1.0)
             divergence += float(found) * len(batch.inputs)
             count += len(batch.inputs)
         return {
@@ -308,7 +309,8 @@ class Bench:
         if split not in self._states:
             last = len(self.space.guide) - 1
             batches = self.space.task.batches(split, 4, limit=SEQUENCES[split])
-            found = [self.space.guide.features(b.inputs, {last})[last] for b in batches]
+            with bfloat16():
+                found = [self.space.guide.features(b.inputs, {last})[last] for b in batches]
             self._states[split] = torch.cat(found)
         return self._states[split]
 
@@ -357,6 +359,11 @@ class Bench:
                 "precision": "bfloat16",
             }
         )
+
+
+def bfloat16() -> torch.autocast:
+    """Networks run in it; losses are computed in float32."""
+    return torch.autocast("cpu", torch.bfloat16)
 
 
 def convert_library(bench: Bench) -> None:
