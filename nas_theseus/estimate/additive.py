@@ -44,8 +44,8 @@ _TINY = 1e-12
 class AdditiveEstimate:
     """Learns what each block choice adds to quality; also predicts without any observation.
 
-    Up to 64 observations, variances are learnt from all of them. Beyond that they are learnt from
-    the first ones only, at most 3 % fewer, so that they are not learnt anew after each trial.
+    Up to 32 observations, variances are learnt from all of them. Beyond that they are learnt from
+    the first ones only, at most 6 % fewer, so that they are not learnt anew after each trial.
     Which ones depends on the observations alone, not on when predictions are made.
 
     Args:
@@ -182,7 +182,7 @@ class AdditiveEstimate:
         if self._posterior is None:
             advantage = advantages(self._errors, self.parts)
             count = len(self._observations)
-            step = 2 ** max(0, count.bit_length() - 6)
+            step = 2 ** max(0, count.bit_length() - 5)
             first = self._observations[: count - count % step]
             if self._learnt is None or self._learnt[0] != len(first):
                 scale = self._scale(first)

@@ -197,6 +197,33 @@ def contributions(points: ArrayLike, reference: ArrayLike) -> NDArray[np.float64
     return np.asarray(moocore.hv_contributions(array, ref=limit))
 
 
+def improvements(points: ArrayLike, known: ArrayLike, reference: ArrayLike) -> _Column:
+    """Hypervolume that each point alone would add to others, shape (N,).
+
+    Args:
+        points, known: minimised objectives, shapes (N, M) and (K, M).
+        reference: the worst values that count, shape (M,).
+
+    Raises:
+        ValueError: as `hypervolume`.
+    """
+    new, limit = _within(points, reference)
+    array, _ = _within(known, reference)
+    if len(limit) != 2:
+        before = hypervolume(array, limit)
+        after = [hypervolume(np.vstack([array, one]), limit) for one in new]
+        return np.array(after, dtype=np.float64) - before
+    array = array[(array < limit).all(axis=1)]
+    steps = array[_staircase(array[:, 1], array[:, 0])]
+    # Between two steps the points add a rectangle below the step before.
+    starts = np.concatenate([[-np.inf], steps[:, 0]])
+    ends = np.concatenate([steps[:, 0], limit[:1]])
+    tops = np.concatenate([limit[1:], steps[:, 1]])
+    widths = np.clip(ends - np.maximum(starts, new[:, :1]), 0.0, None)
+    found: _Column = (widths * np.clip(tops - new[:, 1:], 0.0, None)).sum(axis=1)
+    return found
+
+
 def minimised(value: float, objective: Objective, owner: str) -> float:
     """One objective's value turned so that less is better: log10 if the objective asks, then sign.
 

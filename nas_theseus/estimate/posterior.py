@@ -65,6 +65,19 @@ class Draw:
         """What two neighbours add beyond their own weights; 0 if the model has no pair terms."""
         return self._part((before, choice), self._deviation[tuple])
 
+    def errors(self, choices: Sequence[BlockChoice]) -> _Floats:
+        """Additive errors of options without their pairs, shape (C,)."""
+        known, better = self._known, self._advantage
+        own = np.array([better.get(choice, 0.0) for choice in choices])
+        # Most were observed; others are drawn one by one.
+        parts = [known.get(choice) for choice in choices]
+        deviation = self._deviation[BlockChoice]
+        filled = [
+            self._part(choice, deviation) if part is None else part
+            for choice, part in zip(choices, parts, strict=True)
+        ]
+        return -self._slope * own - np.array(filled)
+
     def error(self, choice: BlockChoice, before: BlockChoice | None = None) -> float:
         """Additive error of an option: less quality is more error."""
         paired = self.pair(before, choice) if before is not None else 0.0

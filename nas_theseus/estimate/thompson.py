@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import cached_property
 
@@ -16,7 +16,7 @@ from nas_theseus.costs.table import CostTable
 from nas_theseus.estimate.additive import AdditiveEstimate, as_learnt, as_measured
 from nas_theseus.estimate.block_scores import as_prior
 from nas_theseus.estimate.front import AdditiveSpace
-from nas_theseus.estimate.pareto import front, hypervolume, minimised
+from nas_theseus.estimate.pareto import front, improvements, minimised
 from nas_theseus.estimate.space_graph import additive_space, log_unit
 from nas_theseus.space.genome import Genome
 from nas_theseus.space.search_space import SearchSpace
@@ -25,6 +25,8 @@ from nas_theseus.values.rung import rungs_of
 
 _Floats = NDArray[np.float64]
 _Costs = Mapping[str, float]
+# Architecture, quality as it is learnt, and rung.
+_Seen = tuple[Architecture, float, str]
 
 STARTUP = 8
 _DRAWS, _LAYERS, _CANDIDATES, _MAX_LABELS = 4, 2, 200, 3_000
@@ -56,6 +58,16 @@ class PastProposal:
     rungs: Mapping[str, float] = field(default_factory=dict)
 
 
+@dataclass(frozen=True)
+class _Earlier:
+    """The estimate of an earlier proposal, which goes on if only observations were added."""
+
+    errors: Mapping[BlockChoice, float]
+    rungs: Sequence[str]
+    found: Sequence[_Seen]
+    estimate: AdditiveEstimate
+
+
 class Proposer:
     """Proposals for one search space, given the results of earlier proposals.
 
@@ -81,6 +93,9 @@ class Proposer:
             less is better).
         known: whether an architecture has a result that may be missing from those passed to
             `propose`.
+
+    Attributes:
+        finished: proposals that a sampler has read, by keys of its own; they never change.
     """
 
     def __init__(
@@ -104,6 +119,8 @@ class Proposer:
         instead = ["macs"] if space.measured or self._more else []
         self._solved = list(dict.fromkeys([*less, *instead]))
         self._limits = [limit for limit in space.limits if limit.name in space.additive]
+        self._earlier: _Earlier | None = None
+        self.finished: dict[tuple[str, int], PastProposal | None] = {}
 
     @cached_property
     def _graph(self) -> AdditiveSpace:
@@ -154,17 +171,32 @@ class Proposer:
             }
         past = list(past)
         rungs = self._stopping_rungs(past)
-        names = (*rungs, _END)
-        estimate = AdditiveEstimate(len(self.space.guide), errors, names, spread=self._spread)
-        for one in past:
-            for rung in rungs:
-                if rung in one.rungs:
-                    quality = as_learnt(one.rungs[rung], self._quality)
-                    estimate.update(one.architecture, quality, rung=rung)
-            if one.values is not None and not one.predicted:
-                quality = as_learnt(one.values[self._quality.name], self._quality)
-                estimate.update(one.architecture, quality)
+        found = [seen for one in past for seen in self._seen(one, rungs)]
+        earlier = self._earlier
+        count = len(earlier.found) if earlier else 0
+        if earlier is None or (errors, rungs, found[:count]) != (
+            earlier.errors,
+            earlier.rungs,
+            earlier.found,
+        ):
+            parts, names = len(self.space.guide), (*rungs, _END)
+            estimate = AdditiveEstimate(parts, errors, names, spread=self._spread)
+            count = 0
+        else:
+            estimate = earlier.estimate
+        for architecture, quality, rung in found[count:]:
+            estimate.update(architecture, quality, rung=rung)
+        self._earlier = _Earlier(errors, rungs, found, estimate)
         return estimate
+
+    def _seen(self, one: PastProposal, rungs: Iterable[str]) -> Iterator[_Seen]:
+        """What the estimate learns from a proposal."""
+        for rung in rungs:
+            if rung in one.rungs:
+                yield one.architecture, as_learnt(one.rungs[rung], self._quality), rung
+        if one.values is not None and not one.predicted:
+            quality = as_learnt(one.values[self._quality.name], self._quality)
+            yield one.architecture, quality, _END
 
     def _stopping_rungs(self, past: Iterable[PastProposal]) -> list[str]:
         """Rungs at which candidates were stopped; the others have a later, surer value."""
@@ -183,7 +215,7 @@ class Proposer:
         """
         draw = estimate.draw(rng)
         choices, _ = self._choices
-        return self._new(np.array([draw.error(choice) for choice in choices]), taken)
+        return self._new(draw.errors(choices), taken)
 
     def _new(self, errors: _Floats, taken: Collection[Architecture]) -> dict[Architecture, _Costs]:
         """New architectures, with costs, on the first fronts for errors of shape (choices,).
@@ -241,28 +273,35 @@ class Proposer:
                 known[name] = value
         count = len(candidates)
         measured = [one for one in past if one.feasible and not one.predicted]
-        points = [self._point(one.values) for one in measured if one.values]
-        points += map(self._of_quality, costs[count:], mean[count:])
+        points_known = [self._point(one.values) for one in measured if one.values]
+        points_known += map(self._of_quality, costs[count:], mean[count:])
         reference = self._worst(past)
-        best_known = np.array(points).reshape(len(points), len(reference))
+        best_known = np.array(points_known).reshape(-1, len(reference))
         best_known = best_known[front(best_known)]
-        before = hypervolume(best_known, reference)
-
-        def gain(index: int, quality: float) -> float:
-            point = self._of_quality(costs[index], quality)
-            return hypervolume(np.vstack([best_known, point]), reference) - before
 
         keeping = [i for i in range(count) if not self._broken(costs[i])] or list(range(count))
+        points = self._of_quantiles([costs[i] for i in keeping], mean[keeping], deviation[keeping])
         # The gain rises with quality, so the gain at the highest quantile bounds the expected gain.
-        most = {i: gain(i, mean[i] + deviation[i] * _QUANTILES[-1]) for i in keeping}
-        best, most_expected = max(keeping, key=lambda i: (most[i], deviation[i])), 0.0
-        for i in sorted(keeping, key=most.__getitem__, reverse=True):
+        most = improvements(points[:, -1], best_known, reference)
+        order = np.lexsort((deviation[keeping], most))[::-1]
+        best, most_expected = order[0], 0.0
+        for i in order:
             if most[i] <= most_expected:
                 break
-            gains = [gain(i, mean[i] + deviation[i] * quantile) for quantile in _QUANTILES]
-            if (expected := float(np.mean(gains))) > most_expected:
+            expected = float(np.mean(improvements(points[i], best_known, reference)))
+            if expected > most_expected:
                 best, most_expected = i, expected
-        return architectures[best]
+        return architectures[keeping[best]]
+
+    def _of_quantiles(self, costs: Sequence[_Costs], mean: _Floats, deviation: _Floats) -> _Floats:
+        """Points of architectures at each quantile of their qualities, shape (N, quantiles, M)."""
+        goal = self._quality
+        qualities = mean[:, None] + deviation[:, None] * _QUANTILES
+        known = np.array([self._of_quality(*each) for each in zip(costs, mean, strict=True)])
+        points = np.repeat(known[:, None], len(_QUANTILES), axis=1)
+        turned = [minimised(as_measured(q, goal), goal, "a proposal") for q in qualities.flat]
+        points[:, :, self.space.goals.index(goal)] = np.reshape(turned, qualities.shape)
+        return points
 
     def _broken(self, costs: _Costs) -> bool:
         return any(limit.violation(costs) > 0 for limit in self.space.limits)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field, fields, replace
 from typing import Any, Literal, TypeAlias
 
 from nas_theseus.values.ids import short_hash
@@ -93,8 +93,26 @@ def span_of(start: int, stop: int, names: Sequence[str]) -> Span:
     return Span(start, stop, tuple(names[start:stop]))
 
 
+class HashedOnce:
+    """A frozen dataclass whose hash is computed once: samplers look it up all the time."""
+
+    _hash: int
+
+    def __hash__(self) -> int:
+        try:
+            return self._hash
+        except AttributeError:
+            values = tuple(getattr(self, each.name) for each in fields(self))  # type: ignore[arg-type]
+            object.__setattr__(self, "_hash", hash(values))
+            return self._hash
+
+    def __getstate__(self) -> dict[str, Any]:
+        """Without the hash, which is another one in another process."""
+        return {name: value for name, value in self.__dict__.items() if name != "_hash"}
+
+
 @dataclass(frozen=True)
-class BlockChoice:
+class BlockChoice(HashedOnce):
     """One block of a target, and the span of guide parts that it replaces.
 
     Attributes:
@@ -107,6 +125,8 @@ class BlockChoice:
     hyperparameters: tuple[tuple[str, Hyperparameter], ...] = ()
     width_share: float = 1.0
 
+    __hash__ = HashedOnce.__hash__
+
     @property
     def kwargs(self) -> dict[str, Hyperparameter]:
         return dict(self.hyperparameters)
@@ -118,7 +138,7 @@ class BlockChoice:
 
 
 @dataclass(frozen=True)
-class Architecture:
+class Architecture(HashedOnce):
     """Pairing and block choices: a partition of the guide's parts, in order.
 
     Raises:
@@ -126,6 +146,8 @@ class Architecture:
     """
 
     choices: tuple[BlockChoice, ...]
+
+    __hash__ = HashedOnce.__hash__
 
     def __post_init__(self) -> None:
         position = 0

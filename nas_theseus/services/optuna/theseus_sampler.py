@@ -19,9 +19,9 @@ from nas_theseus.values.ids import derive_seed
 class TheseusSampler(BaseSampler):
     """Proposes genes of the architecture that adds most expected hypervolume.
 
-    It has no state between proposals: it reads the study's trials, whose objectives are those of
-    the space, in order. A new sampler with the same seed proposes the same. No architecture is
-    proposed twice. How trials count, by their marks (`services.optuna.marks`):
+    Nothing that it keeps between proposals changes them: it reads the study's trials, whose
+    objectives are those of the space, in order. A new sampler with the same seed proposes the
+    same. No architecture is proposed twice. How trials count, by their marks (`services.optuna.marks`):
 
     - a trial that breaks a constraint (`Trial.set_constraint`) is not on the front;
     - nothing is learnt from a refused or failed trial;
@@ -65,7 +65,7 @@ class TheseusSampler(BaseSampler):
         """Genes of the next architecture; empty if all are known, so that they become random."""
         known: dict[Architecture, PastProposal] = {}
         for other in study.get_trials(deepcopy=False):
-            one = self._past(other) if other.number != trial.number else None
+            one = self._past(study, other) if other.number != trial.number else None
             # An architecture that was proposed again has the same result, which must count once.
             if one is not None and (one.architecture not in known or one.values):
                 known[one.architecture] = one
@@ -76,7 +76,16 @@ class TheseusSampler(BaseSampler):
         genes = self._proposer.genome.encode(architecture)
         return {name: value for name, value in genes.items() if name in search_space}
 
-    def _past(self, trial: FrozenTrial) -> PastProposal | None:
+    def _past(self, study: optuna.Study, trial: FrozenTrial) -> PastProposal | None:
+        if not trial.state.is_finished():
+            return self._read(trial)
+        # A finished trial never changes. Studies make a sampler anew for each proposal.
+        finished, key = self._proposer.finished, (study.study_name, trial.number)
+        if key not in finished:
+            finished[key] = self._read(trial)
+        return finished[key]
+
+    def _read(self, trial: FrozenTrial) -> PastProposal | None:
         genome, space = self._proposer.genome, self._proposer.space
         if not trial.params.keys() >= genome.genes.keys():
             return None

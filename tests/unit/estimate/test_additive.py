@@ -127,6 +127,8 @@ def test_draws_have_the_mean_and_covariance_of_the_posterior() -> None:
     assert abs(drawn.mean() - mean[0]) < 4.5 * drawn.std() / math.sqrt(len(draws))
     one = draws[0]
     assert one.error(net.choices[0]) == -one.weight(net.choices[0])
+    found = one.errors(choices)  # the last was never observed
+    np.testing.assert_allclose(found, [one.error(each) for each in choices], rtol=1e-12)
     assert one.weight(choice(5, 4)) == one.weight(choice(5, 4)), "the same whenever asked"
     assert estimate.draw(np.random.default_rng(7)).quality(net) == estimate.draw(
         np.random.default_rng(7)

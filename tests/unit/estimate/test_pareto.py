@@ -21,6 +21,7 @@ from nas_theseus.estimate.pareto import (
     front_of,
     hypervolume,
     hypervolume_of,
+    improvements,
     is_feasible,
     ranks,
 )
@@ -279,3 +280,18 @@ def test_first_fronts_are_peeled_one_by_one_with_one_of_equal_points(
         left = [i for i in left if i not in best]
     assert sorted(points[i] for i in kept) == sorted(points[i] for i in expected)
     assert len(set(kept)) == len(kept)
+
+
+@pytest.mark.parametrize("objectives", [1, 2, 3])
+def test_improvements_are_differences_of_hypervolumes(objectives: int) -> None:
+    generator = np.random.default_rng(objectives)
+    reference = np.ones(objectives)
+    for count in (0, 1, 12):
+        # Some are beyond the reference, some equal, some dominated.
+        known = np.round(generator.random((count, objectives)) * 1.2, 1)
+        points = np.round(generator.random((40, objectives)) * 1.2, 1)
+        before = hypervolume(known, reference)
+        after = [hypervolume(np.vstack([known, one]), reference) for one in points]
+        found = improvements(points, known, reference)
+        np.testing.assert_allclose(found, np.array(after) - before, atol=1e-12)
+        assert (found > 1e-9).any() and (found < 1e-9).any()

@@ -126,6 +126,21 @@ def test_proposals_beat_chance_on_an_additive_truth() -> None:
     assert np.mean(told_errors) > np.mean(ours)
 
 
+def test_what_was_proposed_before_changes_no_proposal() -> None:
+    truth = Truth(LARGE, 0)
+    told = [truth.told(architecture) for architecture in at_random(LARGE, 0, 40)]
+    errors: dict[BlockChoice, float] = {}
+    lasting = Proposer(LARGE, truth.costs, errors=errors.copy)
+    # One more at a time, one told late in the middle, and block errors that come to be known.
+    pasts = [told[:20], told[:21], told[:35], told[:30] + told[31:36], told[:36], told]
+    for number, past in enumerate(pasts):
+        if number == 2:
+            choices = {choice for one in told for choice in one.architecture.choices}
+            errors.update({c: truth.loss(c) for c in choices if c.block != "keep"})
+        new = Proposer(LARGE, truth.costs, errors=errors.copy)
+        assert lasting.propose(past, number) == new.propose(past, number)
+
+
 def test_all_of_a_small_space_is_proposed_once_then_nothing() -> None:
     truth = Truth(SMALL, 0)
     proposer = Proposer(SMALL, truth.costs)

@@ -2,6 +2,11 @@
 
 from __future__ import annotations
 
+import os
+import pickle
+import subprocess
+import sys
+
 import pytest
 
 from nas_theseus.values.architecture import Architecture, BlockChoice, Boundary, Span
@@ -24,6 +29,26 @@ def test_an_id_depends_on_the_choices_alone_and_survives_json() -> None:
     assert first.id == "".join(c for c in first.id if c in "0123456789abcdef")
     assert first.pairing == "0|1-2"
     assert first.blocks == "keep|depthwise(expand=2, kernel=3)"
+
+
+def test_equal_ones_have_equal_hashes_that_are_not_taken_to_another_process() -> None:
+    first, second = architecture(), architecture()
+    assert hash(first) == hash(second) and {first: 1}[second] == 1
+    assert hash(first.choices[1]) == hash(second.choices[1]) != hash(architecture(4).choices[1])
+    program = (
+        "import pickle, sys; from tests.unit.values.test_architecture import architecture; "
+        "given = pickle.loads(bytes.fromhex(sys.argv[1])); print({architecture(): 1}[given])"
+    )
+    sent = pickle.dumps(first).hex()
+    for seed in ("1", "2"):  # of the hashes of texts
+        done = subprocess.run(
+            [sys.executable, "-c", program, sent],
+            env={**os.environ, "PYTHONHASHSEED": seed, "PYTHONPATH": os.pathsep.join(sys.path)},
+            capture_output=True,
+            text=True,
+            check=False,
+        )
+        assert done.stdout.strip() == "1", done.stderr
 
 
 def test_names_of_parts_are_shown_and_kept_and_change_no_identity() -> None:
