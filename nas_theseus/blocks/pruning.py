@@ -24,14 +24,14 @@ def gram(inputs: Tensor) -> Tensor:
 
 
 def with_ridge(products: Tensor, ridge: float = RIDGE) -> Tensor:
-    """Products (H, H) plus a multiple of the identity, relative to their mean diagonal.
+    """Products (…, H, H) plus a multiple of the identity, relative to their mean diagonal.
 
     Products of shape (H,) are such a diagonal by itself.
     """
     if products.ndim == 1:
         return products + ridge * products.mean().clamp(min=1e-12)
-    mean = products.diagonal().mean().clamp(min=1e-12)
-    return products + ridge * mean * torch.eye(len(products), dtype=products.dtype).to(products)
+    mean = products.diagonal(dim1=-2, dim2=-1).mean(-1).clamp(min=1e-12)[..., None, None]
+    return products + ridge * mean * torch.eye(products.shape[-1]).to(products)
 
 
 def prune_inputs(
@@ -186,16 +186,29 @@ def refit(weight: Tensor, inputs: Tensor, goals: Tensor, ridge: float = RIDGE) -
 
 
 def low_rank(weight: Tensor, products: Tensor, rank: int) -> tuple[Tensor, Tensor]:
-    """Factors (O, rank) and (rank, H) whose product changes a map's outputs least on its inputs.
+    """Factors (…, O, rank) and (…, rank, H) whose product changes a map's outputs least.
 
     Args:
-        weight: the map, shape (O, H).
-        products: sum of the outer products of its inputs (H, H).
+        weight: the map, shape (…, O, H).
+        products: sum of the outer products of its inputs (…, H, H).
 
-    Source: reduced-rank regression; Eckart and Young 1936 on W C^½ for inputs of covariance C,
-    whose left singular vectors are the eigenvectors of W C Wᵀ.
+    Source: reduced-rank regression; Eckart and Young 1936 on W C^½ for inputs of covariance C.
     """
-    given = weight.to(torch.float64)
-    _, vectors = torch.linalg.eigh(given @ with_ridge(products, 1e-6).to(given) @ given.T)
-    basis = vectors.flip(1)[:, :rank]
-    return basis.to(weight.dtype), (basis.T @ given).to(weight.dtype)
+    values, vectors = torch.linalg.eigh(with_ridge(products, 1e-6))
+    root = vectors * values.clamp(min=0).sqrt()[..., None, :]
+    left, _, _ = torch.linalg.svd(weight.to(root) @ root, full_matrices=False)
+    return _onto(left[..., :rank], weight)
+
+
+def low_rank_of_outputs(weight: Tensor, outputs: Tensor, rank: int) -> tuple[Tensor, Tensor]:
+    """As `low_rank`, from the sum of the outer products of the outputs (O, O) instead.
+
+    It is cheaper for maps that have more inputs than outputs.
+    """
+    _, vectors = torch.linalg.eigh(with_ridge(outputs, 1e-6))
+    return _onto(vectors.flip(1)[:, :rank], weight)
+
+
+def _onto(basis: Tensor, weight: Tensor) -> tuple[Tensor, Tensor]:
+    """A map whose outputs are projected on an orthonormal basis (…, O, rank), as two factors."""
+    return basis.to(weight.dtype), (basis.mT @ weight.to(basis)).to(weight.dtype)

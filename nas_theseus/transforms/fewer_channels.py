@@ -92,8 +92,8 @@ def _inner_layers(part: nn.Module, features: Tensor) -> list[str]:
     ]
     if not found:
         raise TransformError(
-            "its only inner channels are an attention's heads or those of pooled values, which stay "
-            "whole; use Narrower"
+            "its only inner channels are heads of an attention or those of pooled values, which "
+            "stay whole; use Narrower"
         )
     return found
 
