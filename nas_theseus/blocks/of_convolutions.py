@@ -9,6 +9,7 @@ from __future__ import annotations
 import copy
 from collections.abc import Callable
 from dataclasses import dataclass, replace
+from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -63,7 +64,9 @@ def separable(part: nn.Module, features: Tensor, *, filters: int) -> nn.Module:
         outputs, taps = len(layer.weight), _taps(layer)
         return taps > 1 and filters * (taps + outputs) < outputs * taps
 
-    if not _factorise(part, features, cheaper, lambda *given: _depthwise(*given, filters)):
+    if not _factorise(
+        part, features, cheaper, lambda layer, data: _depthwise(layer, data, filters)
+    ):
         raise TransformError(
             f"no k×k convolution of it becomes cheaper with filters={filters}; use fewer filters, "
             "or name the parts that have k×k convolutions without groups with .on(…)"
@@ -104,9 +107,14 @@ def low_rank_conv(part: nn.Module, features: Tensor, *, rank: float, split: str)
         return inside(layer) * (inlet * high * step + outlet * wide) < layer.weight.numel()
 
     factors = _by_channels if split == "channels" else _by_space
-    if not _factorise(part, features, cheaper, lambda *given: factors(*given, inside(given[0]))):
+    if not _factorise(
+        part, features, cheaper, lambda layer, data: factors(layer, data, inside(layer))
+    ):
         what = "convolution or linear layer" if split == "channels" else "k×k convolution"
-        raise TransformError(f"no {what} of it becomes cheaper at rank={rank}; use a smaller share")
+        raise TransformError(
+            f"no {what} without groups of it becomes cheaper at rank={rank}; use a smaller share, "
+            "or name the parts that have such layers with .on(…)"
+        )
     return part
 
 
@@ -165,12 +173,10 @@ def _factorise(
         norm = norm_behind(part, name)
         weight = layer.weight.detach().flatten(1)
         rows = rows_read(part, name, features)
-        if enough(rows, max(layer.weight.shape[:2])):
-            goals = rows_read(whole, name, features).flatten(1) @ weight.T
-            data = _Data(rows, goals, norm is not None or layer.bias is not None)
-        else:
-            empty = rows.new_zeros(0, layer.weight.shape[1], _taps(layer))
-            data = _Data(empty, rows.new_zeros(0, len(weight)), False)
+        if not enough(rows, max(layer.weight.shape[:2])):
+            rows = rows[:0]
+        goals = rows_read(whole, name, features)[: len(rows)].flatten(1) @ weight.T
+        data = _Data(rows, goals, norm is not None or layer.bias is not None)
         found, shift = factors(layer, data)
         shift_outputs(found[1], norm, shift)
         holder, _, last = name.rpartition(".")
@@ -233,13 +239,12 @@ def _by_space(layer: _Map, data: _Data, inside: int) -> _Factors:
     inputs = (columns @ into.T).transpose(1, 2).flatten(1)
     start = out.view(outlet, wide, inside).transpose(1, 2).flatten(1)
     last, shift = data.fitted(start, inputs)
-    same = isinstance(layer.padding, str)
     first, second = (
         nn.Conv2d(
             *widths,
             kernel_size=_along(layer.kernel_size, axis, 1),
             stride=_along(layer.stride, axis, 1),
-            padding=layer.padding if same else _along(layer.padding, axis, 0),
+            padding=_along(layer.padding, axis, 0),
             dilation=_along(layer.dilation, axis, 1),
             bias=axis == 1 and layer.bias is not None,
             padding_mode=layer.padding_mode,
@@ -280,7 +285,10 @@ def _bias(layer: _Map) -> nn.Parameter | None:
     return None if layer.bias is None else nn.Parameter(layer.bias.detach().clone())
 
 
-def _along(values: tuple[int, ...], axis: int, other: int) -> tuple[int, int]:
+def _along(values: str | tuple[int, ...], axis: int, other: int) -> Any:
+    """The value of one axis, and another for the other axis; "same" and "valid" are of both."""
+    if isinstance(values, str):
+        return values
     return (values[0], other) if axis == 0 else (other, values[1])
 
 

@@ -131,8 +131,8 @@ class _Fit:
         order = order[self.channels[order] >= 0]
         if not self._share or not len(order):
             return
-        read, counts = self.channels[order].unique_consecutive(return_counts=True)
-        places = order.view(len(read), int(counts[0]))
+        read = self.channels[order]
+        places = order.view(-1, int((read == read[0]).sum()))
         weight = self.weight if self._outputs is None else self.weight * self._outputs.sqrt()
         if places.shape[1] == 1 or self.inverse.ndim == 1:
             diagonal = self.inverse if self.inverse.ndim == 1 else self.inverse.diagonal()
@@ -142,7 +142,7 @@ class _Fit:
             squares = torch.einsum("ocm,ocn->cmn", columns, columns)
             within = self.inverse[places[:, :, None], places[:, None, :]]
             found = (squares * torch.linalg.inv(within)).sum((1, 2))
-        losses.index_add_(0, read, self._share * found)
+        losses.index_add_(0, read[:: places.shape[1]], self._share * found)
 
     def remove(self, channels: Tensor) -> None:
         """Leave out the inputs of these channels, and refit."""

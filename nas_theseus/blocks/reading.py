@@ -11,7 +11,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 from torch.overrides import TorchFunctionMode
 
-from nas_theseus.errors import CutError
+from nas_theseus.errors import CutError, TransformError
 from nas_theseus.guide.tracing import evaluating, trace
 
 # Examples that run through a part at once.
@@ -38,19 +38,26 @@ def rows_read(part: nn.Module, layer: str, features: Tensor) -> Tensor:
 
     Returns:
         Shape (P, C, taps): all input channels at every tap of the kernel; one tap for a linear
-        layer. P is 0 for fewer than 8 examples, where only shapes are wanted, and for layers that
-        do not compute with their weight itself.
+        layer. P is 0 for fewer than 8 examples, where only shapes are wanted.
+
+    Raises:
+        TransformError: the layer does not compute with its own weight.
     """
     weight = part.get_submodule(layer).get_parameter("weight")
     reading = _Reading(weight, len(features))
-    if len(features) >= _FEWEST_EXAMPLES:
-        with evaluating(part):
-            for chunk in torch.split(features, _CHUNK):
-                with reading:
-                    part(chunk.clone())  # a part may begin with an activation in place
-                if reading.finished:
-                    break
-    return torch.cat(reading.rows) if reading.rows else features.new_zeros(0, 1, 1)
+    with evaluating(part):
+        for chunk in torch.split(features, _CHUNK):
+            with reading:
+                part(chunk.clone())  # a part may begin with an activation in place
+            if reading.finished:
+                break
+    if not reading.rows:
+        raise TransformError(
+            f"{layer!r} does not run, or not with its own weight, as with weight standardisation; "
+            "name other parts with .on(…)"
+        )
+    rows = torch.cat(reading.rows)
+    return rows if len(features) >= _FEWEST_EXAMPLES else rows[:0]
 
 
 def enough(rows: Tensor, inputs: int) -> bool:

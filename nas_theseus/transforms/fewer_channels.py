@@ -26,6 +26,8 @@ from nas_theseus.values.architecture import Hyperparameter
 
 # Inputs of one output up to which the taps of a kernel are fitted together: 3×3 of 512 channels.
 _TOGETHER = 4608
+# Share of the part's multiply-adds below which channels of pooled values stay.
+_CHEAP = 0.1
 
 
 def FewerChannels(keep: Hyperparameter | Choice = 0.5) -> BlockFamily:
@@ -42,8 +44,8 @@ def fewer_channels(part: nn.Module, features: Tensor, *, keep: float) -> nn.Modu
     One volume after the other is pruned (`prune_channels`) by what its readers do with it on the
     features; batch norms, depthwise convolutions and squeeze-excitation follow their channels. The
     last fit is to the outputs that each reader has in the unchanged part. The mean that is lost
-    goes into the reader's bias or into the batch norm behind it. Channels of pooled values, such as
-    those inside squeeze-excitation, stay: they cost next to nothing.
+    goes into the reader's bias or into the batch norm behind it. Channels of pooled values stay if
+    they cost less than a tenth of the part, as those inside squeeze-excitation do.
 
     Where a kernel reads more inputs than there are positions, or more than 4608, its taps are taken
     as uncorrelated; where there are more channels than positions, so are the channels. With fewer
@@ -84,12 +86,17 @@ def _inner_layers(part: nn.Module, features: Tensor) -> list[str]:
             "channels with .on(…)"
         ) from error
     positions = _positions(part, features)
-    most = max((written for _, written in positions.values()), default=1)
-    found = [
-        volume.layer
-        for volume in volumes
-        if volume.layer in positions and (most == 1 or positions[volume.layer][1] > 1)
-    ]
+    macs = {
+        name: part.get_submodule(name).get_parameter("weight").numel() * written
+        for name, (_, written) in positions.items()
+    }
+
+    def matters(volume: Volume) -> bool:
+        own = {use.module for use in volume.uses} & macs.keys()
+        pooled = positions[volume.layer][1] == 1
+        return not pooled or sum(macs[name] for name in own) >= _CHEAP * sum(macs.values())
+
+    found = [v.layer for v in volumes if v.layer in positions and matters(v)]
     if not found:
         raise TransformError(
             "its only inner channels are heads of an attention or those of pooled values, which "
@@ -126,6 +133,7 @@ class _Layer:
     """A layer that reads the volume.
 
     Attributes:
+        weight: as the volume is whole, shape (O, C / groups, taps).
         channels: the volume's channel of each input channel, −1 for others, shape (C,).
         rows: what it reads, shape (P, C, taps); without its mean if `norm` or a bias can make up
             for it. P is 0 if only shapes are wanted.
@@ -135,17 +143,12 @@ class _Layer:
     """
 
     module: nn.Module
+    weight: Tensor
     channels: Tensor
     rows: Tensor
     mean: Tensor | None
     goals: Tensor
     norm: nn.modules.batchnorm._BatchNorm | None
-
-    @property
-    def weight(self) -> Tensor:
-        """Shape (O, C / groups, taps)."""
-        weight = self.module.get_parameter("weight").detach()
-        return weight.reshape(*weight.shape[:2], -1)
 
     @property
     def together(self) -> bool:
@@ -183,23 +186,21 @@ class _Layer:
 
     def refit(self, fitted: list[Tensor], stay: Tensor) -> None:
         """Give the layer, which now has only the inputs that stay (C,), its fitted weights."""
-        count, taps = groups(self.module), self.rows.shape[2]
-        rows, weights, reached = self.rows[:, stay], [], []
-        for weight, read, goals in zip(
-            fitted, rows.chunk(count, dim=1), self.goals.chunk(count, dim=1), strict=True
-        ):
-            if self.together:
-                weight = refit(weight, read.flatten(1), goals - self._lost(goals))
-            else:
-                weight = weight.view(goals.shape[1], taps, -1).transpose(1, 2).flatten(1)
-            weights.append(weight)
-            if self.mean is not None:
-                mean = self.mean[stay].chunk(count)[len(reached)].flatten()
-                reached.append(weight @ mean)
+        count = groups(self.module)
+        rows = self.rows[:, stay].chunk(count, dim=1)
+        goals = self.goals.chunk(count, dim=1)
+        weights = [
+            refit(weight, read.flatten(1), wanted - self._lost(wanted))
+            if self.together
+            else weight.view(wanted.shape[1], read.shape[2], -1).transpose(1, 2).flatten(1)
+            for weight, read, wanted in zip(fitted, rows, goals, strict=True)
+        ]
         old = self.module.get_parameter("weight")
         with torch.no_grad():
             old.copy_(torch.cat(weights).view_as(old))
-        if reached and len(self.goals):
+        if self.mean is not None:
+            means = self.mean[stay].chunk(count)
+            reached = [w @ mean.flatten() for w, mean in zip(weights, means, strict=True)]
             shift_outputs(self.module, self.norm, self.goals.mean(0) - torch.cat(reached))
 
     def _lost(self, goals: Tensor) -> Tensor:
@@ -248,22 +249,19 @@ class _Pruning:
                 "be refitted; use Narrower"
             )
         rows = rows_read(self._part, name, self._features)
-        if not len(rows):
-            rows = rows.new_zeros(0, len(channels), module.weight[0, 0].numel())
         norm = norm_behind(self._part, name)
         mean = rows.mean(0) if len(rows) and (norm is not None or module.bias is not None) else None
-        goals = self._goals(name, module)
-        return _Layer(
-            module, torch.tensor(channels), rows if mean is None else rows - mean, mean, goals, norm
-        )
+        goals = self._goals(name)
+        rows = rows if mean is None else rows - mean
+        weight = module.weight.detach()
+        weight = weight.reshape(*weight.shape[:2], -1)
+        return _Layer(module, weight, torch.tensor(channels), rows, mean, goals, norm)
 
-    def _goals(self, name: str, module: nn.Module) -> Tensor:
+    def _goals(self, name: str) -> Tensor:
         """Outputs of a layer in the whole part without bias, shape (P, O)."""
         rows = rows_read(self._whole, name, self._features)
-        whole = self._whole.get_submodule(name).get_parameter("weight").detach()
-        if not len(rows):
-            return rows.new_zeros(0, len(module.get_parameter("weight")))
-        count = groups(module)
+        module = self._whole.get_submodule(name)
+        whole, count = module.get_parameter("weight").detach(), groups(module)
         outputs = torch.cat(
             [
                 read.flatten(1) @ weight.flatten(1).T
