@@ -42,6 +42,10 @@ def miss(part: nn.Module, block: nn.Module, features: Tensor) -> float:
     return float(off / (wanted - wanted.mean(0)).square().sum())
 
 
+def library(name: str) -> Any:
+    return pytest.importorskip(name)
+
+
 PARTS: dict[str, tuple[Any, tuple[int, ...]]] = {
     "own basic": (lambda: ResNet((1, 1), 16).block2, (16, 8, 8)),
     "own bottleneck": (lambda: ResNet((1,), 8, bottleneck=True).block1, (8, 8, 8)),
@@ -52,6 +56,15 @@ PARTS: dict[str, tuple[Any, tuple[int, ...]]] = {
     "inverted": (lambda: vision.mobilenet_v2().features[3], (24, 16, 16)),
     "mbconv": (lambda: vision.efficientnet_b0().features[3][1], (40, 8, 8)),
     "convnext": (lambda: vision.convnext_tiny().features[1][0], (96, 16, 16)),
+    "timm": (lambda: library("timm").create_model("efficientnet_b0").blocks[2][1], (40, 8, 8)),
+    "lite": (
+        lambda: (
+            library("efficientnet_lite_pytorch")
+            .EfficientNet.from_name("efficientnet-lite0", image_size=64)
+            ._blocks[3]  # pads by itself, at one side more than at the other
+        ),
+        (24, 16, 16),
+    ),
     "shuffled": (lambda: vision.shufflenet_v2_x1_0().stage2[1], (116, 8, 8)),
 }
 
