@@ -11,7 +11,7 @@ from nas_theseus.tasks.images import (
 )
 from nas_theseus.tasks.labels import LabelTask, multilabel
 from nas_theseus.tasks.metric import Meter, OwnMetric, own_metric
-from nas_theseus.tasks.multiple_choice import multiple_choice
+from nas_theseus.tasks.multiple_choice import MultipleChoice, multiple_choice
 from nas_theseus.tasks.regression import NumberTask, diabetes, regression
 from nas_theseus.tasks.segmentation import MaskTask, digit_masks, segmentation
 from nas_theseus.tasks.task import SPLITS, Batch, Split, Task
@@ -26,6 +26,7 @@ __all__ = [
     "LabelTask",
     "MaskTask",
     "Meter",
+    "MultipleChoice",
     "NumberTask",
     "OwnMetric",
     "Split",
