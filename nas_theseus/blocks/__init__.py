@@ -24,18 +24,19 @@ from nas_theseus.blocks.family import (
 )
 from nas_theseus.blocks.linear_mixers import AttentionToLinear, AttentionToRecurrence
 from nas_theseus.blocks.mlp import PooledMLP, TokenMixer
+from nas_theseus.blocks.of_convolutions import LowRankConv, SeparableConv
 from nas_theseus.blocks.of_sublayers import (
     FewerHeads,
     FewerKeyValueHeads,
     LinearPart,
     LowRank,
     NarrowMLP,
-    SkipPart,
     SlidingWindow,
 )
 from nas_theseus.blocks.recurrent import GRUBlock, MinimalRNNBlock
 from nas_theseus.blocks.sequence import CausalConvBlock, CausalTokenMLPBlock, ChannelMLPBlock
 from nas_theseus.blocks.simple import IdentityBlock, LinearBlock, PoolBlock
+from nas_theseus.blocks.skipping import SkipPart
 from nas_theseus.values.architecture import Hyperparameter
 
 __all__ = [
@@ -59,11 +60,13 @@ __all__ = [
     "LinearAttention",
     "LinearPart",
     "LowRank",
+    "LowRankConv",
     "MinimalRNN",
     "NarrowMLP",
     "Pointwise",
     "Pool",
     "SelfAttention",
+    "SeparableConv",
     "SkipPart",
     "SlidingWindow",
     "TokenMLP",

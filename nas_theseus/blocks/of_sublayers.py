@@ -22,7 +22,6 @@ from nas_theseus.guide.sublayers import (
     Attention,
     Layer,
     LowRankLinear,
-    Skip,
     Sublayer,
     TokenLinear,
     linear,
@@ -57,11 +56,6 @@ def LowRank(rank: Hyperparameter | Choice = 0.25) -> BlockFamily:
 def SlidingWindow(window: Hyperparameter | Choice = 64) -> BlockFamily:
     """The guide's attention, in which a token reads this many tokens, itself included."""
     return replace(block(sliding_window, "sliding_window", window=window), of_part=True)
-
-
-def SkipPart() -> BlockFamily:
-    """Nothing in place of the guide's sublayer: its features pass unchanged."""
-    return replace(block(skipped, "skip"), of_part=True)
 
 
 def LinearPart(bias: Hyperparameter | Choice = True) -> BlockFamily:
@@ -197,17 +191,6 @@ def sliding_window(part: nn.Module, features: Tensor, *, window: int) -> nn.Modu
     return part
 
 
-def skipped(part: nn.Module, features: Tensor) -> nn.Module:
-    """A module that passes features on.
-
-    Raises:
-        TransformError: the part is no residual sublayer or layer.
-    """
-    del features
-    _refuse_unless_residual(part)
-    return Skip()
-
-
 def linear_stand_in(part: nn.Module, features: Tensor, *, bias: bool) -> nn.Module:
     """Add W x + b to each token x, fitted to the part's outputs by least squares.
 
@@ -218,7 +201,7 @@ def linear_stand_in(part: nn.Module, features: Tensor, *, bias: bool) -> nn.Modu
     Raises:
         TransformError: the part is no residual sublayer or layer.
     """
-    _refuse_unless_residual(part)
+    refuse_unless_residual(part)
     given, width = features, features.shape[-1]
     added = torch.cat([after - before for before, after in _runs(part, features)])
     if bias:
@@ -228,6 +211,26 @@ def linear_stand_in(part: nn.Module, features: Tensor, *, bias: bool) -> nn.Modu
         weight = refit(weight, given, added)
     fixed = weight[:, width].clone() if bias else None
     return TokenLinear(linear(weight[:, :width].contiguous(), fixed))
+
+
+def sublayers_of(part: nn.Module) -> list[Sublayer]:
+    """The sublayers of a part: itself, or those of a layer."""
+    parts = [part.attention, part.mlp] if isinstance(part, Layer) else [part]
+    return [each for each in parts if isinstance(each, Sublayer)]
+
+
+def refuse_unless_residual(part: nn.Module) -> None:
+    """Refuse parts that are no sublayers, or have a norm behind their sum.
+
+    Raises:
+        TransformError: this is one.
+    """
+    sublayers = sublayers_of(part)
+    if not sublayers or any(each.after is not None for each in sublayers):
+        raise TransformError(
+            f"it is {type(part).__name__}, and the block needs a sublayer that adds to its "
+            "features: x + f(norm(x))"
+        )
 
 
 def _pruned(
@@ -257,7 +260,7 @@ def _inner(part: nn.Module, kind: type[_Inner]) -> _Inner:
     Raises:
         TransformError: it has none.
     """
-    for each in _sublayers(part):
+    for each in sublayers_of(part):
         if isinstance(each.inner, kind):
             return each.inner
     raise TransformError(
@@ -272,7 +275,7 @@ def _maps_of(part: nn.Module) -> list[tuple[nn.Module, str, nn.Linear]]:
     Raises:
         TransformError: it has neither.
     """
-    inners = [each.inner for each in _sublayers(part) if isinstance(each.inner, Attention | MLP)]
+    inners = [each.inner for each in sublayers_of(part) if isinstance(each.inner, Attention | MLP)]
     if not inners:
         raise TransformError(
             f"it is {type(part).__name__}, and the block needs a sublayer with attention or an "
@@ -284,21 +287,6 @@ def _maps_of(part: nn.Module) -> list[tuple[nn.Module, str, nn.Linear]]:
         for name, map_ in inner.named_children()
         if isinstance(map_, nn.Linear)
     ]
-
-
-def _sublayers(part: nn.Module) -> list[Sublayer]:
-    """The sublayers of a part: itself, or those of a layer."""
-    parts = [part.attention, part.mlp] if isinstance(part, Layer) else [part]
-    return [each for each in parts if isinstance(each, Sublayer)]
-
-
-def _refuse_unless_residual(part: nn.Module) -> None:
-    sublayers = _sublayers(part)
-    if not sublayers or any(each.after is not None for each in sublayers):
-        raise TransformError(
-            f"it is {type(part).__name__}, and the block needs a sublayer that adds to its "
-            "features: x + f(norm(x))"
-        )
 
 
 def _kept(what: str, count: int, share: float) -> int:

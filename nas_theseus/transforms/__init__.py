@@ -1,6 +1,7 @@
-"""Function-preserving transforms: make networks wider and deeper without changing their outputs."""
+"""Transforms that make networks wider and deeper without changing their outputs, or narrower."""
 
 from nas_theseus.transforms.deepening import Residual, deepen, make_identity
+from nas_theseus.transforms.fewer_channels import FewerChannels
 from nas_theseus.transforms.larger_kernel import enlarge_kernel
 from nas_theseus.transforms.lineage import Lineage
 from nas_theseus.transforms.parts import Deeper, Narrower, Wider, widen_all
@@ -10,6 +11,7 @@ from nas_theseus.transforms.zero import zero_initialise
 
 __all__ = [
     "Deeper",
+    "FewerChannels",
     "Lineage",
     "Narrower",
     "Residual",

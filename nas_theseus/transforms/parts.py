@@ -127,7 +127,7 @@ def widen_all(
     defaults = GrowthOptions(scale=1.0, noise=0.0, seed=0, in_place=False)
     grown = completed("widen_all", options, defaults)
     student = model if grown["in_place"] else copy.deepcopy(model)
-    for number, volume in enumerate(_hidden_volumes(student, example(model, inlet))):
+    for number, volume in enumerate(hidden_volumes(student, example(model, inlet))):
         pair = 2 * volume.groups
         channels = volume.width + pair * max(1, round(volume.width * (width - 1) / pair))
         own = GrowthOptions(
@@ -152,7 +152,7 @@ def shrunk(part: nn.Module, features: Tensor, *, width: float) -> nn.Module:
         raise TransformError(f"width={width} does not shrink it: use a share between 0 and 1")
     model = nn.Sequential(part)
     changed = False
-    for volume in _hidden_volumes(model, features[:2]):
+    for volume in hidden_volumes(model, features[:2]):
         kept = volume.groups * max(1, round(volume.width * width / volume.groups))
         if kept < volume.width:
             narrow(model, volume.layer, kept, sample=features, in_place=True)
@@ -162,7 +162,7 @@ def shrunk(part: nn.Module, features: Tensor, *, width: float) -> nn.Module:
     return model
 
 
-def _hidden_volumes(model: nn.Module, features: Tensor) -> list[Volume]:
+def hidden_volumes(model: nn.Module, features: Tensor) -> list[Volume]:
     """The volumes inside a part, each once; the heads of an attention are one volume.
 
     Raises:
@@ -179,7 +179,7 @@ def _hidden_volumes(model: nn.Module, features: Tensor) -> list[Volume]:
         except TransformError as error:
             refusals[name] = str(error)
             continue
-        written |= {use.module for use in volume.uses if use.role is Role.WRITES}
+        written |= {use.module for use in volume.uses if use.role is not Role.READS}
         found.append(volume)
     if not found:
         first = next(iter(refusals.values()), "it has no convolution, linear layer or attention")

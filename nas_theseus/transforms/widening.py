@@ -135,10 +135,32 @@ def narrow(
     importance = importance_of(model, volume, sample).view(volume.groups, -1)
     best = importance.topk(channels // volume.groups, dim=1).indices
     starts = torch.arange(volume.groups)[:, None] * importance.shape[1]
-    made = narrowed((best.cpu() + starts).flatten())
-    change = _remake(model, volume, made, None, 1.0, 0.0, torch.Generator())
-    what = f"narrowing {layer!r} from {volume.width} to {channels} channels"
-    return _finish(model, change, sample[:2], what, False, in_place, lineage)
+    chosen = (best.cpu() + starts).flatten()
+    return keep_channels(model, volume, chosen, sample[:2], in_place=in_place, lineage=lineage)
+
+
+def keep_channels(
+    model: nn.Module,
+    volume: Volume,
+    chosen: Tensor,
+    inputs: Tensor,
+    *,
+    in_place: bool = False,
+    lineage: Lineage | None = None,
+) -> nn.Module:
+    """Keep the chosen channels of a volume in all tensors that write, normalise or read them.
+
+    Args:
+        volume: of this model, as `find_volume` returns it.
+        chosen: the channels to keep, shape (C′,); equally many in each of the volume's groups.
+        inputs: inputs of the network to check the result with, shape (N, …).
+
+    Raises:
+        TransformError: the narrower network fails, or its outputs have another shape.
+    """
+    change = _remake(model, volume, narrowed(chosen), None, 1.0, 0.0, torch.Generator())
+    what = f"narrowing {volume.layer!r} from {volume.width} to {len(chosen)} channels"
+    return _finish(model, change, inputs, what, False, in_place, lineage)
 
 
 def importance_of(model: nn.Module, volume: Volume, sample: Tensor) -> Tensor:

@@ -157,10 +157,6 @@ def test_a_linear_stand_in_is_least_squares_on_what_the_part_adds(features: Tens
     torch.testing.assert_close(reached, best, atol=5e-3, rtol=5e-2)
 
 
-def test_skip_passes_features_on(features: Tensor) -> None:
-    assert torch.equal(blocks.skipped(mlp(), features)(features), features)
-
-
 @pytest.mark.parametrize("parallel", [True, False])
 def test_blocks_change_the_sublayer_inside_a_whole_layer(features: Tensor, parallel: bool) -> None:
     layer = Layer(attention(), mlp(), parallel)
@@ -194,18 +190,22 @@ def test_what_cannot_be_made_is_refused(
         make(part(), features, **options)
 
 
-@pytest.mark.parametrize("make", [blocks.skipped, blocks.narrow_mlp, blocks.lower_rank])
+@pytest.mark.parametrize("make", [blocks.linear_stand_in, blocks.narrow_mlp, blocks.lower_rank])
 def test_parts_that_are_no_sublayers_are_refused(features: Tensor, make: Any) -> None:
-    options = {blocks.narrow_mlp: {"keep": 0.5}, blocks.lower_rank: {"rank": 0.5}}.get(make, {})
+    options = {
+        blocks.narrow_mlp: {"keep": 0.5},
+        blocks.lower_rank: {"rank": 0.5},
+        blocks.linear_stand_in: {"bias": True},
+    }[make]
     with pytest.raises(TransformError, match="it is Linear, and the block needs a sublayer"):
         make(nn.Linear(WIDTH, WIDTH), features, **options)
 
 
-def test_a_part_with_a_norm_behind_its_sum_cannot_be_skipped(features: Tensor) -> None:
+def test_a_part_with_a_norm_behind_its_sum_has_no_stand_in(features: Tensor) -> None:
     part = mlp()
     part.after = nn.LayerNorm(WIDTH)
     with pytest.raises(TransformError, match="adds to its features"):
-        blocks.skipped(part, features)
+        blocks.linear_stand_in(part, features, bias=True)
 
 
 @pytest.mark.parametrize(
@@ -214,7 +214,6 @@ def test_a_part_with_a_norm_behind_its_sum_cannot_be_skipped(features: Tensor) -
         blocks.NarrowMLP(),
         blocks.LowRank(),
         blocks.LinearPart(),
-        blocks.SkipPart(),
     ],
 )
 def test_shapes_are_the_same_with_few_tokens_as_with_many(family: Any, features: Tensor) -> None:

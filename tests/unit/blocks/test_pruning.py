@@ -6,7 +6,15 @@ import itertools
 
 import torch
 
-from nas_theseus.blocks.pruning import gram, low_rank, prune_inputs, refit
+from nas_theseus.blocks.pruning import (
+    Reader,
+    gram,
+    low_rank,
+    low_rank_of_outputs,
+    prune_channels,
+    prune_inputs,
+    refit,
+)
 
 
 def data(rows: int = 400, width: int = 8, outlet: int = 5) -> tuple[torch.Tensor, torch.Tensor]:
@@ -85,3 +93,82 @@ def test_low_rank_is_the_best_of_its_rank_on_the_data() -> None:
     # No map of rank 2 can come nearer to the outputs than their own best approximation.
     singular = torch.linalg.svdvals(outputs)
     torch.testing.assert_close(reached, singular[2:].square().sum(), rtol=1e-3, atol=1e-3)
+
+
+def test_low_rank_of_outputs_is_low_rank() -> None:
+    inputs, weight = data()
+    outputs = inputs @ weight.T
+    out, into = low_rank_of_outputs(weight, gram(outputs), rank=2)
+    expected, first = low_rank(weight, gram(inputs), rank=2)
+    torch.testing.assert_close(out @ into, expected @ first, rtol=1e-3, atol=1e-3)
+
+
+def test_maps_of_many_channels_are_factorised_at_once() -> None:
+    inputs, weight = data()
+    both = low_rank(torch.stack([weight, -2 * weight]), gram(inputs).expand(2, 8, 8), rank=2)
+    out, into = low_rank(weight, gram(inputs), rank=2)
+    torch.testing.assert_close(both[0] @ both[1], torch.stack([out @ into, -2 * out @ into]))
+
+
+def test_several_readers_leave_out_the_channel_that_both_miss_least() -> None:
+    inputs, first = data()
+    _, second = data(outlet=3)
+    second = second.flip(1)
+    channels = torch.arange(8)
+    kept, fitted = prune_channels(
+        [Reader(each, gram(inputs), channels) for each in (first, second)], 8, keep=7
+    )
+    choices = [torch.tensor(each) for each in itertools.combinations(range(8), 7)]
+
+    def both(each: torch.Tensor) -> float:
+        return error(inputs, first, each) + error(inputs, second, each)
+
+    assert kept.tolist() == min(choices, key=both).tolist()
+    alone = prune_inputs(second, gram(inputs), keep=7)
+    assert [each.shape for each in fitted] == [(5, 7), (3, 7)]
+    shares = [
+        Reader(first, gram(inputs), channels, share=0.0),
+        Reader(second, gram(inputs), channels),
+    ]
+    kept, (_, weight) = prune_channels(shares, 8, keep=7)
+    assert torch.equal(kept, alone[0])  # a reader whose errors do not count has no say
+    torch.testing.assert_close(weight, alone[1])
+
+
+def test_outputs_that_do_not_count_have_no_say() -> None:
+    inputs, weight = data()
+    counted = torch.tensor([0.0, 1.0, 0.0, 0.0, 0.0])
+    reader = Reader(weight, gram(inputs), torch.arange(8), counted)
+    kept, _ = prune_channels([reader], 8, keep=3)
+    assert torch.equal(kept, prune_inputs(weight[1:2], gram(inputs), keep=3)[0])
+
+
+def test_ranges_keep_equally_many_and_fixed_inputs_stay() -> None:
+    inputs, weight = data(width=9)
+    channels = torch.tensor([0, 1, 2, 3, -1, 4, 5, 6, 7])
+    kept, (fitted,) = prune_channels([Reader(weight, gram(inputs), channels)], 8, keep=4, ranges=2)
+    assert [int((kept // 4 == half).sum()) for half in (0, 1)] == [2, 2]
+    stay = (channels < 0) | torch.isin(channels, kept)
+    assert fitted.shape == (5, 5)
+    reached = (inputs[:, stay] @ fitted.T - inputs @ weight.T).square().sum()
+    assert float(reached) <= error(inputs, weight, stay.nonzero().flatten()) * 1.05
+
+
+def test_uncorrelated_inputs_are_chosen_by_size_and_nothing_is_refitted() -> None:
+    inputs, weight = data()
+    squares = inputs.double().square().sum(0)
+    kept, (fitted,) = prune_channels([Reader(weight, squares, torch.arange(8))], 8, keep=3)
+    importance = squares * weight.double().square().sum(0)
+    assert kept.tolist() == sorted(importance.topk(3).indices.tolist())
+    assert torch.equal(fitted, weight[:, kept])
+    by_matrix, _ = prune_channels([Reader(weight, squares.diag(), torch.arange(8))], 8, keep=3)
+    assert torch.equal(by_matrix, kept)
+
+
+def test_groups_lose_what_direct_least_squares_says() -> None:
+    inputs, weight = data(width=12)
+    kept, _ = prune_inputs(weight, gram(inputs), keep=3, size=3)
+    places = torch.arange(12).view(4, 3)
+    choices = [torch.tensor(each) for each in itertools.combinations(range(4), 3)]
+    best = min(choices, key=lambda each: error(inputs, weight, places[each].flatten()))
+    assert kept.tolist() == places[best].flatten().tolist()

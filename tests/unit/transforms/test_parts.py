@@ -9,6 +9,7 @@ from pathlib import Path
 import pytest
 import torch
 from torch import Tensor, nn
+from torchvision.models.mobilenetv2 import InvertedResidual
 
 from nas_theseus import Boundary, Guide, Recipe, SearchSpace, choice, cut, minimize
 from nas_theseus.blocks import Basic, Keep
@@ -126,6 +127,18 @@ def test_a_part_grown_and_shrunk_again_has_its_old_shape(name) -> None:
     assert count_params(back) == count_params(teacher)
     assert count_macs(back, inlet_of(features)) < 0.7 * count_macs(wide, inlet_of(features))
     assert back(features).shape == teacher(features).shape
+
+
+def test_a_depthwise_convolution_s_channels_are_those_of_the_layer_before() -> None:
+    part = InvertedResidual(8, 8, stride=1, expand_ratio=3)
+    features = torch.randn(16, 8, 6, 6)
+    narrow = shrunk(copy.deepcopy(part), features, width=0.5)
+    wide = grown(copy.deepcopy(part), features, width=2)
+    widths = [
+        [m.out_channels for m in form.modules() if isinstance(m, nn.Conv2d)]
+        for form in (part, narrow, wide)
+    ]
+    assert widths == [[24, 24, 8], [12, 12, 8], [48, 48, 8]]
 
 
 def test_activations_decide_which_channels_a_narrower_part_keeps(trained) -> None:
