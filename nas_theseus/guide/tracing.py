@@ -135,7 +135,7 @@ class _Tracer(torch.fx.Tracer):
         return (
             module_qualified_name in self._opaque
             or super().is_leaf_module(m, module_qualified_name)
-            or _is_layer(m)
+            or is_torch_layer(m)
             or _depends_on_mode(m)
             or self._whole(m)
         )
@@ -154,7 +154,7 @@ class _Tracer(torch.fx.Tracer):
             raise
 
 
-def _is_layer(module: nn.Module) -> bool:
+def is_torch_layer(module: nn.Module) -> bool:
     """Whether a class derives from one of torch's layers, as timm's batch norms do."""
     containers = (nn.Module, nn.Sequential, nn.ModuleList, nn.ModuleDict)
     return any(
