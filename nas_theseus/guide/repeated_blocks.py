@@ -1,4 +1,4 @@
-"""Find the blocks that a network repeats, so that it can be cut there without a description of it."""
+"""Find the blocks that a network repeats, so that it can be cut at them without being described."""
 
 from __future__ import annotations
 
@@ -192,12 +192,16 @@ def channels_first(guide: Guide) -> Guide:
     if not any(last):
         return guide
     for index, part in enumerate(guide.parts):
+        if not isinstance(part, torch.fx.GraphModule):
+            raise TypeError("parts of `cut` are graph modules")
         graph = part.graph
         if last[index]:
             features = next(iter(graph.nodes))
             with graph.inserting_after(features):
                 turned = graph.call_method("permute", (features, 0, 2, 3, 1))
-            features.replace_all_uses_with(turned, delete_user_cb=lambda user, t=turned: user is not t)
+            features.replace_all_uses_with(
+                turned, delete_user_cb=lambda user, t=turned: user is not t
+            )
         if last[index + 1]:
             end = next(node for node in graph.nodes if node.op == "output")
             with graph.inserting_before(end):

@@ -72,6 +72,6 @@ def not_loaded(weights: str, place: str, error: Exception) -> GuideError:
     """
     said = " ".join(str(error).split())[:200] or type(error).__name__
     return GuideError(
-        f"the weights {weights} cannot be loaded ({type(error).__name__}: {said}). {place}; or give "
-        "weights='FILE.safetensors' (or .pt, .pth), or weights=None for random weights"
+        f"the weights {weights} cannot be loaded ({type(error).__name__}: {said}). {place}; or "
+        "give weights='FILE.safetensors' (or .pt, .pth), or weights=None for random weights"
     )

@@ -1,4 +1,4 @@
-"""Image classification: digits, Fashion-MNIST, any torchvision data set, folders of images."""
+"""Image classification: digits, Fashion-MNIST, any torchvision data set that fits in memory."""
 
 from __future__ import annotations
 
@@ -203,57 +203,25 @@ def from_datasets(
     Raises:
         DataError: a share outside (0, 1); on first use also when images or labels do not fit.
     """
-    chosen = completed("from_datasets", options, _defaults("images"))
+    chosen = completed("from_datasets", options, image_defaults("images"))
     name, share, seed = chosen["name"] or "images", chosen["validation_share"], chosen["seed"]
     pairs = Datasets(name, train, test, inlet, ClassLabels(classes), share, seed)
-    return _task(name, Boundary(inlet), _Classes(classes, pairs), chosen)
+    return image_task(name, Boundary(inlet), _Classes(classes, pairs), chosen)
 
 
-def image_folder(
-    root: str | Path,
-    size: int = 224,
-    workers: int = 4,
-    **options: Unpack[ImageOptions],
-) -> ImageTask:
-    """A folder of images too many for memory, as ImageNet is laid out: one folder a class.
-
-    Args:
-        root: holds ``train/<class>/…`` and ``test/<class>/…`` (or ``val/<class>/…``, which is
-            then the test split). Validation is taken from ``train``.
-        size: images are resized to 8/7 of this and the middle is cut out.
-        workers: processes that read images; never more than there are cores.
-        options: see `ImageOptions`; the name is the folder's by default.
-
-    Raises:
-        DataError: a share or size that cannot be; on first use also when folders are missing,
-            train and test have other classes, or an image cannot be read.
-    """
-    chosen = completed("image_folder", options, _defaults(None))
-    validation_share, seed = chosen["validation_share"], chosen["seed"]
-    if not 0 < validation_share < 1:
-        raise DataError(f"validation_share is between 0 and 1, not {validation_share}")
-    if size < 1 or workers < 0:
-        raise DataError(f"image_folder: size {size} must be above 0, workers {workers} 0 or more")
-    from nas_theseus.tasks.folders import ImageFolders
-
-    path = Path(root).expanduser().absolute()
-    source = ImageFolders(path, size, validation_share, seed, workers)
-    inlet = Boundary((3, size, size))
-    return _task(chosen["name"] or path.name, inlet, source, chosen)
-
-
-def _defaults(name: str | None) -> ImageOptions:
+def image_defaults(name: str | None, metric: str = "accuracy") -> ImageOptions:
+    """The options of tasks of images with their defaults."""
     return ImageOptions(
         validation_share=0.1,
         seed=0,
         name=name,
         label_smoothing=0.0,
         augment=None,
-        metric="accuracy",
+        metric=metric,
     )
 
 
-def _task(name: str, inlet: Boundary, source: Any, chosen: ImageOptions) -> ImageTask:
+def image_task(name: str, inlet: Boundary, source: Any, chosen: ImageOptions) -> ImageTask:
     """A task over a source of images."""
     smoothing, augment = chosen["label_smoothing"], chosen["augment"]
     return ImageTask(name, inlet, source, smoothing, augment, chosen["metric"])

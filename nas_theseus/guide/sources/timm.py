@@ -20,15 +20,16 @@ def load(name: str, weights: str | None, size: int | None) -> Loaded:
     if weights is not None and weights != DEFAULT:
         tag = weights
     full = f"{plain}.{tag}" if tag else plain
-    config = timm.models.get_pretrained_cfg(full)
-    if config is None or (tag and config.tag != tag):
-        known = [each.partition(".")[2] for each in timm.list_pretrained(f"{plain}.*")]
+    known = [each.partition(".")[2] for each in timm.list_pretrained(f"{plain}.*")]
+    if (tag and tag not in known) or (weights is not None and not known):
         raise GuideError(
-            f"timm's {plain} has no weights {tag!r}; use {' or '.join(known) or 'a file'}, "
-            "'default', the path of a file, or None for random weights"
+            f"timm's {plain} has no weights {tag or weights!r}; use "
+            f"{', '.join(map(repr, known)) + ', ' if known else ''}the path of a file, or None for "
+            "random weights"
         )
+    config = timm.models.get_pretrained_cfg(full)
     options = {}
-    if size is not None and config.fixed_input_size:
+    if size is not None and getattr(config, "fixed_input_size", False):
         options["img_size"] = size
     try:
         model = timm.create_model(full, pretrained=weights is not None, **options)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 from collections.abc import Callable
 
 import pytest
@@ -115,7 +116,7 @@ def test_a_network_is_cut_at_its_blocks_and_stages(which: str) -> None:
     assert set(at) <= set(guide.names)
     shapes = [guide.boundaries[1 + guide.names.index(name)].shape for name in at]
     # What is before the first block may have the first stage's shape.
-    assert all(one != other for one, other in zip(shapes[1:], shapes[2:], strict=False))
+    assert all(one != other for one, other in itertools.pairwise(shapes[1:]))
 
 
 def test_turned_maps_are_those_of_the_network() -> None:
