@@ -14,7 +14,7 @@ from torch import nn
 from nas_theseus.errors import CutError
 from nas_theseus.guide.chain import Guide, as_inlet, example_input
 from nas_theseus.guide.cut import cut_points
-from nas_theseus.guide.tracing import Trace, ancestors, is_torch_layer, names_of, trace
+from nas_theseus.guide.tracing import Trace, ancestors, is_torch_layer, trace
 
 Cuts: TypeAlias = Literal["blocks", "stages"]
 
@@ -163,7 +163,7 @@ class _Network:
     def _place_of(self, node: torch.fx.Node) -> str | None:
         """Name of the place after a node, if the network can be cut there."""
         # A node also has the names of modules that end later, such as a network's "features".
-        own = (name for name in names_of(node) if self.traced.last_of.get(name) is node)
+        own = (name for name, last in self.traced.last_of.items() if last is node)
         return next((self.places[name] for name in own if name in self.places), None)
 
     def _learns(self, node: torch.fx.Node) -> bool:

@@ -68,9 +68,21 @@ class Trace:
 
     @cached_property
     def last_of(self) -> dict[str, Node]:
-        """The last node of each name."""
-        stream = self.needed & self.streamed
-        return {name: node for node in self.nodes if node in stream for name in names_of(node)}
+        """The last node of each name.
+
+        A submodule that is called several times, such as an activation, gives its name to its last
+        call; the first one is ``name:1``, the second one ``name:2``, and so on.
+        """
+        kept = self.needed & self.streamed
+        stream = [node for node in self.nodes if node in kept]
+        found = {name: node for node in stream for name in names_of(node)}
+        calls: dict[str, list[Node]] = {}
+        for node in stream:
+            if node.op == "call_module":
+                calls.setdefault(label(node), []).append(node)
+        for name, nodes in calls.items():
+            found |= {f"{name}:{number}": node for number, node in enumerate(nodes[:-1], 1)}
+        return found
 
     def shapes(self, inputs: Tensor) -> dict[Node, tuple[int, ...]]:
         """Shapes of all tensors of one run in eval mode."""

@@ -15,7 +15,7 @@ from torch import Tensor, nn
 
 from nas_theseus.errors import DataError
 from nas_theseus.guide.chain import Guide
-from nas_theseus.tasks import Preprocessing, UnlabelledTask, image_folder
+from nas_theseus.tasks import Preprocessing, UnlabelledTask, from_datasets, image_folder
 from nas_theseus.tasks.contract import behaviour_mistakes, declaration_mistakes
 from nas_theseus.tasks.score import score, scores
 from nas_theseus.tasks.task import SPLITS
@@ -189,3 +189,42 @@ def test_what_cannot_be_learnt_is_refused(photographs: Path, tmp_path: Path) -> 
     (tmp_path / "empty").mkdir()
     with pytest.raises(DataError, match=r"empty has 0 pictures \(\.jpg, "):
         task_of(tmp_path / "empty", guide_of()).size("train")
+
+
+def test_data_sets_without_labels_are_prepared_as_the_guide_expects() -> None:
+    random = np.random.RandomState(0)
+    pictures = [
+        Image.fromarray(random.randint(0, 256, (14 + n, 12, 3)).astype(np.uint8)) for n in range(20)
+    ]
+    guide = guide_of()
+    task = from_datasets(pictures, pictures[:4], labels=False, guide=guide)
+    assert declaration_mistakes(task) == behaviour_mistakes(task, taught=True) == []
+    assert (task.metric, task.inlet.shape, task.outputs.shape) == ("agreement", (3, 8, 8), (5,))
+    assert [task.size(split) for split in SPLITS] == [18, 2, 4]
+    expected = {
+        tuple(((guide.preprocessing.pixels(p).float() / 255 - 0.5) / 0.5).flatten().tolist())
+        for p in pictures
+    }
+    found = torch.cat([b.inputs for s in ("train", "validation") for b in task.batches(s, 8)])  # type: ignore[arg-type]
+    assert len(found) == 20
+    for inputs in found:
+        assert any(np.allclose(inputs.flatten(), one, atol=1e-5) for one in expected)
+    # What comes with an image is not read.
+    pairs = [(picture, "no label") for picture in pictures]
+    same = from_datasets(pairs, pairs[:4], labels=False, guide=guide, metric="divergence")
+    assert same.data_hash() == task.data_hash()
+    assert same.metric == "divergence"
+
+
+def test_data_sets_take_shapes_and_classes_from_the_guide() -> None:
+    bytes_of = [(torch.full((3, 8, 8), 10 * n, dtype=torch.uint8), n % 2) for n in range(20)]
+    task = from_datasets(bytes_of, bytes_of, guide=guide_of(classes=2))
+    assert (task.metric, task.inlet.shape, task.outputs.shape) == ("accuracy", (3, 8, 8), (2,))
+    values = {
+        round(float(x), 4) for batch in task.batches("test", 20) for x in batch.inputs[:, 0, 0, 0]
+    }
+    assert values == {round((10 * n / 255 - 0.5) / 0.5, 4) for n in range(20)}
+    with pytest.raises(DataError, match=r"inlet \(3, 4, 4\) is not the \(3, 8, 8\) of the prepro"):
+        from_datasets(bytes_of, bytes_of, (3, 4, 4), guide=guide_of())
+    with pytest.raises(DataError, match="from_datasets: without labels, a guide's outputs are"):
+        from_datasets(bytes_of, bytes_of, labels=False)
