@@ -59,7 +59,5 @@ def test_a_task_varies_its_training_pictures_only() -> None:
 def test_floats_cannot_be_varied_so() -> None:
     floats = [(torch.full((1, 4, 4), float(n)), n % 2) for n in range(40)]
     task = from_datasets(floats, floats, (1, 4, 4), 2, augment="randaugment")
-    with pytest.raises(
-        DataError, match="randaugment varies pictures of bytes, and these"
-    ):
+    with pytest.raises(DataError, match="randaugment varies pictures of bytes, and these"):
         next(task.batches("train", 8, seed=0))
