@@ -6,7 +6,7 @@ from nas_theseus.tasks.image_folder import image_folder
 from nas_theseus.tasks.images import ImageTask, digits, fashion_mnist, from_datasets
 from nas_theseus.tasks.labels import LabelTask, multilabel
 from nas_theseus.tasks.metric import Meter, OwnMetric, own_metric
-from nas_theseus.tasks.multiple_choice import multiple_choice
+from nas_theseus.tasks.multiple_choice import MultipleChoice, multiple_choice
 from nas_theseus.tasks.picture_sets import saved_dataset, webdataset
 from nas_theseus.tasks.preprocessing import Preprocessing
 from nas_theseus.tasks.regression import NumberTask, diabetes, regression
@@ -23,6 +23,7 @@ __all__ = [
     "LabelTask",
     "MaskTask",
     "Meter",
+    "MultipleChoice",
     "NumberTask",
     "OwnMetric",
     "Preprocessing",
