@@ -2,16 +2,13 @@
 
 from __future__ import annotations
 
-from nas_theseus.tasks.images import (
-    ImageTask,
-    digits,
-    fashion_mnist,
-    from_datasets,
-    image_folder,
-)
+from nas_theseus.tasks.image_folder import image_folder
+from nas_theseus.tasks.images import ImageTask, digits, fashion_mnist, from_datasets
 from nas_theseus.tasks.labels import LabelTask, multilabel
 from nas_theseus.tasks.metric import Meter, OwnMetric, own_metric
 from nas_theseus.tasks.multiple_choice import MultipleChoice, multiple_choice
+from nas_theseus.tasks.picture_sets import saved_dataset, webdataset
+from nas_theseus.tasks.preprocessing import Preprocessing
 from nas_theseus.tasks.regression import NumberTask, diabetes, regression
 from nas_theseus.tasks.segmentation import MaskTask, digit_masks, segmentation
 from nas_theseus.tasks.task import SPLITS, Batch, Split, Task
@@ -29,6 +26,7 @@ __all__ = [
     "MultipleChoice",
     "NumberTask",
     "OwnMetric",
+    "Preprocessing",
     "Split",
     "Task",
     "TextFilesTask",
@@ -44,8 +42,10 @@ __all__ = [
     "multiple_choice",
     "own_metric",
     "regression",
+    "saved_dataset",
     "segmentation",
     "text_file",
     "text_files",
     "unlabelled",
+    "webdataset",
 ]
