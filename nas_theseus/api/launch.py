@@ -38,7 +38,7 @@ from nas_theseus.space.genome import Genome
 from nas_theseus.space.search_space import SearchSpace
 from nas_theseus.space.sources import Sources
 from nas_theseus.stitching.suggestions import stitch_errors, suggested
-from nas_theseus.tasks.score import score
+from nas_theseus.tasks.score import scores
 from nas_theseus.values.architecture import Architecture
 from nas_theseus.values.registers import EXECUTORS
 from nas_theseus.values.rung import rungs_of
@@ -217,7 +217,8 @@ class Launch:
     def measure_guide(self, costs: CostTable) -> Measured:
         """Measure quality and costs of the prepared guide."""
         space, resources = self.space, self.settings.execution.resources
-        values = {space.metric: score(space.guide, space.task, "validation")}
+        found = scores(space.guide, space.task, "validation")
+        values = {f"val_{name}": value for name, value in found.items()}
         values |= costs.of_parts().known()
         device = torch.device(resources.device)
         # The driver of a cluster may have no device of the trials' kind.
@@ -226,6 +227,8 @@ class Launch:
         values |= {**measured.costs, **measured.beside}
         figures = ", ".join(f"{name} {value:,.4g}" for name, value in values.items())
         self.reporter.say(f"guide: {figures}")
+        if note := getattr(space.task, "note", None):
+            self.reporter.say(note)
         return Measured(space, costs, values)
 
     def open_driver(

@@ -18,7 +18,7 @@ from nas_theseus.conversion.training_macs import training_macs
 from nas_theseus.costs.table import CostTable
 from nas_theseus.costs.taking import MeasuredCosts, measured_costs
 from nas_theseus.space.search_space import SearchSpace
-from nas_theseus.tasks.score import score
+from nas_theseus.tasks.score import scores
 from nas_theseus.values.architecture import Architecture
 from nas_theseus.values.events import Progress
 from nas_theseus.values.ids import derive_seed
@@ -55,6 +55,7 @@ class Candidate:
     macs: int = field(init=False, default=0)
     pieces: int = field(init=False, default=1)
     _measured: MeasuredCosts | None = field(init=False, default=None)
+    _beside: dict[str, float] = field(init=False, default_factory=dict)
     _started: float = field(init=False, default_factory=time.perf_counter)
 
     @property
@@ -128,7 +129,10 @@ class Candidate:
 
     def score(self) -> float:
         """Current quality on validation data."""
-        return score(self.target, self.space.task, "validation")
+        task = self.space.task
+        found = scores(self.target, task, "validation")
+        self._beside = {f"val_{n}": value for n, value in found.items() if n != task.metric}
+        return found[task.metric]
 
     def forward_macs(self, examples: int) -> int:
         """Multiply-adds of running examples through the candidate."""
@@ -164,6 +168,8 @@ class Candidate:
             self._measured = measured_costs(*network, blocks=list(self.target.blocks))
         counted = self.costs.of(architecture)
         notes = ["the guide itself: every part kept, nothing trained"] if self.is_guide else []
+        if note := getattr(space.task, "note", None):
+            notes.append(note)
         if self.pieces > 1:
             notes.append(f"out of memory: batches were computed in {self.pieces} pieces")
         quality = self.curve[-1].value if self.curve else self.score()
@@ -171,7 +177,7 @@ class Candidate:
             architecture=architecture,
             recipe=self.recipe.id,
             seed=self.search_seed,
-            metrics={space.metric: quality, **self._measured.beside},
+            metrics={space.metric: quality, **self._beside, **self._measured.beside},
             cost=Cost({**counted.known(), **self._measured.costs}),
             train_macs_spent=self.macs,
             seconds=time.perf_counter() - self._started,

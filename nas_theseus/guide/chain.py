@@ -24,6 +24,10 @@ class Guide(nn.Module):
 
     Attributes:
         pretrained: the model that the parts are from, for guides of `huggingface_guide`.
+        preprocessing: what the network expects of pictures (`tasks.preprocessing.Preprocessing`),
+            for guides of `vision_guide`; tasks of pictures take it over.
+        weights_from: what the weights are called that were trained elsewhere, for guides of
+            `vision_guide`.
 
     Raises:
         CutError: a part does not map one tensor to one tensor with the batch dimension first, or
@@ -31,6 +35,8 @@ class Guide(nn.Module):
     """
 
     pretrained: Any = None
+    preprocessing: Any = None
+    weights_from: str | None = None
 
     def __init__(
         self, parts: Sequence[tuple[str, nn.Module]], inlet: Boundary | Sequence[int]

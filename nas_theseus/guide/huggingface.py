@@ -163,7 +163,7 @@ def _pieces(model: Any, family: Family) -> tuple[nn.Module, list[Layer], nn.Modu
     try:
         return family.embedding(model), family.layers(model), family.head(model)
     except AttributeError as error:
-        version = getattr(_transformers(), "__version__", "")
+        version = getattr(transformers_package(), "__version__", "")
         raise CutError(
             f"{type(model).__name__} cannot be cut: {error}. A guide is a model with its output "
             "head, such as those of AutoModelForCausalLM. If this is one, transformers "
@@ -245,7 +245,7 @@ def load_language_model(source: str | Path, *, trust_code: bool = False) -> Any:
         raise GuideError(
             f"{path} does not exist; give a folder with config.json and safetensors, or a GGUF file"
         )
-    transformers = _transformers()
+    transformers = transformers_package()
     options: dict[str, Any] = {
         "dtype": torch.float32,
         "output_loading_info": True,
@@ -265,14 +265,14 @@ def load_language_model(source: str | Path, *, trust_code: bool = False) -> Any:
     except Exception as error:  # transformers raises many kinds for files that it cannot read
         said = " ".join(str(error).split())[:300]
         raise GuideError(f"{path} cannot be read: {type(error).__name__}: {said}") from error
-    _refuse_other_tensors(path, told)
+    refuse_other_tensors(path, told)
     if path.is_file():  # dequantised, which its configuration does not say
         del model.config.quantization_config
         model.is_quantized, model.hf_quantizer = False, None
     return model
 
 
-def _transformers() -> Any:
+def transformers_package() -> Any:
     """The package transformers.
 
     Raises:
@@ -295,7 +295,7 @@ def _transformers() -> Any:
 
 def _class_in(folder: Path, trust_code: bool) -> Any:
     """The class of the model in a folder, if it is one that can be trained and trusted."""
-    transformers = _transformers()
+    transformers = transformers_package()
     if not (folder / "config.json").is_file():
         raise GuideError(f"{folder} has no config.json; give a folder as save_pretrained writes it")
     try:
@@ -329,7 +329,7 @@ def _class_in(folder: Path, trust_code: bool) -> Any:
     return transformers.AutoModelForCausalLM
 
 
-def _refuse_other_tensors(path: Path, told: Any) -> None:
+def refuse_other_tensors(path: Path, told: Any) -> None:
     """Refuse a checkpoint whose tensors are not those of the model."""
     for kind, what in (
         ("missing_keys", "lacks tensors of the model"),

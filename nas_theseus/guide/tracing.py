@@ -68,9 +68,21 @@ class Trace:
 
     @cached_property
     def last_of(self) -> dict[str, Node]:
-        """The last node of each name."""
-        stream = self.needed & self.streamed
-        return {name: node for node in self.nodes if node in stream for name in names_of(node)}
+        """The last node of each name.
+
+        A submodule that is called several times, such as an activation, gives its name to its last
+        call; the first one is ``name:1``, the second one ``name:2``, and so on.
+        """
+        kept = self.needed & self.streamed
+        stream = [node for node in self.nodes if node in kept]
+        found = {name: node for node in stream for name in names_of(node)}
+        calls: dict[str, list[Node]] = {}
+        for node in stream:
+            if node.op == "call_module":
+                calls.setdefault(label(node), []).append(node)
+        for name, nodes in calls.items():
+            found |= {f"{name}:{number}": node for number, node in enumerate(nodes[:-1], 1)}
+        return found
 
     def shapes(self, inputs: Tensor) -> dict[Node, tuple[int, ...]]:
         """Shapes of all tensors of one run in eval mode."""
@@ -135,7 +147,7 @@ class _Tracer(torch.fx.Tracer):
         return (
             module_qualified_name in self._opaque
             or super().is_leaf_module(m, module_qualified_name)
-            or _is_layer(m)
+            or is_torch_layer(m)
             or _depends_on_mode(m)
             or self._whole(m)
         )
@@ -154,7 +166,7 @@ class _Tracer(torch.fx.Tracer):
             raise
 
 
-def _is_layer(module: nn.Module) -> bool:
+def is_torch_layer(module: nn.Module) -> bool:
     """Whether a class derives from one of torch's layers, as timm's batch norms do."""
     containers = (nn.Module, nn.Sequential, nn.ModuleList, nn.ModuleDict)
     return any(

@@ -36,9 +36,14 @@ def rebuilding() -> Iterator[None]:
         _REBUILDING.reset(token)
 
 
+def is_rebuilding() -> bool:
+    """Whether a found network is being rebuilt, whose weights are loaded later."""
+    return _REBUILDING.get()
+
+
 def load_given_weights(model: nn.Module, weights: str | Path | None) -> None:
     """Load a guide's weights file, if one is given and no found network is being rebuilt."""
-    if weights is not None and not _REBUILDING.get():
+    if weights is not None and not is_rebuilding():
         load_weights(model, weights)
 
 

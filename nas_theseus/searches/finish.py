@@ -19,7 +19,7 @@ from nas_theseus.searches.ledger import Ledger
 from nas_theseus.space.search_space import SearchSpace
 from nas_theseus.space.sources import Sources
 from nas_theseus.storage.whole_files import write_json
-from nas_theseus.tasks.score import score
+from nas_theseus.tasks.score import scores
 from nas_theseus.values.outcomes import Evaluation, FrontMember
 from nas_theseus.values.tracking import ResultFiles, Results
 
@@ -54,17 +54,18 @@ class Finish:
         Raises:
             StorageError: weights are missing, or a file cannot be written.
         """
-        front, test_name = self.folder.front, f"test_{self.space.task.metric}"
+        front = self.folder.front
         load_weights(self.space.guide, self.guide)
-        self.guide_values[test_name] = _tested(
-            front / "guide-test.json",
-            test_name,
-            lambda: score(self.space.guide, self.space.task, "test"),
+        self.guide_values.update(
+            _tested(
+                front / "guide-test.json",
+                lambda: scores(self.space.guide, self.space.task, "test"),
+            )
         )
         members = []
         for number, evaluation in enumerate(ledger.members, 1):
             self.say(f"testing network {number} of {len(ledger.members)} on the front")
-            members.append(self._member(evaluation, test_name))
+            members.append(self._member(evaluation))
         _remove_former(front, {member.evaluation.architecture.id for member in members})
         evaluations = ledger.evaluations
         ids = {member.evaluation.architecture.id for member in members}
@@ -82,19 +83,17 @@ class Finish:
         tests = {member.evaluation.architecture.id: member.test for member in members}
         return Results(found, tests, tuple(files))
 
-    def _member(self, evaluation: Evaluation, test_name: str) -> FrontMember:
+    def _member(self, evaluation: Evaluation) -> FrontMember:
         folder = self.folder.front / evaluation.architecture.id
         weights = self.folder.weights_of(evaluation.name)
         write_member(folder, evaluation, weights, self.sources)
 
-        def measure() -> float:
+        def measure() -> dict[str, float]:
             target = assemble(self.space, evaluation.architecture, 0)
             load_weights(target, weights)
-            return score(target, self.space.task, "test")
+            return scores(target, self.space.task, "test")
 
-        return FrontMember(
-            evaluation, {test_name: _tested(folder / "test.json", test_name, measure)}
-        )
+        return FrontMember(evaluation, _tested(folder / "test.json", measure))
 
     def _files(self, evaluation: Evaluation) -> list[ResultFiles]:
         """A member's network and pictures."""
@@ -127,10 +126,10 @@ def _draw(space: SearchSpace, evaluation: Evaluation, folder: Path) -> tuple[str
     return tuple(drawn)
 
 
-def _tested(path: Path, name: str, measure: Callable[[], float]) -> float:
-    """A test score, measured once and saved."""
+def _tested(path: Path, measure: Callable[[], dict[str, float]]) -> dict[str, float]:
+    """Test scores by ``test_`` and their name, measured once and saved."""
     if path.exists():
-        return float(json.loads(path.read_text())[name])
-    value = float(measure())
-    write_json(path, {name: value})
-    return value
+        return {name: float(value) for name, value in json.loads(path.read_text()).items()}
+    found = {f"test_{name}": float(value) for name, value in measure().items()}
+    write_json(path, found)
+    return found

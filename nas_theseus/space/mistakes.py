@@ -45,13 +45,23 @@ def guide_mistakes(guide: Guide, task: Task) -> Iterator[str]:
     if guide.boundaries[0] != task.inlet:
         yield (
             f"guide: takes inputs {guide.boundaries[0]}, but those of task {task.name!r} are "
-            f"{task.inlet}; cut the guide with inlet={task.inlet.shape}"
+            f"{task.inlet}; {_inlet_remedy(guide, task)}"
         )
     if guide.boundaries[-1].shape != task.outputs.shape:
         yield (
             f"guide: its outputs are {guide.boundaries[-1]}, but task {task.name!r} needs "
             f"{task.outputs}; {_remedy(guide, task)}"
         )
+
+
+def _inlet_remedy(guide: Guide, task: Task) -> str:
+    """What to do where the guide's inputs are not the task's."""
+    if guide.preprocessing is None:
+        return f"cut the guide with inlet={task.inlet.shape}"
+    return (
+        "give the task guide=guide, so that its pictures are as the guide expects them, or "
+        "vision_guide(…, size=) the task's size"
+    )
 
 
 def _declaration_mistakes(space: SearchSpace) -> Iterator[str]:
@@ -92,7 +102,12 @@ def _remedy(guide: Guide, task: Task) -> str:
     """What to do where the guide's outputs are not the task's."""
     found, wanted = guide.boundaries[-1], task.outputs
     if not _predicts_tokens(task) or found.kind != "tokens" or found.shape[0] != wanted.shape[0]:
-        return "give the guide a head for the task"
+        if guide.preprocessing is None:
+            return "give the guide a head for the task"
+        return (
+            "give the guide a head for the task, or learn its outputs instead of labels: "
+            "image_folder(…, labels=False, guide=guide)"
+        )
     if found.width > wanted.width:
         return (
             f"these are more than the task's {wanted.width:,} tokens: give the guide's own "

@@ -2,16 +2,12 @@
 
 from __future__ import annotations
 
-from nas_theseus.tasks.images import (
-    ImageTask,
-    digits,
-    fashion_mnist,
-    from_datasets,
-    image_folder,
-)
+from nas_theseus.tasks.image_folder import image_folder
+from nas_theseus.tasks.images import ImageTask, digits, fashion_mnist, from_datasets
 from nas_theseus.tasks.labels import LabelTask, multilabel
 from nas_theseus.tasks.metric import Meter, OwnMetric, own_metric
 from nas_theseus.tasks.multiple_choice import multiple_choice
+from nas_theseus.tasks.preprocessing import Preprocessing
 from nas_theseus.tasks.regression import NumberTask, diabetes, regression
 from nas_theseus.tasks.segmentation import MaskTask, digit_masks, segmentation
 from nas_theseus.tasks.task import SPLITS, Batch, Split, Task
@@ -28,6 +24,7 @@ __all__ = [
     "Meter",
     "NumberTask",
     "OwnMetric",
+    "Preprocessing",
     "Split",
     "Task",
     "TextFilesTask",

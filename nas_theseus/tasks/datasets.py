@@ -8,13 +8,16 @@ from typing import Any
 
 import numpy as np
 import torch
+from PIL import Image
 from torch import Tensor
 
 from nas_theseus.errors import DataError
+from nas_theseus.tasks.pictures import upright_rgb
+from nas_theseus.tasks.preprocessing import Preprocessing
 from nas_theseus.tasks.splits import held_out
 from nas_theseus.tasks.target_readers import ReadTargets, as_tensor
 from nas_theseus.tasks.task import Splits, shuffled
-from nas_theseus.tasks.tensors import TensorExamples, channel_statistics
+from nas_theseus.tasks.tensors import Statistics, TensorExamples, channel_statistics
 
 _MOST_KEPT_BYTES = 1 << 30
 
@@ -33,6 +36,8 @@ class Datasets:
         seed: fixes the split.
         output_bytes: size of a prediction for one example, which decides whether predictions
             for all of them are kept.
+        preprocessing: resizes and crops PIL images, and standardises them and bytes. Default: PIL
+            images have the shape already, and the training split says how to standardise.
 
     Raises:
         DataError: a share outside (0, 1).
@@ -46,6 +51,7 @@ class Datasets:
     validation_share: float = 0.1
     seed: int = 0
     output_bytes: int = 0
+    preprocessing: Preprocessing | None = None
 
     def __post_init__(self) -> None:
         if not 0 < self.validation_share < 1:
@@ -64,7 +70,9 @@ class Datasets:
         kept = self.output_bytes * len(targets) <= _MOST_KEPT_BYTES
         test = TensorExamples(test_inputs[order], test_targets[order], None, kept)
         held = max(1, round(len(targets) * self.validation_share))
-        return split_training(self.name, (inputs, targets), test, held, None, self.seed)
+        statistics = None if self.preprocessing is None else self.preprocessing.statistics
+        training = (inputs, targets)
+        return split_training(self.name, training, test, held, None, self.seed, statistics)
 
     def _read(self, part: str, data: Any) -> tuple[Tensor, Tensor]:
         inputs: list[Tensor] = []
@@ -85,7 +93,10 @@ class Datasets:
 
     def _input(self, which: str, given: Any) -> Tensor:
         try:
-            tensor = as_tensor(given, upright=True)
+            if self.preprocessing is not None and isinstance(given, Image.Image):
+                tensor = self.preprocessing.pixels(upright_rgb(given))
+            else:
+                tensor = as_tensor(given, upright=True)
         except DataError as error:
             raise DataError(f"{self.name}: {which} {error}") from error
         if tuple(tensor.shape) != self.shape:
@@ -111,6 +122,7 @@ def split_training(
     validation_examples: int,
     train_examples: int | None,
     seed: int,
+    statistics: Statistics | None = None,
 ) -> Splits:
     """Validation first, training from the rest, so that the first never depends on the second.
 
@@ -118,6 +130,7 @@ def split_training(
         training: inputs and targets that validation is taken from; images of bytes are
             standardised per channel.
         train_examples: how many of the rest are trained on; None for all.
+        statistics: how images of bytes are standardised. Default: by the training split.
 
     Raises:
         DataError: there are too few examples.
@@ -136,7 +149,10 @@ def split_training(
         held, rest = order[:validation_examples], order[validation_examples:]
     # Over all of the rest, so that validation inputs are the same for every train_examples.
     bytes_only = inputs.dtype == torch.uint8
-    statistics = channel_statistics(inputs[rest]) if bytes_only else None
+    if not bytes_only:
+        statistics = None
+    elif statistics is None:
+        statistics = channel_statistics(inputs[rest])
     chosen = rest[:train_examples]
     return Splits(
         TensorExamples(inputs[chosen], targets[chosen], statistics, test.indexed),

@@ -1,53 +1,49 @@
-"""Folders of images that do not fit in memory, read batch by batch through torch's DataLoader."""
+"""Folders of pictures: one folder a class, or pictures without labels at any depth."""
 
 from __future__ import annotations
 
-import os
 import warnings
-from collections.abc import Iterator
+from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
-from typing import ClassVar
 
 import torch
-from torch import Tensor
-from torch.utils.data import DataLoader, Dataset
-from torchvision.datasets import ImageFolder
-from torchvision.transforms.functional import (
-    center_crop,
-    pil_to_tensor,
-    resize,
-)
 
 from nas_theseus.errors import DataError
-from nas_theseus.tasks.pictures import count_transparent, read_picture
+from nas_theseus.tasks.picture_files import (
+    PICTURES,
+    FolderExamples,
+    LabelledFile,
+    Reading,
+    has_pictures,
+    list_pictures,
+    read_files,
+)
+from nas_theseus.tasks.pictures import count_transparent
 from nas_theseus.tasks.splits import held_out, report_classes
-from nas_theseus.tasks.task import Device, Digest, Splits, shuffled
-from nas_theseus.tasks.tensors import Statistics, standardise
+from nas_theseus.tasks.task import Splits, shuffled
 
-# ImageNet's channels in bytes, which pretrained networks expect.
-IMAGENET: Statistics = ((123.675, 116.28, 103.53), (58.395, 57.12, 57.375))
-_MOST_FILES_HASHED = 4096
+_FEWEST = 3
 
 
 @dataclass(frozen=True)
 class ImageFolders:
     """``train`` and ``test`` (or ``val``) under one root, each with one folder a class.
 
+    Hidden folders, and folders without pictures, are ignored.
+
     Attributes:
         root: absolute.
-        size: height and width of an image as the network sees it.
+        reading: how pictures are read.
         validation_share: share of the training files kept for validation.
         seed: fixes the split and its order.
-        workers: processes that read images.
     """
 
     root: Path
-    size: int
+    reading: Reading
     validation_share: float
     seed: int
-    workers: int
 
     @cached_property
     def class_names(self) -> tuple[str, ...]:
@@ -64,125 +60,127 @@ class ImageFolders:
         return len(self.class_names)
 
     def load(self) -> Splits:
-        """List the files and split them; images are read later, batch by batch.
+        """List the files, try to read them, and split them.
 
         Raises:
-            DataError: folders are missing or empty, or train and test have other classes.
+            DataError: folders are missing or empty, train and test have other classes, or too many
+                pictures cannot be read.
         """
-        tests = [self.root / name for name in ("test", "val") if (self.root / name).is_dir()]
-        if not tests:
+        tests = _test_folder(self.root)
+        if tests is None:
             raise DataError(f"{self.root} has neither a test nor a val folder; add one of them")
-        test_classes = _class_names(tests[0])
+        test_classes = _class_names(tests)
         if test_classes != self.class_names:
             differing = sorted(set(test_classes) ^ set(self.class_names))
             raise DataError(
-                f"{tests[0]} and {self.root / 'train'} must have the same classes; only one has "
-                f"{', '.join(differing[:10])}"
+                f"{tests} and {self.root / 'train'} must have the same classes; only one has "
+                f"pictures of {', '.join(differing[:10])}"
             )
-        files, test_files = _list_files(self.root / "train"), _list_files(tests[0])
-        labels = torch.tensor([label for _, label in files])
-        count = max(1, round(len(files) * self.validation_share))
+        examples = self._read(self.root / "train")
+        test = self._read(tests)
+        labels = torch.tensor([label for _, label in examples.files])
+        count = max(1, round(len(labels) * self.validation_share))
         # Files are listed class by class: unshuffled, a limited look would see one class only.
         held, rest = held_out(labels, count, self.seed)
         report_classes(str(self.root / "train"), self.class_names, labels[rest], labels[held])
-        self._report_transparency([path for path, _ in files])
+        report_transparency(self.root, [path for path, _ in examples.files])
         return Splits(
-            self._examples([files[index] for index in rest.tolist()]),
-            self._examples([files[index] for index in held.tolist()]),
-            self._examples([test_files[i] for i in shuffled(len(test_files), self.seed).tolist()]),
+            chosen(examples, rest.tolist()),
+            chosen(examples, held.tolist()),
+            chosen(test, shuffled(len(test), self.seed).tolist()),
         )
 
-    def _report_transparency(self, paths: list[str]) -> None:
-        found, looked_at = count_transparent(paths)
-        if found:
-            warnings.warn(
-                f"{self.root}: {found} of {looked_at} pictures that were looked at are transparent "
-                "somewhere; they are put on white",
-                stacklevel=2,
-            )
-
-    def _examples(self, files: list[tuple[str, int]]) -> FolderExamples:
-        return FolderExamples(self.root, tuple(files), self.size, self.workers)
+    def _read(self, folder: Path) -> FolderExamples:
+        files: list[LabelledFile] = [
+            (path, label)
+            for label, name in enumerate(self.class_names)
+            for path in list_pictures(folder / name)
+        ]
+        return read_files(self.root, files, self.reading)
 
 
-@dataclass(frozen=True, eq=False)
-class FolderExamples:
-    """Images on disk, in a fixed order.
+@dataclass(frozen=True)
+class PictureFolder:
+    """All pictures under one root, at any depth, without labels.
+
+    If the root has a folder ``train`` and a folder ``test`` or ``val``, these are the splits, and
+    validation is taken from ``train``. Otherwise validation and test are taken from all pictures.
 
     Attributes:
-        root: what paths are told relative to in the hash.
-        files: path and label of each image.
-        size: height and width after resizing and cropping.
-        workers: processes that read images.
+        root: absolute.
+        classes: number of the guide's outputs.
+        reading: how pictures are read.
+        validation_share: share of the pictures kept for validation, and for test.
+        seed: fixes the splits and their order.
     """
 
     root: Path
-    files: tuple[tuple[str, int], ...]
-    size: int
-    workers: int
-    indexed: ClassVar[bool] = False
+    classes: int
+    reading: Reading
+    validation_share: float
+    seed: int
 
-    def __len__(self) -> int:
-        return len(self.files)
+    def load(self) -> Splits:
+        """List the files, try to read them, and split them.
 
-    def select(
-        self, order: Tensor, batch_size: int, device: Device
-    ) -> Iterator[tuple[Tensor, Tensor]]:
-        """Batches read by worker processes, standardised on the device they are for."""
-        target = torch.device(device)
-        loader: DataLoader[tuple[Tensor, int]] = DataLoader(
-            _ImageFiles([self.files[index] for index in order.tolist()], self.size),
-            batch_size=batch_size,
-            num_workers=min(self.workers, os.cpu_count() or 1),
-            pin_memory=target.type == "cuda",
-        )
-        for images, labels in loader:
-            moved = images.to(target, non_blocking=True)
-            yield standardise(moved, IMAGENET), labels.to(target, non_blocking=True)
-
-    def update(self, digest: Digest) -> None:
-        """Hash every file's name, label and length, and the bytes of up to 4,096 of them.
-
-        Reading all of an ImageNet would take an hour; the files read are spread evenly.
+        Raises:
+            DataError: there are fewer than three pictures, or too many cannot be read.
         """
-        digest.update(f"{len(self)} images, {self.size} pixels\n".encode())
-        step = -(-len(self) // _MOST_FILES_HASHED)
-        for index, (path, label) in enumerate(self.files):
-            file = Path(path)
-            name = file.relative_to(self.root).as_posix()
-            digest.update(f"{name} {label} {file.stat().st_size}\n".encode())
-            if index % step == 0:
-                digest.update(file.read_bytes())
+        tests = _test_folder(self.root) if (self.root / "train").is_dir() else None
+        examples = self._read(self.root if tests is None else self.root / "train")
+        order = shuffled(len(examples), self.seed).tolist()
+        held = max(1, round(len(order) * self.validation_share))
+        if tests is None:
+            test, order = chosen(examples, order[:held]), order[held:]
+        else:
+            found = self._read(tests)
+            test = chosen(found, shuffled(len(found), self.seed).tolist())
+        report_transparency(self.root, [path for path, _ in examples.files])
+        return Splits(chosen(examples, order[held:]), chosen(examples, order[:held]), test)
+
+    def _read(self, folder: Path) -> FolderExamples:
+        if not folder.is_dir():
+            raise DataError(f"there is no folder {folder}; give a folder of pictures")
+        files = [(path, 0) for path in list_pictures(folder)]
+        if len(files) < _FEWEST:
+            raise DataError(
+                f"{folder} has {len(files)} pictures ({', '.join(PICTURES)}); training, validation "
+                "and test need one each, and conversion some hundreds"
+            )
+        return read_files(self.root, files, self.reading)
 
 
-class _ImageFiles(Dataset[tuple[Tensor, int]]):
-    def __init__(self, files: list[tuple[str, int]], size: int) -> None:
-        self.files = files
-        self.size = size
+def chosen(examples: FolderExamples, order: Sequence[int]) -> FolderExamples:
+    """Some of the examples, in an order."""
+    pixels = examples.pixels
+    return FolderExamples(
+        examples.root,
+        tuple(examples.files[index] for index in order),
+        examples.reading,
+        None if pixels is None else pixels[torch.tensor(order, dtype=torch.long)],
+    )
 
-    def __len__(self) -> int:
-        return len(self.files)
 
-    def __getitem__(self, index: int) -> tuple[Tensor, int]:
-        path, label = self.files[index]
-        image = read_picture(path)
-        image = center_crop(resize(image, round(self.size * 8 / 7)), [self.size, self.size])
-        pixels: Tensor = pil_to_tensor(image)
-        return pixels, label
+def report_transparency(root: Path, paths: list[str]) -> None:
+    """Warn of pictures that are transparent somewhere."""
+    found, looked_at = count_transparent(paths)
+    if found:
+        warnings.warn(
+            f"{root}: {found} of {looked_at} pictures that were looked at are transparent "
+            "somewhere; they are put on white",
+            stacklevel=2,
+        )
+
+
+def _test_folder(root: Path) -> Path | None:
+    return next((root / name for name in ("test", "val") if (root / name).is_dir()), None)
 
 
 def _class_names(folder: Path) -> tuple[str, ...]:
     if not folder.is_dir():
         raise DataError(f"there is no folder {folder}; it should hold one folder a class")
-    names = tuple(sorted(entry.name for entry in folder.iterdir() if entry.is_dir()))
+    folders = (e for e in folder.iterdir() if e.is_dir() and not e.name.startswith("."))
+    names = tuple(sorted(entry.name for entry in folders if has_pictures(entry)))
     if not names:
-        raise DataError(f"{folder} is empty; it should hold one folder a class")
+        raise DataError(f"{folder} is empty; it should hold one folder of pictures a class")
     return names
-
-
-def _list_files(folder: Path) -> list[tuple[str, int]]:
-    try:
-        files: list[tuple[str, int]] = ImageFolder(str(folder)).samples
-    except FileNotFoundError as error:
-        raise DataError(f"{folder} has a class without images: {error}") from error
-    return files

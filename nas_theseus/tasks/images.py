@@ -1,10 +1,10 @@
-"""Image classification: digits, Fashion-MNIST, any torchvision data set, folders of images."""
+"""Image classification: digits, Fashion-MNIST, any torchvision data set that fits in memory."""
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any, Protocol, Unpack
+from typing import Any, Literal, Protocol, Unpack, overload
 
 import numpy as np
 import torch
@@ -16,8 +16,10 @@ from nas_theseus.tasks.datasets import Datasets, by_class, split_training
 from nas_theseus.tasks.distillation import of_classes
 from nas_theseus.tasks.idx import read_idx
 from nas_theseus.tasks.metric import Measured, OwnMetric, Targets
+from nas_theseus.tasks.preprocessing import Preprocessing
 from nas_theseus.tasks.splits import report_classes
-from nas_theseus.tasks.target_readers import ClassLabels
+from nas_theseus.tasks.taken_over import without_labels
+from nas_theseus.tasks.target_readers import Alone, ClassLabels, no_labels
 from nas_theseus.tasks.task import Splits, SplitTask
 from nas_theseus.tasks.task_options import Augment, ImageOptions
 from nas_theseus.tasks.tensors import (
@@ -25,6 +27,7 @@ from nas_theseus.tasks.tensors import (
     check_labels,
     flip_and_crop,
 )
+from nas_theseus.tasks.unlabelled import UnlabelledTask, unlabelled
 from nas_theseus.values.architecture import Boundary
 from nas_theseus.values.keywords import completed
 
@@ -182,78 +185,105 @@ def fashion_mnist(
     return ImageTask("fashion-mnist", inlet, source, label_smoothing, augment, metric)
 
 
+@overload
 def from_datasets(
     train: Any,
     test: Any,
-    inlet: tuple[int, int, int] = (3, 32, 32),
-    classes: int = 10,
+    inlet: tuple[int, int, int] | None = None,
+    classes: int | None = None,
+    *,
+    labels: Literal[True] = True,
+    guide: Any = None,
+    preprocessing: Preprocessing | None = None,
     **options: Unpack[ImageOptions],
-) -> ImageTask:
+) -> ImageTask: ...
+
+
+@overload
+def from_datasets(
+    train: Any,
+    test: Any,
+    inlet: tuple[int, int, int] | None = None,
+    classes: int | None = None,
+    *,
+    labels: Literal[False],
+    guide: Any = None,
+    preprocessing: Preprocessing | None = None,
+    **options: Unpack[ImageOptions],
+) -> UnlabelledTask: ...
+
+
+def from_datasets(
+    train: Any,
+    test: Any,
+    inlet: tuple[int, int, int] | None = None,
+    classes: int | None = None,
+    *,
+    labels: bool = True,
+    guide: Any = None,
+    preprocessing: Preprocessing | None = None,
+    **options: Unpack[ImageOptions],
+) -> ImageTask | UnlabelledTask:
     """Any torchvision-style data sets that fit in memory.
 
     Args:
-        train: gives (image, label) for 0 … len-1. An image is a PIL image or bytes (C, H, W),
-            which are standardised per channel, or a float tensor, which is taken as it is. Its
-            transform must not be random: it runs once.
+        train: gives (image, label) for 0 … len-1, or without labels an image or anything that
+            begins with one. An image is a PIL image or bytes (C, H, W), which are standardised per
+            channel, or a float tensor, which is taken as it is. Its transform must not be random:
+            it runs once.
         test: the test split, in the same form.
-        inlet: shape of one image (C, H, W).
-        classes: labels are 0 … classes-1.
+        inlet: shape of one image (C, H, W). Default: what the guide takes, or (3, 32, 32).
+        classes: labels are 0 … classes-1. Default: as many as the guide has outputs, or 10.
+        labels: False learns the guide's outputs instead of labels; see `unlabelled`. The metric is
+            then ``agreement``, or ``divergence``.
+        guide: gives preprocessing and, without labels, what is learnt.
+        preprocessing: resizes and crops PIL images, and standardises them and bytes. Default: the
+            guide's, if it has one.
         options: see `ImageOptions`; the name is "images" by default.
 
     Raises:
-        DataError: a share outside (0, 1); on first use also when images or labels do not fit.
+        DataError: a share outside (0, 1), or there is no guide to learn from; on first use also
+            when images or labels do not fit.
     """
-    chosen = completed("from_datasets", options, _defaults("images"))
+    metric = "accuracy" if labels else "agreement"
+    chosen = completed("from_datasets", options, image_defaults("images", metric))
     name, share, seed = chosen["name"] or "images", chosen["validation_share"], chosen["seed"]
-    pairs = Datasets(name, train, test, inlet, ClassLabels(classes), share, seed)
-    return _task(name, Boundary(inlet), _Classes(classes, pairs), chosen)
+    if guide is not None:
+        inlet, classes = (
+            inlet or guide.boundaries[0].shape,
+            classes or guide.boundaries[-1].shape[0],
+        )
+        preprocessing = preprocessing or getattr(guide, "preprocessing", None)
+    inlet, classes = inlet or (3, 32, 32), classes or 10
+    if preprocessing is not None and preprocessing.shape != inlet:
+        raise DataError(
+            f"from_datasets: inlet {inlet} is not the {preprocessing.shape} of the preprocessing; "
+            "leave inlet= out, or give another preprocessing="
+        )
+    if labels:
+        pairs = Datasets(name, train, test, inlet, ClassLabels(classes), share, seed)
+        pairs = replace(pairs, preprocessing=preprocessing)
+        return image_task(name, Boundary(inlet), _Classes(classes, pairs), chosen)
+    learnt = without_labels("from_datasets", guide, chosen)
+    inputs = Datasets(name, Alone(train), Alone(test), inlet, no_labels, share, seed)
+    source = _Inputs(classes, replace(inputs, preprocessing=preprocessing))
+    base = image_task(name, Boundary(inlet), source, {**chosen, "metric": "accuracy"})
+    return unlabelled(base, learnt, metric=chosen["metric"])
 
 
-def image_folder(
-    root: str | Path,
-    size: int = 224,
-    workers: int = 4,
-    **options: Unpack[ImageOptions],
-) -> ImageTask:
-    """A folder of images too many for memory, as ImageNet is laid out: one folder a class.
-
-    Args:
-        root: holds ``train/<class>/…`` and ``test/<class>/…`` (or ``val/<class>/…``, which is
-            then the test split). Validation is taken from ``train``.
-        size: images are resized to 8/7 of this and the middle is cut out.
-        workers: processes that read images; never more than there are cores.
-        options: see `ImageOptions`; the name is the folder's by default.
-
-    Raises:
-        DataError: a share or size that cannot be; on first use also when folders are missing,
-            train and test have other classes, or an image cannot be read.
-    """
-    chosen = completed("image_folder", options, _defaults(None))
-    validation_share, seed = chosen["validation_share"], chosen["seed"]
-    if not 0 < validation_share < 1:
-        raise DataError(f"validation_share is between 0 and 1, not {validation_share}")
-    if size < 1 or workers < 0:
-        raise DataError(f"image_folder: size {size} must be above 0, workers {workers} 0 or more")
-    from nas_theseus.tasks.folders import ImageFolders
-
-    path = Path(root).expanduser().absolute()
-    source = ImageFolders(path, size, validation_share, seed, workers)
-    inlet = Boundary((3, size, size))
-    return _task(chosen["name"] or path.name, inlet, source, chosen)
-
-
-def _defaults(name: str | None) -> ImageOptions:
+def image_defaults(name: str | None, metric: str = "accuracy") -> ImageOptions:
+    """The options of tasks of images with their defaults."""
     return ImageOptions(
         validation_share=0.1,
         seed=0,
         name=name,
         label_smoothing=0.0,
         augment=None,
-        metric="accuracy",
+        metric=metric,
     )
 
 
-def _task(name: str, inlet: Boundary, source: Any, chosen: ImageOptions) -> ImageTask:
+def image_task(name: str, inlet: Boundary, source: Any, chosen: ImageOptions) -> ImageTask:
     """A task over a source of images."""
     smoothing, augment = chosen["label_smoothing"], chosen["augment"]
     return ImageTask(name, inlet, source, smoothing, augment, chosen["metric"])
@@ -266,6 +296,17 @@ class _Classes:
 
     def load(self) -> Splits:
         return _reported(self.pairs.name, self.classes, self.pairs.load())
+
+
+@dataclass(frozen=True, eq=False)
+class _Inputs:
+    """Images without labels; the number of classes is that of the guide's outputs."""
+
+    classes: int
+    inputs: Datasets
+
+    def load(self) -> Splits:
+        return self.inputs.load()
 
 
 def _reported(name: str, classes: int, splits: Splits) -> Splits:

@@ -28,7 +28,7 @@ def read_picture(path: str | Path) -> Image.Image:
     """
     try:
         with Image.open(path) as image:
-            return _as_rgb(ImageOps.exif_transpose(image))
+            return upright_rgb(image)
     except Image.DecompressionBombError as error:
         raise DataError(
             f"{path} is too large: {error}; shrink it, or raise PIL.Image.MAX_IMAGE_PIXELS in the "
@@ -100,8 +100,13 @@ def count_transparent(paths: Sequence[str]) -> tuple[int, int]:
     return found, len(looked_at)
 
 
-def _as_rgb(image: Image.Image) -> Image.Image:
-    image = eight_bits(image)
+def upright_rgb(image: Image.Image) -> Image.Image:
+    """An open image as RGB with 8 bits, upright, and on white where it is transparent.
+
+    Raises:
+        DataError: it is not known what white is; the message goes on from the picture's name.
+    """
+    image = eight_bits(ImageOps.exif_transpose(image))
     if not image.has_transparency_data:
         return image.convert("RGB")
     colours = image.convert("RGBA")

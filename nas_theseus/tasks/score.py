@@ -18,36 +18,46 @@ _MOST_OUTPUTS = 1 << 28
 
 
 def score(network: nn.Module, task: Task, split: Split, batch_size: int = 512) -> float:
-    """The task's metric on one split, in eval mode; the network's mode is restored.
+    """The task's metric on one split; see `scores`."""
+    return scores(network, task, split, batch_size)[task.metric]
+
+
+def scores(network: nn.Module, task: Task, split: Split, batch_size: int = 512) -> dict[str, float]:
+    """The task's metric on one split and those beside it, in eval mode; the mode is restored.
 
     Only `nas_theseus.searches.run` reads the test split, once, for the front.
 
     Args:
         batch_size: the most examples in a batch; fewer where the outputs are large.
 
+    Returns:
+        The metric by its name, first, then those of the task's `meters_beside()`, if it has any.
+
     Raises:
-        DataError: the split has no examples, or the metric is not one number.
+        DataError: the split has no examples, or a metric is not one number.
     """
     device = next(network.parameters()).device
     was_training = network.training
     network.eval()
-    meter = empty_meter(task, device)
+    beside: dict[str, Meter] = getattr(task, "meters_beside", dict)()
+    meters = {task.metric: empty_meter(task, device), **beside}
     batch_size = max(1, min(batch_size, _MOST_OUTPUTS // math.prod(task.outputs.shape)))
     examples = 0
     with torch.inference_mode():
         for batch in task.batches(split, batch_size, device=device):
             with torch.autocast(device.type, torch.bfloat16, enabled=device.type == "cuda"):
                 outputs = network(batch.inputs)
-            meter.update(outputs.float(), batch.targets)
+            for meter in meters.values():
+                meter.update(outputs.float(), batch.targets)
             examples += len(batch.inputs)
         if not examples:
             raise DataError(
                 f"task {task.name!r}: {task.metric} over no examples is undefined; the {split} "
                 "split is empty"
             )
-        value = as_number(task.metric, meter.compute())
+        found = {name: as_number(name, meter.compute()) for name, meter in meters.items()}
     network.train(was_training)
-    return value
+    return found
 
 
 def empty_meter(task: Task, device: Device) -> Meter:

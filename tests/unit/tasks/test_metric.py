@@ -20,6 +20,7 @@ from torchmetrics.classification import MulticlassAUROC, MulticlassConfusionMatr
 from nas_theseus.errors import DataError, UnknownNameError
 from nas_theseus.tasks import Task, diabetes, digit_masks, digits, multilabel, own_metric
 from nas_theseus.tasks.metric import Targets, name_mistake
+from nas_theseus.tasks.metrics.agreement import Agreement
 from nas_theseus.tasks.metrics.bits_per_byte import BitsPerByte
 from nas_theseus.tasks.metrics.divergence import Divergence
 from nas_theseus.tasks.metrics.perplexity import Perplexity, summed_nats
@@ -69,6 +70,9 @@ def by_hand(name: str, kind: str, outputs: Tensor, targets: Tensor) -> float:
         right = float((chosen == targets.numpy()).mean())
         return right if name == "accuracy" else judged.f1_score(targets, chosen, average="macro")
     if kind == "outputs":
+        if name == "agreement":
+            first, second = (x.argmax(-1).flatten().numpy() for x in (targets, outputs))
+            return float(judged.accuracy_score(first, second))
         p, q = (x.double().softmax(-1).flatten(0, -2).numpy() for x in (targets, outputs))
         return float(entropy(p, q, axis=1).mean())
     logits = outputs.movedim(-1 if kind == "tokens" else 1, -1).flatten(0, -2).double()
@@ -106,7 +110,9 @@ def test_values_over_batches_are_those_of_the_whole(name: str, kind: str) -> Non
 def test_directions_are_those_that_torchmetrics_gives(name: str, kind: str) -> None:
     meter: Any = METRICS[name].make(targets_of(kind))
     judge = getattr(meter, "inner", meter)
-    assert isinstance(judge, torchmetrics.Metric | Perplexity | BitsPerByte | Divergence)
+    assert isinstance(
+        judge, torchmetrics.Metric | Perplexity | BitsPerByte | Divergence | Agreement
+    )
     assert judge.higher_is_better == (METRICS[name].direction == "maximize")
 
 

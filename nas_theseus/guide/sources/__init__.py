@@ -1,0 +1,1 @@
+"""Where pretrained vision networks come from; one file a source."""
