@@ -1,8 +1,8 @@
 """Photographs without labels for the benchmark of vision networks: crops, split by picture.
 
 Pictures are those that packages install: Debian's tuxpaint-stamps-default (photographs of single
-things, cut out, of which the drawn ones are left out), and the samples of scikit-learn and, where it
-is installed, scikit-image. Crops of one picture are in one split only.
+things, cut out, of which the drawn ones are left out), and the samples of scikit-learn and, where
+it is installed, scikit-image. Crops of one picture are in one split only.
 """
 
 from __future__ import annotations
