@@ -48,7 +48,7 @@ from benchmarks.vision_report import (
     fashion_rates,
     lite0_rates,
 )
-from nas_theseus.errors import LimitError, TheseusError
+from nas_theseus.errors import ConversionError, LimitError, TheseusError
 
 AnyCell = TypeVar("AnyCell")
 RANDOM_NETWORKS = 4
@@ -134,8 +134,8 @@ def run_missing(
 ) -> None:
     """Run the cells that are missing, one after the other; each is kept as it ends.
 
-    A budget that a method cannot reach is kept as such. A cell that fails otherwise is reported and
-    left to the next call.
+    Kept too are a budget that a method cannot reach, and training that diverged. A cell that fails
+    otherwise is reported and left to the next call.
     """
     failed: set[AnyCell] = set()
     while time.time() < deadline:
@@ -145,9 +145,9 @@ def run_missing(
             return
         try:
             row = run(cell)
-        except LimitError as error:
+        except (LimitError, ConversionError) as error:
             names: list[str] = list(kind.__dataclass_fields__)  # type: ignore[attr-defined]
-            row = {**{name: getattr(cell, name) for name in names}, "out_of_reach": str(error)}
+            row = {**{name: getattr(cell, name) for name in names}, "failed": str(error)}
         except (TheseusError, RuntimeError) as error:
             print(f"{cell} failed, the next call tries again: {error!r}", flush=True)
             failed.add(cell)

@@ -207,7 +207,7 @@ class Lite0Bench:
         Channels are chosen and maps refitted as in our blocks, which a width multiplier does not.
         """
         low, high = 0.01, 0.99
-        for _ in range(12):
+        for _ in range(9):
             middle = round((low + high) / 2, 4)
             space, architecture = self._uniform(middle)
             fits = CostTable(space).of(architecture).macs <= self.limit(budget)

@@ -103,7 +103,7 @@ def prune(
         pruner.step()
         macs = _about(network, example[:1])
     if macs > limit:
-        raise SystemExit(
+        raise LimitError(
             f"{importance}: pruned as far as it goes, {macs:,} MACs are over {limit:,}"
         )
     network.zero_grad(set_to_none=True)

@@ -31,7 +31,7 @@ FASHION_RATES, FASHION_WITHIN = (1.5e-3, 3e-3, 6e-3), (3e-4, 3e-2)
 LITE0_GRID, LITE0_WITHIN, LITE0_BUDGET = (3e-4, 1e-3, 3e-3), (7e-5, 1.3e-2), 0.6
 # One net at the length that readers compare with published ones.
 FULL_LEVEL, FULL_IMAGES, FULL_EPOCHS = 0.25, 55_000, 12
-TRAINED_LITE0 = ("ours", "taylor", "magnitude", "width")
+TRAINED_LITE0 = ("ours", "taylor", "magnitude", "width", "taylor, labels")
 LITE0_RIVALS = ("ours", "width", *PRUNED)
 # Whose rate a method takes.
 _TUNED_AS = {SEARCHED: "ours", **{f"{one}, chained": one for one in IMPORTANCES}}
@@ -43,8 +43,8 @@ Figures = dict[str, float | None]
 
 def told(row: Row) -> str:
     """A cell in a few words."""
-    if "out_of_reach" in row:
-        return f"out of reach: {row['out_of_reach']}"
+    if "failed" in row:
+        return f"failed: {row['failed']}"
     seconds = f"{row['seconds']:.0f} s"
     if row.get("trajectory"):
         return f"{len(row['trajectory'])} architectures, {seconds}"
@@ -149,7 +149,9 @@ def _searched(rows: FashionRows, method: str, seed: int, rate: float | None) -> 
     cells = [FashionCell(method, level, rate, seed) for level in order]
     if any(cell not in rows for cell in cells):
         return None
-    made = [rows[cell] for cell in cells if "out_of_reach" not in rows[cell]]
+    made = [rows[cell] for cell in cells if "failed" not in rows[cell]]
+    if not made:
+        return None
     trajectory, spent, way = [], 0, 0
     for one in made:
         spent, way = spent + one["own_macs"], max(way, one.get("way_macs", 0))
