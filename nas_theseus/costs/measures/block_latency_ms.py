@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import importlib
-import io
 import warnings
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
@@ -113,12 +112,10 @@ class BlockLatencyMs:
                 network, (inputs,), dynamo=True, verbose=False, input_names=["inputs"]
             )
         assert program is not None  # only without dynamo
-        file = io.BytesIO()
-        program.save(file, external_data=False)
         options = onnxruntime.SessionOptions()
         options.intra_op_num_threads = threads or torch.get_num_threads()
         session = onnxruntime.InferenceSession(
-            file.getvalue(), options, providers=["CPUExecutionProvider"]
+            program.model_proto.SerializeToString(), options, providers=["CPUExecutionProvider"]
         )
         given = {each.name: inputs.numpy() for each in session.get_inputs()}
         return lambda: session.run(None, given)
