@@ -8,9 +8,9 @@ Network and weights are two packages; the weights (18 MB) are read without impor
     nas-theseus export efficientnet_lite0/ARCHITECTURE --format onnx
 
 Set PHOTOS to a folder of your own photographs, at any depth: some hundreds at least, thousands are
-better. As it stands, they are crops of the sample pictures of scikit-image, if it is installed, and
-scikit-learn; without scikit-image, Debian's stamps (apt-get install tuxpaint-stamps-default) are
-used if they are there. Crops of a few photographs show that it works, and no more.
+better. Debian's stamps are some hundred (apt-get install tuxpaint-stamps-default, then
+/usr/share/tuxpaint/stamps). As it stands, they are crops of the sample pictures of scikit-learn,
+and of scikit-image if it is installed. Crops of a few photographs show that it works, and no more.
 """
 
 from __future__ import annotations
@@ -34,7 +34,6 @@ SIZE = 160  # the weights were trained at 224, where everything takes twice as l
 
 # Source: the networks' own repository, tensorflow/tpu, efficientnet/lite.
 EXPECTED = Preprocessing(224, 256, (127 / 255,) * 3, (128 / 255,) * 3, "bicubic")
-STAMPS = Path("/usr/share/tuxpaint/stamps")
 SAMPLES = {
     "skimage": "data/{astronaut,chelsea,coffee,hubble_deep_field,rocket}.*",
     "sklearn": "datasets/images/{china,flower}.jpg",
@@ -74,12 +73,12 @@ def space() -> SearchSpace:
 
 def photographs(guide: Guide) -> Task:
     """Photographs without labels; the guide's outputs for them are learnt."""
+    if PHOTOS is not None:
+        return image_folder(PHOTOS, labels=False, guide=guide)
+    # Of the left of every picture for training and validation, of the right for test.
     samples = sample_pictures()
-    if PHOTOS is None and (len(samples) > 2 or not STAMPS.is_dir()):
-        # Of the left of every picture for training, and of the right for test.
-        train, test = Crops(samples, 400, (0.0, 0.7)), Crops(samples, 100, (0.7, 1.0))
-        return from_datasets(train, test, labels=False, guide=guide, name="crops")
-    return image_folder(PHOTOS or STAMPS, labels=False, guide=guide, unreadable=0.05)
+    train, test = Crops(samples, 400, (0.0, 0.7)), Crops(samples, 100, (0.7, 1.0))
+    return from_datasets(train, test, labels=False, guide=guide, name="crops")
 
 
 class Crops:

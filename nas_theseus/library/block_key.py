@@ -149,6 +149,16 @@ class BlockKeys:
             self._known[choice, inlet_share] = self._make(choice, inlet_share)
         return self._known[choice, inlet_share]
 
+    def of_space(self) -> dict[tuple[BlockChoice, float], BlockKey]:
+        """The keys of all blocks of the space, by choice and width share of the inlet."""
+        space = self._space
+        return {
+            (choice, share): self.of(choice, share)
+            for span, share in space.fitting
+            for choice in space.choices(span, share)
+            if not space.families[choice.block].preserves
+        }
+
     def of_blocks(self, architecture: Architecture) -> list[BlockKey | None]:
         """The key of each block of an architecture, in order.
 

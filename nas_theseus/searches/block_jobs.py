@@ -20,9 +20,12 @@ class BlockJobs:
 
     Args:
         keys: makes the keys of the search's blocks; its guide is prepared.
+        all_blocks: whether all blocks of the space are converted before the first trial.
     """
 
-    def __init__(self, keys: BlockKeys, library: Library, storage: SearchFolder) -> None:
+    def __init__(
+        self, keys: BlockKeys, library: Library, storage: SearchFolder, all_blocks: bool = False
+    ) -> None:
         self._keys = keys
         self._library = library
         self._storage = storage
@@ -33,6 +36,36 @@ class BlockJobs:
         self._known: dict[BlockChoice, dict[str, Facts]] = {}
         for outcome in storage.block_outcomes():
             self._take(outcome)
+        # Of the blocks that are wanted before the first trial, those that have not ended.
+        self._wanted: dict[BlockChoice, list[BlockKey]] = {}
+        if all_blocks:
+            for (choice, _), key in keys.of_space().items():
+                self._wanted.setdefault(choice, []).append(key)
+
+    @property
+    def wanted(self) -> int:
+        """How many blocks are wanted before the first trial and have not ended."""
+        for choice in list(self._wanted):
+            left = [key for key in self._wanted[choice] if not self._has_ended(choice, key)]
+            self._wanted[choice] = left
+            if not left:
+                del self._wanted[choice]
+        return sum(map(len, self._wanted.values()))
+
+    def _has_ended(self, choice: BlockChoice, key: BlockKey) -> bool:
+        if self._is_stored(key):
+            self._known.setdefault(choice, {})[key.id] = self._stored[key.id]
+            return True
+        return key.id in self._failed
+
+    def start_wanted(self) -> BlockKey | None:
+        """As `start`, of the blocks that are wanted before the first trial."""
+        for choice, keys in self._wanted.items():
+            for key in keys:
+                if key.id not in self._running and not self._has_ended(choice, key):
+                    self._running.add(key.id)
+                    return key
+        return None
 
     @property
     def counts(self) -> BlockCounts:

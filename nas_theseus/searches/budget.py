@@ -197,12 +197,7 @@ class _Blocks:
 
     def __init__(self, space: SearchSpace, storage: SearchFolder, location: str | Path) -> None:
         self._keys = BlockKeys(space)
-        keys = {
-            (choice, share): self._keys.of(choice, share)
-            for span, share in space.fitting
-            for choice in space.choices(span, share)
-            if not space.families[choice.block].preserves
-        }
+        keys = self._keys.of_space()
         stored = {}
         if space.recipe.library:
             stored = Library(location, create=False).records(keys.values())

@@ -37,6 +37,7 @@ class Plan:
         slots: trials that run at once.
         rungs: whether candidates that fall behind are stopped early.
         time_budget_s: seconds after which no new trial starts.
+        all_blocks: whether all blocks are converted before the first trial.
     """
 
     name: str
@@ -48,6 +49,7 @@ class Plan:
     slots: int = 1
     rungs: bool = True
     time_budget_s: float | None = None
+    all_blocks: bool = False
 
     def outcome_name(self, architecture: Architecture) -> str:
         """File name of an architecture's outcome, without its ending."""
@@ -74,6 +76,7 @@ class Driver:
         listeners: study, trackers and reporter, which are given every outcome.
         blocks: the blocks of a search that uses a library, else None. An architecture is handed
             out once all its blocks are in the library; missing blocks are handed out before it.
+            Nothing is proposed while they wait for blocks that are wanted before the first trial.
         ended_because: why no more jobs are handed out; empty while there are more.
     """
 
@@ -107,6 +110,12 @@ class Driver:
             seconds_left=seconds_left,
         )
 
+    @property
+    def has_work(self) -> bool:
+        """Whether trials are left, or blocks that are wanted before the first trial."""
+        trials = self.ledger.left + self.ledger.open
+        return trials > 0 or (self.blocks is not None and self.blocks.wanted > 0)
+
     def refuse_if_all_failed(self) -> None:
         """Raise the first failure if no candidate could be evaluated.
 
@@ -131,6 +140,9 @@ class Driver:
             self.ended_because = f"the time budget of {budget:g} s is spent"
             self.ledger.withdraw_waiting()
             return None
+        if self.blocks is not None and self.blocks.wanted:
+            self._show()
+            return self.blocks.start_wanted()
         while (job := self._waiting_job()) is None:
             if self.ledger.waiting and self.ledger.open >= self.plan.slots:
                 break  # their missing blocks are being converted

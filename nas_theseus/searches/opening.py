@@ -52,6 +52,7 @@ def plan_of(space: SearchSpace, settings: SearchSettings, slots: int) -> Plan:
         slots=slots,
         rungs=settings.rungs,
         time_budget_s=settings.time_budget_s,
+        all_blocks=settings.all_blocks,
     )
 
 

@@ -6,7 +6,8 @@ from nas_theseus.tasks.image_folder import image_folder
 from nas_theseus.tasks.images import ImageTask, digits, fashion_mnist, from_datasets
 from nas_theseus.tasks.labels import LabelTask, multilabel
 from nas_theseus.tasks.metric import Meter, OwnMetric, own_metric
-from nas_theseus.tasks.multiple_choice import multiple_choice
+from nas_theseus.tasks.multiple_choice import MultipleChoice, multiple_choice
+from nas_theseus.tasks.picture_sets import saved_dataset, webdataset
 from nas_theseus.tasks.preprocessing import Preprocessing
 from nas_theseus.tasks.regression import NumberTask, diabetes, regression
 from nas_theseus.tasks.segmentation import MaskTask, digit_masks, segmentation
@@ -22,6 +23,7 @@ __all__ = [
     "LabelTask",
     "MaskTask",
     "Meter",
+    "MultipleChoice",
     "NumberTask",
     "OwnMetric",
     "Preprocessing",
@@ -40,8 +42,10 @@ __all__ = [
     "multiple_choice",
     "own_metric",
     "regression",
+    "saved_dataset",
     "segmentation",
     "text_file",
     "text_files",
     "unlabelled",
+    "webdataset",
 ]

@@ -12,6 +12,7 @@ from torch import Tensor
 from torch.nn import functional
 
 from nas_theseus.errors import DataError, ShapeError
+from nas_theseus.tasks.augmentation import flip_and_crop, rand_augment
 from nas_theseus.tasks.datasets import Datasets, by_class, split_training
 from nas_theseus.tasks.distillation import of_classes
 from nas_theseus.tasks.idx import read_idx
@@ -21,12 +22,8 @@ from nas_theseus.tasks.splits import report_classes
 from nas_theseus.tasks.taken_over import without_labels
 from nas_theseus.tasks.target_readers import Alone, ClassLabels, no_labels
 from nas_theseus.tasks.task import Splits, SplitTask
-from nas_theseus.tasks.task_options import Augment, ImageOptions
-from nas_theseus.tasks.tensors import (
-    TensorExamples,
-    check_labels,
-    flip_and_crop,
-)
+from nas_theseus.tasks.task_options import AUGMENTS, Augment, ImageOptions
+from nas_theseus.tasks.tensors import TensorExamples, check_labels
 from nas_theseus.tasks.unlabelled import UnlabelledTask, unlabelled
 from nas_theseus.values.architecture import Boundary
 from nas_theseus.values.keywords import completed
@@ -58,7 +55,10 @@ class ImageTask(Measured, SplitTask):
         inlet: shape of one image (C, H, W).
         source: where the images come from.
         label_smoothing: share of each target spread over all classes, in training only.
-        augment: None, or ``flip-crop`` to vary training batches that are drawn with a seed.
+        augment: None, or how training batches are varied that are drawn with a seed: ``flip-crop``
+            flips and shifts, ``randaugment`` also applies two operations of torchvision's
+            RandAugment to each image. A guide that teaches is shown the varied images, so that its
+            outputs are computed anew for every batch instead of once.
         metric, own: what is measured; see `Measured`.
     """
 
@@ -74,8 +74,10 @@ class ImageTask(Measured, SplitTask):
         super().__post_init__()
         if not 0 <= self.label_smoothing < 1:
             raise DataError(f"label_smoothing is in [0, 1), not {self.label_smoothing}")
-        if self.augment not in (None, "flip-crop"):
-            raise DataError(f"augment is None or 'flip-crop', not {self.augment!r}")
+        if self.augment is not None and self.augment not in AUGMENTS:
+            raise DataError(
+                f"augment is None or {' or '.join(map(repr, AUGMENTS))}, not {self.augment!r}"
+            )
 
     @property
     def outputs(self) -> Boundary:
@@ -87,8 +89,23 @@ class ImageTask(Measured, SplitTask):
         return self.source.load()
 
     def augment_batch(self, inputs: Tensor, random: np.random.RandomState) -> Tensor:
-        """Flip and shift training images where the task asks for it."""
-        return flip_and_crop(inputs, random) if self.augment else inputs
+        """Vary training images where the task asks for it.
+
+        Raises:
+            DataError: RandAugment is asked for, but the images were no bytes.
+        """
+        if self.augment is None:
+            return inputs
+        varied = flip_and_crop(inputs, random)
+        if self.augment == "flip-crop":
+            return varied
+        statistics = getattr(self.splits.train, "statistics", None)
+        if statistics is None:
+            raise DataError(
+                f"task {self.name!r}: randaugment varies pictures of bytes, and these are floats; "
+                "give pictures or bytes, or augment='flip-crop'"
+            )
+        return rand_augment(varied, statistics, random)
 
     def loss(self, outputs: Tensor, targets: Tensor) -> Tensor:
         """Mean cross-entropy of logits (B, classes) against labels (B,).

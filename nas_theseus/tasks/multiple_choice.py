@@ -12,10 +12,12 @@ from typing import Any, Literal, TypeAlias
 import torch
 from torch import Tensor, nn
 
-from nas_theseus.errors import DataError
+from nas_theseus.errors import CostError, DataError
 from nas_theseus.tasks.text_reading import read_text
 from nas_theseus.tasks.token_cache import default_cache
 from nas_theseus.tasks.tokenizing import load_tokenizer, tokenizer_file
+from nas_theseus.values.architecture import Boundary
+from nas_theseus.values.goals import Direction
 
 Per: TypeAlias = Literal["choice", "token", "byte"]
 
@@ -140,6 +142,44 @@ def multiple_choice(
         for found, question in zip(scores, questions, strict=True)
     )
     return right / len(questions)
+
+
+@dataclass(frozen=True)
+class MultipleChoice:
+    """`multiple_choice` as an objective or constraint: ``maximize(MultipleChoice(...))``.
+
+    It is measured once on each finished network.
+
+    Attributes:
+        tokenizer, file, per: as for `multiple_choice`; the context is that of the networks.
+        name: of the metric, such as ``arc_accuracy``, where a search has several files.
+    """
+
+    tokenizer: str | Path
+    file: str | Path
+    per: Per = "choice"
+    name: str = "multiple_choice"
+
+    unit = "share"
+    direction: Direction = "maximize"
+    additive = False
+
+    def measure(
+        self, network: nn.Module, inlet: Boundary, device: torch.device, threads: int | None
+    ) -> float:
+        """The accuracy.
+
+        Raises:
+            CostError: the networks read no token ids.
+            DataError: as `multiple_choice`.
+        """
+        del device, threads
+        if inlet.kind != "ids":
+            raise CostError(
+                f"{self.name} is for networks that read token ids, not {inlet}; leave it out"
+            )
+        tokens = inlet.shape[0]
+        return multiple_choice(network, self.tokenizer, self.file, context=tokens, per=self.per)
 
 
 def _rows(encoding: Any, index: int, question: Question, context: int) -> Iterator[_Row]:

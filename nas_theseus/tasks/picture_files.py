@@ -17,7 +17,7 @@ from nas_theseus.errors import DataError
 from nas_theseus.tasks.pictures import read_picture
 from nas_theseus.tasks.preprocessing import Preprocessing, usual_preprocessing
 from nas_theseus.tasks.task import Device, Digest
-from nas_theseus.tasks.tensors import standardise
+from nas_theseus.tasks.tensors import Statistics, standardise
 
 LabelledFile: TypeAlias = tuple[str, int]
 
@@ -78,6 +78,11 @@ class FolderExamples:
         small = 4 * self.reading.outputs * len(self) <= MOST_BYTES_KEPT
         return self.pixels is not None and small
 
+    @property
+    def statistics(self) -> Statistics:
+        """Mean and deviation of bytes, with which they are standardised."""
+        return self.reading.preprocessing.statistics
+
     def __len__(self) -> int:
         return len(self.files)
 
@@ -88,8 +93,7 @@ class FolderExamples:
         target = torch.device(device)
         for images, labels in self._batches(order, batch_size, target):
             moved = images.to(target, non_blocking=True)
-            statistics = self.reading.preprocessing.statistics
-            yield standardise(moved, statistics), labels.to(target, non_blocking=True)
+            yield standardise(moved, self.statistics), labels.to(target, non_blocking=True)
 
     def _batches(
         self, order: Tensor, batch_size: int, target: torch.device

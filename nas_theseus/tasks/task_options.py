@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
-from typing import Any, Literal, TypeAlias, TypedDict
+from typing import Any, Literal, TypeAlias, TypedDict, get_args
 
-Augment: TypeAlias = Literal["flip-crop"] | None
+_Named: TypeAlias = Literal["flip-crop", "randaugment"]
+Augment: TypeAlias = _Named | None
+AUGMENTS: tuple[str, ...] = get_args(_Named)
 
 
 class SourceOptions(TypedDict, total=False):

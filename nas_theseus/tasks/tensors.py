@@ -1,4 +1,4 @@
-"""Examples held in memory, and the seeded augmentation of whole batches of images."""
+"""Examples held in memory, and how images of bytes are standardised."""
 
 from __future__ import annotations
 
@@ -6,10 +6,8 @@ from collections.abc import Iterator
 from dataclasses import dataclass, field
 from typing import TypeAlias
 
-import numpy as np
 import torch
 from torch import Tensor
-from torch.nn import functional
 
 from nas_theseus.errors import DataError
 from nas_theseus.tasks.task import Device, Digest, hash_tensor
@@ -109,31 +107,3 @@ def check_labels(name: str, labels: Tensor, count: int, classes: int) -> None:
             f"{name}: labels run from {int(labels.min())} to {int(labels.max())}, "
             f"{classes} classes allow 0 to {classes - 1}; correct the labels or classes="
         )
-
-
-def flip_and_crop(images: Tensor, random: np.random.RandomState) -> Tensor:
-    """Flip half of the images left to right and shift each by up to an eighth of its height.
-
-    Uncovered pixels get the nearest border pixel, which is background in standardised images too,
-    for any mean.
-
-    Args:
-        images: (N, C, H, W).
-        random: generator on the CPU, so that the same seed augments equally on every device.
-
-    Returns:
-        New images of the same shape.
-    """
-    count, _, height, width = images.shape
-    reach = max(1, height // 8)
-    top, left = random.randint(0, 2 * reach + 1, (2, count))
-    flipped = random.randint(0, 2, count).astype(bool)
-    rows = top[:, None] + np.arange(height)
-    columns = left[:, None] + np.arange(width)
-    columns[flipped] = columns[flipped, ::-1]
-    padded = functional.pad(images, [reach] * 4, mode="replicate")
-    example = torch.arange(count, device=images.device)[:, None, None]
-    row = torch.from_numpy(rows).to(images.device)[:, :, None]
-    column = torch.from_numpy(columns).to(images.device)[:, None, :]
-    # The slice between index tensors puts channels last: (N, H, W, C).
-    return padded[example, :, row, column].permute(0, 3, 1, 2).contiguous()

@@ -90,14 +90,14 @@ class TextSource:
                 yield from file.iter_batches(batch_size=_ROWS, columns=[self.column])
             return
         self._check_column(path, _arrow_schema(path))
-        pyarrow = _package("pyarrow")
+        pyarrow = arrow_package("pyarrow")
         with pyarrow.memory_map(str(path)) as file, pyarrow.ipc.open_stream(file) as batches:
             yield from batches
 
     def _parquet(self, path: Path) -> Any:
         """An open Parquet file with the column."""
         try:
-            file = _package("pyarrow.parquet").ParquetFile(path)
+            file = arrow_package("pyarrow.parquet").ParquetFile(path)
         except (OSError, ValueError) as error:
             if isinstance(error, DataError):
                 raise
@@ -194,7 +194,7 @@ def _hidden(path: Path) -> bool:
 
 
 def _arrow_schema(path: Path) -> Any:
-    pyarrow = _package("pyarrow")
+    pyarrow = arrow_package("pyarrow")
     try:
         with pyarrow.memory_map(str(path)) as file, pyarrow.ipc.open_stream(file) as batches:
             return batches.schema
@@ -202,7 +202,12 @@ def _arrow_schema(path: Path) -> Any:
         raise DataError(f"{path} cannot be read as an Arrow stream: {error}") from error
 
 
-def _package(name: str) -> Any:
+def arrow_package(name: str) -> Any:
+    """A module of pyarrow.
+
+    Raises:
+        DataError: pyarrow is not installed.
+    """
     try:
         importlib.import_module("pyarrow.ipc")
         return importlib.import_module(name)

@@ -3,9 +3,9 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Self
 
-from pydantic import Field, field_validator
+from pydantic import Field, field_validator, model_validator
 
 from nas_theseus.values.ids import SEARCH_NAME
 from nas_theseus.values.resources import Resources
@@ -41,7 +41,7 @@ class SearchSettings(Settings):
 
     Attributes:
         name: name of the search and of its folder.
-        trials: total number of architectures to evaluate.
+        trials: total number of architectures to evaluate; 0 only with `all_blocks`.
         time_budget_s: seconds after which no new trial starts.
         storage: folder of guides, library and searches.
         study_url: Optuna storage. Default: a journal file in the search's folder.
@@ -51,6 +51,7 @@ class SearchSettings(Settings):
             two epochs (`estimate.rungs.RungRecord`).
         suggestions: number of first architectures of a new search that are suggested by stitching:
             their blocks match the guide's boundaries best (`stitching.suggestions`).
+        all_blocks: whether all blocks of the space are converted and scored before the first trial.
         sampler: a name from `values.registers.SAMPLERS`.
         seed: seed of proposals and trials.
         trackers: names from `values.registers.TRACKERS`.
@@ -58,17 +59,28 @@ class SearchSettings(Settings):
     """
 
     name: str
-    trials: Positive = 20
+    trials: Annotated[int, Field(ge=0)] = 20
     time_budget_s: PositiveFloat | None = None
     storage: Path = Path("theseus")
     study_url: str | None = None
     library: bool | Annotated[str, Field(min_length=1)] = True
     rungs: bool = True
     suggestions: Annotated[int, Field(ge=0)] = 0
+    all_blocks: bool = False
     sampler: str = "theseus"
     seed: Annotated[int, Field(ge=0)] = 0
     trackers: tuple[str, ...] = ("mlflow",)
     execution: ExecutorSettings = ExecutorSettings()
+
+    @model_validator(mode="after")
+    def _does_something(self) -> Self:
+        if not self.trials and not self.all_blocks:
+            raise ValueError(
+                "trials=0 evaluates nothing; use at least 1, or all_blocks to convert the blocks"
+            )
+        if self.all_blocks and self.library is False:
+            raise ValueError("all_blocks fills the library, which library=False leaves out")
+        return self
 
     @field_validator("name")
     @classmethod

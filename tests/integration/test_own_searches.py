@@ -187,3 +187,30 @@ def test_candidates_that_fall_behind_are_stopped_and_on_no_front(
         assert set(killed["tags.theseus.front"]) == {"false"}
     finally:
         mlflow.set_tracking_uri(None)  # type: ignore[arg-type]
+
+
+def test_a_budget_is_answered_exactly_before_anything_is_trained(desk: Desk) -> None:
+    options = ("--name", "filled", "--executor", "inline", "--parallel", "1")
+    said = desk.search(*options, "--all-blocks", "--trials", "0")
+    assert "before the first trial: " in said and "blocks to convert and score" in said
+    assert desk.evaluations("filled") == {}
+    answered = desk.run("front", "filled", "--at", "macs <= 100000")
+    assert answered.returncode == 0, answered.stderr
+    assert "prior" in answered.stdout
+    again = desk.search(*options, "--trials", "2")
+    assert "blocks to convert" not in again
+    assert len(desk.evaluations("filled")) == 2
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        (("--trials", "0"), "trials=0 evaluates nothing"),
+        (("--all-blocks", "--no-library"), "all_blocks fills the library"),
+    ],
+)
+def test_a_search_without_work_is_refused(
+    desk: Desk, options: tuple[str, ...], message: str
+) -> None:
+    refused = desk.run("search", "small.py", *options)
+    assert refused.returncode != 0 and message in refused.stderr

@@ -11,8 +11,15 @@ import torch
 from PIL import Image
 
 import nas_theseus
+from nas_theseus import Recipe, SearchSpace
+from nas_theseus.blocks import Depthwise, Keep, TokenMLP
+from nas_theseus.candidate.workshop import Converted, Workshop
+from nas_theseus.guide.vision import vision_guide
 from nas_theseus.searches.folder import SearchFolder
 from nas_theseus.searches.front_files import read_outcomes
+from nas_theseus.space.mistakes import mistakes_in
+from nas_theseus.tasks import from_datasets
+from nas_theseus.values.architecture import Architecture, BlockChoice, Span
 from nas_theseus.values.outcomes import Evaluation
 
 SPACE = '''
@@ -95,3 +102,45 @@ def test_a_search_needs_no_labels(folder: Path, monkeypatch: pytest.MonkeyPatch)
     (folder / "weights.pt").unlink()
     network = result.load(result.members[0].evaluation.architecture.id)
     assert network(torch.zeros(2, 3, 32, 32)).shape == (2, 7)
+
+
+FAMILIES = [
+    "torchvision:resnet18",
+    "torchvision:regnet_y_400mf",
+    "torchvision:mobilenet_v3_small",
+    "torchvision:densenet121",
+    "torchvision:swin_t",
+    "timm:mobilenetv2_050",
+    "timm:efficientnet_lite0",
+    "timm:convnext_atto",
+    "timm:vit_tiny_patch16_224",
+    "timm:deit_tiny_patch16_224",
+]
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("name", FAMILIES)
+def test_a_network_of_each_family_is_converted(name: str) -> None:
+    pytest.importorskip("timm")
+    torch.manual_seed(0)
+    guide = vision_guide(name, weights=None, size=64)
+    draw = torch.Generator().manual_seed(0)
+    pictures = torch.randint(0, 256, (40, 3, 64, 64), dtype=torch.uint8, generator=draw)
+    middle = len(guide) // 2
+    new = TokenMLP() if len(guide.boundaries[middle].shape) == 2 else Depthwise()
+    space = SearchSpace(
+        guide=guide,
+        task=from_datasets(list(pictures), list(pictures[:8]), labels=False, guide=guide),
+        blocks=[Keep(), new.on(guide.names[middle])],
+        recipe=Recipe(
+            align_examples=16, align_steps=4, align_batch_size=8, epochs=1, batch_size=18, distill=1
+        ),
+    )
+    assert mistakes_in(space) == []
+    choices = [BlockChoice(Span(i, i + 1), "keep") for i in range(len(guide))]
+    variant = next(space.families[new.name].variants())
+    choices[middle] = BlockChoice(Span(middle, middle + 1), new.name, variant)
+    *_, last = Workshop(space, torch.device("cpu")).convert(Architecture(tuple(choices)), 0)
+    assert isinstance(last, Converted)
+    assert 0 <= last.evaluation.metrics["val_agreement"] <= 1
+    assert last.evaluation.metrics["val_divergence"] > 0

@@ -15,7 +15,8 @@ def command(
     model: Annotated[
         str,
         typer.Argument(
-            help="SPACE.py, or a model or Guide as module:callable (torchvision.models:resnet18)."
+            help="SPACE.py, a model or Guide as module:callable (torchvision.models:resnet18), or "
+            "a network of vision_guide (timm:convnext_tiny)."
         ),
     ],
     inlet: Annotated[
@@ -56,8 +57,12 @@ def command(
 
 def _model(text: str) -> Any:
     from nas_theseus.errors import SpaceError
+    from nas_theseus.guide.vision import vision_guide
+    from nas_theseus.values.registers import SOURCES
 
     module, _, attribute = text.partition(":")
+    if module in SOURCES:
+        return vision_guide(text, weights=None)  # the parts do not depend on the weights
     sys.path.insert(0, os.getcwd())  # the user's own module, as `python -m` would find it
     try:
         return getattr(importlib.import_module(module), attribute)()

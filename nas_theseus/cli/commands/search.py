@@ -36,6 +36,13 @@ SuggestionsOption = Annotated[
 NoLibraryOption = Annotated[
     bool, typer.Option("--no-library", help="Convert every candidate by itself.")
 ]
+AllBlocksOption = Annotated[
+    bool,
+    typer.Option(
+        "--all-blocks",
+        help="Convert and score all blocks before the first trial, so that front --at is exact.",
+    ),
+]
 NoRungsOption = Annotated[
     bool, typer.Option("--no-rungs", help="Train every candidate to the end.")
 ]
@@ -60,6 +67,7 @@ def command(
     suggestions: SuggestionsOption = None,
     library: LibraryOption = None,
     no_library: NoLibraryOption = False,
+    all_blocks: AllBlocksOption = False,
     no_rungs: NoRungsOption = False,
     tracker: TrackerOption = None,
     executor: ExecutorOption = "ray",
@@ -92,6 +100,7 @@ def command(
         "seed": seed,
         "suggestions": suggestions,
         "library": False if no_library else library,
+        "all_blocks": all_blocks,
         "rungs": False if no_rungs else None,
         "trackers": tracker,
         "executor": executor,

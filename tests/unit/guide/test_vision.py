@@ -218,6 +218,29 @@ def test_folders_of_hugging_face_are_cut_and_compute_the_same(tmp_path: Path) ->
         vision_guide(f"hf:{folder}", size=48)
 
 
+FOLDERS: dict[str, tuple[dict[str, Any], int]] = {
+    "ConvNext": ({"hidden_sizes": [8, 16], "depths": [2, 2], "num_stages": 2}, 7),
+    "RegNet": (
+        {"hidden_sizes": [8, 16], "depths": [1, 2], "embedding_size": 8, "groups_width": 4},
+        5,
+    ),
+    "MobileNetV2": ({"depth_multiplier": 0.35}, 18),
+}
+
+
+@pytest.mark.parametrize("family", FOLDERS)
+def test_families_of_hugging_face_are_cut_at_their_blocks(family: str, tmp_path: Path) -> None:
+    options, parts = FOLDERS[family]
+    config = getattr(transformers, f"{family}Config")(**options, num_labels=5)
+    torch.manual_seed(0)
+    getattr(transformers, f"{family}ForImageClassification")(config).save_pretrained(tmp_path)
+    own = transformers.AutoModelForImageClassification.from_pretrained(tmp_path)
+    inputs = torch.randn(2, 3, 32, 32)
+    guide = vision_guide(f"hf:{tmp_path}", preprocessing=Preprocessing(32, 32))
+    assert len(guide) == parts
+    assert torch.allclose(logits(guide, inputs), logits(own, inputs), atol=1e-5)
+
+
 def test_weights_of_a_folder_may_be_others_or_random(tmp_path: Path) -> None:
     folder = resnet_folder(tmp_path)
     torch.manual_seed(1)

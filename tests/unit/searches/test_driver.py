@@ -307,6 +307,30 @@ def test_a_block_that_two_architectures_lack_is_handed_out_once(tmp_path: Path) 
     assert blocks.broken(one) is None and blocks.start(other) == second
 
 
+def test_all_blocks_are_converted_before_the_first_proposal(tmp_path: Path) -> None:
+    bench = Bench(tmp_path)
+    blocks = BlockJobs(bench.keys, bench.library, bench.storage, all_blocks=True)
+    wanted = set(bench.keys.of_space().values())
+    bench.driver.blocks = blocks
+    assert blocks.wanted == len(wanted) > 4
+    first, second = bench.driver.next(), bench.driver.next()
+    assert isinstance(first, BlockKey) and isinstance(second, BlockKey) and first != second
+    # One is converted, the other's worker dies too often: neither is tried again.
+    assert result(bench.worker(first)) is None
+    bench.driver.ended(first, None)
+    bench.driver.ended(second, "its worker died 3 times")
+    assert blocks.wanted == len(wanted) - 2
+    ended = {first, second}
+    while isinstance(job := bench.driver.next(), BlockKey):
+        assert job not in ended and not bench.driver.ledger.waiting
+        ended.add(job)
+        bench.end(job)
+    assert ended == wanted and blocks.wanted == 0
+    assert isinstance(job, Architecture)  # the guide
+    known = blocks.errors()
+    assert {key.choice for key in wanted} - known.keys() == {second.choice}
+
+
 def told(outcome: Outcome) -> object:
     """What must not depend on how a search was run: everything but the time it took."""
     if isinstance(outcome, Stopped):

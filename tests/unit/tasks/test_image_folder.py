@@ -15,6 +15,7 @@ from torch import Tensor, nn
 
 from nas_theseus.errors import DataError
 from nas_theseus.guide.chain import Guide
+from nas_theseus.space.mistakes import guide_mistakes
 from nas_theseus.tasks import Preprocessing, UnlabelledTask, from_datasets, image_folder
 from nas_theseus.tasks.contract import behaviour_mistakes, declaration_mistakes
 from nas_theseus.tasks.score import score, scores
@@ -228,3 +229,21 @@ def test_data_sets_take_shapes_and_classes_from_the_guide() -> None:
         from_datasets(bytes_of, bytes_of, (3, 4, 4), guide=guide_of())
     with pytest.raises(DataError, match="from_datasets: without labels, a guide's outputs are"):
         from_datasets(bytes_of, bytes_of, labels=False)
+
+
+def test_guides_that_do_not_fit_the_pictures_are_told_with_remedies(photographs: Path) -> None:
+    for split in ("train", "test"):
+        for number in range(8):
+            folder = photographs / "labelled" / split / ("cat", "dog")[number % 2]
+            folder.mkdir(parents=True, exist_ok=True)
+            Image.new("RGB", (8, 8), (10 * number, 0, 0)).save(folder / f"{number}.png")
+    guide = guide_of()
+    labelled = image_folder(photographs / "labelled", guide=guide, workers=0, validation_share=0.5)
+    (said,) = guide_mistakes(guide, labelled)
+    assert "guide: its outputs are (D) = (5), but task 'labelled' needs (D) = (2); give" in said
+    assert said.endswith("image_folder(…, labels=False, guide=guide)")
+    other = image_folder(photographs, labels=False, guide=guide, size=16, workers=0)
+    (said,) = guide_mistakes(guide, other)
+    assert "takes inputs (C,H,W) = (3, 8, 8), but those of task" in said
+    assert said.endswith("or vision_guide(…, size=) the task's size")
+    assert list(guide_mistakes(guide, task_of(photographs, guide))) == []

@@ -237,7 +237,7 @@ def test_augmented_batches_are_shifts_and_flips_drawn_by_the_seed() -> None:
 @pytest.mark.parametrize(
     ("make", "message"),
     [
-        (lambda: digits(augment="cutout"), "'flip-crop', not 'cutout'"),  # type: ignore[arg-type]
+        (lambda: digits(augment="cutout"), "'randaugment', not 'cutout'"),  # type: ignore[arg-type]
         (lambda: digits(label_smoothing=1.0), r"\[0, 1\), not 1.0"),
         (lambda: fashion_mnist(pad=-1), "pad is 0 or more"),
         (lambda: fashion_mnist(train_images=0), "must be at least 1"),

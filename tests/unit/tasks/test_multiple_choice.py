@@ -11,10 +11,12 @@ import pytest
 import torch
 from torch import Tensor, nn
 
-from nas_theseus.errors import DataError
-from nas_theseus.tasks import multiple_choice
+from nas_theseus.errors import CostError, DataError
+from nas_theseus.space.objectives import maximize
+from nas_theseus.tasks import MultipleChoice, multiple_choice
 from nas_theseus.tasks.multiple_choice import read_questions
 from nas_theseus.tasks.tokenizing import load_tokenizer
+from nas_theseus.values.architecture import Boundary
 from tests.unit.tasks.token_files import make_tokenizer
 
 CONTEXT = 24
@@ -168,3 +170,15 @@ def test_what_cannot_be_scored_is_refused(tmp_path: Path, tokenizer: Path, file:
     file.write_text("\n", encoding="utf-8")
     with pytest.raises(DataError, match="has no question"):
         read_questions(file)
+
+
+def test_it_is_an_objective_of_searches(tokenizer: Path, file: Path) -> None:
+    torch.manual_seed(0)
+    network, place = Recurrent(), (torch.device("cpu"), None)
+    measure = MultipleChoice(tokenizer, file, per="byte", name="fox_accuracy")
+    expected = multiple_choice(network, tokenizer, file, context=CONTEXT, per="byte")
+    assert measure.measure(network, Boundary((CONTEXT,), integer=True), *place) == expected
+    objective = maximize(measure)
+    assert (objective.name, objective.direction) == ("fox_accuracy", "maximize")
+    with pytest.raises(CostError, match="fox_accuracy is for networks that read token ids"):
+        measure.measure(network, Boundary((3, 8, 8)), *place)
