@@ -54,8 +54,9 @@ def separable(part: nn.Module, features: Tensor, *, filters: int) -> nn.Module:
     Raises:
         TransformError: no convolution of the part becomes cheaper.
 
-    Source: Guo et al. 2018, arXiv:1808.06866 (the best depthwise-separable form of a kernel by
-    singular values); the metric of the features and the refit are ours.
+    Source: Guo et al. 2018, arXiv:1808.05517 (a kernel's best depthwise-separable form by singular
+    values); compare He et al. 2019, arXiv:1910.09455. The metric of the features and the refit as
+    they are here are ours.
     """
     if filters < 1:
         raise TransformError(f"filters={filters} is no number of kernels; use 1 or more")

@@ -43,7 +43,7 @@ def rows_read(part: nn.Module, layer: str, features: Tensor) -> Tensor:
     Raises:
         TransformError: the layer does not compute with its own weight.
     """
-    weight = part.get_submodule(layer).get_parameter("weight")
+    weight = part.get_submodule(layer)._parameters.get("weight")
     reading = _Reading(weight, len(features))
     with evaluating(part):
         for chunk in torch.split(features, _CHUNK):
@@ -53,8 +53,8 @@ def rows_read(part: nn.Module, layer: str, features: Tensor) -> Tensor:
                 break
     if not reading.rows:
         raise TransformError(
-            f"{layer!r} does not run, or not with its own weight, as with weight standardisation; "
-            "name other parts with .on(…)"
+            f"{layer!r} does not run, or not with its own weight, as with weight standardisation "
+            "or a parametrization; name other parts with .on(…)"
         )
     rows = torch.cat(reading.rows)
     return rows if len(features) >= _FEWEST_EXAMPLES else rows[:0]
@@ -66,7 +66,10 @@ def enough(rows: Tensor, inputs: int) -> bool:
 
 
 def norm_behind(part: nn.Module, layer: str) -> nn.modules.batchnorm._BatchNorm | None:
-    """The batch norm with fixed statistics that alone reads a layer's output; None without one."""
+    """The batch norm with fixed statistics that alone reads a layer's output; None without one.
+
+    Layers and norms that run several times have none.
+    """
     try:
         traced = trace(part)
     except CutError:
@@ -75,7 +78,10 @@ def norm_behind(part: nn.Module, layer: str) -> nn.modules.batchnorm._BatchNorm 
     users = list(node.users) if node is not None else []
     if len(users) != 1 or users[0].op != "call_module":
         return None
+    called = [str(each.target) for each in traced.nodes if each.op == "call_module"]
     found = part.get_submodule(str(users[0].target))
+    if max(called.count(layer), called.count(str(users[0].target))) > 1:
+        return None
     if isinstance(found, nn.modules.batchnorm._BatchNorm) and found.running_mean is not None:
         return found
     return None
@@ -104,7 +110,7 @@ def shift_outputs(
 class _Reading(TorchFunctionMode):
     """Watches for convolutions and linear maps with one weight, and samples what they read."""
 
-    def __init__(self, weight: Tensor, examples: int) -> None:
+    def __init__(self, weight: Tensor | None, examples: int) -> None:
         super().__init__()
         self.rows: list[Tensor] = []
         self.finished = False
@@ -122,16 +128,17 @@ class _Reading(TorchFunctionMode):
         kwargs = dict(kwargs or {})
         if func is F.linear or func in _CONVOLUTIONS:
             given = dict(zip(_ARGUMENTS, args, strict=False)) | kwargs
-            if given["weight"] is self._weight:
-                self._sample(given["input"] if func is F.linear else _patches(given))
+            if self._weight is not None and given["weight"] is self._weight:
+                read = given["input"] if func is F.linear else _patches(given)
+                self._sample(read, self._weight)
         return func(*args, **kwargs)
 
-    def _sample(self, read: Tensor) -> None:
+    def _sample(self, read: Tensor, weight: Tensor) -> None:
         """Rows of a tensor (N, positions…, C, taps…)."""
-        leading = read.ndim - (self._weight.ndim - 1)
+        leading = read.ndim - (weight.ndim - 1)
         shape = read.shape[:leading]
         each = math.prod(shape[1:])
-        wanted = max(_POSITIONS, 2 * self._weight[0].numel())
+        wanted = max(_POSITIONS, 2 * weight[0].numel())
         used = min(self._examples, max(_EXAMPLES, math.ceil(_SPREAD * wanted / each)))
         share = min(1.0, wanted / (used * each))
         drawn = torch.randperm(len(read) * each, generator=self._generator)

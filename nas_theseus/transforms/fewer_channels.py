@@ -87,7 +87,7 @@ def _inner_layers(part: nn.Module, features: Tensor) -> list[str]:
         ) from error
     positions = _positions(part, features)
     macs = {
-        name: part.get_submodule(name).get_parameter("weight").numel() * written
+        name: _weight(part.get_submodule(name)).numel() * written
         for name, (_, written) in positions.items()
     }
 
@@ -112,7 +112,7 @@ def _positions(part: nn.Module, features: Tensor) -> dict[str, tuple[int, int]]:
     def add(name: str, module: nn.Module, given: Tensor, gave: Tensor) -> None:
         made = linear_map(module)
         assert made is not None
-        weight = module.get_parameter("weight")
+        weight = _weight(module)
         read = given.numel() // (len(given) * weight.shape[made.reads] * groups(module))
         found.setdefault(name, (read, gave.numel() // (len(gave) * weight.shape[made.writes])))
 
@@ -126,6 +126,12 @@ def _positions(part: nn.Module, features: Tensor) -> dict[str, tuple[int, int]]:
     with removing(hooks), evaluating(part):
         part(features.clone())
     return found
+
+
+def _weight(module: nn.Module) -> Tensor:
+    """A layer's weight, which may be computed from other parameters."""
+    assert isinstance(module.weight, Tensor)
+    return module.weight.detach()
 
 
 @dataclass(frozen=True)
@@ -184,8 +190,8 @@ class _Layer:
             found.append(Reader(flat, products, channels, outputs.repeat_interleave(taps)))
         return found
 
-    def refit(self, fitted: list[Tensor], stay: Tensor) -> None:
-        """Give the layer, which now has only the inputs that stay (C,), its fitted weights."""
+    def refit(self, fitted: list[Tensor], stay: Tensor, made: Tensor) -> None:
+        """Give the layer, which has only these inputs (C,) and outputs (O,), its fitted weights."""
         count = groups(self.module)
         rows = self.rows[:, stay].chunk(count, dim=1)
         goals = self.goals.chunk(count, dim=1)
@@ -197,11 +203,12 @@ class _Layer:
         ]
         old = self.module.get_parameter("weight")
         with torch.no_grad():
-            old.copy_(torch.cat(weights).view_as(old))
+            old.copy_(torch.cat(weights)[made].view_as(old))
         if self.mean is not None:
             means = self.mean[stay].chunk(count)
             reached = [w @ mean.flatten() for w, mean in zip(weights, means, strict=True)]
-            shift_outputs(self.module, self.norm, self.goals.mean(0) - torch.cat(reached))
+            shift = self.goals.mean(0) - torch.cat(reached)
+            shift_outputs(self.module, self.norm, shift[made])
 
     def _lost(self, goals: Tensor) -> Tensor:
         """The mean of goals, if a shift makes up for it."""
@@ -233,13 +240,18 @@ class _Pruning:
         everything = [each for readers in found for each in readers]
         kept, fitted = prune_channels(everything, volume.width, keep, volume.groups)
         keep_channels(part, volume, kept, example, in_place=True)
-        for layer, readers in zip(layers, found, strict=True):
-            layer.refit(fitted[: len(readers)], _stays(layer.channels, kept))
+        made = {
+            use.module: _stays(torch.tensor(use.channels), kept)
+            for use in volume.uses
+            if use.role is Role.WRITES and use.tensor == "weight"
+        }
+        for (name, _), layer, readers in zip(volume.readers, layers, found, strict=True):
+            every = torch.ones(len(layer.weight), dtype=torch.bool)
+            stay = _stays(layer.channels, kept)
+            layer.refit(fitted[: len(readers)], stay, made.get(name, every))
             fitted = fitted[len(readers) :]
-        for use in volume.uses:
-            if use.role is Role.WRITES and use.tensor == "weight":
-                left = self.outputs.get(use.module, torch.arange(len(use.channels)))
-                self.outputs[use.module] = left[_stays(torch.tensor(use.channels), kept)]
+        for name, outputs in made.items():
+            self.outputs[name] = self.outputs.get(name, torch.arange(len(outputs)))[outputs]
 
     def _layer(self, name: str, channels: tuple[int, ...]) -> _Layer:
         module = self._part.get_submodule(name)

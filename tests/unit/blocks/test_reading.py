@@ -92,9 +92,9 @@ def test_a_part_s_mode_is_restored() -> None:
 
 
 def test_a_layer_with_a_computed_weight_is_refused() -> None:
-    part = nn.Sequential(Standardised(4, 6, 1))
-    with pytest.raises(TransformError, match="'0' does not run, or not with its own weight"):
-        reading.rows_read(part, "0", inputs(2))
+    for layer in (Standardised(4, 6, 1), nn.utils.parametrizations.weight_norm(nn.Conv2d(4, 6, 1))):
+        with pytest.raises(TransformError, match="'0' does not run, or not with its own weight"):
+            reading.rows_read(nn.Sequential(layer), "0", inputs(2))
 
 
 class Branches(nn.Module):
@@ -115,6 +115,12 @@ def test_only_a_norm_that_alone_reads_a_layer_is_behind_it() -> None:
     branches = Branches()
     assert reading.norm_behind(branches, "first") is None
     assert reading.norm_behind(branches, "second") is None  # it has no fixed statistics
+
+
+def test_a_norm_that_runs_twice_is_behind_no_layer() -> None:
+    shared = nn.BatchNorm2d(4)
+    part = nn.Sequential(nn.Conv2d(4, 4, 1), shared, nn.Conv2d(4, 4, 1), shared)
+    assert reading.norm_behind(part, "0") is None and reading.norm_behind(part, "2") is None
 
 
 @pytest.mark.parametrize("bias", [True, False])

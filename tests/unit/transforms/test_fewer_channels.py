@@ -237,6 +237,37 @@ def test_with_few_positions_taps_and_then_channels_count_as_uncorrelated(trained
     assert fewer_channels(copy.deepcopy(part), tiny, keep=0.5)(tiny).isfinite().all()
 
 
+class Stream(nn.Module):
+    """A layer that reads and writes the same inner channels."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.into, self.out = nn.Conv2d(6, 16, 1), nn.Conv2d(16, 6, 3, padding=1)
+        self.layer, self.norm = nn.Conv2d(16, 16, 3, padding=1, bias=False), nn.BatchNorm2d(16)
+
+    def forward(self, x: Tensor) -> Tensor:
+        x = F.relu(self.into(x))
+        return self.out(x + F.relu(self.norm(self.layer(x))))
+
+
+def test_a_layer_may_read_the_channels_that_it_writes(trained: Any) -> None:
+    part, features = trained(Stream()).eval(), maps(6, examples=96)
+    seen, unseen = features[:64], features[64:]
+    block = fewer_channels(copy.deepcopy(part), seen, keep=0.5)
+    assert block.layer.weight.shape == (8, 8, 3, 3) and block.norm.num_features == 8
+    narrow = shrunk(copy.deepcopy(part), seen, width=0.5)
+    assert miss(part, block, unseen) < 0.7 * miss(part, narrow, unseen)
+
+
+def test_a_parametrized_layer_is_left_out_and_others_are_narrowed(trained: Any) -> None:
+    part = nn.Sequential(
+        nn.utils.parametrizations.weight_norm(nn.Conv2d(6, 8, 1)), nn.ReLU(), nn.Conv2d(8, 12, 1),
+        nn.ReLU(), nn.Conv2d(12, 6, 1),
+    )  # fmt: skip
+    block = fewer_channels(part.eval(), maps(6), keep=0.5)
+    assert [block[index].out_channels for index in (0, 2, 4)] == [8, 6, 6]
+
+
 class Untouched(nn.Module):
     """The hidden channels are read by a transposed convolution."""
 
