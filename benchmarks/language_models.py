@@ -79,6 +79,9 @@ def _ablations(rows: Mapping[Cell, Row]) -> Iterator[Cell]:
         for method in ("residual", "contribution", "linear"):
             yield Cell(method, 0.6, rate)
         yield Cell("linear", 0.6, rate, variant="random attention")
+    for method in RIVALRY[1:]:
+        if rate := best_rate(rows, method):
+            yield Cell(method, 0.6, rate, variant="labels alone")
 
 
 def _tuned(

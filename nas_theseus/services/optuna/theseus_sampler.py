@@ -21,7 +21,8 @@ class TheseusSampler(BaseSampler):
 
     Nothing that it keeps between proposals changes them: it reads the study's trials, whose
     objectives are those of the space, in order. A new sampler with the same seed proposes the
-    same. No architecture is proposed twice. How trials count, by their marks (`services.optuna.marks`):
+    same. No architecture is proposed twice. How trials count, by their marks
+    (`services.optuna.marks`):
 
     - a trial that breaks a constraint (`Trial.set_constraint`) is not on the front;
     - nothing is learnt from a refused or failed trial;
