@@ -202,7 +202,7 @@ def test_missing_stamps_are_told(tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 
 def small() -> nn.Module:
     torch.manual_seed(0)
-    return nn.Sequential(
+    network = nn.Sequential(
         nn.Conv2d(3, 32, 3, padding=1),
         nn.BatchNorm2d(32),
         nn.ReLU(),
@@ -212,6 +212,9 @@ def small() -> nn.Module:
         nn.Flatten(),
         nn.Linear(32, 5),
     )
+    for norm in (network[1], network[4]):
+        nn.init.uniform_(norm.weight, 0.1, 2.0)  # equal scales rank no channel
+    return network
 
 
 def loss(network: nn.Module, batch: Batch, first: bool) -> torch.Tensor:
