@@ -14,10 +14,11 @@ from scipy.stats import kendalltau  # type: ignore[import-untyped]
 from benchmarks.cells import Row, finished, kept
 from benchmarks.record import RESULTS, figure_table, write_record
 from benchmarks.search_cost_report import mean_curve, total, volumes
-from benchmarks.vision_fashion import IMPORTANCES, LEVELS, METHODS, OURS, SEARCHED
+from benchmarks.vision_fashion import LEVELS, METHODS, OURS, SEARCHED
 from benchmarks.vision_fashion import Cell as FashionCell
 from benchmarks.vision_lite0 import PRUNED
 from benchmarks.vision_lite0 import Cell as Lite0Cell
+from benchmarks.vision_pruning import IMPORTANCES
 from nas_theseus.estimate.pareto import front
 from nas_theseus.storage.whole_files import write_bytes
 

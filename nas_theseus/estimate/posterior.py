@@ -76,7 +76,8 @@ class Draw:
             self._part(choice, deviation) if part is None else part
             for choice, part in zip(choices, parts, strict=True)
         ]
-        return -self._slope * own - np.array(filled)
+        found: _Floats = -self._slope * own - np.array(filled)
+        return found
 
     def error(self, choice: BlockChoice, before: BlockChoice | None = None) -> float:
         """Additive error of an option: less quality is more error."""

@@ -283,7 +283,7 @@ class Proposer:
         points = self._of_quantiles([costs[i] for i in keeping], mean[keeping], deviation[keeping])
         # The gain rises with quality, so the gain at the highest quantile bounds the expected gain.
         most = improvements(points[:, -1], best_known, reference)
-        order = np.lexsort((deviation[keeping], most))[::-1]
+        order: list[int] = np.lexsort((deviation[keeping], most))[::-1].tolist()
         best, most_expected = order[0], 0.0
         for i in order:
             if most[i] <= most_expected:
