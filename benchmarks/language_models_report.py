@@ -9,6 +9,7 @@ from statistics import fmean
 
 from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
+from matplotlib.ticker import NullFormatter, ScalarFormatter
 from scipy.stats import kendalltau  # type: ignore[import-untyped]
 
 from benchmarks.cells import Row, finished, kept
@@ -231,7 +232,7 @@ def latency_figures(found: Iterable[Row]) -> Figures:
 def _plot(rows: Rows) -> Figure:
     figure = Figure(figsize=(9, 3.4), dpi=150, layout="constrained")
     FigureCanvasAgg(figure)
-    left, right = figure.subplots(1, 2, sharey=True)
+    left, right = figure.subplots(1, 2)
     for method in (*RIVALRY, "linear"):
         for axes, after in ((left, False), (right, True)):
             points = [
@@ -251,6 +252,8 @@ def _plot(rows: Rows) -> Figure:
         if guide is not None:
             axes.axhline(guide, color="gray", linestyle="--", linewidth=1)
         axes.set_yscale("log")
+        axes.yaxis.set_major_formatter(ScalarFormatter())
+        axes.yaxis.set_minor_formatter(ScalarFormatter() if axes is right else NullFormatter())
         axes.set_title(f"{title}; dashed: the guide", fontsize=9)
         axes.set_xlabel("% of the MACs outside embedding and head")
         axes.grid(alpha=0.3, which="both")
