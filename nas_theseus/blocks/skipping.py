@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from dataclasses import replace
 
+import torch
 from torch import Tensor, nn
 from torch.fx import Node
 
@@ -60,7 +61,14 @@ def _adds_to_its_input(part: nn.Module, features: Tensor) -> bool:
         if _name(node) in _ADDITIONS and any([carries(source) for source in sources]):
             added.append(node)
             return True
-        return len(sources) == 1 and not _has_weights(traced, node) and carries(sources[0])
+        if len(sources) != 1 or not carries(sources[0]):
+            return False
+        inner = _with_weights(traced, node)
+        if inner is not None:  # called as a whole, such as the only block of a part
+            if not _adds_to_its_input(inner, torch.zeros_like(features)):
+                return False
+            added.append(node)
+        return True
 
     return carries(traced.output.all_input_nodes[0]) and bool(added)
 
@@ -69,8 +77,9 @@ def _name(node: Node) -> str:
     return "" if node.op == "call_module" else getattr(node.target, "__name__", str(node.target))
 
 
-def _has_weights(traced: Trace, node: Node) -> bool:
+def _with_weights(traced: Trace, node: Node) -> nn.Module | None:
+    """The module that a node calls, if it has weights."""
     if node.op != "call_module":
-        return False
+        return None
     module = traced.module.get_submodule(str(node.target))
-    return bool(module.state_dict())
+    return module if module.state_dict() else None

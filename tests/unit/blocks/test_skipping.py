@@ -31,9 +31,24 @@ class Scaled(nn.Module):
         return x * self.conv(x)
 
 
+class Dropped(nn.Module):
+    """Adds to its features, but for some examples in training: it is traced as a whole."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.conv = nn.Conv2d(8, 8, 1)
+
+    def forward(self, x: Tensor) -> Tensor:
+        added = self.conv(x)
+        if self.training:
+            added = added * (torch.rand(len(x), 1, 1, 1) > 0.2)
+        return added + x
+
+
 @pytest.mark.parametrize(
     ("make", "shape"),
     [
+        (lambda: nn.Sequential(Dropped(), nn.ReLU()), (8, 6, 6)),
         (sublayer, (5, 6)),
         (lambda: ResNet((1, 1), 8).block1, (8, 6, 6)),
         (lambda: vision.resnet18().layer1, (64, 6, 6)),  # two blocks
@@ -55,6 +70,7 @@ def test_a_part_that_adds_to_its_features_is_skipped(make: Any, shape: tuple[int
         nn.Sequential(nn.Conv2d(8, 8, 3, padding=1), nn.ReLU()),
         nn.Sequential(nn.ReLU()),
         Scaled(),
+        nn.Sequential(Dropped(), nn.BatchNorm2d(8)),
         ResNet((1, 1), 8).block2,  # its skip is a projection
         ResNet((1, 1), 8).stem,
         nn.Sequential(vision.resnet18().layer1[0], nn.BatchNorm2d(64)),

@@ -76,7 +76,7 @@ def test_a_cost_of_one_space_is_unknown_to_the_next(tmp_path: Path) -> None:
     assert "energy_mj" in COSTS and "energy_mj" in COSTS.one_of
     other = load_space(write(tmp_path, "b", options='constraints=["energy_mj <= 5"],'))
     assert "energy_mj" not in COSTS and "energy_mj" not in list(COSTS)
-    with pytest.raises(UnknownNameError, match="unknown cost 'energy_mj'; use decode_latency_ms"):
+    with pytest.raises(UnknownNameError, match="unknown cost 'energy_mj'; use block_latency_ms"):
         COSTS["energy_mj"]
     (said,) = mistakes_in(other)
     assert said.startswith("constraints: unknown 'energy_mj'") and said.count("energy_mj") == 2

@@ -12,12 +12,12 @@ from nas_theseus.values.validation import validated
 
 
 def test_all_mistakes_come_together_with_names_and_what_was_given() -> None:
-    given = {"name": "../up", "trials": 0, "seed": -1, "unknown": 1}
+    given = {"name": "../up", "trials": -2, "seed": -1, "unknown": 1}
     with pytest.raises(SpaceError) as caught:
         validated(SearchSettings, given, "search")
     assert len(caught.value.mistakes) == 4
     text = str(caught.value)
-    for expected in ("name: '../up'", "trials", "got 0", "seed", "got -1", "unknown"):
+    for expected in ("name: '../up'", "trials", "got -2", "seed", "got -1", "unknown"):
         assert expected in text
 
 
