@@ -119,7 +119,7 @@ class _Fit:
 
     def __init__(self, reader: Reader) -> None:
         known = with_ridge(reader.products)
-        self.inverse = 1 / known if known.ndim == 1 else torch.linalg.inv(known)
+        self.inverse = 1 / known if known.ndim == 1 else _inverse(known)
         self.weight = reader.weight.to(self.inverse)
         self.channels = reader.channels
         self._share = reader.share
@@ -141,7 +141,7 @@ class _Fit:
             columns = weight[:, places]
             squares = torch.einsum("ocm,ocn->cmn", columns, columns)
             within = self.inverse[places[:, :, None], places[:, None, :]]
-            found = (squares * torch.linalg.inv(within)).sum((1, 2))
+            found = (squares * _inverse(within)).sum((1, 2))
         losses.index_add_(0, read[:: places.shape[1]], self._share * found)
 
     def remove(self, channels: Tensor) -> None:
@@ -151,10 +151,19 @@ class _Fit:
         if self.inverse.ndim == 1:
             self.weight, self.inverse = self.weight[:, stay], self.inverse[stay]
         elif gone.any():
-            known = torch.linalg.solve(self.inverse[gone][:, gone], self.inverse[gone][:, stay])
+            within, beside = self.inverse[gone][:, gone], self.inverse[gone][:, stay]
+            known = torch.cholesky_solve(beside, torch.linalg.cholesky(within))
             self.weight = self.weight[:, stay] - self.weight[:, gone] @ known
             self.inverse = self.inverse[stay][:, stay] - self.inverse[stay][:, gone] @ known
         self.channels = self.channels[stay]
+
+
+def _inverse(products: Tensor) -> Tensor:
+    """Inverse of symmetric positive definite matrices (…, H, H).
+
+    By Cholesky's factors: MKL fails on several matrices at once with pivots and threads.
+    """
+    return torch.cholesky_inverse(torch.linalg.cholesky(products))
 
 
 def inputs_of(groups: Tensor, size: int) -> Tensor:
@@ -180,7 +189,7 @@ def refit(weight: Tensor, inputs: Tensor, goals: Tensor, ridge: float = RIDGE) -
     crossed = torch.zeros(missing.shape[1], rows.shape[1], dtype=torch.float64).to(products)
     for off, given in zip(torch.split(missing, 4096), torch.split(rows, 4096), strict=True):
         crossed += (off.T @ given).double()
-    change = torch.linalg.solve(products, crossed.T).T
+    change = torch.cholesky_solve(crossed.T, torch.linalg.cholesky(products)).T
     fitted: Tensor = (weight.to(change) + change).to(weight.dtype)
     return fitted
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import itertools
 
+import pytest
 import torch
 
 from nas_theseus.blocks.pruning import (
@@ -172,3 +173,18 @@ def test_groups_lose_what_direct_least_squares_says() -> None:
     choices = [torch.tensor(each) for each in itertools.combinations(range(4), 3)]
     best = min(choices, key=lambda each: error(inputs, weight, places[each].flatten()))
     assert kept.tolist() == places[best].flatten().tolist()
+
+
+@pytest.mark.parametrize("threads", [1, 2])
+def test_groups_of_many_inputs_are_pruned_with_any_number_of_threads(threads: int) -> None:
+    """MKL's inverse of several large matrices at once by pivots fails with threads."""
+    generator = torch.Generator().manual_seed(0)
+    inputs = torch.randn(2048, 576, generator=generator)
+    weight = torch.randn(576, 576, generator=generator)
+    before = torch.get_num_threads()
+    torch.set_num_threads(threads)
+    try:
+        kept, fitted = prune_inputs(weight, gram(inputs), keep=1, size=192)
+    finally:
+        torch.set_num_threads(before)
+    assert kept.shape == (192,) and fitted.isfinite().all()
