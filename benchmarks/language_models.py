@@ -33,16 +33,15 @@ from benchmarks.language_models_report import (
 
 def convert_library(bench: Bench) -> None:
     """Convert and score all blocks; those of an earlier call are there."""
-    choices = list(bench.choices())
-    keys = bench.shop.keys(bench.space.recipe)
+    keys = bench.keys
     began = time.time()
-    for number, one in enumerate(choices, start=1):
-        entry, made = bench.shop.keep_block(keys.of(one, 1.0), bench.library)
+    for number, (one, key) in enumerate(keys.items(), start=1):
+        entry, made = bench.shop.keep_block(key, bench.library)
         if made is not None:
             facts = entry.record.facts
             name = bench.space.guide.names[one.span.start]
             print(
-                f"{number}/{len(choices)} {name} {one}: divergence {facts.divergence:.4g}, "
+                f"{number}/{len(keys)} {name} {one}: divergence {facts.divergence:.4g}, "
                 f"{facts.seconds:.1f} s, {(time.time() - began) / 60:.1f} min in all",
                 flush=True,
             )

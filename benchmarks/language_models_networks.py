@@ -6,7 +6,7 @@ import math
 import random
 import resource
 import time
-from collections.abc import Iterator, Mapping
+from collections.abc import Mapping
 from dataclasses import asdict, dataclass, field, replace
 from functools import cached_property
 from pathlib import Path
@@ -34,6 +34,7 @@ from nas_theseus.costs.table import CostTable
 from nas_theseus.costs.taking import measured_on_blocks
 from nas_theseus.estimate.block_scores import best_by_score
 from nas_theseus.library.block_conversion import load_into
+from nas_theseus.library.block_key import BlockKey
 from nas_theseus.library.record import Facts
 from nas_theseus.library.store import Library
 from nas_theseus.space.load import load_space
@@ -129,12 +130,11 @@ class Bench:
         """Where converted blocks are kept."""
         return Library(str(self.folder / "library"))
 
-    def choices(self) -> Iterator[BlockChoice]:
-        """Every block that has to be converted."""
-        for span, share in self.space.fitting:
-            for one in self.space.choices(span, share):
-                if not self.space.families[one.block].keeps:
-                    yield one
+    @property
+    def keys(self) -> dict[BlockChoice, BlockKey]:
+        """Every block that has to be converted; the boundaries have the guide's widths."""
+        known = self.shop.keys(self.space.recipe).of_space()
+        return {choice: key for (choice, _), key in known.items()}
 
     @cached_property
     def facts(self) -> dict[BlockChoice, Facts]:
@@ -143,7 +143,7 @@ class Bench:
         Raises:
             SystemExit: a block is missing.
         """
-        keys = {one: self.shop.keys(self.space.recipe).of(one, 1.0) for one in self.choices()}
+        keys = self.keys
         records = self.library.records(keys.values())
         missing = [one for one, key in keys.items() if key.id not in records]
         if missing:

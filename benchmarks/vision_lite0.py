@@ -5,7 +5,7 @@ from __future__ import annotations
 import copy
 import random
 import time
-from collections.abc import Iterator, Mapping
+from collections.abc import Mapping
 from dataclasses import asdict, dataclass, field, replace
 from functools import cached_property
 from pathlib import Path
@@ -141,19 +141,11 @@ class Lite0Bench:
         """Where converted blocks are kept."""
         return Library(str(self.folder / "library"))
 
-    def choices(self) -> Iterator[BlockChoice]:
-        """Every block that has to be converted."""
-        for span, share in self.space.fitting:
-            for one in self.space.choices(span, share):
-                if not self.space.families[one.block].keeps:
-                    yield one
-
     @cached_property
     def facts(self) -> dict[BlockChoice, Facts]:
         """The records of all blocks; those that are missing are converted and scored first."""
         found = {}
-        for one in self.choices():
-            key = self.shop.keys(self.space.recipe).of(one, 1.0)
+        for (one, _), key in self.shop.keys(self.space.recipe).of_space().items():
             entry, made = self.shop.keep_block(key, self.library)
             found[one] = facts = entry.record.facts
             if made is not None:

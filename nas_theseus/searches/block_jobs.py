@@ -36,36 +36,38 @@ class BlockJobs:
         self._known: dict[BlockChoice, dict[str, Facts]] = {}
         for outcome in storage.block_outcomes():
             self._take(outcome)
-        # Of the blocks that are wanted before the first trial, those that have not ended.
-        self._wanted: dict[BlockChoice, list[BlockKey]] = {}
+        # Blocks that are wanted before the first trial and have not ended, by the keys' ids.
+        self._wanted: dict[str, tuple[BlockKey, list[BlockChoice]]] = {}
         if all_blocks:
             for (choice, _), key in keys.of_space().items():
-                self._wanted.setdefault(choice, []).append(key)
+                self._wanted.setdefault(key.id, (key, []))[1].append(choice)
+            for key, _ in list(self._wanted.values()):
+                self._drop_if_ended(key)
 
     @property
     def wanted(self) -> int:
         """How many blocks are wanted before the first trial and have not ended."""
-        for choice in list(self._wanted):
-            left = [key for key in self._wanted[choice] if not self._has_ended(choice, key)]
-            self._wanted[choice] = left
-            if not left:
-                del self._wanted[choice]
-        return sum(map(len, self._wanted.values()))
-
-    def _has_ended(self, choice: BlockChoice, key: BlockKey) -> bool:
-        if self._is_stored(key):
-            self._known.setdefault(choice, {})[key.id] = self._stored[key.id]
-            return True
-        return key.id in self._failed
+        return len(self._wanted)
 
     def start_wanted(self) -> BlockKey | None:
         """As `start`, of the blocks that are wanted before the first trial."""
-        for choice, keys in self._wanted.items():
-            for key in keys:
-                if key.id not in self._running and not self._has_ended(choice, key):
-                    self._running.add(key.id)
-                    return key
+        for key, _ in list(self._wanted.values()):
+            # Another search may have converted it.
+            if key.id not in self._running and not self._drop_if_ended(key):
+                self._running.add(key.id)
+                return key
         return None
+
+    def _drop_if_ended(self, key: BlockKey) -> bool:
+        """Whether a block is stored or has failed; it is then wanted no more."""
+        stored = self._is_stored(key)
+        if not stored and key.id not in self._failed:
+            return False
+        _, choices = self._wanted.pop(key.id, (key, []))
+        if stored:
+            for choice in choices:
+                self._known.setdefault(choice, {})[key.id] = self._stored[key.id]
+        return True
 
     @property
     def counts(self) -> BlockCounts:
@@ -138,6 +140,7 @@ class BlockJobs:
         saved = self._storage.read_block(key.id)
         if saved is not None:
             self._take(saved)
+        self._drop_if_ended(key)
         if self._is_stored(key):
             return None
         if key.id not in self._failed:
@@ -146,6 +149,7 @@ class BlockJobs:
                 "library verify'"
             )
             self._failed[key.id] = BlockOutcome(key.id, str(key), failure=reason)
+            self._wanted.pop(key.id, None)
         return self._failed[key.id]
 
     def _take(self, outcome: BlockOutcome) -> None:

@@ -141,8 +141,10 @@ class Driver:
             self.ledger.withdraw_waiting()
             return None
         if self.blocks is not None and self.blocks.wanted:
-            self._show()
-            return self.blocks.start_wanted()
+            key = self.blocks.start_wanted()
+            if key is not None or self.blocks.wanted:
+                self._show()
+                return key
         while (job := self._waiting_job()) is None:
             if self.ledger.waiting and self.ledger.open >= self.plan.slots:
                 break  # their missing blocks are being converted
