@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import sys
+import urllib.request
 from pathlib import Path
 from typing import Any
 
@@ -92,6 +93,8 @@ def test_without_a_network_the_remedy_is_told(
 
     monkeypatch.setenv("TORCH_HOME", str(tmp_path))
     monkeypatch.setenv("HF_HOME", str(tmp_path))
+    # urllib keeps its first opener with the proxies of that moment: a new one here, none after it.
+    monkeypatch.setattr(urllib.request, "_opener", None)
     for scheme in ("http", "https"):
         monkeypatch.setenv(f"{scheme}_proxy", "http://127.0.0.1:9")  # refuses at once
     monkeypatch.setattr(huggingface_hub.constants, "HF_HUB_OFFLINE", True)
