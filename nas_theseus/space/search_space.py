@@ -6,7 +6,7 @@ import copy
 import inspect
 import math
 import types
-from collections.abc import Collection, Iterator, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass, field, replace
 from functools import cached_property
@@ -17,7 +17,8 @@ import torch
 from torch import Tensor, nn
 
 from nas_theseus.blocks import BlockFamily
-from nas_theseus.errors import PairingError, SpaceError
+from nas_theseus.blocks.family import Narrowing
+from nas_theseus.errors import PairingError, SpaceError, TransformError
 from nas_theseus.guide.chain import Guide, example_input
 from nas_theseus.guide.hidden_units import style_of
 from nas_theseus.space import callbacks
@@ -32,6 +33,9 @@ from nas_theseus.values.ids import short_hash
 from nas_theseus.values.recipe import Recipe
 from nas_theseus.values.registers import COSTS, active_space
 from nas_theseus.values.style import PLAIN, Style
+
+# The guide's channels that a boundary of a width keeps, ascending.
+ChannelsKept = Callable[[int, int], Tensor]
 
 _Fitting = dict[tuple[Span, float], dict[str, tuple[float, ...]]]
 _Refusals = dict[tuple[str, Span], dict[tuple[float, float], str]]
@@ -50,7 +54,9 @@ class SearchSpace:
         blocks: families of blocks that can replace a span of guide parts, preferred first.
         max_span: largest number of guide parts that one block can replace.
         widths: widths that a block's outlet can have, as shares of the guide's, unless a kept part
-            follows. Default: the guide's own widths.
+            follows. With a block such as ``NarrowStream()`` or ``FewerChannels()``, narrower
+            boundaries have channels of the guide, the same ones in all parts that add to each
+            other, and blocks made of parts stand between them too. Default: the guide's own widths.
         guide_training: recipe that trains the guide once before the search (only its task-training
             settings are used). Default: none; the guide is used with the weights it has.
         guide_task: task that the guide is trained on, for example with more data than candidates
@@ -235,7 +241,7 @@ class SearchSpace:
         allowed = not family.parts or set(names) <= set(family.parts)
         if not allowed or (set(names) & set(self.keep) and not family.keeps):
             return ()
-        outlets = (1.0,) if family.of_part else self.shares(span.stop)
+        outlets = self.shares(span.stop) if self._widens(family) else (1.0,)
         refused = {o: self.block_refusal(family, span, share, o) for o in outlets}
         for outlet, reason in refused.items():
             if reason is not None:
@@ -246,35 +252,62 @@ class SearchSpace:
         self, family: BlockFamily, span: Span, inlet_share: float = 1.0, outlet_share: float = 1.0
     ) -> str | None:
         """Why a block cannot replace a span between two widths; None if it can."""
+        inlet = self.boundary(span.start, inlet_share)
+        outlet = self.boundary(span.stop, outlet_share)
+        own = (inlet, outlet) == (self.boundary(span.start), self.boundary(span.stop))
+        if not own and not family.at_other_widths and not family.of_part:
+            return f"block {family.name!r} keeps the guide's widths"
         if not family.of_part:
-            inlet = self.boundary(span.start, inlet_share)
-            return family.refusal(inlet, self.boundary(span.stop, outlet_share))
-        if len(span) > 1 or (inlet_share, outlet_share) != (1.0, 1.0):
+            return family.refusal(inlet, outlet)
+        if len(span) > 1 or not (own or self._widens(family)):
             return (
                 f"block {family.name!r} is made from a guide part: it replaces one part and keeps "
                 "the guide's widths"
             )
+        if own and not family.at_own_widths:
+            return (
+                f"block {family.name!r} needs a boundary of another width: between the guide's own "
+                "it is the guide's part, which Keep() offers. Add shares below 1 to widths"
+            )
         if family.keeps:
             return None
-        case = (family.name, self.part_kind(span.start))
+        case = (family.name, self.part_kind(span.start), inlet, outlet)
         if case not in self._refusals:
-            self._refusals[case] = self._part_refusal(family, span)
+            self._refusals[case] = self._part_refusal(family, span, inlet, outlet)
         reason = self._refusals[case]
         return None if reason is None else f"part {self.guide.names[span.start]!r}: {reason}"
 
-    def _part_refusal(self, family: BlockFamily, span: Span) -> str | None:
+    def _widens(self, family: BlockFamily) -> bool:
+        """Whether a block may stand at other widths than the guide's."""
+        if not family.of_part:
+            return family.at_other_widths
+        return self._narrowing is not None and family.at_other_widths and not family.preserves
+
+    @cached_property
+    def _narrowing(self) -> Narrowing | None:
+        """What takes channels of a part's boundaries away; None if no block of the space can."""
+        return next((f.narrowing for f in self.blocks if f.narrowing and f.at_other_widths), None)
+
+    @cached_property
+    def selects_channels(self) -> bool:
+        """Whether narrower boundaries have channels of the guide instead of another basis."""
+        return self._narrowing is not None and any(share < 1 for share in self.widths)
+
+    def _part_refusal(
+        self, family: BlockFamily, span: Span, inlet: Boundary, outlet: Boundary
+    ) -> str | None:
         """Why a block cannot be made from a part; None if all its variants can."""
         try:
             with torch.random.fork_rng(devices=[]):
                 # Not every variant fits every part: a part may have nothing to widen.
                 for variant in family.variants():
-                    self.build(BlockChoice(span, family.name, variant))
+                    self.build_of_part(BlockChoice(span, family.name, variant), (inlet, outlet))
         except PairingError as error:
             return str(error)
         return None
 
     @cached_property
-    def _refusals(self) -> dict[tuple[str, str], str | None]:
+    def _refusals(self) -> dict[tuple[str, str, Boundary, Boundary], str | None]:
         return {}
 
     def part_kind(self, index: int) -> str:
@@ -305,6 +338,7 @@ class SearchSpace:
         *,
         part: nn.Module | None = None,
         features: Tensor | None = None,
+        channels: ChannelsKept | None = None,
     ) -> nn.Module:
         """Build a new block for one choice, initialised from torch's global generator.
 
@@ -313,19 +347,58 @@ class SearchSpace:
             features: the guide's activations at the part's inlet, for blocks that choose what to
                 keep of the part by them. Without, only shapes and parameters that do not depend on
                 activations are final.
+            channels: the guide's channels that a narrower boundary keeps, by boundary and width.
+                Default: the first ones, which give the same shapes.
 
         Raises:
             PairingError: the block cannot replace its span, or keeps the guide's part.
         """
         family = self.families[choice.block]
         inlet = self.boundary(choice.span.start, inlet_share)
+        outlet = self.boundary(choice.span.stop, choice.width_share)
         if family.keeps or not family.of_part:
-            outlet = self.boundary(choice.span.stop, choice.width_share)
             return family.build(inlet, outlet, choice.kwargs)
+        return self.build_of_part(
+            choice, (inlet, outlet), part=part, features=features, channels=channels
+        )
+
+    def build_of_part(
+        self,
+        choice: BlockChoice,
+        sides: tuple[Boundary, Boundary],
+        *,
+        part: nn.Module | None = None,
+        features: Tensor | None = None,
+        channels: ChannelsKept | None = None,
+    ) -> nn.Module:
+        """As `build`, for a block that is made from a part, between two given boundaries."""
+        family, start = self.families[choice.block], choice.span.start
         if part is None:
-            part = copy.deepcopy(self.guide.parts[choice.span.start]).to("cpu")
-        features = example_input(part, inlet, batch=2) if features is None else features.cpu()
+            part = copy.deepcopy(self.guide.parts[start]).to("cpu")
+        own = self.guide.boundaries[start]
+        features = example_input(part, own, batch=2) if features is None else features.cpu()
+        kept = [self._kept(index, side, channels) for index, side in enumerate(sides, start=start)]
+        if any(each is not None for each in kept):
+            try:
+                assert self._narrowing is not None
+                part, features = self._narrowing(part, features, *kept)
+            except TransformError as error:
+                raise PairingError(
+                    f"block {choice.block!r} cannot be made from this part: {error}"
+                ) from error
         return family.transform(part, features, choice.kwargs)
+
+    def _kept(self, index: int, side: Boundary, channels: ChannelsKept | None) -> Tensor | None:
+        """The guide's channels that a boundary of a block keeps; None for all."""
+        own = self.boundary(index)
+        if side == own:
+            return None
+        if side.width > own.width:
+            raise PairingError(
+                f"a block made of a part cannot have a boundary of {side.width} channels where the "
+                f"guide has {own.width}; use shares up to 1"
+            )
+        return torch.arange(side.width) if channels is None else channels(index, side.width)
 
     def choices(self, span: Span, inlet_share: float = 1.0) -> Iterator[BlockChoice]:
         """Every block, hyperparameter combination and outlet width for one span."""
