@@ -183,7 +183,8 @@ def _alone(space: SearchSpace, key: BlockKey, activations: GuideActivations) -> 
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(key.seed)
         if family.of_part:
-            block = space.build_of_part(
+            block = space.made_of_parts.build(
+                family,
                 key.choice,
                 (key.inlet, key.outlet),
                 features=activations.at(start),

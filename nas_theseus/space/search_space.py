@@ -2,11 +2,10 @@
 
 from __future__ import annotations
 
-import copy
 import inspect
 import math
 import types
-from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
+from collections.abc import Collection, Iterator, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass, field, replace
 from functools import cached_property
@@ -18,10 +17,11 @@ from torch import Tensor, nn
 
 from nas_theseus.blocks import BlockFamily
 from nas_theseus.blocks.family import Narrowing
-from nas_theseus.errors import PairingError, SpaceError, TransformError
+from nas_theseus.errors import PairingError, SpaceError
 from nas_theseus.guide.chain import Guide, example_input
 from nas_theseus.guide.hidden_units import style_of
 from nas_theseus.space import callbacks
+from nas_theseus.space.made_of_parts import ChannelsKept, MadeOfParts
 from nas_theseus.space.objectives import minimize
 from nas_theseus.tasks import Task
 from nas_theseus.values.architecture import Architecture, BlockChoice, Boundary, Span, span_of
@@ -33,9 +33,6 @@ from nas_theseus.values.ids import short_hash
 from nas_theseus.values.recipe import Recipe
 from nas_theseus.values.registers import COSTS, active_space
 from nas_theseus.values.style import PLAIN, Style
-
-# The guide's channels that a boundary of a width keeps, ascending.
-ChannelsKept = Callable[[int, int], Tensor]
 
 _Fitting = dict[tuple[Span, float], dict[str, tuple[float, ...]]]
 _Refusals = dict[tuple[str, Span], dict[tuple[float, float], str]]
@@ -301,7 +298,8 @@ class SearchSpace:
             with torch.random.fork_rng(devices=[]):
                 # Not every variant fits every part: a part may have nothing to widen.
                 for variant in family.variants():
-                    self.build_of_part(BlockChoice(span, family.name, variant), (inlet, outlet))
+                    choice = BlockChoice(span, family.name, variant)
+                    self.made_of_parts.build(family, choice, (inlet, outlet))
         except PairingError as error:
             return str(error)
         return None
@@ -358,47 +356,14 @@ class SearchSpace:
         outlet = self.boundary(choice.span.stop, choice.width_share)
         if family.keeps or not family.of_part:
             return family.build(inlet, outlet, choice.kwargs)
-        return self.build_of_part(
-            choice, (inlet, outlet), part=part, features=features, channels=channels
+        return self.made_of_parts.build(
+            family, choice, (inlet, outlet), part=part, features=features, channels=channels
         )
 
-    def build_of_part(
-        self,
-        choice: BlockChoice,
-        sides: tuple[Boundary, Boundary],
-        *,
-        part: nn.Module | None = None,
-        features: Tensor | None = None,
-        channels: ChannelsKept | None = None,
-    ) -> nn.Module:
-        """As `build`, for a block that is made from a part, between two given boundaries."""
-        family, start = self.families[choice.block], choice.span.start
-        if part is None:
-            part = copy.deepcopy(self.guide.parts[start]).to("cpu")
-        own = self.guide.boundaries[start]
-        features = example_input(part, own, batch=2) if features is None else features.cpu()
-        kept = [self._kept(index, side, channels) for index, side in enumerate(sides, start=start)]
-        if any(each is not None for each in kept):
-            try:
-                assert self._narrowing is not None
-                part, features = self._narrowing(part, features, *kept)
-            except TransformError as error:
-                raise PairingError(
-                    f"block {choice.block!r} cannot be made from this part: {error}"
-                ) from error
-        return family.transform(part, features, choice.kwargs)
-
-    def _kept(self, index: int, side: Boundary, channels: ChannelsKept | None) -> Tensor | None:
-        """The guide's channels that a boundary of a block keeps; None for all."""
-        own = self.boundary(index)
-        if side == own:
-            return None
-        if side.width > own.width:
-            raise PairingError(
-                f"a block made of a part cannot have a boundary of {side.width} channels where the "
-                f"guide has {own.width}; use shares up to 1"
-            )
-        return torch.arange(side.width) if channels is None else channels(index, side.width)
+    @cached_property
+    def made_of_parts(self) -> MadeOfParts:
+        """Makes blocks of the guide's parts between any two boundaries."""
+        return MadeOfParts(self.guide, self._narrowing)
 
     def choices(self, span: Span, inlet_share: float = 1.0) -> Iterator[BlockChoice]:
         """Every block, hyperparameter combination and outlet width for one span."""

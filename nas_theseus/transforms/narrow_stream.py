@@ -15,6 +15,7 @@ from torch.fx import Node
 
 from nas_theseus.blocks.family import BlockFamily, block
 from nas_theseus.blocks.pruning import without_channels
+from nas_theseus.blocks.reading import FEWEST_EXAMPLES
 from nas_theseus.errors import TransformError
 from nas_theseus.guide.tracing import evaluating
 from nas_theseus.transforms.layers import groups, names_of_class
@@ -43,7 +44,8 @@ def narrow_part(
 
     The layers that read the input are refitted to their outputs in the unchanged part, and after
     them each layer inside. Biases and batch norms take up the means that are lost. The layers that
-    write the output only lose outputs.
+    write the output only lose outputs. With fewer than 8 examples, where only shapes are wanted,
+    nothing is refitted.
 
     Args:
         features: inputs of the unchanged part, shape (N, *inlet).
@@ -76,7 +78,7 @@ def narrow_part(
         volume = _outlet_volume(part, narrow[:2])
         keep_open_channels(part, volume, outlet)
         outputs_left |= _written(volume, outlet)
-    if inlet is not None:
+    if inlet is not None and len(features) >= FEWEST_EXAMPLES:
         _refit_inside(part, whole, narrow, features, outputs_left)
     kept = outputs if outlet is None else outputs.index_select(axis, outlet)
     _refuse_other_shape(part, narrow[:2], kept.shape)
@@ -132,6 +134,9 @@ def _without_inputs(
     part: nn.Module, volume: Volume, kept: Tensor, features: Tensor, narrow: Tensor
 ) -> dict[str, Tensor]:
     """Leave out channels of the input, and refit what reads them; outputs left, by layer."""
+    if len(features) < FEWEST_EXAMPLES:
+        keep_open_channels(part, volume, kept)
+        return _written(volume, kept)
     layers = [_reader(part, name, layout, features) for name, layout in volume.readers]
     leaving = torch.arange(volume.width)
     leaving = leaving[~torch.isin(leaving, kept)]
