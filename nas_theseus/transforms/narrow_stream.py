@@ -58,6 +58,7 @@ def narrow_part(
         TransformError: channels of the input or the output cannot be followed into the part, or the
             part adds to its input and would not keep the same channels of both.
     """
+    part = with_layers(part)
     whole, narrow = copy.deepcopy(part), features
     example = features[:2]
     with evaluating(whole):
@@ -90,17 +91,23 @@ def channel_axis(features: Tensor) -> int:
     return 1 if features.ndim == 4 else features.ndim - 1
 
 
+def with_layers(part: nn.Module) -> nn.Module:
+    """The part; a single layer in an `nn.Sequential`, so that it has a name to be followed by."""
+    return part if any(True for _ in part.children()) else nn.Sequential(part)
+
+
 def inlet_volume(part: nn.Module, features: Tensor) -> OpenVolume:
     """The channels of a part's input, followed into the part.
 
     Args:
+        part: no single layer (`with_layers`).
         features: inputs of the part, shape (N, *inlet).
 
     Raises:
         TransformError: an operation mixes them or is not known to keep them separate, or the output
             has them beside others.
     """
-    site = site_around(part, features)
+    site = _site(part, features)
     start = next(node for node in site.trace.nodes if node.op == "placeholder")
     opened = follow_open(site, start, channel_axis(features), "the stream of its input")
     end = opened.outlet
@@ -116,13 +123,24 @@ def inlet_volume(part: nn.Module, features: Tensor) -> OpenVolume:
 
 def _outlet_volume(part: nn.Module, features: Tensor) -> Volume:
     """The channels of a part's output, followed back into the part."""
-    site = site_around(part, features)
+    site = _site(part, features)
     opened = follow_open(site, site.node, _axis(site, site.node), "the stream of its output")
     if opened.inlet is not None:
         raise TransformError("it adds to its input, so both must have the same channels")
     if opened.volume.groups > 1:
         raise TransformError("a convolution writes its output in groups, which must stay whole")
     return opened.volume
+
+
+def _site(part: nn.Module, features: Tensor) -> Site:
+    try:
+        return site_around(part, features)
+    except TransformError:
+        raise
+    except Exception as error:  # the user's module may raise anything
+        raise TransformError(
+            f"its channels cannot be followed ({type(error).__name__}: {error})"
+        ) from error
 
 
 def _axis(site: Site, node: Node) -> int:

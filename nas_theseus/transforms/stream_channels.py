@@ -11,7 +11,7 @@ from torch import Tensor, nn
 from nas_theseus.blocks.pruning import Reader, gram, removal_order
 from nas_theseus.errors import TransformError
 from nas_theseus.guide.chain import Guide, example_input
-from nas_theseus.transforms.narrow_stream import channel_axis, inlet_volume
+from nas_theseus.transforms.narrow_stream import channel_axis, inlet_volume, with_layers
 from nas_theseus.transforms.reader_layer import outputs_of, reader_layer, weighed
 
 # Positions of a boundary that are compared where the part behind it cannot be followed.
@@ -36,7 +36,7 @@ def streams(guide: Guide) -> tuple[range, ...]:
 
 def _carries(part: nn.Module, features: Tensor) -> bool:
     try:
-        return inlet_volume(part, features).outlet is not None
+        return inlet_volume(with_layers(part), features).outlet is not None
     except TransformError:
         return False
 
@@ -57,7 +57,7 @@ def stream_order(guide: Guide, stream: range, at: Callable[[int], Tensor]) -> Te
     for boundary in stream:
         features = at(boundary).cpu()
         part = guide.parts[boundary] if boundary < len(guide) else nn.Identity()
-        readers += _readers(copy.deepcopy(part).cpu(), features)
+        readers += _readers(with_layers(copy.deepcopy(part).cpu()), features)
     return removal_order(readers, guide.boundaries[stream.start].width)
 
 

@@ -422,6 +422,10 @@ class _Follower:
         sources = node.all_input_nodes
         if node.target is operator.getitem and sources and sources[0] not in self.site.shapes:
             moved, sources = sources[0], sources[0].all_input_nodes  # one output of a split
+            if moved.op == "call_module" or layers.function_name(moved) not in layers.SPLITS:
+                raise self._refusal(
+                    moved, "mixes the volume's channels, or is not known to keep them separate"
+                )
         sources = [source for source in sources if source in self.site.shapes]
         counts = [self.site.shapes[source].numel() for source in sources]
         starts = [sum(counts[:index]) for index in range(len(counts))]
