@@ -70,7 +70,7 @@ def test_a_search_narrows_the_stream(tmp_path: Path, monkeypatch: pytest.MonkeyP
         assert count_macs(network, Boundary((1, 8, 8))) == found.cost.macs
         assert found.cost.macs < 0.9 * result.guide["macs"]
     checked = export(
-        found.architecture.id, "torch.export", out=tmp_path / "found.pt2", trust_code=True
+        found.architecture.id, "torch-export", out=tmp_path / "found.pt2", trust_code=True
     )
     assert (tmp_path / "found.pt2").exists() and checked is not None
     inputs = torch.rand(2, 1, 8, 8)
