@@ -83,7 +83,7 @@ def blocks_of(method: str, alike: list[str]) -> list[BlockFamily]:
     parts = [
         Keep(),
         FewerChannels(keep=choice(0.75, 0.5, 0.25, 0.125)).at_guide_widths(),
-        SeparableConv().at_guide_widths(),
+        SeparableConv(),
         LowRankConv(rank=choice(0.5, 0.25)).at_guide_widths(),
         SkipPart().on(*alike),
     ]
@@ -91,7 +91,7 @@ def blocks_of(method: str, alike: list[str]) -> list[BlockFamily]:
         return parts
     new = [Depthwise(expand=1, kernel=3), Pointwise(expand=choice(0.5, 1))]
     # Of fewer kinds, since a part that changes the stream is a block for each pair of widths.
-    pruned = FewerChannels(keep=choice(0.5, 0.25))
+    pruned = FewerChannels(keep=choice(0.5, 0.25, 0.125))
     narrow = [NarrowStream(), replace(pruned, name="fewer_channels_narrow", at_own_widths=False)]
     return [*parts, *(family.at_guide_widths() for family in new), *narrow]
 
