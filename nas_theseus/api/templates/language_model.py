@@ -1,4 +1,4 @@
-"""A first search space for a pretrained language model: smaller budgets, in its own family and others.
+"""A first search space for a pretrained language model: smaller budgets.
 
     nas-theseus check my_space.py
     nas-theseus search my_space.py --all-blocks --trials 0      converts and scores every block
