@@ -1,1 +1,1 @@
-"""What ``nas-theseus doctor`` looks at; one file a check, which imports what it checks when called."""
+"""What ``nas-theseus doctor`` looks at; one file a check, which imports late what it checks."""

@@ -83,8 +83,5 @@ def command(
             f"'nas-theseus check {written}'",
             getattr(error, "mistakes", [str(error)]),
         ) from error
-    lines = (
-        f"next: nas-theseus search {written} --trials 12",
-        f"then: nas-theseus front {written.stem}",
-    )
-    console.print("\n".join(lines), highlight=False, markup=False, soft_wrap=True)
+    steps = f"next: nas-theseus search {written} --trials 12, then nas-theseus front {written.stem}"
+    console.print(steps, highlight=False, markup=False, soft_wrap=True)
