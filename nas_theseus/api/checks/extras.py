@@ -24,7 +24,8 @@ def check(_: Asked) -> Iterator[Finding]:
     except PackageNotFoundError:
         return  # the check of packages says so
     for extra in sorted(extras):
-        there, lacking = [], []
+        there: list[str] = []
+        lacking: list[str] = []
         for one in required(_NAME, extra):
             try:
                 found = version(one.name)

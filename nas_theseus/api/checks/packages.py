@@ -33,7 +33,7 @@ def check(_: Asked) -> Iterator[Finding]:
     fine = [f"{each.name} {version(each.name)}" for each in needed if each.name not in failed]
     if fine:
         yield Finding("packages", "ok", ", ".join([f"Python {here}", *fine]))
-    direct = {canonicalize_name(each.name) for each in needed}
+    direct: set[str] = {canonicalize_name(each.name) for each in needed}
     for each in needed:
         if each.name not in failed:
             yield from _disagreements(each.name, direct)

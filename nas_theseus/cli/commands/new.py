@@ -72,7 +72,7 @@ def command(
         )
     given = {"MODEL": language_model or network, "IMAGES": images, "TEXTS": texts}
     constants = {name: value for name, value in given.items() if value is not None}
-    written = new_space(file, *chosen, constants=constants)
+    written = new_space(file, chosen[0] if chosen else "digits", constants)
     console = Console()
     console.print(f"wrote {written}", highlight=False, markup=False, soft_wrap=True)
     try:
