@@ -1,4 +1,4 @@
-"""The wheel alone is enough: built, installed where nothing else of the project is, and searched."""
+"""The wheel alone is enough: built, installed apart from the checkout, and searched with."""
 
 from __future__ import annotations
 

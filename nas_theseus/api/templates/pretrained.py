@@ -1,7 +1,7 @@
 """A first search space for a pretrained vision network: smaller budgets by pictures without labels.
 
 nas-theseus check my_space.py
-nas-theseus search my_space.py --all-blocks --trials 12     converts every block, then 12 trials
+nas-theseus search my_space.py --trials 12                  --all-blocks converts all blocks first
 nas-theseus front my_space --at "macs <= 5e8"               the best networks for a budget
 nas-theseus export my_space/ARCHITECTURE --format onnx --trust-code
 """
@@ -23,7 +23,8 @@ WEIGHTS: str | Path | None = "default"
 # A folder of pictures at any depth, without labels; thousands, like what the network will see.
 # None for crops of scikit-learn's two sample pictures, which only show that it works.
 IMAGES: Path | None = None
-SIZE: int | None = None  # height and width of an input; None for what the weights were trained at
+# Height and width of an input; None for what the weights were trained at. Less is faster.
+SIZE: int | None = None
 
 
 def space() -> SearchSpace:
