@@ -109,7 +109,8 @@ def test_new_check_and_search_run_with_the_wheel_alone(installed: Path, tmp_path
         theseus, "search", "first.py", "--trials", "2", "--executor", "inline",
         "--parallel", "1", "--tracker", "json-lines", folder=tmp_path,
     )  # fmt: skip
-    rows = json.loads(run(theseus, "front", "first", "--json", folder=tmp_path))
+    front = tmp_path / "theseus" / "searches" / "first" / "front" / "front.json"
+    rows = json.loads(front.read_text(encoding="utf-8"))["front"]
     assert rows and all(row["macs"] <= 600e3 for row in rows)
     found = json.loads(run(theseus, "doctor", "--json", folder=tmp_path))
     assert {one["subject"]: one["state"] for one in found}["packages"] == "ok"

@@ -10,43 +10,45 @@ from rich.console import Console
 
 from nas_theseus.values.registers import SOURCES, TEMPLATES
 
-FOLDER = "FOLDER"
+FileArgument = Annotated[Path, typer.Argument(help="The space file to write, such as my_space.py.")]
+VisionOption = Annotated[
+    bool, typer.Option("--vision", help="A residual network on Fashion-MNIST.")
+]
+TextOption = Annotated[bool, typer.Option("--text", help="A small transformer over characters.")]
+LanguageModelOption = Annotated[
+    Path | None,
+    typer.Option(metavar="FOLDER", help="A pretrained language model: its folder or GGUF file."),
+]
+FromOption = Annotated[
+    str | None,
+    typer.Option(
+        "--from",
+        metavar="SOURCE:NAME",
+        help=f"A pretrained vision network of {SOURCES.one_of}: torchvision:resnet18.",
+    ),
+]
+TemplateOption = Annotated[
+    str | None, typer.Option(help=f"A template by name: {TEMPLATES.one_of}. Default: digits.")
+]
+ImagesOption = Annotated[
+    Path | None,
+    typer.Option(metavar="FOLDER", help="With --from: pictures, without labels, at any depth."),
+]
+TextsOption = Annotated[
+    Path | None,
+    typer.Option(metavar="FOLDER", help="With --text or --language-model: text files."),
+]
 
 
 def command(
-    file: Annotated[Path, typer.Argument(help="The space file to write, such as my_space.py.")],
-    vision: Annotated[
-        bool, typer.Option("--vision", help="A residual network on Fashion-MNIST.")
-    ] = False,
-    text: Annotated[
-        bool, typer.Option("--text", help="A small transformer over characters.")
-    ] = False,
-    language_model: Annotated[
-        Path | None,
-        typer.Option(metavar=FOLDER, help="A pretrained language model: its folder or GGUF file."),
-    ] = None,
-    network: Annotated[
-        str | None,
-        typer.Option(
-            "--from",
-            metavar="SOURCE:NAME",
-            help=f"A pretrained vision network of {SOURCES.one_of}: torchvision:resnet18.",
-        ),
-    ] = None,
-    template: Annotated[
-        str | None,
-        typer.Option(help=f"A template by name: {TEMPLATES.one_of}. Default: digits."),
-    ] = None,
-    images: Annotated[
-        Path | None,
-        typer.Option(metavar=FOLDER, help="With --from: pictures, without labels, at any depth."),
-    ] = None,
-    texts: Annotated[
-        Path | None,
-        typer.Option(
-            metavar=FOLDER, help="With --text or --language-model: a folder of text files."
-        ),
-    ] = None,
+    file: FileArgument,
+    vision: VisionOption = False,
+    text: TextOption = False,
+    language_model: LanguageModelOption = None,
+    network: FromOption = None,
+    template: TemplateOption = None,
+    images: ImagesOption = None,
+    texts: TextsOption = None,
 ) -> None:
     """Write a first space file that runs as it is, with comments, and check it at once.
 
