@@ -29,7 +29,7 @@ import torch
 
 from benchmarks import vision_report as report
 from benchmarks.cells import Row, append, finished
-from benchmarks.vision_fashion import CHAINED, LEVELS, SEARCHED, FashionBench
+from benchmarks.vision_fashion import SEARCHED, FashionBench
 from benchmarks.vision_fashion import Cell as FashionCell
 from benchmarks.vision_lite0 import Cell as Lite0Cell
 from benchmarks.vision_lite0 import Lite0Bench
@@ -45,6 +45,7 @@ from benchmarks.vision_report import (
     TRAINED_LITE0,
     best_fashion_rate,
     best_lite0_rate,
+    fashion_front,
     fashion_rates,
     lite0_rates,
 )
@@ -58,39 +59,29 @@ RUNTIMES = ("torch", "onnxruntime")
 def planned_fashion(rows: Mapping[FashionCell, Row]) -> Iterator[FashionCell]:
     """The cells, most telling first."""
     main = ("taylor", "ours", "magnitude")
+    chained = ("magnitude, chained", "taylor, chained")
     others = ("narrower", "bn_scale", "parts")
     for method in main:
         yield from fashion_rates(rows, method)
-    for method in main:
         yield from _front(rows, method, 0)
-    yield from _front(rows, "taylor, chained", 0)
-    yield from _search(rows, 0)
-    for method in others:
+    yield from _front(rows, SEARCHED, 0)
+    for method in chained:
         yield from fashion_rates(rows, method)
         yield from _front(rows, method, 0)
     for seed in SEEDS[1:]:
-        for method in (*main, "taylor, chained"):
+        for method in (*main, SEARCHED, *chained):
             yield from _front(rows, method, seed)
-        yield from _search(rows, seed)
-    for method in (one for one in CHAINED if one != "taylor, chained"):
-        yield from _front(rows, method, 0)
     if (rate := best_fashion_rate(rows, "ours")) is not None:
         yield FashionCell("ours", FULL_LEVEL, rate, 0, FULL_IMAGES, FULL_EPOCHS)
-    for seed in SEEDS[1:]:
-        for method in others:
+    for method in others:
+        yield from fashion_rates(rows, method)
+        for seed in SEEDS:
             yield from _front(rows, method, seed)
 
 
 def _front(rows: Mapping[FashionCell, Row], method: str, seed: int) -> Iterator[FashionCell]:
-    """All levels of a method whose rate is known; chained ones from the largest down."""
-    if (rate := best_fashion_rate(rows, method)) is not None:
-        for level in sorted(LEVELS, reverse=True) if method in CHAINED else LEVELS:
-            yield FashionCell(method, level, rate, seed)
-
-
-def _search(rows: Mapping[FashionCell, Row], seed: int) -> Iterator[FashionCell]:
-    if (rate := best_fashion_rate(rows, SEARCHED)) is not None:
-        yield FashionCell(SEARCHED, 0.0, rate, seed)
+    """The cells of a method whose rates are known."""
+    yield from fashion_front(rows, method, seed) or ()
 
 
 def planned_lite0(rows: Mapping[Lite0Cell, Row]) -> Iterator[Lite0Cell]:

@@ -14,7 +14,8 @@ from nas_theseus.conversion.alignment import Alignment, StageResult, align
 from nas_theseus.conversion.finetune import train
 from nas_theseus.conversion.hybrid import Hybrid
 from nas_theseus.conversion.similarity import similarity
-from nas_theseus.conversion.target import assemble, recalibrate
+from nas_theseus.conversion.target import assemble, recalibrate_if_better
+from nas_theseus.conversion.training_loss import TrainingLoss
 from nas_theseus.errors import ConversionError
 from nas_theseus.library.block_conversion import keep_block, load_into
 from nas_theseus.library.block_key import BlockKeys
@@ -154,14 +155,16 @@ class Align:
 
 @dataclass(frozen=True)
 class Recalibrate:
-    """Compute batch-norm statistics again, on training inputs."""
+    """Compute batch-norm statistics again, on training inputs, where that lowers the loss."""
 
     name: ClassVar[str] = "recalibrate"
 
     def run(self, candidate: Candidate) -> Iterator[Event]:
         recipe, task = candidate.recipe, candidate.space.task
         examples = min(recipe.align_examples, task.size("train"))
-        seen = recalibrate(candidate.target, task, recipe.align_batch_size, examples)
+        loss = TrainingLoss(candidate.target, task, recipe, candidate.teacher)
+        given = candidate.target, task, recipe.align_batch_size, examples
+        seen = recalibrate_if_better(*given, loss)
         yield Progress(self.name, macs=candidate.forward_macs(seen))
 
 

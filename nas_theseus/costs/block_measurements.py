@@ -1,9 +1,13 @@
-"""Costs measured on each block once, and saved, so that every process reads the same numbers."""
+"""Costs measured on each block once, and saved, so that every process reads the same numbers.
+
+In a network, blocks are quicker or slower than alone: caches are warm, and a runtime fuses across
+them. So every number is multiplied by what the guide takes as a whole over the sum of its parts.
+"""
 
 from __future__ import annotations
 
 import platform
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
@@ -17,6 +21,7 @@ from nas_theseus.costs.measures.weight_bytes import WeightBytes
 from nas_theseus.costs.probe import eval_view
 from nas_theseus.costs.taking import measured_on_blocks
 from nas_theseus.errors import CostError
+from nas_theseus.guide.chain import Guide
 from nas_theseus.storage.json_lines import JsonLines
 from nas_theseus.values.architecture import Boundary
 from nas_theseus.values.cost_measure import BlockMeasuredCost
@@ -25,7 +30,7 @@ from nas_theseus.values.ids import short_hash
 from nas_theseus.values.member_fingerprint import member_fingerprint
 
 # Increase this when measures of the package give other numbers for the same block.
-FORMAT = 1
+FORMAT = 2
 # Name of the table in a storage folder.
 TABLE_FILE = "block_measurements.jsonl"
 # Fingerprints by the measure's identity; the measure is held so that no other takes its place.
@@ -138,15 +143,16 @@ class BlockMeasurements:
 class BlockMeter(BlockMeasurements):
     """Measures the blocks that are not known, and appends them to a table for other searches.
 
-    One process measures at a time, so that none disturbs another.
+    One process measures at a time, so that none disturbs another. The table has numbers as they
+    were measured; those that are returned are corrected by the guide as a whole.
 
     Args:
         file: JSON lines of all places; created with the first measurement.
         device: where to measure.
         threads: torch's threads. Default: unchanged.
-        numbers: known costs by id, which are not measured again.
+        numbers: known costs by id, corrected, which are not measured again.
         guide: the network of whose blocks these are, or whose parts they replace. Default: none;
-            blocks find their own weights in the processor's cache.
+            blocks find their own weights in the processor's cache, and nothing is corrected.
 
     Raises:
         CostError: torch does not see the device.
@@ -159,13 +165,16 @@ class BlockMeter(BlockMeasurements):
         device: torch.device,
         threads: int | None = None,
         numbers: Mapping[str, float] | None = None,
-        guide: nn.Module | None = None,
+        guide: Guide | None = None,
     ) -> None:
         self._table, self._device, self._threads = JsonLines(file), device, threads
+        self._guide = guide
         around = 0 if guide is None else WeightBytes().count(guide, Boundary((1,)))
         self.place = Place.here(device, threads, around)
         self._lock = FileLock(file.with_suffix(".lock"))
-        super().__init__({**self._read(), **(numbers or {})})
+        self._raw = self._read()
+        self._factors: dict[str, float] = {}
+        super().__init__(numbers or {})
 
     def of(self, measure: BlockMeasuredCost, module: nn.Module, inlet: Boundary) -> float:
         """The cost of one block, measured if it is not known.
@@ -176,37 +185,60 @@ class BlockMeter(BlockMeasurements):
         """
         name = measurement_id(measure, module, inlet)
         if name not in self.numbers:
-            self._table.path.parent.mkdir(parents=True, exist_ok=True)
-            with self._lock:
-                found = self._read().get(name)  # of a process that measured meanwhile
-                self.numbers[name] = self._measured(name, measure, module, inlet, found)
+            value = self._alone(measure, module, inlet)
+            self.numbers[name] = value * self.factor(measure)
         return self.numbers[name]
 
-    def _measured(
-        self,
-        name: str,
-        measure: BlockMeasuredCost,
-        module: nn.Module,
-        inlet: Boundary,
-        found: float | None,
-    ) -> float:
-        if found is not None:
-            return found
-        block = eval_view(module, self._device)
+    def factor(self, measure: BlockMeasuredCost) -> float:
+        """Cost of the guide as a whole, over the sum of its parts; 1 without a guide.
+
+        Raises:
+            CostError: it cannot be measured.
+            StorageError: the table cannot be written.
+        """
+        if self._guide is None:
+            return 1.0
+        parts = list(zip(self._guide.parts, self._guide.boundaries, strict=False))
+        name = short_hash([measurement_id(measure, *part) for part in parts], 20)
+        if name not in self._factors:
+            total = sum(self._alone(measure, *part) for part in parts)
+            blocks = [eval_view(part, self._device) for part in self._guide.parts]
+            whole = self._kept(name, measure, blocks, self._guide.boundaries[0])
+            self._factors[name] = whole / total if total > 0 and whole > 0 else 1.0
+        return self._factors[name]
+
+    def _alone(self, measure: BlockMeasuredCost, module: nn.Module, inlet: Boundary) -> float:
+        """The cost of one block as it was measured."""
+        name = measurement_id(measure, module, inlet)
+        if name in self._raw:
+            return self._raw[name]
         with surrounded(self.place.around, self._device):
-            value = measured_on_blocks(measure, [block], inlet, self._device, self._threads)
-        self._table.append(
-            {
-                "id": name,
-                "cost": measure.name,
-                "value": value,
-                "unit": measure.unit,
-                "block": type(module).__name__,
-                "inlet": list(inlet.shape),
-                "place": asdict(self.place),
-            }
-        )
-        return value
+            return self._kept(name, measure, [eval_view(module, self._device)], inlet)
+
+    def _kept(
+        self, name: str, measure: BlockMeasuredCost, blocks: Sequence[nn.Module], inlet: Boundary
+    ) -> float:
+        """The cost of blocks in a row; it is measured and kept if no process has done so."""
+        self._table.path.parent.mkdir(parents=True, exist_ok=True)
+        with self._lock:
+            self._raw = self._read()
+            if name not in self._raw:
+                value = measured_on_blocks(measure, blocks, inlet, self._device, self._threads)
+                kinds = dict.fromkeys(type(block).__name__ for block in blocks)
+                self._table.append(
+                    {
+                        "id": name,
+                        "cost": measure.name,
+                        "value": value,
+                        "unit": measure.unit,
+                        "block": ", ".join(kinds),
+                        "blocks": len(blocks),
+                        "inlet": list(inlet.shape),
+                        "place": asdict(self.place),
+                    }
+                )
+                self._raw[name] = value
+        return self._raw[name]
 
     def _read(self) -> dict[str, float]:
         """The numbers of this place; the first one counts where there are several."""

@@ -8,16 +8,17 @@ from __future__ import annotations
 import importlib.util
 import math
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Protocol, TypeAlias
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 from nas_theseus.errors import ExportError
 from nas_theseus.export.member import Member
 from nas_theseus.storage.whole_files import replacing
+from nas_theseus.tasks.score import scores
 from nas_theseus.values.architecture import Boundary
 from nas_theseus.values.ids import canonical_json
 from nas_theseus.values.registers import FORMATS
@@ -41,7 +42,8 @@ class Format(Protocol):
 
     `write` and `read` may raise anything: `write_format` reports it as an `ExportError`. The fields
     of a format that is a dataclass are its options. A format whose files hold rounded weights has
-    an attribute `tolerance`, which takes the place of `TOLERANCE`.
+    an attribute `tolerance`, which takes the place of `TOLERANCE`; where it is larger, quality is
+    measured again.
     """
 
     @property
@@ -79,6 +81,8 @@ class Checked:
         batch_sizes: sizes of their batches.
         difference: the largest absolute difference between two outputs.
         relative: the same as a share of the largest output.
+        quality: where weights are rounded, the task's metrics over the validation split: by name
+            the network's own value and that of the file.
     """
 
     path: Path
@@ -87,6 +91,7 @@ class Checked:
     batch_sizes: tuple[int, ...]
     difference: float
     relative: float
+    quality: Mapping[str, tuple[float, float]] = field(default_factory=dict)
 
 
 def write_format(
@@ -127,6 +132,7 @@ def write_format(
             chosen.write(member, inputs, aside)
             run = chosen.read(member, aside)
             found, expected = _outputs(run, inputs), _outputs(member.network, inputs)
+            quality = _quality(run, member) if tolerance > TOLERANCE else {}
         except (ExportError, OSError):
             raise
         except Exception as error:  # exporters and runtimes may raise anything
@@ -141,7 +147,7 @@ def write_format(
                 f"saved; {_others(name)}"
             )
         size = sum(one.stat().st_size for one in (aside, *aside.rglob("*")) if one.is_file())
-    return Checked(path, size, len(inputs), (len(inputs), 1), difference, relative)
+    return Checked(path, size, len(inputs), (len(inputs), 1), difference, relative, quality)
 
 
 def find_format(name: str) -> Format:
@@ -221,6 +227,27 @@ def _outputs(run: Run, inputs: Tensor) -> Tensor:
     """Outputs of all in one batch, then of the first alone: (N + 1, *outlet)."""
     with torch.no_grad():
         return torch.cat([run(inputs), run(inputs[:1])])
+
+
+class _Written(nn.Module):
+    """A file that was read, as a module on the CPU."""
+
+    def __init__(self, run: Run) -> None:
+        super().__init__()
+        self._run = run
+        self.place = nn.Parameter(torch.empty(0))
+
+    def forward(self, inputs: Tensor) -> Tensor:
+        return self._run(inputs)
+
+
+def _quality(run: Run, member: Member) -> dict[str, tuple[float, float]]:
+    """Metrics over the validation split, of the network and of what was written."""
+    before, after = (
+        scores(network, member.space.task, "validation")
+        for network in (member.network, _Written(run))
+    )
+    return {name: (before[name], after[name]) for name in before}
 
 
 def _distance(found: Tensor, expected: Tensor) -> tuple[float, float]:

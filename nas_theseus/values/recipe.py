@@ -206,7 +206,8 @@ class Recipe(Settings):
         checkpointing: whether each block is computed a second time in the backward pass instead of
             storing its activations. The gradients are the same.
         recalibrate: whether batch-norm statistics are computed again from training data after
-            conversion; not needed for ablations that start from random weights.
+            conversion, where that lowers the loss; not needed for ablations that start from random
+            weights.
         divergence_examples: number of validation examples on which the divergence of a block of the
             library is measured (`conversion.divergence`); 0 does not measure it. Candidates do not
             depend on it, only what is proposed.

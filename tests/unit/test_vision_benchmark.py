@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 from collections import Counter
-from dataclasses import asdict
+from dataclasses import asdict, replace
 from itertools import pairwise
 from pathlib import Path
 from typing import Any
@@ -26,10 +26,12 @@ from benchmarks.vision_photographs import Crops, split_of
 from benchmarks.vision_pruning import prune
 from benchmarks.vision_report import (
     FASHION_RATES,
+    LOW_TUNING_LEVEL,
     TUNING_LEVEL,
     TUNING_SEED,
     best_fashion_rate,
     fashion_figures,
+    fashion_front,
     fashion_rates,
     latency_figures,
     lite0_figures,
@@ -46,7 +48,8 @@ INLET = Boundary((3, 8, 8))
 def tuned(method: str, best: float = 3e-3) -> dict[Cell, dict[str, Any]]:
     """The tuning cells of a method, whose best rate is inside the grid."""
     return {
-        Cell(method, TUNING_LEVEL, rate, TUNING_SEED): {"validation": 0.9 if rate == best else 0.8}
+        Cell(method, level, rate, TUNING_SEED): {"validation": 0.9 if rate == best else 0.8}
+        for level in (TUNING_LEVEL, LOW_TUNING_LEVEL)
         for rate in FASHION_RATES
     }
 
@@ -73,11 +76,31 @@ def test_rates_go_on_while_the_best_one_is_at_the_edge() -> None:
     rows = tuned("ours", FASHION_RATES[-1])
     assert best_fashion_rate(rows, "ours") is None
     beyond = Cell("ours", TUNING_LEVEL, 2 * FASHION_RATES[-1], TUNING_SEED)
-    assert [cell for cell in fashion_rates(rows, "ours") if cell not in rows] == [beyond]
+    low = replace(beyond, level=LOW_TUNING_LEVEL)
+    assert [cell for cell in fashion_rates(rows, "ours") if cell not in rows] == [beyond, low]
     # A training that diverged has no quality, and ends the grid.
     rows[beyond] = {"failed": "diverged"}
     assert best_fashion_rate(rows, "ours") == FASHION_RATES[-1]
     assert best_fashion_rate(rows, "search") == FASHION_RATES[-1]
+
+
+def test_small_networks_have_a_rate_of_their_own_and_a_chain_has_one() -> None:
+    rows = tuned("taylor")
+    low = Cell("taylor", LOW_TUNING_LEVEL, FASHION_RATES[0], TUNING_SEED)
+    rows[low] = {"validation": 0.95}
+    rows[replace(low, rate=FASHION_RATES[0] / 2)] = {"validation": 0.85}
+    front = fashion_front(rows, "taylor", 1)
+    assert front is not None and {cell.seed for cell in front} == {1}
+    rates = {cell.level: cell.rate for cell in front}
+    assert {level for level, rate in rates.items() if rate == FASHION_RATES[0]} == {
+        level for level in LEVELS if level <= 0.2
+    }
+    # A chain is tuned by the mean over its networks, the largest first.
+    cells = list(fashion_rates(rows, "taylor, chained"))
+    assert [cell.level for cell in cells] == sorted(LEVELS, reverse=True) * len(FASHION_RATES)
+    assert fashion_front(rows, "taylor, chained", 0) is None
+    rows |= {cell: {"validation": 0.5 + cell.rate * cell.level} for cell in cells}
+    assert {c.rate for c in fashion_front(rows, "taylor, chained", 0) or []} == {FASHION_RATES[-1]}
 
 
 def test_fronts_follow_tuning() -> None:
@@ -86,9 +109,12 @@ def test_fronts_follow_tuning() -> None:
     then = list(planned_fashion(tuned("taylor")))
     front = [cell for cell in then if cell.seed == 0]
     assert [cell.level for cell in front if cell.method == "taylor"] == list(LEVELS)
-    chained = [cell.level for cell in front if cell.method == "taylor, chained"]
-    assert chained == sorted(LEVELS, reverse=True)
     assert {cell.rate for cell in front} == {3e-3}
+    rows = tuned("taylor")
+    rows |= {cell: {"validation": 0.5} for cell in fashion_rates(rows, "taylor, chained")}
+    chained = [cell for cell in planned_fashion(rows) if cell.method == "taylor, chained"]
+    front = [cell.level for cell in chained if cell.seed == 0]
+    assert front == sorted(LEVELS, reverse=True)
     assert len(then) == len(set(then))
 
 

@@ -34,7 +34,10 @@ def command(
     ] = None,
     dtype: Annotated[
         str | None,
-        typer.Option(help="huggingface: weights in float32 or bfloat16. Default: float32."),
+        typer.Option(
+            help="huggingface: weights in float32 or bfloat16; onnx: float32 or int8. Default: "
+            "float32."
+        ),
     ] = None,
     trust_code: TrustOption = False,
     storage: StorageOption = DEFAULT_STORAGE,
@@ -57,3 +60,5 @@ def command(
         f"checked on {checked.examples} validation inputs in batches of {batches}: outputs differ "
         f"by at most {checked.difference:.3g} ({checked.relative:.3g} of the largest output)"
     )
+    for name, (before, after) in checked.quality.items():
+        print(f"validation {name}: {before:.4g}, of the file {after:.4g}")

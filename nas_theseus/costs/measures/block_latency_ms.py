@@ -12,12 +12,13 @@ import torch
 from torch import Tensor, nn
 
 from nas_theseus.costs.decoding import median_ms
+from nas_theseus.costs.latency import torch_threads
 from nas_theseus.errors import CostError
 from nas_theseus.guide.chain import example_input
 from nas_theseus.values.architecture import Boundary
 from nas_theseus.values.goals import Direction
 
-Runtime = Literal["torch", "onnxruntime"]
+Runtime = Literal["torch", "compile", "onnxruntime"]
 
 
 @dataclass(frozen=True)
@@ -25,13 +26,14 @@ class BlockLatencyMs:
     """Median wall time of one forward pass of a batch of random inputs.
 
     Unlike `latency_ms`, it is known for every architecture before it is made: each block is
-    measured once, and the sum stands for the network. For networks that generate text use
-    `prefill_latency_ms` and `decode_latency_ms`.
+    measured once, and the sum, corrected by the guide as a whole, stands for the network. For
+    networks that generate text use `prefill_latency_ms` and `decode_latency_ms`.
 
     Attributes:
         batch: inputs of one pass.
-        runtime: ``torch`` runs blocks as they are on the device of the trials; ``onnxruntime``
-            exports each block and runs it on the CPU, with as many threads as torch has.
+        runtime: ``torch`` runs blocks as they are on the device of the trials, ``compile`` after
+            `torch.compile`, which takes seconds a block and on a CPU a C++ compiler;
+            ``onnxruntime`` exports each block and runs it on the CPU, with torch's threads.
 
     Raises:
         CostError: the batch is below 1, or there is no such runtime.
@@ -82,10 +84,10 @@ class BlockLatencyMs:
         inputs = example_input(network, inlet, self.batch).to(device)
         try:
             if self.runtime == "onnxruntime":
-                run = self._exported(network, inputs, device, threads)
-            else:
-                run = _as_it_is(network, inputs)
-            return median_ms(run, device, threads)
+                return median_ms(self._exported(network, inputs, device, threads), device, threads)
+            if self.runtime == "compile":
+                return _compiled_ms(network, inputs, threads)
+            return median_ms(lambda: network(inputs), device, threads)
         except CostError:
             raise
         except Exception as error:  # a block may raise anything
@@ -121,8 +123,12 @@ class BlockLatencyMs:
         return lambda: session.run(None, given)
 
 
-def _as_it_is(network: nn.Module, inputs: Tensor) -> Callable[[], object]:
-    return lambda: network(inputs)
+def _compiled_ms(network: nn.Module, inputs: Tensor, threads: int | None) -> float:
+    torch.compiler.reset()  # else blocks of one kind share one program for all sizes
+    compiled = torch.compile(network, dynamic=False)
+    with torch_threads(threads), torch.inference_mode():
+        compiled(inputs)  # compiled here, for as many threads as it is measured with
+    return median_ms(lambda: compiled(inputs), inputs.device, threads)
 
 
 def _onnxruntime(name: str) -> Any:

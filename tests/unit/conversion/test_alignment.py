@@ -23,8 +23,10 @@ from nas_theseus.conversion.target import (
     batch_norms,
     gathering_statistics,
     recalibrate,
+    recalibrate_if_better,
     reinitialise,
 )
+from nas_theseus.conversion.training_loss import TrainingLoss
 from nas_theseus.errors import ConversionError
 from nas_theseus.guide.networks import vision_transformer
 from nas_theseus.tasks import digits
@@ -322,6 +324,23 @@ def test_recalibration_moves_statistics_only() -> None:
     assert not any(torch.equal(a, b) for a, b in zip(statistics, after, strict=True))
     assert all(torch.equal(a, b) for a, b in zip(weights, target.parameters(), strict=True))
     assert [m.momentum for m in target.modules() if isinstance(m, nn.BatchNorm2d)] == momenta
+    assert target.training
+
+
+@pytest.mark.parametrize("spoilt", [False, True])
+def test_recalibration_stays_only_where_it_lowers_the_loss(spoilt: bool) -> None:
+    """Beside a copy of the guide nothing is better; with statistics of nothing, new ones are."""
+    kept = [BlockChoice(Span(i, i + 1), "keep") for i in range(len(SPACE.guide))]
+    target = assemble(SPACE, Architecture(tuple(kept)), 0)
+    norms = [module for module in target.modules() if isinstance(module, nn.BatchNorm2d)]
+    if spoilt:
+        for norm in norms:
+            norm.running_var.fill_(1e-4)  # type: ignore[union-attr]
+    before = {name: buffer.clone() for name, buffer in target.named_buffers()}
+    loss = TrainingLoss(target, SPACE.task, Recipe(distill=1.0), guide())
+    ran = recalibrate_if_better(target, SPACE.task, 64, 128, loss)
+    changed = any(not torch.equal(b, before[name]) for name, b in target.named_buffers())
+    assert norms and ran == 3 * 128 and changed == spoilt
     assert target.training
 
 

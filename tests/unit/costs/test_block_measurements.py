@@ -25,6 +25,7 @@ from nas_theseus.costs.measures.decode_latency_ms import DecodeLatencyMs
 from nas_theseus.costs.table import CostTable
 from nas_theseus.costs.taking import measured_costs, measured_on_blocks
 from nas_theseus.errors import CostError
+from nas_theseus.guide.chain import Guide
 from nas_theseus.space.objectives import measure_mistakes
 from nas_theseus.tasks import digits
 from nas_theseus.values.architecture import Boundary
@@ -127,6 +128,35 @@ def test_each_place_has_numbers_of_its_own(tmp_path: Path) -> None:
     assert [line["place"]["threads"] for line in lines] == [1, 2]
     assert {line["place"]["version"] for line in lines} == {torch.__version__}
     assert lines[0]["place"]["device"] and lines[0]["block"] == "Linear"
+
+
+class FasterInARow:
+    """A block takes 5 alone, and 3 in a row."""
+
+    name, unit, direction, additive = "own_ms", "ms", "minimize", True
+
+    def measure_blocks(self, blocks: Sequence[nn.Module], *place: object) -> float:
+        CALLS.append(len(blocks))
+        return 5.0 if len(blocks) == 1 else 3.0 * len(blocks)
+
+
+def test_numbers_are_corrected_by_the_guide_as_a_whole(tmp_path: Path) -> None:
+    space, file, measure = make_space(), tmp_path / "table.jsonl", FasterInARow()
+    meter = BlockMeter(file, CPU, 1, guide=space.guide)
+    # 3 for each of four parts of a row, over 5 alone.
+    assert meter.of(measure, nn.Linear(8, 8), TOKENS) == pytest.approx(5 * 12 / 20)
+    parts = zip(space.guide.parts, space.guide.boundaries, strict=False)
+    assert sum(meter.of(measure, *part) for part in parts) == pytest.approx(12)
+    assert CALLS.count(4) == 1
+    # The table has what was measured, and the next process measures nothing.
+    assert {json.loads(line)["value"] for line in file.read_text().splitlines()} == {5.0, 12.0}
+    calls = len(CALLS)
+    again = BlockMeter(file, CPU, 1, guide=space.guide)
+    assert again.of(measure, nn.Linear(8, 8), TOKENS) == pytest.approx(3)
+    assert again.factor(measure) == pytest.approx(0.6) and len(CALLS) == calls
+    # Numbers that a search has stay, and are not corrected twice.
+    known = BlockMeter(tmp_path / "other.jsonl", CPU, 1, again.numbers, space.guide)
+    assert known.of(measure, nn.Linear(8, 8), TOKENS) == pytest.approx(3) and len(CALLS) == calls
 
 
 def test_damaged_lines_are_measured_again(tmp_path: Path) -> None:
@@ -237,13 +267,15 @@ def test_blocks_are_measured_as_if_the_rest_of_the_network_ran_between(tmp_path:
             seen.append(0 if around is None else around.nbytes)
             return 1.0
 
-    guide, block = nn.Linear(100, 100, bias=False), nn.Linear(8, 8)
+    wide = nn.Linear(100, 100, bias=False)
+    guide, block = Guide([("wide", wide)], Boundary((100,))), nn.Linear(8, 8)
     alone = BlockMeter(tmp_path / "table.jsonl", CPU, 1)
     within = BlockMeter(tmp_path / "table.jsonl", CPU, 1, guide=guide)
     for meter in (alone, within):
-        meter.of(Around(), block, TOKENS)
+        assert meter.of(Around(), block, TOKENS) == 1
     # Of 40,000 bytes, up to a power of two; and no longer afterwards.
-    assert seen == [0, 2**16] and within.place.around == 2**16
+    # That block, then the guide's part alone, and the guide as a whole without data around it.
+    assert seen == [0, 2**16, 2**16, 0] and within.place.around == 2**16
     assert decoding._AROUND.get() is None
     assert "in a network of up to 65,536 bytes" in str(within.place)
 

@@ -8,11 +8,12 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+import torch
 from typer.testing import CliRunner
 
 import nas_theseus
 from nas_theseus.cli.app import make_app
-from nas_theseus.costs.block_measurements import BlockMeasurements, measurement_id
+from nas_theseus.costs.block_measurements import BlockMeasurements, BlockMeter, measurement_id
 from nas_theseus.costs.table import CostTable
 from nas_theseus.errors import CostError, LimitError, SpaceError, StorageError
 from nas_theseus.estimate.space_graph import additive_space
@@ -271,10 +272,12 @@ def test_convert_measures_where_it_runs(
     chosen = evaluations(folder)[0].architecture
     (tmp_path / "chosen.json").write_text(json.dumps(chosen.to_json()))
     made = nas_theseus.convert(root / "gpt.py", "chosen.json", epochs=0, settle_epochs=0)
-    lines = (tmp_path / "theseus" / "block_measurements.jsonl").read_text().splitlines()
-    numbers = {line["id"]: line["value"] for line in map(json.loads, lines)}
-    costs = CostTable(load_space(root / "gpt.py"), BlockMeasurements(numbers))
-    assert costs.of(chosen).known() == made.converted.evaluation.cost.known()
+    space, file = load_space(root / "gpt.py"), tmp_path / "theseus" / "block_measurements.jsonl"
+    before = file.read_bytes()
+    threads = json.loads(before.splitlines()[0])["place"]["threads"]
+    meter = BlockMeter(file, torch.device("cpu"), threads, guide=space.guide)
+    assert CostTable(space, meter).of(chosen).known() == made.converted.evaluation.cost.known()
+    assert file.read_bytes() == before
 
 
 def test_the_job_travels_to_a_worker() -> None:

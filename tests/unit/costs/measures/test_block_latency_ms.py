@@ -63,12 +63,13 @@ def test_the_median_is_of_the_pass_alone(monkeypatch: pytest.MonkeyPatch) -> Non
 
     monkeypatch.setattr(block_latency_ms, "median_ms", timed)
     block = nn.Conv2d(3, 2, 1).eval()
-    for runtime in ("torch", "onnxruntime"):
+    for runtime in ("torch", "compile", "onnxruntime"):
         found = BlockLatencyMs(2, runtime).measure_blocks([block], IMAGE, CPU, 1)  # type: ignore[arg-type]
         assert found == 3.5
-    eager, exported = runs
-    assert isinstance(eager, Tensor) and isinstance(exported, list)
-    # The same network runs in both.
+    eager, compiled, exported = runs
+    assert isinstance(eager, Tensor) and isinstance(compiled, Tensor) and isinstance(exported, list)
+    # The same network runs in all.
+    torch.testing.assert_close(compiled, eager, rtol=1e-4, atol=1e-5)
     torch.testing.assert_close(torch.from_numpy(exported[0]), eager, rtol=1e-4, atol=1e-5)
 
 
@@ -77,10 +78,18 @@ def test_onnxruntime_runs_a_block_without_weights() -> None:
     assert BlockLatencyMs(runtime="onnxruntime").measure_blocks(blocks, IMAGE, CPU, 1) > 0
 
 
+def test_compiled_blocks_of_one_kind_have_programs_of_their_own() -> None:
+    """Otherwise torch makes one program for all sizes, or falls back to eager after a few."""
+    measure = BlockLatencyMs(runtime="compile")
+    with torch._dynamo.config.patch(error_on_recompile=True):
+        for width in (2, 3, 4):
+            assert measure.measure_blocks([nn.Conv2d(3, width, 1).eval()], IMAGE, CPU, 1) > 0
+
+
 def test_bad_options_are_refused() -> None:
     with pytest.raises(CostError, match="batch must be at least 1, not 0"):
         BlockLatencyMs(batch=0)
-    with pytest.raises(CostError, match="runtime is 'torch' or 'onnxruntime', not 'tflite'"):
+    with pytest.raises(CostError, match="'torch' or 'compile' or 'onnxruntime', not 'tflite'"):
         BlockLatencyMs(runtime="tflite")  # type: ignore[arg-type]
 
 

@@ -2,17 +2,23 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
 import torch
-from torch import Tensor
+from torch import Tensor, nn
+from torch.nn import functional
 
-from nas_theseus.blocks import Linear, block
+from nas_theseus.blocks import Keep, Linear, block
 from nas_theseus.blocks.simple import LinearBlock
 from nas_theseus.errors import ExportError
 from nas_theseus.export.format import metadata, write_format
-from tests.unit.export.members import HALF, MAP, VECTOR, between, needs_onnx
+from nas_theseus.export.member import Member
+from nas_theseus.guide.chain import Guide
+from nas_theseus.tasks import digits
+from nas_theseus.tasks.score import score
+from tests.unit.export.members import HALF, MAP, TOKENS, VECTOR, between, member, needs_onnx
 
 
 @needs_onnx
@@ -45,3 +51,90 @@ def test_an_operator_that_onnx_lacks_is_named_and_others_offered(tmp_path: Path)
         write_format(found, "onnx", tmp_path / "net.onnx")
     assert list(tmp_path.iterdir()) == []
     assert write_format(found, "torch-export", tmp_path / "net.pt2").relative == 0
+
+
+@pytest.fixture(scope="module")
+def of_digits() -> Member:
+    """A convolutional network, trained for a few steps."""
+    torch.manual_seed(0)
+    task = digits()
+    parts = [
+        ("conv", nn.Sequential(nn.Conv2d(1, 32, 3, 2, 1), nn.BatchNorm2d(32), nn.ReLU())),
+        ("head", nn.Sequential(nn.Flatten(), nn.Linear(32 * 16, 10))),
+    ]
+    found = member(Guide(parts, task.inlet), Keep(), Keep())
+    optimizer = torch.optim.Adam(found.network.parameters(), 3e-3)
+    for epoch in range(6):
+        for batch in task.batches("train", 64, seed=epoch):
+            optimizer.zero_grad()
+            loss = functional.cross_entropy(found.network.train()(batch.inputs), batch.targets)
+            loss.backward()  # type: ignore[no-untyped-call]
+            optimizer.step()
+    found.network.eval()
+    return replace(found, space=replace(found.space, task=task))
+
+
+@needs_onnx
+def test_int8_is_smaller_and_its_quality_is_measured_again(
+    of_digits: Member, tmp_path: Path
+) -> None:
+    onnx = pytest.importorskip("onnx")
+    exact = write_format(of_digits, "onnx", tmp_path / "exact.onnx")
+    small = write_format(of_digits, "onnx", tmp_path / "small.onnx", options={"dtype": "int8"})
+    weights = {
+        path: [w.data_type for w in onnx.load(tmp_path / path).graph.initializer if len(w.dims) > 1]
+        for path in ("exact.onnx", "small.onnx")
+    }
+    assert onnx.TensorProto.FLOAT in weights["exact.onnx"]
+    assert set(weights["small.onnx"]) == {onnx.TensorProto.INT8}
+    assert small.size_bytes < exact.size_bytes / 2
+    assert exact.quality == {} and exact.relative < 1e-4 < small.relative < 0.1
+    before, after = small.quality["accuracy"]
+    task = of_digits.space.task
+    assert before == score(of_digits.network, task, "validation") > 0.85
+    assert abs(before - after) < 0.03
+    # The file itself has that quality.
+    onnxruntime = pytest.importorskip("onnxruntime")
+    session = onnxruntime.InferenceSession(tmp_path / "small.onnx")
+    batch = next(task.batches("validation", 1000))
+    [logits] = session.run(None, {"inputs": batch.inputs.numpy()})
+    right = (torch.from_numpy(logits).argmax(1) == batch.targets).float().mean()
+    assert float(right) == pytest.approx(after)
+    kept = {p.key: p.value for p in onnx.load(tmp_path / "small.onnx").metadata_props}
+    assert metadata(of_digits).items() <= kept.items()
+
+
+@needs_onnx
+def test_int8_of_a_network_without_feature_maps_needs_no_calibration(tmp_path: Path) -> None:
+    onnx = pytest.importorskip("onnx")
+    found = between(TOKENS, TOKENS, Linear())
+    task = found.space.task
+    task.metric, task.meter = "mse", lambda: SquaredError()  # type: ignore[attr-defined]
+    checked = write_format(found, "onnx", tmp_path / "net.onnx", options={"dtype": "int8"})
+    assert 1e-4 < checked.relative < 0.1
+    operators = {node.op_type for node in onnx.load(tmp_path / "net.onnx").graph.node}
+    assert "DynamicQuantizeLinear" in operators
+
+
+class SquaredError:
+    """Mean square of outputs, whose targets are 0."""
+
+    def reset(self) -> None:
+        self.squares: list[Tensor] = []
+
+    def update(self, outputs: Tensor, targets: Tensor) -> None:
+        del targets
+        self.squares.append(outputs.square().flatten(1).mean(1))
+
+    def compute(self) -> Tensor:
+        return torch.cat(self.squares).mean()
+
+
+def test_another_dtype_is_refused_before_anything_is_loaded(tmp_path: Path) -> None:
+    with pytest.raises(ExportError, match=r"dtype float32 or int8, not 'float16'"):
+        write_format(
+            between(VECTOR, VECTOR, Linear()),
+            "onnx",
+            tmp_path / "net.onnx",
+            options={"dtype": "float16"},
+        )
