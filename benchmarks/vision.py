@@ -88,15 +88,12 @@ def planned_lite0(rows: Mapping[Lite0Cell, Row]) -> Iterator[Lite0Cell]:
     """The cells, most telling first; rates are tuned at 60 %."""
     yield Lite0Cell("guide", 1.0, 0.0)
     randoms = [f"random{number}" for number in range(RANDOM_NETWORKS)]
-    for budget in (0.6, 0.4, 0.8):
-        for method in (*LITE0_RIVALS, "residual"):
-            yield Lite0Cell(method, budget, 0.0)
     for method in TRAINED_LITE0:
         yield from lite0_rates(rows, method)
     for budget in (0.4, 0.8):
         yield from _tuned(rows, TRAINED_LITE0, budget, 0)
     for budget in (0.6, 0.4, 0.8):
-        for method in randoms:
+        for method in (*LITE0_RIVALS, "residual", *randoms):
             yield Lite0Cell(method, budget, 0.0)
     yield from lite0_rates(rows, randoms[0])
     yield from _tuned(rows, randoms, 0.6, 0)

@@ -7,11 +7,9 @@ import time
 from dataclasses import asdict, dataclass, field, replace
 from functools import cached_property
 from pathlib import Path
-from typing import Any
 
 import torch
 from torch import nn
-from torch.nn import functional
 
 from benchmarks.bare_search import bare_driver
 from benchmarks.cells import Row
@@ -38,7 +36,8 @@ from nas_theseus.blocks.family import BlockFamily
 from nas_theseus.candidate.workshop import Workshop, result_of
 from nas_theseus.conversion.finetune import train
 from nas_theseus.conversion.guide_training import prepare_guide
-from nas_theseus.conversion.target import assemble, recalibrate
+from nas_theseus.conversion.target import assemble, recalibrate_if_better
+from nas_theseus.conversion.training_loss import TrainingLoss
 from nas_theseus.costs.table import CostTable
 from nas_theseus.estimate.block_scores import best_by_score
 from nas_theseus.guide.weights import load_weights
@@ -48,7 +47,6 @@ from nas_theseus.searches.worker import worker_settings
 from nas_theseus.services.executors.inline import InlineExecutor
 from nas_theseus.space.search_space import SearchSpace
 from nas_theseus.space.sources import Sources
-from nas_theseus.tasks import Batch
 from nas_theseus.tasks.score import score
 from nas_theseus.transforms import FewerChannels, Narrower
 from nas_theseus.values.architecture import Architecture, BlockChoice
@@ -234,11 +232,12 @@ class FashionBench:
             importance,
             int(cell.level * self.guide["guide_macs"]),
             lambda: few_batches(task.batches("train", TAYLOR_BATCH, seed=order), TAYLOR_BATCHES),
-            lambda network, batch, _: self._loss(network, batch, recipe, shop),
+            lambda network, batch, _: TrainingLoss(network, task, recipe, shop.activations)(batch),
         )
         network = found.network
-        examples = recalibrate(network, task, recipe.align_batch_size, recipe.align_examples)
-        spent = examples * found.macs
+        loss = TrainingLoss(network, task, recipe, shop.activations)
+        given = recipe.align_batch_size, recipe.align_examples
+        spent = recalibrate_if_better(network, task, *given, loss) * found.macs
         for epoch in train(network, task, recipe, order, shop.activations):
             spent += 3 * found.macs * epoch.examples
         if chained:
@@ -254,14 +253,6 @@ class FashionBench:
             "once_macs": logits,
         }
         return row, network.eval()
-
-    def _loss(self, network: nn.Module, batch: Batch, recipe: Recipe, shop: Workshop) -> Any:
-        """The loss of the training: labels and the guide's logits."""
-        outputs = network(batch.inputs)
-        taught = shop.activations.teach(batch.inputs)
-        distilled = shop.space.task.distillation(outputs, taught, recipe.temperature)
-        labelled = functional.cross_entropy(outputs, batch.targets)
-        return recipe.distill * distilled + (1 - recipe.distill) * labelled
 
     def _kept(self, cell: Cell) -> nn.Module:
         """The trained network of a chained cell; made again if its file is missing."""

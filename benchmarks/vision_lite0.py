@@ -23,7 +23,8 @@ from nas_theseus import Guide, Recipe, SearchSpace
 from nas_theseus.blocks import Keep, LowRankConv, SkipPart, choice
 from nas_theseus.candidate.workshop import Workshop
 from nas_theseus.conversion.finetune import train
-from nas_theseus.conversion.target import Target, assemble, recalibrate
+from nas_theseus.conversion.target import Target, assemble, recalibrate_if_better
+from nas_theseus.conversion.training_loss import TrainingLoss
 from nas_theseus.costs.block_measurements import BlockMeter
 from nas_theseus.costs.measures.block_latency_ms import BlockLatencyMs, Runtime
 from nas_theseus.costs.table import CostTable
@@ -121,6 +122,7 @@ class Lite0Bench:
                 steps=self.steps,
                 batch_size=32,
                 distill=1.0,  # there are no labels
+                freeze_statistics=True,
                 temperature=1.0,
                 divergence_examples=256,
             ),
@@ -273,8 +275,7 @@ class Lite0Bench:
         network, macs = self.network(cell.method, cell.budget)
         recipe, task = self.recipe(cell.rate), self.space.task
         if cell.method != "guide":
-            # Statistics of batch norms are computed again for all, which pruning needs most.
-            recalibrate(network, task, recipe.align_batch_size, recipe.align_examples)
+            self.recalibrate(network)
         spent = 0
         if cell.rate:
             network.requires_grad_(True)
@@ -295,6 +296,13 @@ class Lite0Bench:
             "blocks": self._blocks(cell),
             "seconds": time.perf_counter() - began,
         }
+
+    def recalibrate(self, network: nn.Module) -> None:
+        """Statistics of batch norms as they were or anew, whichever has the lower divergence."""
+        recipe, task = self.space.recipe, self.space.task
+        loss = TrainingLoss(network, task, recipe, self.shop.activations)
+        given = recipe.align_batch_size, recipe.align_examples
+        recalibrate_if_better(network, task, *given, loss)
 
     def _blocks(self, cell: Cell) -> str | None:
         if cell.method in PRUNED:
@@ -339,7 +347,7 @@ class Lite0Bench:
         measure, inlet = shop.space.measures[LATENCY], shop.space.guide.boundaries[0]
         assert isinstance(measure, BlockLatencyMs)
         copied = copy.deepcopy(network)
-        recalibrate(copied, self.space.task, 64, self.space.recipe.align_examples)
+        self.recalibrate(copied)
         whole = measured_on_blocks(
             measure, list(network.blocks), inlet, CPU, torch.get_num_threads()
         )

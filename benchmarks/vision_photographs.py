@@ -48,7 +48,7 @@ class Crops:
     size: int
     classes: int
     statistics: Statistics
-    train: int = 2048
+    train: int = 6400
     validation: int = 512
     test: int = 1024
 

@@ -57,7 +57,8 @@ def train(
 
     Args:
         network: on its device already; put into train mode, but for links of a chain whose weights
-            are all frozen. A network without anything to train is left as it is.
+            are all frozen and for batch norms that keep their statistics. A network without
+            anything to train is left as it is.
         seed: fixes the order of examples.
         teacher: used when ``recipe.distill > 0`` or ``recipe.hidden > 0``.
         kept: parameters that train with ``recipe.kept_learning_rate``.
@@ -76,7 +77,7 @@ def train(
         return
     optimizer, schedule = _optimizer(parameters, recipe, steps, kept)
     loss_of = TrainingLoss(network, task, recipe, teacher)
-    _train_mode(network)
+    _train_mode(network, recipe)
     planned = _planned_pieces(network, recipe, batch_size)
     done = TrainingProgress(0, planned)
     if checkpoint is not None:
@@ -131,14 +132,17 @@ def _slices(
             yield itertools.islice(one_pass(number), steps - number * epoch_steps)
 
 
-def _train_mode(network: nn.Module) -> None:
-    """Train mode, but for links of a chain whose weights are all frozen."""
+def _train_mode(network: nn.Module, recipe: Recipe) -> None:
+    """Train mode, but for links whose weights are all frozen, and where wanted for batch norms."""
     network.train()
     for link in links_of(network):
         if isinstance(link, nn.Module):
             given = [parameter.requires_grad for parameter in link.parameters()]
             if given and not any(given):
                 link.eval()
+    if recipe.freeze_statistics:
+        for norm in batch_norms(network):
+            norm.eval()
 
 
 def _planned_pieces(network: nn.Module, recipe: Recipe, batch_size: int) -> int:

@@ -56,6 +56,7 @@ TRAINING = {
     "warmup",
     "weight_decay",
     "gradient_clip",
+    "freeze_statistics",
     "precision",
     "checkpointing",
 }
@@ -69,6 +70,7 @@ ADDED = {
     "warmup",
     "kept_learning_rate",
     "freeze_kept",
+    "freeze_statistics",
     "hidden",
     "precision",
     "checkpointing",
@@ -193,6 +195,8 @@ class Recipe(Settings):
             ablations that start from random weights every part is new.
         freeze_kept: kept parts that are not trained: True for all, or names of the guide's parts,
             with wildcards (``*.mlp``). They run in eval mode.
+        freeze_statistics: whether batch norms keep their statistics in task training, as they are
+            kept where pretrained networks are trained on little or other data than their own.
         distill: weight of the guide's logits in the loss, 0 (labels alone) to 1 (guide alone,
             labels are not read).
         temperature: temperature of distillation, for both networks.
@@ -240,6 +244,7 @@ class Recipe(Settings):
     warmup: Annotated[float, Field(ge=0, lt=1)] = 0.2
     kept_learning_rate: PositiveFloat = 1.0
     freeze_kept: bool | tuple[str, ...] = False
+    freeze_statistics: bool = False
     weight_decay: Annotated[float, Field(ge=0)] = 1e-2
     distill: Annotated[float, Field(ge=0, le=1)] = 0.5
     temperature: PositiveFloat = 2.0

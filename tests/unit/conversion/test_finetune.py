@@ -306,14 +306,26 @@ def test_micro_batches_of_one_are_refused_for_batch_norms_before_training() -> N
     list(train(normed(), TASK, Recipe(steps=1, distill=0, batch_size=4, micro_batch=2), 1))
 
 
+@pytest.mark.parametrize("frozen", [False, True])
+def test_batch_norms_keep_their_statistics_where_wanted(frozen: bool) -> None:
+    network = normed()
+    before = {name: buffer.clone() for name, buffer in network.named_buffers()}
+    weights = [parameter.clone() for parameter in network.parameters()]
+    list(train(network, TASK, Recipe(steps=3, distill=0, freeze_statistics=frozen), 1))
+    moved = [not torch.equal(b, before[name]) for name, b in network.named_buffers()]
+    assert moved and any(moved) != frozen
+    after = network.parameters()
+    assert not any(torch.equal(a, b) for a, b in zip(after, weights, strict=True))
+
+
 def test_a_guide_is_trained_again_for_what_its_training_depends_on() -> None:
     recipe = Recipe(epochs=1)
     keys = {guide_key(guide(), TASK, recipe)}
     for name, value in {
         "steps": 5, "micro_batch": 4, "warmup": 0.0, "precision": "bfloat16",
-        "checkpointing": True,
+        "checkpointing": True, "freeze_statistics": True,
     }.items():  # fmt: skip
         keys.add(guide_key(guide(), TASK, recipe.model_copy(update={name: value})))
-    assert len(keys) == 6
+    assert len(keys) == 7
     for name, value in {"hidden": 1.0, "freeze_kept": True, "settle_steps": 3}.items():
         assert guide_key(guide(), TASK, recipe.model_copy(update={name: value})) in keys

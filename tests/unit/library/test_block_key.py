@@ -127,6 +127,7 @@ def test_of_the_recipe_what_alignment_depends_on_changes_the_id() -> None:
         learning_rate=1, temperature=5, recalibrate=False, library=True, polish_steps=3,
         settle_epochs=1, settle_batch_size=4, settle_learning_rate=1, settle_steps=3, steps=5,
         micro_batch=2, warmup=0, kept_learning_rate=2, freeze_kept=("a",), hidden=1,
+        freeze_statistics=True,
         precision="bfloat16", checkpointing=True, divergence_examples=9,
     )  # fmt: skip
     assert {*same.model_fields_set, *other} == set(Recipe.model_fields)

@@ -180,7 +180,8 @@ def test_a_record_is_read_whether_or_not_its_similarity_is_loaded() -> None:
 OTHER: dict[str, Any] = {
     "activations_dtype": "bfloat16", "settle_steps": 5, "steps": 7, "micro_batch": 4, "warmup": 0.0,
     "kept_learning_rate": 0.1, "freeze_kept": ("*.mlp", "embed"), "hidden": 0.5,
-    "precision": "bfloat16", "checkpointing": True, "divergence_examples": 7,
+    "freeze_statistics": True, "precision": "bfloat16", "checkpointing": True,
+    "divergence_examples": 7,
 }  # fmt: skip
 
 
