@@ -11,7 +11,7 @@ from __future__ import annotations
 from pathlib import Path
 
 from nas_theseus import Guide, Recipe, SearchSpace, choice, maximize, minimize
-from nas_theseus.blocks import Keep, LowRankConv, SkipPart
+from nas_theseus.blocks import Keep, SkipPart
 from nas_theseus.guide.vision import vision_guide
 from nas_theseus.tasks import Task, image_folder, sample_crops
 from nas_theseus.transforms import FewerChannels
@@ -36,11 +36,10 @@ def space() -> SearchSpace:
         guide=guide,
         task=pictures(guide),
         # What may stand for a part; these begin near the part, so they are useful untrained. Add
-        # SeparableConv() for networks of plain k×k convolutions, such as ResNets.
+        # LowRankConv(rank=0.5), and SeparableConv() for plain convolutions such as ResNets'.
         blocks=[
             Keep(),
             FewerChannels(keep=choice(0.75, 0.5, 0.25)).on(*blocks),
-            LowRankConv(rank=choice(0.5, 0.25)).on(*blocks),
             SkipPart().on(*blocks),
         ],
         keep=[first, head],  # parts that are never replaced
