@@ -48,7 +48,7 @@ from nas_theseus.services.executors.inline import InlineExecutor
 from nas_theseus.space.search_space import SearchSpace
 from nas_theseus.space.sources import Sources
 from nas_theseus.tasks.score import score
-from nas_theseus.transforms import FewerChannels, Narrower
+from nas_theseus.transforms import FewerChannels, Narrower, NarrowStream
 from nas_theseus.values.architecture import Architecture, BlockChoice
 from nas_theseus.values.goals import Constraint
 from nas_theseus.values.ids import derive_seed
@@ -80,16 +80,23 @@ def blocks_of(method: str, alike: list[str]) -> list[BlockFamily]:
         return [Keep(), Narrower(width=choice(0.75, 0.5, 0.25, 0.125))]
     parts = [
         Keep(),
-        FewerChannels(keep=choice(0.75, 0.5, 0.25, 0.125)),
+        FewerChannels(keep=choice(0.75, 0.5, 0.25, 0.125)).at_guide_widths(),
         SeparableConv(),
-        LowRankConv(rank=choice(0.5, 0.25)),
+        LowRankConv(rank=choice(0.5, 0.25)).at_guide_widths(),
         SkipPart().on(*alike),
     ]
+    if method == "parts":
+        return parts
     new = [Depthwise(expand=1, kernel=3), Pointwise(expand=choice(0.5, 1))]
-    return parts if method == "parts" else [*parts, *new]
+    # Of fewer kinds, since a part that changes the stream is a block for each pair of widths.
+    pruned = FewerChannels(keep=choice(0.5, 0.25, 0.125))
+    narrow = [NarrowStream(), replace(pruned, name="fewer_channels_narrow", at_own_widths=False)]
+    return [*parts, *(family.at_guide_widths() for family in new), *narrow]
 
 
 OURS = ("ours", "parts", "narrower")
+# Of the stream, with the methods "ours" and "search".
+WIDTHS = (1.0, 0.75, 0.5, 0.25)
 METHODS = (*IMPORTANCES, *CHAINED, *OURS, SEARCHED)
 
 
@@ -117,12 +124,15 @@ def search_space(method: str, regime: Regime, recipe: Recipe) -> SearchSpace:
     inner = [name for name in names if name not in ("stem", "head")]
     sides = zip(names, base.guide.boundaries, base.guide.boundaries[1:], strict=False)
     alike = [name for name, inlet, outlet in sides if inlet == outlet and name in inner]
+    everywhere = ("keep", "skip", "narrow_stream")
     blocks = [
-        family if family.keeps or family.name == "skip" else family.on(*inner)
+        family if family.name in everywhere else family.on(*inner)
         for family in blocks_of(method, alike)
     ]
-    longest = 2 if method in ("ours", SEARCHED) else 1
-    return replace(base, blocks=blocks, max_span=longest, keep=["stem", "head"])
+    if method in ("ours", SEARCHED):
+        # Stem and head stay whole but for the stream.
+        return replace(base, blocks=blocks, max_span=2, widths=WIDTHS, keep=())
+    return replace(base, blocks=blocks, keep=["stem", "head"], max_span=1)
 
 
 @dataclass
@@ -179,8 +189,13 @@ class FashionBench:
 
     # Ours, chosen by the divergence of blocks.
 
-    def library(self, method: str, images: int) -> tuple[Library, dict[BlockChoice, float], int]:
-        """All blocks of a method: the library, their divergences, and what they took."""
+    def library(
+        self, method: str, images: int
+    ) -> tuple[Library, dict[tuple[BlockChoice, float], float], int]:
+        """All blocks of a method: the library, their divergences, and what they took.
+
+        Divergences are by choice and width share of the inlet.
+        """
         shop = self.shop(method, images)
         library = Library(str(self.folder / "libraries" / method))
         keys = shop.keys(shop.space.recipe)
@@ -191,7 +206,7 @@ class FashionBench:
                     continue
                 facts = shop.keep_block(keys.of(one, share), library)[0].record.facts
                 assert facts.divergence is not None
-                scores[one], spent = facts.divergence, spent + facts.macs
+                scores[one, share], spent = facts.divergence, spent + facts.macs
         return library, scores, spent
 
     def _ours(self, cell: Cell) -> Row:

@@ -90,7 +90,7 @@ class Lite0Bench:
     """
 
     folder: Path
-    steps: int = 200
+    steps: int = 100
     counts: dict[str, int] | None = None
     _chosen: dict[tuple[str, float], tuple[SearchSpace, Architecture]] = field(
         init=False, default_factory=dict

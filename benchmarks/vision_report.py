@@ -490,7 +490,7 @@ FASHION_TEXT = (
 )
 LITE0_TEXT = (
     "ImageNet weights, 128 pixels; photographs that packages install, 6,400 crops for training, "
-    "512 for validation, 1,024 for the test, of different pictures. 200 steps of 32 with the "
+    "512 for validation, 1,024 for the test, of different pictures. 100 steps of 32 with the "
     "divergence from the guide's outputs, a rate tuned for each method at 60 %. Batch norms are "
     "recalibrated where that lowers the divergence, for all, before training too, and keep their "
     "statistics in training. `width` narrows all blocks by one share, with channels and maps "

@@ -17,6 +17,8 @@ from nas_theseus.values.architecture import Boundary, Hyperparameter
 from nas_theseus.values.style import PLAIN, Style
 
 BlockFactory = Callable[..., nn.Module]
+# Takes a part, its features, and the channels to keep of its inlet and its outlet; None for all.
+Narrowing = Callable[[nn.Module, Tensor, Tensor | None, Tensor | None], tuple[nn.Module, Tensor]]
 
 
 @dataclass(frozen=True)
@@ -54,12 +56,17 @@ class BlockFamily:
         choices: hyperparameters and their possible values, in a fixed order.
         parts: names of guide parts that it can replace; empty for all. A block that replaces a
             span must be allowed on each of its parts.
-        of_part: whether it is made from the guide's own part, with the part's boundaries. Such a
-            block replaces single parts and keeps the guide's widths.
+        of_part: whether it is made from the guide's own part. Such a block replaces single parts,
+            and keeps the guide's widths unless a family of the space has a `narrowing`.
         preserves: whether it computes the same as the guide's part until it is trained. Such a
             block is never aligned.
         style: form of the guide's norms and hidden units, which blocks over tokens follow: their
             factories have a true attribute `styled`, and take ``style=``.
+        narrowing: takes channels of its boundaries away from a part, for all families of the space
+            that are made of parts: ``narrowing(part, features, inlet, outlet)`` gives the part and
+            its features without them.
+        at_own_widths: whether it may stand where both boundaries have the guide's widths.
+        at_other_widths: whether it may stand elsewhere.
     """
 
     name: str
@@ -69,6 +76,9 @@ class BlockFamily:
     of_part: bool = False
     preserves: bool = False
     style: Style = PLAIN
+    narrowing: Narrowing | None = None
+    at_own_widths: bool = True
+    at_other_widths: bool = True
 
     @property
     def styled(self) -> bool:
@@ -82,6 +92,10 @@ class BlockFamily:
     def on(self, *parts: str) -> BlockFamily:
         """The same block, allowed on these guide parts only."""
         return replace(self, parts=parts)
+
+    def at_guide_widths(self) -> BlockFamily:
+        """The same block, between boundaries of the guide's own widths only."""
+        return replace(self, at_other_widths=False)
 
     def variants(self) -> Iterator[tuple[tuple[str, Hyperparameter], ...]]:
         """Every combination of hyperparameters, names sorted."""

@@ -101,17 +101,49 @@ def prune_channels(
     fits = [_Fit(reader) for reader in readers]
     alive = torch.arange(width, device=readers[0].weight.device)
     while len(alive) > keep:
-        apart = alive.view(ranges, -1)
-        left = apart.shape[1]
-        count = min(left - keep // ranges, max(1, int(left * AT_ONCE)))
-        losses = torch.zeros(width, dtype=torch.float64, device=alive.device)
-        for fit in fits:
-            fit.add_losses(losses)
-        leaving = apart.gather(1, losses[apart].argsort(dim=1, stable=True)[:, :count]).flatten()
-        for fit in fits:
-            fit.remove(leaving)
+        leaving = _remove_some(fits, alive.view(ranges, -1), width, keep // ranges)
         alive = alive[~torch.isin(alive, leaving)]
     return alive, [fit.weight.to(r.weight.dtype) for fit, r in zip(fits, readers, strict=True)]
+
+
+def removal_order(readers: Sequence[Reader], width: int) -> Tensor:
+    """All channels in the order in which `prune_channels` removes them; shape (width,).
+
+    Its last `keep` channels are those that `prune_channels` keeps: sets of different sizes are
+    nested.
+    """
+    fits = [_Fit(reader) for reader in readers]
+    alive, order = torch.arange(width, device=readers[0].weight.device), []
+    while len(alive) > 1:
+        leaving = _remove_some(fits, alive[None], width, 1)
+        alive = alive[~torch.isin(alive, leaving)]
+        order.append(leaving)
+    return torch.cat([*order, alive])
+
+
+def _remove_some(fits: Sequence[_Fit], apart: Tensor, width: int, keep: int) -> Tensor:
+    """Remove the channels that are missed least, equally many of each range; returns them.
+
+    Args:
+        apart: the channels that are left, shape (ranges, left).
+        keep: number of channels to keep in each range.
+    """
+    left = apart.shape[1]
+    count = min(left - keep, max(1, int(left * AT_ONCE)))
+    losses = torch.zeros(width, dtype=torch.float64, device=apart.device)
+    for fit in fits:
+        fit.add_losses(losses)
+    leaving = apart.gather(1, losses[apart].argsort(dim=1, stable=True)[:, :count]).flatten()
+    for fit in fits:
+        fit.remove(leaving)
+    return leaving
+
+
+def without_channels(reader: Reader, leaving: Tensor) -> Tensor:
+    """A reader's weight without these channels, refitted to make up for them: (O, inputs kept)."""
+    fit = _Fit(reader)
+    fit.remove(leaving)
+    return fit.weight.to(reader.weight.dtype)
 
 
 class _Fit:

@@ -17,7 +17,7 @@ from nas_theseus.guide.tracing import evaluating, trace
 # Examples that run through a part at once.
 _CHUNK = 16
 # With fewer examples only shapes are wanted.
-_FEWEST_EXAMPLES = 8
+FEWEST_EXAMPLES = 8
 # Positions of a layer's output that are read: this many, or twice the inputs of one output if those
 # are more. They are drawn from the examples that have _SPREAD times as many, at least _EXAMPLES.
 _POSITIONS, _SPREAD, _EXAMPLES = 8192, 32, 64
@@ -57,7 +57,7 @@ def rows_read(part: nn.Module, layer: str, features: Tensor) -> Tensor:
             "or a parametrization; name other parts with .on(…)"
         )
     rows = torch.cat(reading.rows)
-    return rows if len(features) >= _FEWEST_EXAMPLES else rows[:0]
+    return rows if len(features) >= FEWEST_EXAMPLES else rows[:0]
 
 
 def enough(rows: Tensor, inputs: int) -> bool:

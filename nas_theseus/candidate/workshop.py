@@ -65,6 +65,7 @@ class Workshop:
             self.device,
             folder=self.guide_work,
             dtype=recipe.activations_dtype,
+            selects=self.space.selects_channels,
         )
 
     def keys(self, recipe: Recipe) -> BlockKeys:

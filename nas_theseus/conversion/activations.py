@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Collection
-from functools import partial
+from functools import cached_property, partial
 from pathlib import Path
 
 import torch
@@ -12,9 +12,11 @@ from torch import Tensor
 
 from nas_theseus.conversion.guide_work import GuideWork
 from nas_theseus.conversion.projection import Projection
+from nas_theseus.conversion.selection import Selection
 from nas_theseus.errors import ConversionError
 from nas_theseus.guide.chain import Guide
 from nas_theseus.tasks import Task
+from nas_theseus.transforms.stream_channels import stream_order, streams
 from nas_theseus.values.recipe import ActivationsDtype
 
 SAMPLE_LIMIT_BYTES = 2 << 30
@@ -57,6 +59,8 @@ class GuideActivations:
             boundaries fit into this.
         folder: folder to share results with other processes. Default: no sharing.
         dtype: how activations are stored; they are returned in float32.
+        selects: whether the basis of a narrower boundary is a selection of the guide's channels
+            (`SearchSpace.selects_channels`).
     """
 
     def __init__(
@@ -67,7 +71,11 @@ class GuideActivations:
         limit_bytes: int = SAMPLE_LIMIT_BYTES,
         folder: Path | None = None,
         dtype: ActivationsDtype = "float32",
+        *,
+        selects: bool = False,
     ) -> None:
+        self._selects = selects
+        self._orders: dict[int, Tensor] = {}
         self._guide = guide.eval().requires_grad_(False)
         self._device = device
         self._limit_bytes, self._rounded = limit_bytes, dtype == "bfloat16"
@@ -75,7 +83,7 @@ class GuideActivations:
         self._sample = sample[: self.count].to(device)
         # By boundary; the least recently used one is first.
         self._found: dict[int, Tensor] = {}
-        self._projections: dict[tuple[int, int], Projection] = {}
+        self._projections: dict[tuple[int, int], Projection | Selection] = {}
         self._logits: dict[str, Tensor] = {}
         self._work = None
         if folder is not None:
@@ -171,13 +179,36 @@ class GuideActivations:
                 "data"
             )
 
-    def projection(self, boundary: int, width: int) -> Projection:
+    def projection(self, boundary: int, width: int) -> Projection | Selection:
         """The guide's basis at a boundary of another width, computed on first use."""
         if (boundary, width) not in self._projections:
             # Scoring may call this first, but gradients cannot flow through inference tensors.
             with torch.inference_mode(False):
-                self._projections[boundary, width] = Projection.of(self.at(boundary), width)
+                self._projections[boundary, width] = self._projection(boundary, width)
         return self._projections[boundary, width]
+
+    def _projection(self, boundary: int, width: int) -> Projection | Selection:
+        if self._selects and width < self._guide.boundaries[boundary].width:
+            return Selection.of(self.at(boundary), self.channels(boundary, width))
+        return Projection.of(self.at(boundary), width)
+
+    def channels(self, boundary: int, width: int) -> Tensor:
+        """The guide's channels that a boundary of a width keeps, ascending, shape (width,).
+
+        They are the same at all boundaries of a stream, and those of a smaller width are among
+        those of a larger one.
+        """
+        stream = next(each for each in self._streams if boundary in each)
+        if stream.start not in self._orders:
+            with torch.inference_mode(False):
+                self._orders[stream.start] = self._once(
+                    f"stream-{stream.start}", lambda: stream_order(self._guide, stream, self.at)
+                ).cpu()
+        return self._orders[stream.start][-width:].sort().values
+
+    @cached_property
+    def _streams(self) -> tuple[range, ...]:
+        return streams(self._guide)
 
     def caches(self, task: Task) -> bool:
         """Whether the guide's outputs for the whole training split are small enough to store."""

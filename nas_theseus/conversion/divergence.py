@@ -12,6 +12,7 @@ from torch import Tensor, nn
 
 from nas_theseus.conversion.guide_work import GuideWork
 from nas_theseus.conversion.projection import Projection
+from nas_theseus.conversion.selection import Selection
 from nas_theseus.costs import count_macs
 from nas_theseus.errors import ConversionError
 from nas_theseus.guide.chain import Guide
@@ -69,13 +70,14 @@ class ReplaceOne:
         self._keeps_outputs = self.count * example_bytes <= output_bytes
         self._chunk = max(1, min(_CHUNK, CHUNK_BYTES // example_bytes))
         self._found: dict[int, Tensor] = {}
+        self._without: dict[tuple[int, int], float] = {}
 
     def divergence(
         self,
         block: nn.Module,
         span: Span,
-        enter: Projection | None = None,
-        leave: Projection | None = None,
+        enter: Projection | Selection | None = None,
+        leave: Projection | Selection | None = None,
     ) -> float:
         """Divergence of the guide's outputs with a block in the place of a span.
 
@@ -110,6 +112,23 @@ class ReplaceOne:
             )
         # Rounding makes tiny divergences negative.
         return max(0.0, total / self.count)
+
+    def divergence_without(self, span: Span, selection: Selection) -> float:
+        """Divergence of the guide's outputs without the channels that a boundary leaves out.
+
+        Args:
+            span: it begins at the boundary.
+            selection: the channels that the boundary keeps.
+
+        Raises:
+            ConversionError: the outputs are not finite.
+        """
+        case = (span.start, len(selection.channels))
+        if case not in self._without:
+            parts = self._guide.parts[span.start : span.stop]
+            inner = _Without(selection, parts)
+            self._without[case] = self.divergence(inner, span)
+        return self._without[case]
 
     def macs(self, span: Span, block_macs: int) -> int:
         """Multiply-adds of one `divergence`, without what is computed once for all blocks.
@@ -163,6 +182,18 @@ class ReplaceOne:
     def _part_macs(self) -> list[int]:
         parts, boundaries = self._guide.parts, self._guide.boundaries
         return [count_macs(part, inlet) for part, inlet in zip(parts, boundaries, strict=False)]
+
+
+class _Without(nn.Module):
+    """Parts that read predictions in place of the channels left out."""
+
+    def __init__(self, selection: Selection, parts: Iterable[nn.Module]) -> None:
+        super().__init__()
+        self._selection, self._parts = selection, list(parts)
+
+    def forward(self, features: Tensor) -> Tensor:
+        kept = self._selection.to_target(features)
+        return _through(self._parts, self._selection.to_guide(kept))
 
 
 def _through(parts: Iterable[nn.Module], features: Tensor) -> Tensor:

@@ -115,8 +115,14 @@ def assemble(
                 block = parts[start]
             else:
                 needed = family.of_part and not family.preserves and not fresh
-                features = activations.at(start) if activations and needed else None
-                block = space.build(choice, share, part=parts.get(start), features=features)
+                known = activations if needed else None
+                block = space.build(
+                    choice,
+                    share,
+                    part=parts.get(start),
+                    features=known.at(start) if known else None,
+                    channels=known.channels if known else None,
+                )
             if fresh and family.of_part:
                 reinitialise(block)
             blocks.append(block)

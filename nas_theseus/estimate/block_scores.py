@@ -6,6 +6,7 @@ import math
 from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass
 from statistics import fmean, median
+from typing import Any
 
 from nas_theseus.costs.table import CostTable
 from nas_theseus.errors import EstimateError
@@ -20,6 +21,8 @@ from nas_theseus.values.goals import Constraint
 #: divergence rank better than those of the residual.
 KINDS = ("divergence", "contribution_error", "residual")
 _LINEAR = 8.0
+# By choice, or by choice and width share of its inlet.
+Scores = Mapping[BlockChoice, float] | Mapping[tuple[BlockChoice, float], float]
 
 
 @dataclass(frozen=True)
@@ -69,7 +72,7 @@ def as_prior(scores: Mapping[BlockChoice, float]) -> dict[BlockChoice, float]:
 def best_by_score(
     space: SearchSpace,
     costs: CostTable,
-    scores: Mapping[BlockChoice, float],
+    scores: Scores,
     limits: Sequence[Constraint],
 ) -> Architecture:
     """The architecture with the least sum of scores within limits on additive costs.
@@ -91,15 +94,16 @@ def best_by_score(
 def by_score(
     space: SearchSpace,
     costs: CostTable,
-    scores: Mapping[BlockChoice, float],
+    scores: Scores,
     limits: Sequence[Constraint],
     count: int = 1,
 ) -> Solutions:
     """The architectures with the least sums of scores within limits, solved exactly.
 
     Args:
-        scores: score by choice, less is better. A block that begins as the guide's part has 0
-            unless it is given; other choices without a score are left out.
+        scores: score by choice, or by choice and width share of its inlet, less is better. A block
+            that begins as the guide's part has 0 unless it is given; other choices without a score
+            are left out.
         limits: on additive costs of the space.
         count: number of architectures; fewer are returned if there are no more.
 
@@ -109,21 +113,26 @@ def by_score(
         PairingError: the blocks with scores do not cover the guide.
     """
     families = space.families
-    known = {
+    known: dict[Any, float] = {
         choice: 0.0
         for span, share in space.fitting
         for choice in space.choices(span, share)
         if families[choice.block].preserves
-    } | dict(scores)
+    }
+    known.update(scores)
     if not scores:
         raise EstimateError("no block has a score; convert the blocks of the space first")
     unknown = {
         (choice, share)
         for span, share in space.fitting
         for choice in space.choices(span, share)
-        if choice not in known
+        if choice not in known and (choice, share) not in known
     }
     names = list(dict.fromkeys(limit.name for limit in limits if limit.name in space.additive))
     graph = additive_space(space, costs, names or None, without=unknown)
-    errors = [known[option.choice] for option in graph.options]
+    errors = []
+    for option in graph.options:
+        assert isinstance(option.tail, tuple)
+        behind = known.get((option.choice, option.tail[1]))
+        errors.append(known[option.choice] if behind is None else behind)
     return graph.best(errors, count, limits, epsilon=0.0)

@@ -17,6 +17,7 @@ from nas_theseus.conversion.alignment import Alignment, align
 from nas_theseus.conversion.divergence import ReplaceOne
 from nas_theseus.conversion.fitting import relative_to_contribution, unexplained
 from nas_theseus.conversion.projection import Projection
+from nas_theseus.conversion.selection import Selection
 from nas_theseus.conversion.similarity import similarity
 from nas_theseus.conversion.stage import Stage
 from nas_theseus.conversion.target import Target
@@ -151,16 +152,23 @@ def _contribution_error(
 def _divergence(
     block: nn.Module, key: BlockKey, activations: GuideActivations, replacing: ReplaceOne
 ) -> float:
-    """The block's divergence; between free widths, with the projections it was aligned with."""
+    """The block's divergence; between free widths, with the projections it was aligned with.
 
-    def projection(boundary: int, own: Boundary) -> Projection | None:
+    Of a block behind channels that were left out, it is what the block adds to what their loss
+    costs alone: the block before has been charged with that, and sums count it once.
+    """
+
+    def projection(boundary: int, own: Boundary) -> Projection | Selection | None:
         if own == activations.guide.boundaries[boundary]:
             return None
         return activations.projection(boundary, own.width)
 
     enter, leave = projection(key.span.start, key.inlet), projection(key.span.stop, key.outlet)
     try:
-        return replacing.divergence(block, key.span, enter, leave)
+        found = replacing.divergence(block, key.span, enter, leave)
+        if isinstance(enter, Selection):
+            found = max(0.0, found - replacing.divergence_without(key.span, enter))
+        return found
     except ConversionError as error:
         raise ConversionError(f"block {key}: {error}; lower align_learning_rate") from error
 
@@ -175,7 +183,13 @@ def _alone(space: SearchSpace, key: BlockKey, activations: GuideActivations) -> 
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(key.seed)
         if family.of_part:
-            block = space.build(key.choice, features=activations.at(start))
+            block = space.made_of_parts.build(
+                family,
+                key.choice,
+                (key.inlet, key.outlet),
+                features=activations.at(start),
+                channels=activations.channels,
+            )
         else:
             block = family.build(key.inlet, key.outlet, dict(key.hyperparameters))
     before = [BlockChoice(Span(0, start), "guide")] if start else []

@@ -40,6 +40,7 @@ class BlockKey:
         recipe: settings that alignment depends on; all others are reset to their defaults.
             `align_examples` is the number of examples actually used.
         format: format of the library.
+        basis: "channels" between widths where the guide's channels are selected; otherwise "".
     """
 
     guide: str
@@ -52,6 +53,7 @@ class BlockKey:
     code: str
     recipe: Recipe
     format: int = FORMAT
+    basis: str = ""
 
     def __post_init__(self) -> None:
         object.__setattr__(self, "hyperparameters", tuple(sorted(self.hyperparameters)))
@@ -92,6 +94,8 @@ class BlockKey:
             "outlet": asdict(self.outlet),
             "code": self.code,
             "recipe": self.recipe.alignment,
+            # Left out where it is not needed, so that ids of other blocks do not depend on it.
+            **({"basis": self.basis} if self.basis else {}),
         }
 
     @classmethod
@@ -116,6 +120,7 @@ class BlockKey:
             data["code"],
             Recipe.from_record(data["recipe"]),
             data["format"],
+            data.get("basis", ""),
         )
 
 
@@ -182,6 +187,8 @@ class BlockKeys:
         else:
             with torch.device("meta"):
                 built = family.build(inlet, outlet, choice.kwargs)
+        own = space.boundary(choice.span.start), space.boundary(choice.span.stop)
+        selects = space.selects_channels and (inlet, outlet) != own
         return BlockKey(
             self._guide,
             self._data,
@@ -192,4 +199,5 @@ class BlockKeys:
             outlet,
             fingerprint(built, family.factory),
             self._recipe,
+            basis="channels" if selects else "",
         )

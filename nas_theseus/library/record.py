@@ -40,7 +40,8 @@ class Facts:
             (`conversion.fitting.relative_to_contribution`). None if the shape changes, at other
             widths than the guide's, and in records of earlier versions.
         divergence: divergence of the guide's outputs with this one block in it, on validation data
-            (`conversion.divergence`). None if it was not measured.
+            (`conversion.divergence`). Behind channels of the guide that were left out, what it adds
+            to the divergence that their loss has alone. None if it was not measured.
         divergence_macs: multiply-adds of the divergence.
     """
 

@@ -20,6 +20,9 @@ class Genome:
         self._space = space
         self._parts = len(space.guide)
         self._open = self._open_outlets()
+        self._inlets = {
+            (span.start, share, name) for (span, share), fits in self._open.items() for name in fits
+        }
         self.genes = self._genes()
 
     def _genes(self) -> dict[str, tuple[Hyperparameter, ...]]:
@@ -93,12 +96,11 @@ class Genome:
     def _outlet_share(
         self, span: Span, offered: tuple[float, ...], genes: Mapping[str, Hyperparameter]
     ) -> float:
-        """The gene's width, or the guide's own if the next part's gene says to keep the part."""
+        """The gene's width, or the nearest one behind which the next part's block can stand."""
         after = genes.get(f"block_{span.stop}")
-        if 1.0 in offered and after is not None and self._space.families[str(after)].of_part:
-            return 1.0
+        fitting = [share for share in offered if (span.stop, share, after) in self._inlets]
         wanted = float(genes.get(f"width_{span.start}", offered[0]))
-        return min(offered, key=lambda share: (abs(share - wanted), share))
+        return min(fitting or offered, key=lambda share: (abs(share - wanted), share))
 
     def encode(self, architecture: Architecture) -> dict[str, Hyperparameter]:
         """A genome that decodes to the architecture; inactive genes take their first value."""

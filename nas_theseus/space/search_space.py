@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import copy
 import inspect
 import math
 import types
@@ -17,10 +16,12 @@ import torch
 from torch import Tensor, nn
 
 from nas_theseus.blocks import BlockFamily
+from nas_theseus.blocks.family import Narrowing
 from nas_theseus.errors import PairingError, SpaceError
 from nas_theseus.guide.chain import Guide, example_input
 from nas_theseus.guide.hidden_units import style_of
 from nas_theseus.space import callbacks
+from nas_theseus.space.made_of_parts import ChannelsKept, MadeOfParts
 from nas_theseus.space.objectives import minimize
 from nas_theseus.tasks import Task
 from nas_theseus.values.architecture import Architecture, BlockChoice, Boundary, Span, span_of
@@ -50,7 +51,9 @@ class SearchSpace:
         blocks: families of blocks that can replace a span of guide parts, preferred first.
         max_span: largest number of guide parts that one block can replace.
         widths: widths that a block's outlet can have, as shares of the guide's, unless a kept part
-            follows. Default: the guide's own widths.
+            follows. With a block such as ``NarrowStream()`` or ``FewerChannels()``, narrower
+            boundaries have channels of the guide, the same ones in all parts that add to each
+            other, and blocks made of parts stand between them too. Default: the guide's own widths.
         guide_training: recipe that trains the guide once before the search (only its task-training
             settings are used). Default: none; the guide is used with the weights it has.
         guide_task: task that the guide is trained on, for example with more data than candidates
@@ -235,7 +238,7 @@ class SearchSpace:
         allowed = not family.parts or set(names) <= set(family.parts)
         if not allowed or (set(names) & set(self.keep) and not family.keeps):
             return ()
-        outlets = (1.0,) if family.of_part else self.shares(span.stop)
+        outlets = self.shares(span.stop) if self._widens(family) else (1.0,)
         refused = {o: self.block_refusal(family, span, share, o) for o in outlets}
         for outlet, reason in refused.items():
             if reason is not None:
@@ -246,35 +249,63 @@ class SearchSpace:
         self, family: BlockFamily, span: Span, inlet_share: float = 1.0, outlet_share: float = 1.0
     ) -> str | None:
         """Why a block cannot replace a span between two widths; None if it can."""
+        inlet = self.boundary(span.start, inlet_share)
+        outlet = self.boundary(span.stop, outlet_share)
+        own = (inlet, outlet) == (self.boundary(span.start), self.boundary(span.stop))
+        if not own and not family.at_other_widths and not family.of_part:
+            return f"block {family.name!r} keeps the guide's widths"
         if not family.of_part:
-            inlet = self.boundary(span.start, inlet_share)
-            return family.refusal(inlet, self.boundary(span.stop, outlet_share))
-        if len(span) > 1 or (inlet_share, outlet_share) != (1.0, 1.0):
+            return family.refusal(inlet, outlet)
+        if len(span) > 1 or not (own or self._widens(family)):
             return (
                 f"block {family.name!r} is made from a guide part: it replaces one part and keeps "
                 "the guide's widths"
             )
+        if own and not family.at_own_widths:
+            return (
+                f"block {family.name!r} needs a boundary of another width: between the guide's own "
+                "it is the guide's part, which Keep() offers. Add shares below 1 to widths"
+            )
         if family.keeps:
             return None
-        case = (family.name, self.part_kind(span.start))
+        case = (family.name, self.part_kind(span.start), inlet, outlet)
         if case not in self._refusals:
-            self._refusals[case] = self._part_refusal(family, span)
+            self._refusals[case] = self._part_refusal(family, span, inlet, outlet)
         reason = self._refusals[case]
         return None if reason is None else f"part {self.guide.names[span.start]!r}: {reason}"
 
-    def _part_refusal(self, family: BlockFamily, span: Span) -> str | None:
+    def _widens(self, family: BlockFamily) -> bool:
+        """Whether a block may stand at other widths than the guide's."""
+        if not family.of_part:
+            return family.at_other_widths
+        return self._narrowing is not None and family.at_other_widths and not family.preserves
+
+    @cached_property
+    def _narrowing(self) -> Narrowing | None:
+        """What takes channels of a part's boundaries away; None if no block of the space can."""
+        return next((f.narrowing for f in self.blocks if f.narrowing and f.at_other_widths), None)
+
+    @cached_property
+    def selects_channels(self) -> bool:
+        """Whether narrower boundaries have channels of the guide instead of another basis."""
+        return self._narrowing is not None and any(share < 1 for share in self.widths)
+
+    def _part_refusal(
+        self, family: BlockFamily, span: Span, inlet: Boundary, outlet: Boundary
+    ) -> str | None:
         """Why a block cannot be made from a part; None if all its variants can."""
         try:
             with torch.random.fork_rng(devices=[]):
                 # Not every variant fits every part: a part may have nothing to widen.
                 for variant in family.variants():
-                    self.build(BlockChoice(span, family.name, variant))
+                    choice = BlockChoice(span, family.name, variant)
+                    self.made_of_parts.build(family, choice, (inlet, outlet))
         except PairingError as error:
             return str(error)
         return None
 
     @cached_property
-    def _refusals(self) -> dict[tuple[str, str], str | None]:
+    def _refusals(self) -> dict[tuple[str, str, Boundary, Boundary], str | None]:
         return {}
 
     def part_kind(self, index: int) -> str:
@@ -305,6 +336,7 @@ class SearchSpace:
         *,
         part: nn.Module | None = None,
         features: Tensor | None = None,
+        channels: ChannelsKept | None = None,
     ) -> nn.Module:
         """Build a new block for one choice, initialised from torch's global generator.
 
@@ -313,19 +345,25 @@ class SearchSpace:
             features: the guide's activations at the part's inlet, for blocks that choose what to
                 keep of the part by them. Without, only shapes and parameters that do not depend on
                 activations are final.
+            channels: the guide's channels that a narrower boundary keeps, by boundary and width.
+                Default: the first ones, which give the same shapes.
 
         Raises:
             PairingError: the block cannot replace its span, or keeps the guide's part.
         """
         family = self.families[choice.block]
         inlet = self.boundary(choice.span.start, inlet_share)
+        outlet = self.boundary(choice.span.stop, choice.width_share)
         if family.keeps or not family.of_part:
-            outlet = self.boundary(choice.span.stop, choice.width_share)
             return family.build(inlet, outlet, choice.kwargs)
-        if part is None:
-            part = copy.deepcopy(self.guide.parts[choice.span.start]).to("cpu")
-        features = example_input(part, inlet, batch=2) if features is None else features.cpu()
-        return family.transform(part, features, choice.kwargs)
+        return self.made_of_parts.build(
+            family, choice, (inlet, outlet), part=part, features=features, channels=channels
+        )
+
+    @cached_property
+    def made_of_parts(self) -> MadeOfParts:
+        """Makes blocks of the guide's parts between any two boundaries."""
+        return MadeOfParts(self.guide, self._narrowing)
 
     def choices(self, span: Span, inlet_share: float = 1.0) -> Iterator[BlockChoice]:
         """Every block, hyperparameter combination and outlet width for one span."""

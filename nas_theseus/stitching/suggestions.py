@@ -47,7 +47,9 @@ def stitch_errors(space: SearchSpace, examples: int = _EXAMPLES) -> dict[BlockCh
     data set (section 1.2); blocks as senders are ours.
     """
     sample = space.task.sample(min(examples, space.task.size("train")))
-    activations = GuideActivations(space.guide, sample, device_of(space.guide))
+    activations = GuideActivations(
+        space.guide, sample, device_of(space.guide), selects=space.selects_channels
+    )
     found: dict[BlockChoice, list[float]] = {}
     for span, share in space.fitting:
         for choice in space.choices(span, share):
@@ -67,7 +69,10 @@ def _unexplained(
     expected = activations.at(stop, outlet.width)
     with torch.random.fork_rng(devices=[]), torch.no_grad():
         torch.manual_seed(derive_seed("suggested", str(choice), start, stop))
-        block = space.build(choice, share, features=activations.at(start)).to(given.device).eval()
+        block = space.build(
+            choice, share, features=activations.at(start), channels=activations.channels
+        )
+        block = block.to(given.device).eval()
         with gathering_statistics(block):
             block(given)
         sent, half = block(given), len(given) // 2

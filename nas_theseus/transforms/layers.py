@@ -76,6 +76,13 @@ def is_batch_norm(module: nn.Module) -> bool:
     return isinstance(module, nn.modules.batchnorm._NormBase)
 
 
+def normed_dimensions(module: nn.Module, rank: int) -> range:
+    """Dimensions of its input that a layer or RMS norm takes its statistics over."""
+    if "LayerNorm2d" in names_of_class(module):
+        return range(1, 2)
+    return range(rank - len(module.normalized_shape), rank)  # type: ignore[arg-type]
+
+
 def names_of_class(module: nn.Module) -> set[str]:
     """Names of a module's class and its bases, to recognise libraries' own variants."""
     return {base.__name__ for base in type(module).__mro__}
@@ -101,6 +108,9 @@ def resize(module: nn.Module) -> None:
         statistics = weight if weight is not None else module._buffers.get("running_mean")
         if statistics is not None:
             module.num_features = len(statistics)  # type: ignore[assignment]
+    elif names_of_class(module) & {"LayerNorm", "RMSNorm"}:
+        if weight is not None:
+            module.normalized_shape = tuple(weight.shape)  # type: ignore[assignment]
     elif isinstance(module, nn.PReLU):
         module.num_parameters = len(module.weight)
     elif isinstance(module, nn.Linear):

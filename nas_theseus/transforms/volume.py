@@ -122,9 +122,45 @@ def follow(site: Site, start: Node, axis: int, layer: str) -> Volume:
     )
 
 
+@dataclass(frozen=True)
+class OpenVolume:
+    """A volume that reaches the input or the output of a module.
+
+    Attributes:
+        volume: its tensors; its `layer` is "", the module itself.
+        inlet, outlet: where the module's input and output have its channels; None if not at all.
+    """
+
+    volume: Volume
+    inlet: Layout | None
+    outlet: Layout | None
+
+
+def follow_open(site: Site, start: Node, axis: int, what: str) -> OpenVolume:
+    """As `follow`, for a volume that may reach the input and the output, and pass layer norms.
+
+    Layer norms over its channels are narrowed like other layers, although their statistics are then
+    of fewer channels.
+
+    Args:
+        what: the volume's name in messages.
+
+    Raises:
+        TransformError: as for `volume_of`, but for the input, the output and layer norms.
+    """
+    follower = _Follower(site, what, open_ends=True)
+    width = site.shapes[start][axis]
+    follower.put(start, Layout(axis, tuple(range(width))))
+    follower.run()
+    readers = tuple(follower.readers.items())
+    volume = Volume("", width, tuple(follower.uses), follower.groups, None, readers)
+    return OpenVolume(volume, follower.ends.get("placeholder"), follower.ends.get("output"))
+
+
 class _Follower:
-    def __init__(self, site: Site, layer: str) -> None:
-        self.site, self.layer = site, layer
+    def __init__(self, site: Site, layer: str, *, open_ends: bool = False) -> None:
+        self.site, self.layer, self.open_ends = site, layer, open_ends
+        self.ends: dict[str, Layout] = {}
         self.layouts: dict[Node, Layout] = {}
         self.uses: dict[Use, None] = {}
         self.readers: dict[str, Layout] = {}
@@ -184,6 +220,10 @@ class _Follower:
     def _relate(self, node: Node) -> None:
         """Carry layouts across one operation, in both directions."""
         near = [given for given in (node, *node.all_input_nodes) if given in self.layouts]
+        if self.open_ends and node.op in ("output", "placeholder"):
+            if near:
+                self.ends[node.op] = self.layouts[near[0]]
+            return
         if node.op == "output":
             raise self._refusal(node, "is the module's output, whose width is fixed by its readers")
         if node.op == "placeholder":
@@ -220,8 +260,12 @@ class _Follower:
                 self._per_channel(node, 1, "weight")
         elif names & {"LayerNorm", "RMSNorm"}:
             layout = self._elementwise(node)
-            if layout.axis >= len(self.site.shapes[node]) - len(module.normalized_shape):  # type: ignore[arg-type]
+            normed = layers.normed_dimensions(module, len(self.site.shapes[node]))
+            if layout.axis not in normed:
+                return
+            if not self.open_ends or len(normed) > 1:
                 raise self._refusal(node, f"is a {type(module).__name__}, which mixes channels")
+            self._per_channel(node, layout.axis, "weight", "bias")
         elif names & layers.ELEMENTWISE_MODULES:
             self._elementwise(node)
         else:
@@ -378,6 +422,10 @@ class _Follower:
         sources = node.all_input_nodes
         if node.target is operator.getitem and sources and sources[0] not in self.site.shapes:
             moved, sources = sources[0], sources[0].all_input_nodes  # one output of a split
+            if moved.op == "call_module" or layers.function_name(moved) not in layers.SPLITS:
+                raise self._refusal(
+                    moved, "mixes the volume's channels, or is not known to keep them separate"
+                )
         sources = [source for source in sources if source in self.site.shapes]
         counts = [self.site.shapes[source].numel() for source in sources]
         starts = [sum(counts[:index]) for index in range(len(counts))]

@@ -163,6 +163,19 @@ def keep_channels(
     return _finish(model, change, inputs, what, False, in_place, lineage)
 
 
+def keep_open_channels(model: nn.Module, volume: Volume, chosen: Tensor) -> None:
+    """Keep the chosen channels of a volume that may reach the input or the output, in place.
+
+    Args:
+        volume, chosen: as for `keep_channels`. Nothing is run, as the model's inputs may change.
+
+    Raises:
+        TransformError: tensors have the channels in an order of their own, or are tied.
+    """
+    _refuse_tied(model, volume, "its stream")
+    _remake(model, volume, narrowed(chosen), None, 1.0, 0.0, torch.Generator())(model)
+
+
 def importance_of(model: nn.Module, volume: Volume, sample: Tensor) -> Tensor:
     """Σ E[x_j²]·‖V_j‖² over the layers that read channel j, shape (C,)."""
     found = torch.zeros(volume.width, dtype=torch.float64)
@@ -204,12 +217,16 @@ def find_volume(model: nn.Module, layer: str, inputs: Tensor) -> Volume:
         volume = heads_of(module, layer)
     else:
         volume = volume_of(site_of(model, layer, inputs), layer)
+    _refuse_tied(model, volume, layer)
+    return volume
+
+
+def _refuse_tied(model: nn.Module, volume: Volume, layer: str) -> None:
     if also := _tied(model, [use.name for use in volume.uses]):
         raise TransformError(
             f"cannot transform {layer!r}: {', '.join(also)} share their weights, which cannot "
             "change for one of them alone; untie them first"
         )
-    return volume
 
 
 def _tied(model: nn.Module, names: Iterable[str]) -> list[str]:

@@ -150,3 +150,30 @@ def test_sixty_parts_by_twelve_choices_are_solved_exactly() -> None:
         assert costs.of(found).macs <= limit
         summed = sum(scores.get(one, 0.0) for one in found.choices)
         assert summed == pytest.approx(min(least.values()), rel=1e-9)
+
+
+@pytest.mark.parametrize("seed", range(3))
+def test_scores_by_inlet_width_give_the_least_sum(seed: int) -> None:
+    space = replace(make_space(3, Pointwise(expand=choice(1, 2))), widths=(1.0, 0.5))
+    rng = np.random.default_rng(seed)
+    scores = {
+        (one, share): float(rng.uniform(0, 1))
+        for span, share in space.fitting
+        for one in space.choices(span, share)
+    }
+
+    def every(start: int, share: float) -> list[tuple[float, tuple[BlockChoice, ...]]]:
+        if start == len(space.guide):
+            return [(0.0, ())] if share == 1 else []
+        return [
+            (scores[one, share] + behind, (one, *others))
+            for one in space.choices(space.span(start, start + 1), share)
+            for behind, others in every(start + 1, one.width_share)
+        ]
+
+    _, chosen = min(every(0, 1.0))
+    found = best_by_score(space, CostTable(space), scores, [Constraint("macs", "<=", 1e9)])
+    assert found.choices == chosen
+    unknown = {key: value for key, value in scores.items() if key != (chosen[1], 1.0)}
+    other = best_by_score(space, CostTable(space), unknown, [Constraint("macs", "<=", 1e9)])
+    assert (chosen[1].block == "keep") == (other.choices == chosen)
