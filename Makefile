@@ -12,7 +12,7 @@ METHODS_PACKAGES := 'torch==2.11.*' 'torchvision==0.26.*' numpy safetensors pyda
 METHODS_TESTS := $(addprefix tests/unit/,conversion library transforms blocks tasks costs candidate \
 	estimate space values stitching guide/test_chain.py guide/test_tracing.py)
 
-.PHONY: demo test test-methods check lint format types contracts clean
+.PHONY: demo test test-methods check lint format types contracts wheel clean
 
 # uv sync installs the project itself (editable) and the dev group; compiled, imports take half.
 $(VENV): pyproject.toml
@@ -52,7 +52,13 @@ types: $(VENV)
 contracts: $(VENV)
 	$(BIN)/lint-imports
 
-check: lint types contracts test
+# What a release publishes; tests/integration/test_wheel.py installs the like and searches with it.
+wheel: $(VENV)
+	rm -rf dist
+	$(BIN)/python -m build --no-isolation
+	$(BIN)/twine check --strict dist/*
+
+check: lint types contracts wheel test
 
 format: $(VENV)
 	$(BIN)/ruff check --fix

@@ -21,10 +21,10 @@ from torch import Tensor
 
 from nas_theseus.guide.chain import Guide
 from nas_theseus.tasks.images import ImageTask
+from nas_theseus.tasks.sample_pictures import sample_pictures
 from nas_theseus.tasks.task import Splits, shuffled
 from nas_theseus.tasks.tensors import Statistics, TensorExamples
 from nas_theseus.tasks.unlabelled import UnlabelledTask, unlabelled
-from search_spaces.efficientnet_lite0 import sample_pictures
 
 # Where Debian installs them.
 STAMPS = Path("/usr/share/tuxpaint/stamps")

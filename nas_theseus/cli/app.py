@@ -20,8 +20,8 @@ HELP = """
 Find the best networks for other budgets by converting one that works (the guide), block by block,
 instead of training each candidate from scratch.
 
-Start with: nas-theseus search search_spaces/digits.py. Then: nas-theseus front digits, and
-nas-theseus ui.
+Start with: nas-theseus new my_space.py. Then: nas-theseus search my_space.py, nas-theseus front
+my_space, and nas-theseus ui. Where something does not work: nas-theseus doctor.
 
 Everything is stored under --storage (./theseus): guides/ holds trained guides, library/ converted
 blocks, and searches/NAME/ the study, evaluations, weights and the front. MLflow's records go to

@@ -10,6 +10,7 @@ from nas_theseus.tasks.multiple_choice import MultipleChoice, multiple_choice
 from nas_theseus.tasks.picture_sets import saved_dataset, webdataset
 from nas_theseus.tasks.preprocessing import Preprocessing
 from nas_theseus.tasks.regression import NumberTask, diabetes, regression
+from nas_theseus.tasks.sample_pictures import sample_crops
 from nas_theseus.tasks.segmentation import MaskTask, digit_masks, segmentation
 from nas_theseus.tasks.task import SPLITS, Batch, Split, Task
 from nas_theseus.tasks.text import TextTask, text_file
@@ -42,6 +43,7 @@ __all__ = [
     "multiple_choice",
     "own_metric",
     "regression",
+    "sample_crops",
     "saved_dataset",
     "segmentation",
     "text_file",

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, Literal, Protocol, Unpack, overload
@@ -192,14 +193,34 @@ def fashion_mnist(
             "fashion_mnist: validation_images and train_images must be at least 1, not "
             f"{validation_images} and {train_images}"
         )
-    # Absolute from the start: a worker elsewhere may have another current folder.
-    given = Path("data" if folder is None else folder).expanduser().absolute()
-    places = [given, given / "raw", given / "FashionMNIST" / "raw"]
-    if folder is None:
-        places.append(DEBIAN_FASHION_MNIST)
-    source = _FashionMNIST(tuple(places), train_images, validation_images, pad, seed)
+    source = _FashionMNIST(fashion_mnist_places(folder), train_images, validation_images, pad, seed)
     inlet = Boundary((1, 28 + 2 * pad, 28 + 2 * pad))
     return ImageTask("fashion-mnist", inlet, source, label_smoothing, augment, metric)
+
+
+def fashion_mnist_places(folder: str | Path | None = None) -> tuple[Path, ...]:
+    """Where the files of Fashion-MNIST are looked for, in this order; see `fashion_mnist`."""
+    # Absolute from the start: a worker elsewhere may have another current folder.
+    given = Path("data" if folder is None else folder).expanduser().absolute()
+    places = (given, given / "raw", given / "FashionMNIST" / "raw")
+    return places if folder is not None else (*places, DEBIAN_FASHION_MNIST)
+
+
+def fashion_mnist_file(places: Sequence[Path], stem: str) -> Path:
+    """One of the four files of Fashion-MNIST, plain or gzipped.
+
+    Raises:
+        DataError: it is in none of the places.
+    """
+    for place in places:
+        for path in (place / f"{stem}.gz", place / stem):
+            if path.is_file():
+                return path
+    raise DataError(
+        f"Fashion-MNIST's file {stem}[.gz] is in none of {', '.join(map(str, places))}. On Debian "
+        "or Ubuntu: apt-get install dataset-fashion-mnist. Elsewhere: "
+        "torchvision.datasets.FashionMNIST(root, download=True), then fashion_mnist(folder=root)"
+    )
 
 
 @overload
@@ -371,7 +392,8 @@ class _FashionMNIST:
 
     def _read(self, part: str) -> tuple[Tensor, Tensor]:
         images_path, labels_path = (
-            self._find(f"{part}-{kind}-ubyte") for kind in ("images-idx3", "labels-idx1")
+            fashion_mnist_file(self.places, f"{part}-{kind}-ubyte")
+            for kind in ("images-idx3", "labels-idx1")
         )
         images, labels = read_idx(images_path), read_idx(labels_path).long()
         if images.shape[1:] != (28, 28) or labels.dim() != 1:
@@ -381,15 +403,3 @@ class _FashionMNIST:
             )
         check_labels(str(images_path), labels, len(images), self.classes)
         return functional.pad(images.unsqueeze(1), [self.pad] * 4), labels
-
-    def _find(self, stem: str) -> Path:
-        for place in self.places:
-            for path in (place / f"{stem}.gz", place / stem):
-                if path.is_file():
-                    return path
-        raise DataError(
-            f"Fashion-MNIST's file {stem}[.gz] is in none of "
-            f"{', '.join(map(str, self.places))}. On Debian or Ubuntu: apt-get install "
-            "dataset-fashion-mnist. Elsewhere: torchvision.datasets.FashionMNIST(root, "
-            "download=True), then fashion_mnist(folder=root)"
-        )

@@ -49,11 +49,9 @@ def test_two_searches_at_once_convert_each_block_once(desk: Desk) -> None:
     assert results(desk.evaluations("one")) == results(desk.evaluations("two"))
 
 
-def test_the_template_works_as_it_is_copied(desk: Desk) -> None:
-    template = Path(__file__).resolve().parents[2] / "search_spaces" / "template.py"
-    (desk.folder / "mine.py").write_text(template.read_text(encoding="utf-8"), encoding="utf-8")
-    checked = desk.run("check", "mine.py")
-    assert checked.returncode == 0 and "no mistakes" in checked.stdout
+def test_a_new_space_works_as_it_is_written(desk: Desk) -> None:
+    written = desk.run("new", "mine.py")
+    assert written.returncode == 0 and "no mistakes" in written.stdout
     done = desk.run("search", "mine.py", "--trials", "5", "--parallel", "2", "--sampler", "random")
     assert done.returncode == 0, done.stderr
     found = desk.evaluations("mine")
