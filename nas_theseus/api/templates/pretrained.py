@@ -50,8 +50,8 @@ def space() -> SearchSpace:
             align_steps=0,  # these blocks begin at their least-squares solution
             epochs=4,
             batch_size=32,
-            learning_rate=2e-3,
-            kept_learning_rate=0.1,
+            learning_rate=1e-4,  # more forgets what few pictures do not show
+            freeze_statistics=True,  # batch norms keep what they learnt on the guide's own data
             distill=1.0,  # there are no labels: the guide's outputs are learnt
             temperature=1.0,
         ),
