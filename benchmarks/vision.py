@@ -60,17 +60,17 @@ def planned_fashion(rows: Mapping[FashionCell, Row]) -> Iterator[FashionCell]:
         yield from fashion_rates(rows, method)
         yield from _front(rows, method, 0)
     yield from _front(rows, SEARCHED, 0)
-    for method in chained:
-        yield from fashion_rates(rows, method)
-        yield from _front(rows, method, 0)
     for seed in SEEDS[1:]:
-        for method in (*main, "magnitude, chained"):
+        for method in ("ours", "magnitude", "taylor"):
             yield from _front(rows, method, seed)
     if (rate := best_fashion_rate(rows, "ours")) is not None:
         yield FashionCell("ours", FULL_LEVEL, rate, 0, FULL_IMAGES, FULL_EPOCHS)
-    for seed in SEEDS[1:]:
-        for method in (SEARCHED, "taylor, chained"):
+    for method in chained:
+        yield from fashion_rates(rows, method)
+        for seed in SEEDS:
             yield from _front(rows, method, seed)
+    for seed in SEEDS[1:]:
+        yield from _front(rows, SEARCHED, seed)
     for method in others:
         yield from fashion_rates(rows, method)
         for seed in SEEDS:
