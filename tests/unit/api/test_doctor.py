@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 import socket
 import sqlite3
 import sys
@@ -155,6 +156,8 @@ def test_mlflow_without_a_store_a_store_and_a_server_that_is_away(
     monkeypatch.setenv("MLFLOW_TRACKING_URI", f"http://me:secret@127.0.0.1:{closed_port}")
     (away,) = diagnose(Asked(), ["mlflow"])
     assert away.stops and "Start the server" in away.said and "secret" not in away.said
+    # A search of the same process has MLflow's retries again.
+    assert not [name for name in os.environ if name.startswith("MLFLOW_HTTP_REQUEST")]
 
 
 def test_the_database_of_studies_is_opened(tmp_path: Path) -> None:
