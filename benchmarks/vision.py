@@ -48,7 +48,6 @@ from nas_theseus.errors import ConversionError, LimitError, TheseusError
 AnyCell = TypeVar("AnyCell")
 RANDOM_NETWORKS = 4
 TRAINED_LITE0 = ("ours", "magnitude, uniform", "width", "taylor, uniform")
-RUNTIMES = ("torch", "onnxruntime")
 
 
 def planned_fashion(rows: Mapping[FashionCell, Row]) -> Iterator[FashionCell]:
@@ -158,20 +157,19 @@ def measure_latencies(folder: Path, deadline: float) -> None:
     """Measure networks before training; those of an earlier call are measured again."""
     bench = Lite0Bench(folder / "lite0")
     LATENCIES.unlink(missing_ok=True)
-    for runtime in RUNTIMES:
-        shop = bench.timed_shop(runtime)  # type: ignore[arg-type]
-        chosen: list[tuple[str, float, Any]] = [("guide", 1.0, bench.chosen("guide", 1.0)[1])]
-        for budget in (0.8, 0.6, 0.4):
-            for method in ("ours", "random0", "random1", "random2"):
-                chosen.append((method, budget, bench.chosen(method, budget)[1]))
-            chosen.append(("by latency", budget, bench.by_latency(shop, budget)))
-        for method, budget, architecture in chosen:
-            if time.time() > deadline:
-                return
-            row = {"runtime": runtime, "threads": torch.get_num_threads(), "method": method}
-            row |= {"budget": budget, **bench.latencies(shop, architecture)}
-            append(LATENCIES, row)
-            print(row, flush=True)
+    shop = bench.timed_shop()
+    chosen: list[tuple[str, float, Any]] = [("guide", 1.0, bench.chosen("guide", 1.0)[1])]
+    for budget in (0.8, 0.6, 0.4):
+        for method in ("ours", "random0", "random1", "random2"):
+            chosen.append((method, budget, bench.chosen(method, budget)[1]))
+        chosen.append(("by latency", budget, bench.by_latency(shop, budget)))
+    for method, budget, architecture in chosen:
+        if time.time() > deadline:
+            return
+        row = {"threads": torch.get_num_threads(), "method": method, "budget": budget}
+        row |= bench.latencies(shop, architecture)
+        append(LATENCIES, row)
+        print(row, flush=True)
 
 
 def main() -> None:

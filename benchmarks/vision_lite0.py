@@ -26,7 +26,7 @@ from nas_theseus.conversion.finetune import train
 from nas_theseus.conversion.target import Target, assemble, recalibrate_if_better
 from nas_theseus.conversion.training_loss import TrainingLoss
 from nas_theseus.costs.block_measurements import BlockMeter
-from nas_theseus.costs.measures.block_latency_ms import BlockLatencyMs, Runtime
+from nas_theseus.costs.measures.block_latency_ms import BlockLatencyMs
 from nas_theseus.costs.table import CostTable
 from nas_theseus.costs.taking import measured_on_blocks
 from nas_theseus.errors import LimitError
@@ -321,7 +321,7 @@ class Lite0Bench:
 
     # Latency.
 
-    def timed_shop(self, runtime: Runtime) -> Workshop:
+    def timed_shop(self) -> Workshop:
         """The workshop with a latency for every block; those that are missing are measured."""
         threads = torch.get_num_threads()
         space = replace(
@@ -329,10 +329,10 @@ class Lite0Bench:
             objectives=[
                 maximize("val_agreement"),
                 minimize("macs"),
-                minimize(BlockLatencyMs(runtime=runtime)),
+                minimize(LATENCY),
             ],
         )
-        file = self.folder / f"blocks-{runtime}.jsonl"
+        file = self.folder / "blocks.jsonl"
         meter = BlockMeter(file, CPU, threads, guide=space.guide)
         return Workshop(space, CPU, self.folder / "guide-work", meter)
 
