@@ -9,7 +9,7 @@ from __future__ import annotations
 import html
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Any, TypeAlias
+from typing import TypeAlias
 
 import plotly.graph_objects as go  # type: ignore[import-untyped]
 from plotly.offline import get_plotlyjs  # type: ignore[import-untyped]
@@ -262,8 +262,8 @@ def _table(table: Table) -> str:
 
 def _chain(chain: Chain) -> str:
     boxes = "\n".join(
-        f'<li style="flex-grow: {box.length}"{" class=faint" if box.faint else ""}>'
-        f"<b>{_text(box.text)}</b><small>{_text(box.under)}</small></li>"
+        f'<li class="{"faint" if box.faint else "new"}" style="flex-grow: {box.length}">'
+        f"<b>{_text(box.text)}</b> <small>{_text(box.under)}</small></li>"
         for box in chain.boxes
     )
     return f'<ol class="chain" aria-label="{_text(chain.label)}">\n{boxes}\n</ol>'

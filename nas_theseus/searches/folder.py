@@ -171,7 +171,7 @@ class SearchFolder:
         return path
 
     def saved_at(self, outcome: Outcome | BlockOutcome) -> float:
-        """When a result was saved, in seconds since 1970, by its file's time stamp; 0 if it is gone.
+        """When a result was saved, in seconds since 1970, by its file's time stamp; 0 without one.
 
         Copies of the folder without time stamps have lost it.
         """

@@ -44,6 +44,6 @@ def write_report(records: Records, out: Path | None = None) -> Path:
     """
     path = records.folder.report_file if out is None else out
     if path.is_dir():
-        raise StorageError(f"{path} is a folder; --out names a file, such as {path / 'report.html'}")
+        raise StorageError(f"{path} is a folder; give a file, such as {path / 'report.html'}")
     write_bytes(path, report_page(records).encode())
     return path

@@ -16,7 +16,7 @@ class Section:
     Attributes:
         title: its heading.
         place: sections stand in the order of these numbers.
-        write: its text, tables and plots. In a search without any result it says what will be there.
+        write: its text, tables and plots; in a search without any result, what is missing.
     """
 
     title: str

@@ -47,18 +47,19 @@ def write(records: Records) -> Sequence[Piece]:
             shares = [[counts[part, name] / size for name in names] for part in range(len(parts))]
             pieces.append(_map(shares, names, parts, title))
     rows = [
-        [
-            part,
-            *(
-                f"{front[index, name]} of {best}; {every[index, name]} of {total}"
-                for name in names
-            ),
-        ]
+        [part, *(_counts(front[index, name], every[index, name]) for name in names)]
         for index, part in enumerate(parts)
     ]
     columns = ["part of the guide", *names]
-    pieces.append(Table("Networks with each block at each part: front; all", columns, rows))
-    return pieces
+    caption = (
+        f"Networks with each block at each part: of the {best} on the front / of all {total} "
+        "evaluated ones"
+    )
+    return [*pieces, Table(caption, columns, rows)]
+
+
+def _counts(front: int, every: int) -> str:
+    return f"{front} / {every}" if every else "–"
 
 
 def _map(

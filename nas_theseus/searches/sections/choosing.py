@@ -52,8 +52,7 @@ def choices(records: Records, quality: Objective, cost: Objective) -> list[Choic
         others = [
             one
             for one in records.feasible
-            if one.value(cost.name) <= limit
-            and (best is None or one.name != best.evaluation.name)
+            if one.value(cost.name) <= limit and (best is None or one.name != best.evaluation.name)
         ]
         found.append(Choice(share, limit, best, min(others, key=order, default=None)))
     return found

@@ -36,7 +36,7 @@ def write(records: Records) -> Sequence[Piece]:
             sum(block.seconds for block in converted),
         ),
     ]
-    macs, seconds = (sum(kind[place] for kind in kinds) for place in (2, 3))
+    macs, seconds = sum(kind[2] for kind in kinds), sum(kind[3] for kind in kinds)
     rows = [
         [name, str(count), short_count(work), duration(time)] for name, count, work, time in kinds
     ]

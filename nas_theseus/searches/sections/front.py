@@ -38,8 +38,21 @@ def write(records: Records) -> Sequence[Piece]:
             "at least as good in all of these and better in one. Test scores are measured once, "
             "when the search finishes; nothing was chosen by them."
         ),
-        Plot(figure, "Every evaluated network. The table below has the numbers of the front."),
+        Plot(figure, "Every evaluated network. The tables below have the numbers."),
         Table(_caption(records), _columns(records), list(_rows(records, baselines))),
+        Table(
+            "All other evaluated networks",
+            ["network", *(goal.name for goal in records.goals), "blocks"],
+            [
+                [
+                    one.architecture.id,
+                    *(number(one.values().get(goal.name)) for goal in records.goals),
+                    one.architecture.blocks,
+                ]
+                for one in records.evaluations
+                if one.architecture.id not in ids
+            ],
+        ),
         Paragraph(_about_baselines(records, uniform)),
     ]
 

@@ -28,7 +28,7 @@ def _at_rungs(records: Records) -> list[Piece]:
         reached = sum(_reached(one, rung) for one in records.outcomes)
         saved = short_count(sum(one.macs_saved for one in here))
         rows.append([rung.name, str(reached), str(len(here)), saved])
-    metric = records.rungs[0].metric
+    metric = next(iter(records.stopped[0].predicted), "quality")
     return [
         Paragraph(
             "A rung is a point in training where candidates are compared. Those that fall behind "
