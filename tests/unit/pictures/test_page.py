@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import re
 from html.parser import HTMLParser
+from itertools import pairwise
 
 import plotly.graph_objects as go
 import pytest
@@ -76,7 +77,7 @@ def refuse_what_is_not_readable(text: str) -> Page:
     assert page.of("html") == [{"lang": "en"}]
     levels = [int(tag[1]) for tag, _ in page.tags if re.fullmatch("h[1-6]", tag)]
     assert levels[0] == 1 and 1 not in levels[1:]
-    assert all(after - before <= 1 for before, after in zip(levels, levels[1:], strict=False))
+    assert all(after - before <= 1 for before, after in pairwise(levels))
     # What scrolls sideways is reached by keyboard.
     boxes = [one for one in page.of("div") if one.get("class") == "wide"]
     assert all(one["tabindex"] == "0" and one["aria-label"] for one in boxes)
