@@ -19,8 +19,10 @@ def number(value: float | None) -> str:
         return "–"
     if not math.isfinite(value):
         return str(value)
-    if isinstance(value, int) or abs(value) >= 1e4:
+    if isinstance(value, int) or abs(value) >= 1000:
         return short_count(value)
+    if abs(value) >= 10:
+        return f"{value:.4g}"
     return f"{value:.4f}" if abs(value) >= 0.01 or value == 0 else f"{value:.3g}"
 
 
