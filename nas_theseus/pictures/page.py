@@ -214,6 +214,7 @@ class _Writer:
             title=None,
             template="none",
             height=plot.height,
+            dragmode=False,  # so that a finger on a plot scrolls the page
             margin={"l": 10, "r": 10, "t": 10, "b": 10},
             legend={"orientation": "h", "yanchor": "bottom", "y": 1.02, "x": 0},
         )
@@ -334,7 +335,7 @@ function painted(layout) {
 const drawn = [];
 function draw(name, figure) {
   const options = { responsive: true, displaylogo: false, plotlyServerURL: "",
-    topojsonURL: "", scrollZoom: false };
+    topojsonURL: "", scrollZoom: false, displayModeBar: false };
   drawn.push([name, figure]);
   Plotly.newPlot(name, figure.data, painted(figure.layout), options);
 }

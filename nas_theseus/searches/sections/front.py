@@ -13,6 +13,7 @@ from nas_theseus.pictures.page import Cell, Link, Paragraph, Piece, Plot, Table
 from nas_theseus.searches.figures import number
 from nas_theseus.searches.records import Records, is_uniform
 from nas_theseus.searches.section import Section, network_anchor
+from nas_theseus.values.architecture import Architecture
 from nas_theseus.values.outcomes import Evaluation
 
 _MARKERS = (("one block throughout", "#2563eb", "square"), ("random search", "#0f766e", "diamond"))
@@ -32,6 +33,17 @@ def write(records: Records) -> Sequence[Piece]:
         f"{'more' if goal.direction == 'maximize' else 'less'} {goal.name}"
         for goal in records.goals
     )
+    others = [one for one in records.evaluations if one.architecture.id not in ids]
+    goals = [goal.name for goal in records.goals]
+    rows = [
+        [
+            one.architecture.id,
+            *(number(one.values().get(name)) for name in goals),
+            _blocks(one.architecture),
+        ]
+        for one in others
+    ]
+    columns = ["network", *goals, "blocks"]
     return [
         Paragraph(
             f"The search wants {aims}. A network is on the front if no other evaluated network is "
@@ -40,21 +52,13 @@ def write(records: Records) -> Sequence[Piece]:
         ),
         Plot(figure, "Every evaluated network. The tables below have the numbers."),
         Table(_caption(records), _columns(records), list(_rows(records, baselines))),
-        Table(
-            "All other evaluated networks",
-            ["network", *(goal.name for goal in records.goals), "blocks"],
-            [
-                [
-                    one.architecture.id,
-                    *(number(one.values().get(goal.name)) for goal in records.goals),
-                    one.architecture.blocks,
-                ]
-                for one in records.evaluations
-                if one.architecture.id not in ids
-            ],
-        ),
+        *([Table("All other evaluated networks", columns, rows)] if others else []),
         Paragraph(_about_baselines(records, uniform)),
     ]
+
+
+def _blocks(architecture: Architecture) -> str:
+    return architecture.blocks.replace("|", " | ")  # so that long lists wrap
 
 
 def _caption(records: Records) -> str:
@@ -113,11 +117,11 @@ def _rows(
     for member in records.members:
         one = member.evaluation
         link = Link(one.architecture.id, network_anchor(one.architecture.id))
-        rows.append(row(link, {**one.values(), **member.test}, one.architecture.blocks))
+        rows.append(row(link, {**one.values(), **member.test}, _blocks(one.architecture)))
     for name, evaluations in baselines.items():
         for one in evaluations:
             label = f"{name}: {one.architecture.id}"
-            rows.append(row(label, one.values(), one.architecture.blocks))
+            rows.append(row(label, one.values(), _blocks(one.architecture)))
     return rows
 
 
