@@ -43,7 +43,7 @@ def _tuning_levels(method: str, level: float) -> Sequence[float]:
     """The levels at which the rate of a level is tuned, largest first: all of a chain's."""
     if method in CHAINED:
         return sorted(LEVELS, reverse=True)
-    return (LOW_TUNING_LEVEL if level <= LOW_LEVELS and method != SEARCHED else TUNING_LEVEL,)
+    return (LOW_TUNING_LEVEL if level <= LOW_LEVELS else TUNING_LEVEL,)
 
 
 def _tuning(method: str, level: float, rate: float) -> list[FashionCell]:
@@ -74,7 +74,8 @@ def fashion_rates(rows: FashionRows, method: str) -> Iterator[FashionCell]:
 def best_fashion_rate(rows: FashionRows, method: str, level: float = TUNING_LEVEL) -> float | None:
     """The best rate for a level on validation; None before all were tried.
 
-    Searches and chains have one rate for all their networks.
+    A chain has one rate for all its networks, and so has a search, whose level is 0: that of small
+    ones, which it finds most.
     """
     grid = _fashion_grid(rows, method, level)
     known = {rate: value for rate, value in grid.items() if value is not None}

@@ -80,6 +80,6 @@ def diagnose(asked: Asked, checks: Iterable[str] | None = None) -> list[Finding]
             found.append(Finding(name, "broken", " ".join(str(error).split())))
         except Exception as error:  # packages fail to be imported in many ways
             said = f"{type(error).__name__}: {error}"
-            remedy = "install nas-theseus in a new environment; --debug shows the traceback"
+            remedy = "if a package is broken, install nas-theseus in a new environment"
             found.append(Finding(name, "broken", " ".join(said.split())[:300], remedy))
     return sorted(found, key=lambda finding: not finding.needed)

@@ -42,11 +42,11 @@ def new_space(
     """
     file = Path(path)
     text = template_text(template)
-    given = dict(constants or {})
+    given = {name: _absolute(value) for name, value in (constants or {}).items()}
     mistakes = [*_of_name(file), *_of_constants(text, template, given)]
     if mistakes:
         raise SpaceError(f"new {file}", mistakes)
-    text = filled(text, given).replace(_OWN_NAME, file.stem)
+    text = filled(text.replace(_OWN_NAME, file.stem), given)
     try:
         with file.open("x", encoding="utf-8") as opened:
             opened.write(text)
@@ -103,9 +103,19 @@ def filled(text: str, constants: Mapping[str, Filled]) -> str:
     return "".join(lines)
 
 
+def _absolute(value: Filled) -> Filled:
+    """A path, or the folder of a network, as workers with another current folder find it."""
+    if isinstance(value, Path):
+        return value.expanduser().absolute()
+    source, _, folder = value.partition(":")
+    if source == "hf" and folder:
+        return f"hf:{Path(folder).expanduser().absolute()}"
+    return value
+
+
 def _written(value: Filled) -> str:
     if isinstance(value, Path):
-        return f"Path({json.dumps(str(value.expanduser().absolute()), ensure_ascii=False)})"
+        return f"Path({json.dumps(str(value), ensure_ascii=False)})"
     return json.dumps(value, ensure_ascii=False)
 
 
@@ -130,8 +140,8 @@ def _of_constants(text: str, template: str, given: Mapping[str, Filled]) -> list
                 f"template {template!r} has no {name}; those that have one: "
                 f"{', '.join(others) or 'none'}"
             )
-        elif isinstance(value, Path) and not value.expanduser().exists():
-            mistakes.append(f"{name}: there is no {value}; give a folder that exists")
+        elif isinstance(value, Path) and not value.exists():
+            mistakes.append(f"{name}: there is no {value}; give one that exists")
         elif isinstance(value, str) and name == "MODEL":
             mistakes += _of_network(value)
     return mistakes

@@ -201,9 +201,9 @@ class GuideActivations:
         stream = next(each for each in self._streams if boundary in each)
         if stream.start not in self._orders:
             with torch.inference_mode(False):
-                self._orders[stream.start] = self._once(
-                    f"stream-{stream.start}", lambda: stream_order(self._guide, stream, self.at)
-                ).cpu()
+                name = f"stream-{stream.start}" + ("-bfloat16" if self._rounded else "")
+                order = self._once(name, lambda: stream_order(self._guide, stream, self.at))
+                self._orders[stream.start] = order.cpu()
         return self._orders[stream.start][-width:].sort().values
 
     @cached_property

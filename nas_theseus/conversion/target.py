@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+import math
 from collections.abc import Callable, Collection, Iterator
 from contextlib import contextmanager
 
@@ -205,7 +206,7 @@ def recalibrate_if_better(
     before = {name: buffer.clone() for name, buffer in target.named_buffers()}
     (lost_before, ran), seen = mean_loss(), recalibrate(target, task, batch_size, examples)
     lost_after, again = mean_loss()
-    if lost_before <= lost_after:
+    if lost_before <= lost_after or not math.isfinite(lost_after):
         for name, buffer in target.named_buffers():
             buffer.copy_(before[name])
     target.train(was_training)

@@ -139,7 +139,7 @@ def write_format(
             reason = f"{type(error).__name__}: {str(error).strip().partition(chr(10))[0]}"
             raise refusal(name, reason) from error
         difference, relative = _distance(found, expected)
-        if not relative <= tolerance:  # NaN too
+        if not (math.isfinite(relative) and relative <= tolerance):  # NaN too
             raise ExportError(
                 f"the outputs of the {name} file differ from the network's by up to "
                 f"{difference:.3g}, {relative:.3g} of the largest output, on {len(inputs)} "

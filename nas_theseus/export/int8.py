@@ -9,8 +9,6 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
-import torch
-
 from nas_theseus.export.member import Member
 
 # Training inputs on which the ranges of activations are measured.
@@ -61,7 +59,7 @@ def _reader(base: Any, member: Member) -> Any:
 
     def inputs() -> Iterator[dict[str, Any]]:
         for batch in batches:
-            yield {"inputs": batch.inputs.to(torch.float32).numpy()}
+            yield {"inputs": batch.inputs.numpy()}
 
     class Reader(base):  # type: ignore[misc]
         def __init__(self) -> None:

@@ -91,8 +91,7 @@ class MadeOfParts:
             return self._narrowing(part, features, *kept)
         except TransformError as error:
             raise PairingError(
-                f"part {self._guide.names[start]!r} cannot stand between {sides[0]} and "
-                f"{sides[1]}: {error}"
+                f"it cannot stand between {sides[0]} and {sides[1]}: {error}"
             ) from error
 
     def _kept(self, index: int, side: Boundary, channels: ChannelsKept | None) -> Tensor | None:

@@ -23,7 +23,7 @@ def score(network: nn.Module, task: Task, split: Split, batch_size: int = 512) -
 
 
 def scores(network: nn.Module, task: Task, split: Split, batch_size: int = 512) -> dict[str, float]:
-    """The task's metric on one split and those beside it, in eval mode; the mode is restored.
+    """The task's metric on one split and those beside it, in eval mode; each module's is restored.
 
     Only `nas_theseus.searches.run` reads the test split, once, for the front.
 
@@ -37,7 +37,8 @@ def scores(network: nn.Module, task: Task, split: Split, batch_size: int = 512) 
         DataError: the split has no examples, or a metric is not one number.
     """
     device = next(network.parameters()).device
-    was_training = network.training
+    # Links and batch norms may be in eval mode within a network in training.
+    modes = [(module, module.training) for module in network.modules()]
     network.eval()
     beside: dict[str, Meter] = getattr(task, "meters_beside", dict)()
     meters = {task.metric: empty_meter(task, device), **beside}
@@ -56,7 +57,8 @@ def scores(network: nn.Module, task: Task, split: Split, batch_size: int = 512) 
                 "split is empty"
             )
         found = {name: as_number(name, meter.compute()) for name, meter in meters.items()}
-    network.train(was_training)
+    for module, training in modes:
+        module.training = training
     return found
 
 

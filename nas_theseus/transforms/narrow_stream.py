@@ -153,6 +153,8 @@ def _without_inputs(
 ) -> dict[str, Tensor]:
     """Leave out channels of the input, and refit what reads them; outputs left, by layer."""
     if len(features) < FEWEST_EXAMPLES:
+        for name, _ in volume.readers:
+            outputs_of(part, name, features)  # refuses now what could not be refitted later
         keep_open_channels(part, volume, kept)
         return _written(volume, kept)
     layers = [_reader(part, name, layout, features) for name, layout in volume.readers]
@@ -202,11 +204,13 @@ def _refit_inside(
         return  # nothing inside
     for volume in volumes:
         for name, layout in volume.readers:
-            if not isinstance(part.get_submodule(name), nn.Linear | nn.Conv1d | nn.Conv2d):
-                continue
-            goals = outputs_of(whole, name, features)
-            goals = goals[:, left[name]] if name in left else goals
-            _refit(reader_layer(part, name, layout.channels, narrow, goals))
+            try:
+                goals = outputs_of(whole, name, features)
+                goals = goals[:, left[name]] if name in left else goals
+                layer = reader_layer(part, name, layout.channels, narrow, goals)
+            except TransformError:
+                continue  # of another kind, or not with its own weight: it stays as it is
+            _refit(layer)
 
 
 def _refit(layer: ReaderLayer) -> None:
@@ -221,7 +225,8 @@ def _refit(layer: ReaderLayer) -> None:
 def _refuse_other_shape(part: nn.Module, features: Tensor, wanted: torch.Size) -> None:
     try:
         with evaluating(part):
-            found = part(features.clone()).shape
+            # Called itself, a traced part would print its traceback.
+            found = part.forward(features.clone()).shape
     except Exception as error:  # the user's module may raise anything
         raise TransformError(
             f"without channels of its stream it does not run ({type(error).__name__}: {error}); "

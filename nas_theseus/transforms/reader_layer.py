@@ -152,8 +152,9 @@ def _refittable(part: nn.Module, name: str) -> nn.Linear | nn.Conv1d | nn.Conv2d
     module = part.get_submodule(name)
     if not isinstance(module, nn.Linear | nn.Conv1d | nn.Conv2d | nn.Conv3d):
         raise TransformError(
-            f"{name!r} reads its inner channels and is {type(module).__name__}, which cannot "
-            "be refitted; use Narrower"
+            f"{name!r} reads channels that would be left out and is {type(module).__name__}, "
+            "which cannot be refitted; use Narrower for inner channels, and at_guide_widths() for "
+            "those of the stream"
         )
     return module
 

@@ -9,6 +9,9 @@ from nas_theseus.api.doctor import Asked, Finding
 
 _DRIVER = Path("/dev/nvidiactl")
 _INSTALL = "install the build of torch for your driver: https://pytorch.org/get-started/locally"
+_FULL = (
+    "its memory is full: see nvidia-smi for who uses it, or choose another by CUDA_VISIBLE_DEVICES"
+)
 
 
 def check(_: Asked) -> Iterator[Finding]:
@@ -47,8 +50,10 @@ def _computes(index: int) -> Finding:
         torch.cuda.synchronize(index)
         works = bool((one @ one == 2).all())
     except RuntimeError as error:
-        reason = str(error).splitlines()[0]
-        return Finding(f"GPU {index}", "broken", f"{said}: {reason}", _INSTALL, needed=False)
+        reason = str(error).partition("\n")[0]
+        full = isinstance(error, torch.OutOfMemoryError)
+        remedy = _FULL if full else _INSTALL
+        return Finding(f"GPU {index}", "broken", f"{said}: {reason}", remedy, needed=False)
     if not works:
         remedy = (
             "see nvidia-smi -q for errors of its memory, and leave it out (CUDA_VISIBLE_DEVICES)"

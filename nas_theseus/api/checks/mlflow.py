@@ -4,10 +4,13 @@ from __future__ import annotations
 
 import os
 from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
-from urllib.parse import urlsplit
 
 from nas_theseus.api.doctor import Asked, Finding
+
+# MLflow would try again for minutes.
+_IMPATIENT = {"MLFLOW_HTTP_REQUEST_MAX_RETRIES": "0", "MLFLOW_HTTP_REQUEST_TIMEOUT": "10"}
 
 
 def check(_: Asked) -> Iterator[Finding]:
@@ -33,16 +36,25 @@ def check(_: Asked) -> Iterator[Finding]:
             yield _of_folder(file)
             return
     try:
-        if urlsplit(uri).scheme in ("http", "https"):
-            # MLflow would try again for minutes.
-            os.environ.setdefault("MLFLOW_HTTP_REQUEST_MAX_RETRIES", "0")
-            os.environ.setdefault("MLFLOW_HTTP_REQUEST_TIMEOUT", "10")
-        probe(uri)
-        check_version(uri)
-        connect(uri)
+        with _impatient():
+            probe(uri)
+            check_version(uri)
+            connect(uri)
     except Exception as error:  # MLflow, SQLAlchemy and database drivers raise their own kinds
         raise no_answer(uri, error) from None
     yield Finding("MLflow", "ok", f"{mlflow.__version__}; {shown} answers")
+
+
+@contextmanager
+def _impatient() -> Iterator[None]:
+    """Context without MLflow's retries, unless they are set; a later search has them again."""
+    added = {name: value for name, value in _IMPATIENT.items() if name not in os.environ}
+    os.environ.update(added)
+    try:
+        yield
+    finally:
+        for name in added:
+            os.environ.pop(name, None)
 
 
 def _of_folder(file: Path) -> Finding:

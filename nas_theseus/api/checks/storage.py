@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import shutil
 import tempfile
 from collections.abc import Iterator
@@ -18,7 +19,8 @@ LEAST_FREE_BYTES = 2**30
 def check(asked: Asked) -> Iterator[Finding]:
     """Write a file, lock it and remove it, in the folder or where it would be made."""
     folder = asked.storage.expanduser().absolute()
-    place = next(path for path in (folder, *folder.parents) if path.exists())
+    # Path.exists raises where a folder on the way cannot be entered.
+    place = next(path for path in (folder, *folder.parents) if os.path.exists(path))
     subject, elsewhere = f"storage {asked.storage}", "choose another folder with --storage"
     if not place.is_dir():
         yield Finding(subject, "broken", f"{place} is a file", elsewhere)

@@ -3,19 +3,21 @@
 from __future__ import annotations
 
 import json
+import os
 import socket
 import sqlite3
 import sys
 from collections.abc import Iterator
 from importlib.metadata import version
 from pathlib import Path
-from types import ModuleType
+from types import ModuleType, SimpleNamespace
+from typing import Any
 
 import pytest
 import torch
 from typer.testing import CliRunner
 
-from nas_theseus.api.checks import packages, storage
+from nas_theseus.api.checks import gpu, packages, storage
 from nas_theseus.api.doctor import Asked, Finding, diagnose
 from nas_theseus.cli.app import make_app
 from nas_theseus.errors import UnknownNameError
@@ -155,6 +157,8 @@ def test_mlflow_without_a_store_a_store_and_a_server_that_is_away(
     monkeypatch.setenv("MLFLOW_TRACKING_URI", f"http://me:secret@127.0.0.1:{closed_port}")
     (away,) = diagnose(Asked(), ["mlflow"])
     assert away.stops and "Start the server" in away.said and "secret" not in away.said
+    # A search of the same process has MLflow's retries again.
+    assert not [name for name in os.environ if name.startswith("MLFLOW_HTTP_REQUEST")]
 
 
 def test_the_database_of_studies_is_opened(tmp_path: Path) -> None:
@@ -193,6 +197,39 @@ def test_gpus_are_computed_on_and_none_is_no_mistake() -> None:
     assert found and not any(finding.stops for finding in found)
     count = torch.cuda.device_count() if torch.cuda.is_available() else 0
     assert sum("GiB" in finding.said for finding in found) == count
+
+
+@pytest.mark.parametrize(
+    ("error", "remedy"),
+    [(torch.OutOfMemoryError("CUDA out of memory."), "memory is full"), (RuntimeError(), "build")],
+)
+def test_a_gpu_that_cannot_compute_says_why(
+    error: Exception, remedy: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def fail(*_: object, **__: object) -> None:
+        raise error
+
+    known = SimpleNamespace(name="NVIDIA H200", total_memory=2**37)
+    monkeypatch.setattr(torch.cuda, "get_device_properties", lambda index: known)
+    monkeypatch.setattr(torch, "ones", fail)
+    finding = gpu._computes(0)
+    assert finding.state == "broken" and remedy in finding.remedy
+
+
+def test_a_folder_that_cannot_be_entered_is_said(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    stat = os.stat
+
+    def refused(path: Any, **given: Any) -> os.stat_result:
+        if str(path).endswith("closed/theseus"):
+            raise PermissionError(13, "Permission denied", str(path))
+        return stat(path, **given)
+
+    (tmp_path / "closed").mkdir()
+    monkeypatch.setattr(os, "stat", refused)
+    (finding,) = diagnose(Asked(tmp_path / "closed" / "theseus"), ["storage"])
+    assert "closed can be written" in finding.said
 
 
 def test_data_that_are_missing_have_a_remedy() -> None:

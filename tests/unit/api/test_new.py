@@ -11,6 +11,7 @@ from pathlib import Path
 import pytest
 from PIL import Image
 
+from nas_theseus.api import new as new_module
 from nas_theseus.api.new import constants_of, filled, new_space, template_text
 from nas_theseus.costs.table import CostTable
 from nas_theseus.errors import SpaceError, StorageError, UnknownNameError
@@ -176,6 +177,23 @@ def test_paths_are_written_absolute_whatever_their_names_hold(
         if line.startswith("TEXTS"):
             exec(line, names)
     assert names["TEXTS"] == tmp_path / odd
+
+
+def test_a_folder_may_be_called_as_the_template_s_own_name(tmp_path: Path) -> None:
+    images = tmp_path / "my_space"
+    images.mkdir()
+    path = new_space(tmp_path / "mine.py", "pretrained", {"IMAGES": images})
+    text = path.read_text(encoding="utf-8")
+    assert f'Path("{images}")' in text and "nas-theseus check mine.py" in text
+
+
+def test_the_folder_of_a_network_is_written_absolute(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr(new_module, "_of_network", lambda model: [])
+    path = new_space("mine.py", "pretrained", {"MODEL": "hf:vit"})
+    assert f'MODEL = "hf:{tmp_path / "vit"}"' in path.read_text(encoding="utf-8")
 
 
 def test_constants_keep_their_comments() -> None:

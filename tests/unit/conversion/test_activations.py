@@ -14,6 +14,7 @@ from nas_theseus.conversion.activations import GuideActivations, sample_size
 from nas_theseus.errors import ConversionError
 from nas_theseus.guide.chain import Guide
 from nas_theseus.tasks import digits
+from nas_theseus.values.recipe import ActivationsDtype
 
 CPU = torch.device("cpu")
 SAMPLE = digits().sample(40)
@@ -141,6 +142,16 @@ def test_exact_and_rounded_activations_have_files_of_their_own(tmp_path: Path) -
     exact = GuideActivations(make_guide(), SAMPLE, CPU, folder=tmp_path).at(1)
     assert torch.equal(exact, GuideActivations(make_guide(), SAMPLE, CPU).at(1))
     assert len(list(tmp_path.glob("*.npy"))) == 2
+
+
+def test_channels_chosen_by_rounded_activations_have_a_file_of_their_own(tmp_path: Path) -> None:
+    """Else what a library's block is would depend on which recipe came first."""
+    dtypes: tuple[ActivationsDtype, ...] = ("bfloat16", "float32")
+    for dtype in dtypes:
+        limit = 1 << 20
+        found = GuideActivations(make_guide(), SAMPLE, CPU, limit, tmp_path, dtype, selects=True)
+        assert len(found.channels(1, 8)) == 8
+    assert len(list(tmp_path.glob("*-stream-*.npy"))) == 2
 
 
 def test_only_exact_activations_shorten_the_sample() -> None:

@@ -344,6 +344,15 @@ def test_recalibration_stays_only_where_it_lowers_the_loss(spoilt: bool) -> None
     assert target.training
 
 
+def test_recalibration_that_gives_no_finite_loss_is_undone() -> None:
+    target = assemble(SPACE, ARCHITECTURE, 0)
+    before = {name: buffer.clone() for name, buffer in target.named_buffers()}
+    batches = -(-128 // 64)
+    losses = iter([torch.tensor(1.0)] * batches + [torch.tensor(float("nan"))] * batches)
+    recalibrate_if_better(target, SPACE.task, 64, 128, lambda _: next(losses))
+    assert all(torch.equal(b, before[name]) for name, b in target.named_buffers())
+
+
 def test_scratch_starts_kept_parts_anew_and_naive_does_not() -> None:
     fresh = assemble(SPACE, ARCHITECTURE, 0, fresh=True)
     kept = assemble(SPACE, ARCHITECTURE, 0)

@@ -318,6 +318,16 @@ def test_batch_norms_keep_their_statistics_where_wanted(frozen: bool) -> None:
     assert not any(torch.equal(a, b) for a, b in zip(after, weights, strict=True))
 
 
+def test_scores_between_slices_leave_what_is_frozen_in_eval_mode() -> None:
+    network = normed()
+    before = {name: buffer.clone() for name, buffer in network.named_buffers()}
+    recipe = Recipe(steps=3, distill=0, freeze_statistics=True)
+    for _ in train(network, TASK, recipe, 1):
+        score(network, TASK, "validation")
+    assert network.training
+    assert all(torch.equal(buffer, before[name]) for name, buffer in network.named_buffers())
+
+
 def test_a_guide_is_trained_again_for_what_its_training_depends_on() -> None:
     recipe = Recipe(epochs=1)
     keys = {guide_key(guide(), TASK, recipe)}

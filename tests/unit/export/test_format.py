@@ -26,7 +26,8 @@ from nas_theseus.blocks import (
 from nas_theseus.blocks.simple import LinearBlock
 from nas_theseus.errors import ExportError, StorageError, UnknownNameError
 from nas_theseus.export import format as format_module
-from nas_theseus.export.format import TOLERANCE, write_format
+from nas_theseus.export.format import TOLERANCE, Run, write_format
+from nas_theseus.export.member import Member
 from nas_theseus.guide.chain import Guide
 from nas_theseus.values.architecture import Boundary
 from nas_theseus.values.registers import FORMATS
@@ -117,6 +118,28 @@ def test_a_file_that_gives_other_outputs_is_not_kept(tmp_path: Path) -> None:
     assert path.read_bytes() == b"old"
     assert [p.name for p in tmp_path.iterdir()] == [path.name]
     assert write_format(between(TOKENS, TOKENS, block(Hidden)), "torch-export", path).examples == 9
+
+
+class AnyNumbers:
+    """A format whose quality alone is judged, which writes outputs of another shape."""
+
+    suffix, needs, tolerance = ".any", (), float("inf")
+
+    def write(self, member: Member, inputs: Tensor, path: Path) -> None:
+        path.write_text("")
+
+    def read(self, member: Member, path: Path) -> Run:
+        return lambda inputs: member.network(inputs)[:, :-1]
+
+
+def test_outputs_of_another_shape_are_refused_by_every_format(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(format_module, "with_options", lambda name, options: AnyNumbers())
+    monkeypatch.setattr(format_module, "_quality", lambda run, member: {})
+    with pytest.raises(ExportError, match="differ from the network's by up to inf"):
+        write_format(between(VECTOR, VECTOR, block(LinearBlock)), "onnx", tmp_path / "net")
+    assert list(tmp_path.iterdir()) == []
 
 
 class NotANumber(LinearBlock):

@@ -125,6 +125,13 @@ class Mixed(nn.Module):
         return F.softmax(x, 1)
 
 
+class Standardised(nn.Conv2d):
+    def forward(self, x: Tensor) -> Tensor:
+        weight = self.weight - self.weight.mean((1, 2, 3), keepdim=True)
+        out: Tensor = self._conv_forward(x, weight, self.bias)
+        return out
+
+
 @pytest.mark.parametrize(
     ("part", "inlet", "outlet", "why"),
     [
@@ -136,14 +143,26 @@ class Mixed(nn.Module):
         (nn.Conv2d(8, 8, 3, padding=1, groups=2), [0, 1], None, "reads its input in groups"),
         (nn.Conv2d(8, 8, 3, padding=1, groups=2), None, [0, 1], "writes its output in groups"),
         (nn.GroupNorm(2, 8), [0, 1], [0, 1], "GroupNorm"),
+        (nn.ConvTranspose2d(8, 8, 2, 2), [0, 1], None, "ConvTranspose2d, which cannot be refit"),
+        (Standardised(8, 8, 1), [0, 1], None, "not with its own weight"),
     ],
 )  # fmt: skip
+@pytest.mark.parametrize("examples", [2, 16])  # a space tries shapes alone, on two
 def test_what_cannot_be_narrowed_is_refused(
-    part: nn.Module, inlet: list[int] | None, outlet: list[int] | None, why: str
+    part: nn.Module, inlet: list[int] | None, outlet: list[int] | None, why: str, examples: int
 ) -> None:
     kept = [None if each is None else torch.tensor(each) for each in (inlet, outlet)]
     with pytest.raises(TransformError, match=why):
-        narrow_part(part, maps(8), *kept)
+        narrow_part(part, maps(8)[:examples], *kept)
+
+
+def test_inner_layers_that_cannot_be_refitted_stay_as_they_are() -> None:
+    inner = nn.ConvTranspose2d(8, 8, 2, 2), nn.ReLU(), Standardised(8, 8, 1), nn.ReLU()
+    part = nn.Sequential(nn.Conv2d(8, 8, 1), nn.ReLU(), *inner, nn.Conv2d(8, 8, 1))
+    weight = part[4].weight.clone()
+    narrowed, features = narrow_part(part, maps(8), torch.tensor([0, 1]), None)
+    assert narrowed(features).shape[1] == 8
+    assert torch.equal(narrowed.get_parameter("4.weight"), weight)
 
 
 def test_parts_that_add_to_their_input_carry_its_channels() -> None:

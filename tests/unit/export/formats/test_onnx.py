@@ -18,7 +18,7 @@ from nas_theseus.export.member import Member
 from nas_theseus.guide.chain import Guide
 from nas_theseus.tasks import digits
 from nas_theseus.tasks.score import score
-from tests.unit.export.members import HALF, MAP, TOKENS, VECTOR, between, member, needs_onnx
+from tests.unit.export.members import HALF, IDS, MAP, TOKENS, VECTOR, between, member, needs_onnx
 
 
 @needs_onnx
@@ -114,6 +114,16 @@ def test_int8_of_a_network_without_feature_maps_needs_no_calibration(tmp_path: P
     assert 1e-4 < checked.relative < 0.1
     operators = {node.op_type for node in onnx.load(tmp_path / "net.onnx").graph.node}
     assert "DynamicQuantizeLinear" in operators
+
+
+@needs_onnx
+def test_int8_of_maps_of_ids_is_calibrated_on_ids(tmp_path: Path) -> None:
+    maps = nn.Sequential(nn.Unflatten(1, (1, 5)), nn.Conv2d(1, 4, 3, padding=1))
+    found = member(Guide([("embed", nn.Embedding(11, 6)), ("maps", maps)], IDS), Keep(), Keep())
+    task = found.space.task
+    task.metric, task.meter = "mse", lambda: SquaredError()  # type: ignore[attr-defined]
+    checked = write_format(found, "onnx", tmp_path / "net.onnx", options={"dtype": "int8"})
+    assert checked.relative < 0.1
 
 
 class SquaredError:
