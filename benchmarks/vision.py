@@ -31,29 +31,23 @@ from benchmarks import vision_report as report
 from benchmarks.cells import Row, append, finished
 from benchmarks.vision_fashion import SEARCHED, FashionBench
 from benchmarks.vision_fashion import Cell as FashionCell
+from benchmarks.vision_fashion_report import FULL_EPOCHS, FULL_IMAGES, FULL_LEVEL
 from benchmarks.vision_lite0 import Cell as Lite0Cell
 from benchmarks.vision_lite0 import Lite0Bench
-from benchmarks.vision_report import (
-    FASHION,
-    FULL_EPOCHS,
-    FULL_IMAGES,
-    FULL_LEVEL,
-    LATENCIES,
-    LITE0,
-    LITE0_RIVALS,
+from benchmarks.vision_rates import (
     SEEDS,
-    TRAINED_LITE0,
     best_fashion_rate,
     best_lite0_rate,
     fashion_front,
     fashion_rates,
     lite0_rates,
 )
+from benchmarks.vision_report import FASHION, LATENCIES, LITE0, LITE0_RIVALS
 from nas_theseus.errors import ConversionError, LimitError, TheseusError
 
 AnyCell = TypeVar("AnyCell")
 RANDOM_NETWORKS = 4
-RUNTIMES = ("torch", "onnxruntime")
+TRAINED_LITE0 = ("ours", "magnitude, uniform", "width", "taylor, uniform")
 
 
 def planned_fashion(rows: Mapping[FashionCell, Row]) -> Iterator[FashionCell]:
@@ -65,17 +59,17 @@ def planned_fashion(rows: Mapping[FashionCell, Row]) -> Iterator[FashionCell]:
         yield from fashion_rates(rows, method)
         yield from _front(rows, method, 0)
     yield from _front(rows, SEARCHED, 0)
-    for method in chained:
-        yield from fashion_rates(rows, method)
-        yield from _front(rows, method, 0)
     for seed in SEEDS[1:]:
-        for method in (*main, "magnitude, chained"):
+        for method in ("ours", "magnitude", "taylor"):
             yield from _front(rows, method, seed)
     if (rate := best_fashion_rate(rows, "ours")) is not None:
         yield FashionCell("ours", FULL_LEVEL, rate, 0, FULL_IMAGES, FULL_EPOCHS)
-    for seed in SEEDS[1:]:
-        for method in (SEARCHED, "taylor, chained"):
+    for method in chained:
+        yield from fashion_rates(rows, method)
+        for seed in SEEDS:
             yield from _front(rows, method, seed)
+    for seed in SEEDS[1:]:
+        yield from _front(rows, SEARCHED, seed)
     for method in others:
         yield from fashion_rates(rows, method)
         for seed in SEEDS:
@@ -163,20 +157,19 @@ def measure_latencies(folder: Path, deadline: float) -> None:
     """Measure networks before training; those of an earlier call are measured again."""
     bench = Lite0Bench(folder / "lite0")
     LATENCIES.unlink(missing_ok=True)
-    for runtime in RUNTIMES:
-        shop = bench.timed_shop(runtime)  # type: ignore[arg-type]
-        chosen: list[tuple[str, float, Any]] = [("guide", 1.0, bench.chosen("guide", 1.0)[1])]
-        for budget in (0.8, 0.6, 0.4):
-            for method in ("ours", "random0", "random1", "random2"):
-                chosen.append((method, budget, bench.chosen(method, budget)[1]))
-            chosen.append(("by latency", budget, bench.by_latency(shop, budget)))
-        for method, budget, architecture in chosen:
-            if time.time() > deadline:
-                return
-            row = {"runtime": runtime, "threads": torch.get_num_threads(), "method": method}
-            row |= {"budget": budget, **bench.latencies(shop, architecture)}
-            append(LATENCIES, row)
-            print(row, flush=True)
+    shop = bench.timed_shop()
+    chosen: list[tuple[str, float, Any]] = [("guide", 1.0, bench.chosen("guide", 1.0)[1])]
+    for budget in (0.8, 0.6, 0.4):
+        for method in ("ours", "random0", "random1", "random2"):
+            chosen.append((method, budget, bench.chosen(method, budget)[1]))
+        chosen.append(("by latency", budget, bench.by_latency(shop, budget)))
+    for method, budget, architecture in chosen:
+        if time.time() > deadline:
+            return
+        row = {"threads": torch.get_num_threads(), "method": method, "budget": budget}
+        row |= bench.latencies(shop, architecture)
+        append(LATENCIES, row)
+        print(row, flush=True)
 
 
 def main() -> None:

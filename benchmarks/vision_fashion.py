@@ -67,6 +67,8 @@ CHAINED = tuple(f"{importance}, chained" for importance in IMPORTANCES)
 SEARCHED = "search"
 # Batches of 64 on which Taylor's gradients are computed.
 TAYLOR_BATCHES, TAYLOR_BATCH = 2, 64
+# Most blocks are made of a part and fitted already; new ones learn the rest in training.
+ALIGN_STEPS = 10
 CPU = torch.device("cpu")
 
 
@@ -152,7 +154,7 @@ class FashionBench:
 
     def space(self, method: str, images: int, recipe: Recipe | None = None) -> SearchSpace:
         """The space with its guide trained, by this process or one before it."""
-        recipe = recipe or Recipe(library=True)
+        recipe = recipe or Recipe(library=True, align_steps=ALIGN_STEPS)
         space = search_space(method, replace(self.regime, images=images), recipe)
         prepare_guide(space.guide, space.learnt_from, space.guide_training, GUIDES, CPU)
         return space
@@ -166,7 +168,11 @@ class FashionBench:
     def recipe(self, cell: Cell) -> Recipe:
         """The training of all methods; ours first polish their blocks, which is charged."""
         return Recipe(
-            library=True, polish_steps=10, epochs=cell.epochs, learning_rate=cell.rate or 1e-3
+            library=True,
+            align_steps=ALIGN_STEPS,
+            polish_steps=10,
+            epochs=cell.epochs,
+            learning_rate=cell.rate or 1e-3,
         )
 
     @cached_property

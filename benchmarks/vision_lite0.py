@@ -26,7 +26,7 @@ from nas_theseus.conversion.finetune import train
 from nas_theseus.conversion.target import Target, assemble, recalibrate_if_better
 from nas_theseus.conversion.training_loss import TrainingLoss
 from nas_theseus.costs.block_measurements import BlockMeter
-from nas_theseus.costs.measures.block_latency_ms import BlockLatencyMs, Runtime
+from nas_theseus.costs.measures.block_latency_ms import BlockLatencyMs
 from nas_theseus.costs.table import CostTable
 from nas_theseus.costs.taking import measured_on_blocks
 from nas_theseus.errors import LimitError
@@ -47,11 +47,12 @@ from search_spaces.efficientnet_lite0 import EXPECTED, weights
 SIZE = 128
 KEEPS = (0.75, 0.5, 0.25)
 CPU = torch.device("cpu")
-# By method: the importance of Torch-Pruning, and whether Taylor's loss is always of hard labels.
+# By method: the importance of Torch-Pruning, and whether all layers lose the same share.
 PRUNED = {
     "magnitude": ("magnitude", False),
+    "magnitude, uniform": ("magnitude", True),
     "taylor": ("taylor", False),
-    "taylor, labels": ("taylor", True),
+    "taylor, uniform": ("taylor", True),
 }
 TAYLOR_BATCHES = 4
 LATENCY = "block_latency_ms"
@@ -257,7 +258,7 @@ class Lite0Bench:
         if method not in PRUNED:
             space, architecture = self.chosen(method, budget)
             return self.assemble(space, architecture), CostTable(space).of(architecture).macs
-        importance, labels = PRUNED[method]
+        importance, uniform = PRUNED[method]
         task, batch = self.space.task, self.space.recipe.batch_size
         found = prune(
             self.space.guide,
@@ -265,7 +266,8 @@ class Lite0Bench:
             importance,
             self.limit(budget),
             lambda: few_batches(task.batches("train", batch, seed=0), TAYLOR_BATCHES),
-            lambda network, given, first: _taylor_loss(network, given, labels or first),
+            _taylor_loss,
+            uniform,
         )
         return found.network, found.macs
 
@@ -319,7 +321,7 @@ class Lite0Bench:
 
     # Latency.
 
-    def timed_shop(self, runtime: Runtime) -> Workshop:
+    def timed_shop(self) -> Workshop:
         """The workshop with a latency for every block; those that are missing are measured."""
         threads = torch.get_num_threads()
         space = replace(
@@ -327,10 +329,10 @@ class Lite0Bench:
             objectives=[
                 maximize("val_agreement"),
                 minimize("macs"),
-                minimize(BlockLatencyMs(runtime=runtime)),
+                minimize(LATENCY),
             ],
         )
-        file = self.folder / f"blocks-{runtime}.jsonl"
+        file = self.folder / "blocks.jsonl"
         meter = BlockMeter(file, CPU, threads, guide=space.guide)
         return Workshop(space, CPU, self.folder / "guide-work", meter)
 
@@ -361,13 +363,13 @@ class Lite0Bench:
         }
 
 
-def _taylor_loss(network: nn.Module, batch: Batch, labels: bool) -> Tensor:
-    """Divergence from the guide, or cross-entropy of the classes that the guide finds likeliest.
+def _taylor_loss(network: nn.Module, batch: Batch, first: bool) -> Tensor:
+    """Divergence from the guide; at first cross-entropy of its likeliest classes.
 
     The divergence has no gradient where nothing is pruned yet.
     """
     outputs = network(batch.inputs)
-    if labels:
+    if first:
         return functional.cross_entropy(outputs, batch.targets.argmax(1))
     logs = functional.log_softmax(outputs, 1)
     return functional.kl_div(

@@ -1,7 +1,8 @@
 """Structured pruning as the rival of the benchmark of vision networks: Torch-Pruning.
 
 Source: Fang et al. 2023 (DepGraph), arXiv:2301.12900. Channels of all layers are ranked together
-(global pruning), in many small steps, between which importance is computed again.
+(global pruning), or those of each layer, in many small steps, between which importance is computed
+again.
 """
 
 from __future__ import annotations
@@ -64,6 +65,7 @@ def prune(
     limit: int,
     batches: Callable[[], Iterable[Batch]] = list,
     loss: Loss | None = None,
+    uniform: bool = False,
 ) -> Pruned:
     """Prune a copy of a network until it has at most `limit` multiply-adds.
 
@@ -74,6 +76,8 @@ def prune(
         importance: of `IMPORTANCES`.
         batches: what gradients are computed on.
         loss: of the network on a batch; it is told whether nothing has been pruned yet.
+        uniform: every layer loses the same share, as is Torch-Pruning's default. Default: channels
+            of all layers are ranked together.
 
     Raises:
         LimitError: even at the least widths it has more multiply-adds.
@@ -87,7 +91,7 @@ def prune(
             network,
             example,
             importance=_importances()[importance],
-            global_pruning=True,
+            global_pruning=not uniform,
             pruning_ratio=1 - LEAST,
             max_pruning_ratio=1 - LEAST,
             iterative_steps=STEPS,

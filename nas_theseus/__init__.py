@@ -9,6 +9,7 @@ from nas_theseus.values.version import VERSION
 
 if TYPE_CHECKING:
     from nas_theseus.api.convert import convert
+    from nas_theseus.api.reporting import report
     from nas_theseus.api.search import search
     from nas_theseus.api.stitch import stitch
     from nas_theseus.api.switch import switch
@@ -37,6 +38,7 @@ __all__ = [
     "load",
     "maximize",
     "minimize",
+    "report",
     "search",
     "stitch",
     "switch",
@@ -56,6 +58,7 @@ _MODULES = {
     "load": "export.member",
     "maximize": "space.objectives",
     "minimize": "space.objectives",
+    "report": "api.reporting",
     "search": "api.search",
     "stitch": "api.stitch",
     "switch": "api.switch",

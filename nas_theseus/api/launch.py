@@ -19,6 +19,7 @@ from nas_theseus.costs.taking import measured_costs
 from nas_theseus.estimate.thompson import Proposer
 from nas_theseus.library.block_key import BlockKeys
 from nas_theseus.library.store import Library
+from nas_theseus.searches.basis import Basis
 from nas_theseus.searches.beginning import Beginning, begin
 from nas_theseus.searches.block_jobs import BlockJobs
 from nas_theseus.searches.block_measuring import compare_sums, measure_blocks
@@ -177,6 +178,7 @@ class Launch:
             settings = self.worker_settings(library)
             costs = measure_blocks(self.space, self.folder, executor, settings, self.reporter)
             measured = self.measure_guide(costs)
+            Basis.of(measured).write(self.folder)
             driver = self.open_driver(executor.slots, measured, library, trackers)
             remaining, slots = driver.ledger.left + driver.ledger.open, executor.slots
             self.reporter.say(forecast(measured, self.folder, remaining, slots, self._device))

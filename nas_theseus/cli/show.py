@@ -67,6 +67,8 @@ def _show_result(result: SearchResult, settings: SearchSettings, console: Consol
     if settings.storage != DEFAULT_STORAGE:
         front += f" --storage {settings.storage}"
     lines = [f"front:     {front}  (picture: {result.folder / 'front' / 'front.html'})"]
+    if (result.folder / "report.html").exists():
+        lines.append(f"report:    {result.folder / 'report.html'}")
     if "mlflow" in settings.trackers:
         lines.append("MLflow:    nas-theseus ui  (query: tags.\"theseus.front\" = 'true')")
     if rows:

@@ -32,9 +32,14 @@ class _Picture:
     title: str
 
 
-def _axes(
+def axes_of(
     objectives: Sequence[Objective], evaluations: Sequence[Evaluation]
 ) -> tuple[Objective, Objective]:
+    """The objectives along the x and the y axis of a front.
+
+    Raises:
+        ValueError: there is no objective.
+    """
     if not objectives:
         raise ValueError("plotting a front needs objectives, got none")
     # The user's own costs are in the evaluations, so the space file need not be run.
@@ -60,7 +65,7 @@ def _picture(
     objectives: Sequence[Objective],
     title: str,
 ) -> _Picture:
-    x, y = _axes(objectives, evaluations)
+    x, y = axes_of(objectives, evaluations)
     shown = [item for item in evaluations if _drawable(item, x) and _drawable(item, y)]
     on_front = [item for item in shown if item.architecture.id in front]
     if missing := len(evaluations) - len(shown):

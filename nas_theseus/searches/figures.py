@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import math
+
 
 def short_count(value: float) -> str:
     """1234567 as 1.23 M."""
@@ -9,3 +11,24 @@ def short_count(value: float) -> str:
         if value >= limit:
             return f"{value / limit:.3g} {unit}"
     return f"{value:.0f}"
+
+
+def number(value: float | None) -> str:
+    """A quality or a cost: large numbers and counts shortened, others with four digits."""
+    if value is None:
+        return "–"
+    if not math.isfinite(value):
+        return str(value)
+    if isinstance(value, int) or abs(value) >= 1000:
+        return short_count(value)
+    if abs(value) >= 10:
+        return f"{value:.4g}"
+    return f"{value:.4f}" if abs(value) >= 0.01 or value == 0 else f"{value:.3g}"
+
+
+def duration(seconds: float) -> str:
+    """Seconds as 12.3 s, 4.5 min or 6.7 h."""
+    for unit, name in ((3600, "h"), (60, "min")):
+        if seconds >= unit:
+            return f"{seconds / unit:.1f} {name}"
+    return f"{seconds:.1f} s"

@@ -16,6 +16,8 @@ from nas_theseus.pictures import of_conversion, of_search
 from nas_theseus.searches.folder import SearchFolder
 from nas_theseus.searches.front_files import write_front
 from nas_theseus.searches.ledger import Ledger
+from nas_theseus.searches.records import Records
+from nas_theseus.searches.report_page import write_report
 from nas_theseus.space.search_space import SearchSpace
 from nas_theseus.space.sources import Sources
 from nas_theseus.storage.whole_files import write_json
@@ -77,11 +79,20 @@ class Finish:
             found = dict(zip(names, ranks(points), strict=True))
         write_front(self.folder, tuple(members), self.guide_values, metrics)
         written = tuple(name for name in _PICTURES if (front / name).exists())
-        files = [ResultFiles(front, written)]
+        files = [ResultFiles(front, written), *self._report()]
         for member in members:
             files += self._files(member.evaluation)
         tests = {member.evaluation.architecture.id: member.test for member in members}
         return Results(found, tests, tuple(files))
+
+    def _report(self) -> list[ResultFiles]:
+        """The report of the search."""
+        try:
+            path = write_report(Records.read(self.folder))
+        except Exception as error:  # a page about the results must not cost the results
+            self.say(f"the report could not be written: {type(error).__name__}: {error}")
+            return []
+        return [ResultFiles(path.parent, (path.name,))]
 
     def _member(self, evaluation: Evaluation) -> FrontMember:
         folder = self.folder.front / evaluation.architecture.id

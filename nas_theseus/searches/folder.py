@@ -36,12 +36,14 @@ class SearchFolder:
                                                   folder; sources.json lists them
         <root>/searches/<name>/settings.json      seed and sampler, fixed when the search began
         <root>/searches/<name>/block_measurements.json  measured costs of blocks in this search
+        <root>/searches/<name>/basis.json         the guide's values, and the rungs
         <root>/searches/<name>/study.journal      Optuna's study: all proposals
         <root>/searches/<name>/evaluations/       one JSON file per result: the source of truth
         <root>/searches/<name>/blocks/            one JSON file per block, converted or failed
         <root>/searches/<name>/weights/           safetensors of each evaluated architecture
         <root>/searches/<name>/outbox/            records that MLflow has not received yet
         <root>/searches/<name>/front/             front.json, .html, .png; one folder per member
+        <root>/searches/<name>/report.html        what `nas-theseus report` writes
         <root>/searches/<name>/log/               Ray's and the driver's messages
     """
 
@@ -86,6 +88,14 @@ class SearchFolder:
     @property
     def settings_file(self) -> Path:
         return self.folder / "settings.json"
+
+    @property
+    def basis_file(self) -> Path:
+        return self.folder / "basis.json"
+
+    @property
+    def report_file(self) -> Path:
+        return self.folder / "report.html"
 
     @property
     def journal(self) -> Path:
@@ -156,10 +166,27 @@ class SearchFolder:
         Raises:
             StorageError: it cannot be written.
         """
-        suffix = dict[type, str](_SUFFIXES)[type(outcome)]
-        path = self.evaluations / f"{outcome.name}{suffix}"
+        path = self._file_of(outcome)
         write_json(path, outcome.to_json())
         return path
+
+    def saved_at(self, outcome: Outcome | BlockOutcome) -> float:
+        """When a result was saved, in seconds since 1970, by its file's time stamp; 0 without one.
+
+        Copies of the folder without time stamps have lost it.
+        """
+        if isinstance(outcome, BlockOutcome):
+            path = self.blocks / f"{outcome.block}.json"
+        else:
+            path = self._file_of(outcome)
+        try:
+            return path.stat().st_mtime
+        except OSError:
+            return 0.0
+
+    def _file_of(self, outcome: Outcome) -> Path:
+        suffix = dict[type, str](_SUFFIXES)[type(outcome)]
+        return self.evaluations / f"{outcome.name}{suffix}"
 
     def read_outcome(self, name: str) -> Outcome | None:
         """The result of one architecture, recipe and seed; None if there is none (yet).

@@ -125,7 +125,7 @@ def test_mlflow_holds_the_search_as_documented(desk: Desk, monkeypatch: pytest.M
         steps = [m.step for m in client.get_metric_history(parent.info.run_id, "trials_done")]
         assert steps == sorted(set(steps)) and steps[-1] == 6
         names = {f.path for f in client.list_artifacts(parent.info.run_id)}
-        assert {"front.html", "front.png", "front.json"} <= names
+        assert {"report.html", "front.html", "front.png", "front.json"} <= names
         best = next(r for r in children if r.info.run_id == rows[-1]["run_id"])
         stored = {f.path for f in client.list_artifacts(best.info.run_id, "network")}
         assert "network/weights.safetensors" in stored

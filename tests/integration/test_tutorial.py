@@ -16,7 +16,7 @@ from nas_theseus.searches.front_files import read_front
 ROOT = Path(__file__).resolve().parents[2]
 BLOCK = re.compile(r"^```(python|bash)\n(.*?)^```$", re.DOTALL | re.MULTILINE)
 
-pytestmark = pytest.mark.timeout(1200)
+pytestmark = [pytest.mark.slow, pytest.mark.timeout(1200)]
 
 
 def test_every_block_of_the_tutorial_runs(tmp_path: Path) -> None:

@@ -1,0 +1,28 @@
+"""Numbers and durations as people read them."""
+
+from __future__ import annotations
+
+import math
+
+import pytest
+
+from nas_theseus.searches.figures import duration, number
+
+
+@pytest.mark.parametrize(
+    ("value", "text"),
+    [
+        (None, "–"), (0.0, "0.0000"), (0.90312, "0.9031"), (0.000123456, "0.000123"),
+        (-0.5, "-0.5000"), (12.3456, "12.35"), (6006.4, "6.01 k"), (999, "999"), (7, "7"),
+        (2_521_056, "2.52 M"), (math.inf, "inf"),
+    ],
+)  # fmt: skip
+def test_numbers(value: float | None, text: str) -> None:
+    assert number(value) == text
+
+
+@pytest.mark.parametrize(
+    ("seconds", "text"), [(0.04, "0.0 s"), (59.9, "59.9 s"), (90, "1.5 min"), (9000, "2.5 h")]
+)
+def test_durations(seconds: float, text: str) -> None:
+    assert duration(seconds) == text
