@@ -6,6 +6,7 @@ them. So every number is multiplied by what the guide takes as a whole over the 
 
 from __future__ import annotations
 
+import logging
 import platform
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
@@ -28,6 +29,8 @@ from nas_theseus.values.cost_measure import BlockMeasuredCost
 from nas_theseus.values.fingerprint import fingerprint
 from nas_theseus.values.ids import short_hash
 from nas_theseus.values.member_fingerprint import member_fingerprint
+
+logger = logging.getLogger(__name__)
 
 # Increase this when measures of the package give other numbers for the same block.
 FORMAT = 2
@@ -190,10 +193,12 @@ class BlockMeter(BlockMeasurements):
         return self.numbers[name]
 
     def factor(self, measure: BlockMeasuredCost) -> float:
-        """Cost of the guide as a whole, over the sum of its parts; 1 without a guide.
+        """Cost of the guide as a whole, over the sum of its parts.
+
+        It is 1 without a guide, or, with a warning, if the guide cannot be measured: a space may
+        replace just the parts that cannot.
 
         Raises:
-            CostError: it cannot be measured.
             StorageError: the table cannot be written.
         """
         if self._guide is None:
@@ -201,9 +206,15 @@ class BlockMeter(BlockMeasurements):
         parts = list(zip(self._guide.parts, self._guide.boundaries, strict=False))
         name = short_hash([measurement_id(measure, *part) for part in parts], 20)
         if name not in self._factors:
-            total = sum(self._alone(measure, *part) for part in parts)
-            blocks = [eval_view(part, self._device) for part in self._guide.parts]
-            whole = self._kept(name, measure, blocks, self._guide.boundaries[0])
+            try:
+                total = sum(self._alone(measure, *part) for part in parts)
+                blocks = [eval_view(part, self._device) for part in self._guide.parts]
+                whole = self._kept(name, measure, blocks, self._guide.boundaries[0])
+            except CostError as error:
+                logger.warning(
+                    "%s of blocks is not corrected by the guide: %s", measure.name, error
+                )
+                total = whole = 0.0
             self._factors[name] = whole / total if total > 0 and whole > 0 else 1.0
         return self._factors[name]
 

@@ -91,7 +91,8 @@ class MadeOfParts:
             return self._narrowing(part, features, *kept)
         except TransformError as error:
             raise PairingError(
-                f"it cannot stand between {sides[0]} and {sides[1]}: {error}"
+                f"part {self._guide.names[start]!r} cannot stand between {sides[0]} and "
+                f"{sides[1]}: {error}"
             ) from error
 
     def _kept(self, index: int, side: Boundary, channels: ChannelsKept | None) -> Tensor | None:

@@ -301,7 +301,8 @@ class SearchSpace:
                     choice = BlockChoice(span, family.name, variant)
                     self.made_of_parts.build(family, choice, (inlet, outlet))
         except PairingError as error:
-            return str(error)
+            # Said of all parts of this kind.
+            return str(error).removeprefix(f"part {self.guide.names[span.start]!r} ")
         return None
 
     @cached_property

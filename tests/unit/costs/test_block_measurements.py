@@ -6,6 +6,7 @@ import json
 from collections.abc import Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
@@ -157,6 +158,22 @@ def test_numbers_are_corrected_by_the_guide_as_a_whole(tmp_path: Path) -> None:
     # Numbers that a search has stay, and are not corrected twice.
     known = BlockMeter(tmp_path / "other.jsonl", CPU, 1, again.numbers, space.guide)
     assert known.of(measure, nn.Linear(8, 8), TOKENS) == pytest.approx(3) and len(CALLS) == calls
+
+
+class NoPooling(FasterInARow):
+    def measure_blocks(self, blocks: Sequence[nn.Module], *given: Any) -> float:
+        if any(isinstance(m, nn.AdaptiveAvgPool2d) for block in blocks for m in block.modules()):
+            raise CostError("pooling has no energy")
+        return super().measure_blocks(blocks, *given)
+
+
+def test_a_guide_that_cannot_be_measured_corrects_nothing(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    """A space may replace just the parts that a runtime does not run."""
+    meter = BlockMeter(tmp_path / "table.jsonl", CPU, 1, guide=make_space().guide)
+    assert meter.of(NoPooling(), nn.Linear(8, 8), TOKENS) == 5
+    assert "own_ms of blocks is not corrected by the guide: pooling has no energy" in caplog.text
 
 
 def test_damaged_lines_are_measured_again(tmp_path: Path) -> None:

@@ -7,6 +7,7 @@ from typing import Any
 
 import pytest
 import torch
+from torch import nn
 
 from nas_theseus import SearchSpace, choice, cut
 from nas_theseus.blocks import Depthwise, Keep, SkipPart
@@ -14,6 +15,7 @@ from nas_theseus.conversion.target import assemble
 from nas_theseus.costs import count_macs, count_params
 from nas_theseus.costs.table import CostTable
 from nas_theseus.errors import PairingError
+from nas_theseus.guide.chain import Guide
 from nas_theseus.guide.networks import ResNet
 from nas_theseus.space.genome import Genome
 from nas_theseus.space.mistakes import mistakes_in
@@ -84,6 +86,18 @@ def test_refusals_say_what_adds_to_its_input_and_what_would_be_wider() -> None:
     wide = make_space(widths=(1.0, 2.0, 0.5))
     assert "use shares up to 1" in str(wide.block_refusal(narrow, STEM, 1.0, 2.0))
     assert wide.fitting[STEM, 1.0]["narrow_stream"] == (0.5,)
+
+
+def test_a_refusal_that_alike_parts_share_names_each_of_them() -> None:
+    parts = [(name, ResNet((1,), 8).block1) for name in ("one", "two")]
+    guide = Guide([("stem", nn.Conv2d(1, 8, 1)), *parts, ("end", nn.Flatten())], (1, 8, 8))
+    blocks = [Keep(), NarrowStream()]
+    space = SearchSpace(guide=guide, task=digits(), blocks=blocks, widths=(1.0, 0.5))
+    assert space.part_kind(1) == space.part_kind(2)
+    for index in (1, 2):
+        said = space.block_refusal(space.blocks[1], space.span(index, index + 1), 0.5, 1.0)
+        assert said is not None and said.count("part '") == 1
+        assert f"part {guide.names[index]!r}: cannot stand between" in said
 
 
 def test_without_a_narrowing_block_parts_keep_the_guide_s_widths() -> None:
