@@ -19,6 +19,7 @@ from nas_theseus.errors import ExportError
 from nas_theseus.export.member import Member
 from nas_theseus.storage.whole_files import replacing
 from nas_theseus.tasks.score import scores
+from nas_theseus.tasks.unlabelled import UnlabelledTask
 from nas_theseus.values.architecture import Boundary
 from nas_theseus.values.ids import canonical_json
 from nas_theseus.values.registers import FORMATS
@@ -82,7 +83,8 @@ class Checked:
         difference: the largest absolute difference between two outputs.
         relative: the same as a share of the largest output.
         quality: where weights are rounded, the task's metrics over the validation split: by name
-            the network's own value and that of the file.
+            the network's own value and that of the file. Without labels they are nearness to the
+            network itself.
     """
 
     path: Path
@@ -242,10 +244,15 @@ class _Written(nn.Module):
 
 
 def _quality(run: Run, member: Member) -> dict[str, tuple[float, float]]:
-    """Metrics over the validation split, of the network and of what was written."""
+    """Metrics over the validation split, of the network and of what was written.
+
+    Without labels they are nearness to the network: a guide that is rebuilt has no weights.
+    """
+    task = member.space.task
+    if isinstance(task, UnlabelledTask):
+        task = replace(task, guide=member.network)
     before, after = (
-        scores(network, member.space.task, "validation")
-        for network in (member.network, _Written(run))
+        scores(network, task, "validation") for network in (member.network, _Written(run))
     )
     return {name: (before[name], after[name]) for name in before}
 

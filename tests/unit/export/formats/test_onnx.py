@@ -18,6 +18,7 @@ from nas_theseus.export.member import Member
 from nas_theseus.guide.chain import Guide
 from nas_theseus.tasks import digits
 from nas_theseus.tasks.score import score
+from nas_theseus.tasks.unlabelled import unlabelled
 from tests.unit.export.members import HALF, IDS, MAP, TOKENS, VECTOR, between, member, needs_onnx
 
 
@@ -102,6 +103,20 @@ def test_int8_is_smaller_and_its_quality_is_measured_again(
     assert float(right) == pytest.approx(after)
     kept = {p.key: p.value for p in onnx.load(tmp_path / "small.onnx").metadata_props}
     assert metadata(of_digits).items() <= kept.items()
+
+
+@needs_onnx
+def test_int8_without_labels_is_compared_with_the_network(
+    of_digits: Member, tmp_path: Path
+) -> None:
+    """The guide of a network that is loaded again has random weights."""
+    task = unlabelled(digits(), of_digits.space.guide, metric="agreement")
+    found = replace(of_digits, space=replace(of_digits.space, task=task))
+    checked = write_format(found, "onnx", tmp_path / "net.onnx", options={"dtype": "int8"})
+    own, rounded = checked.quality["agreement"]
+    assert own == 1.0 and 0.9 < rounded <= 1.0
+    assert checked.quality["divergence"][0] == pytest.approx(0, abs=1e-5)
+    assert 1e-6 < checked.quality["divergence"][1] < 0.1
 
 
 @needs_onnx
