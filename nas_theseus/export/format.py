@@ -43,7 +43,7 @@ class Format(Protocol):
 
     `write` and `read` may raise anything: `write_format` reports it as an `ExportError`. The fields
     of a format that is a dataclass are its options. A format whose files hold rounded weights has
-    an attribute `tolerance`, which takes the place of `TOLERANCE`; where it is larger, quality is
+    an attribute `tolerance`, which takes the place of `TOLERANCE`; where it is infinite, quality is
     measured again.
     """
 
@@ -82,9 +82,9 @@ class Checked:
         batch_sizes: sizes of their batches.
         difference: the largest absolute difference between two outputs.
         relative: the same as a share of the largest output.
-        quality: where weights are rounded, the task's metrics over the validation split: by name
-            the network's own value and that of the file. Without labels they are nearness to the
-            network itself.
+        quality: of formats without a tolerance, the task's metrics over the validation split: by
+            name the network's own value and that of the file. Without labels they are nearness to
+            the network itself.
     """
 
     path: Path
@@ -134,7 +134,7 @@ def write_format(
             chosen.write(member, inputs, aside)
             run = chosen.read(member, aside)
             found, expected = _outputs(run, inputs), _outputs(member.network, inputs)
-            quality = _quality(run, member) if tolerance > TOLERANCE else {}
+            quality = _quality(run, member) if math.isinf(tolerance) else {}
         except (ExportError, OSError):
             raise
         except Exception as error:  # exporters and runtimes may raise anything

@@ -6,6 +6,7 @@ import json
 import os
 import socket
 import sqlite3
+import subprocess
 import sys
 from collections.abc import Iterator
 from importlib.metadata import version
@@ -22,6 +23,8 @@ from nas_theseus.api.doctor import Asked, Finding, diagnose
 from nas_theseus.cli.app import make_app
 from nas_theseus.errors import UnknownNameError
 from nas_theseus.values.registers import CHECKS
+
+ROOT = Path(__file__).resolve().parents[3]
 
 
 @pytest.fixture
@@ -47,6 +50,23 @@ def package(folder: Path, name: str, number: str, *required: str) -> None:
     (info / "METADATA").write_text("\n".join(lines) + "\n\n")
 
 
+def diagnosed(folder: Path, check: str) -> list[Finding]:
+    """What a new process finds with the packages of a folder first on its path.
+
+    In this one, packages that were imported before may have looked for metadata already.
+    """
+    code = (
+        "import dataclasses, json; from nas_theseus.api.doctor import Asked, diagnose; "
+        f"print(json.dumps([dataclasses.asdict(one) for one in diagnose(Asked(), [{check!r}])]))"
+    )
+    places = os.pathsep.join([str(folder), str(ROOT)])
+    done = subprocess.run(
+        [sys.executable, "-c", code], env={**os.environ, "PYTHONPATH": places},
+        capture_output=True, text=True, timeout=120, check=True,
+    )  # fmt: skip
+    return [Finding(**one) for one in json.loads(done.stdout)]
+
+
 def test_what_a_search_needs_is_listed_first(tmp_path: Path) -> None:
     found = diagnose(Asked(tmp_path / "theseus"), ["extras", "storage", "packages"])
     needed = [finding.needed for finding in found]
@@ -69,9 +89,7 @@ def test_a_check_that_raises_is_a_finding(monkeypatch: pytest.MonkeyPatch) -> No
         diagnose(Asked(), ["cpu"])
 
 
-def test_packages_that_are_missing_too_old_or_disagree(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_packages_that_are_missing_too_old_or_disagree(tmp_path: Path) -> None:
     package(
         tmp_path, "nas-theseus", "9.0", "absent>=1", "old>=2", "vision", "base>=1", "fine",
         'extra-only>=1; extra == "guides"', 'elsewhere>=1; sys_platform == "nowhere"',
@@ -81,8 +99,7 @@ def test_packages_that_are_missing_too_old_or_disagree(
     package(tmp_path, "base", "1.1")
     package(tmp_path, "other", "2.0")
     package(tmp_path, "fine", "3.0")
-    monkeypatch.syspath_prepend(tmp_path)
-    found = {finding.subject: finding for finding in diagnose(Asked(), ["packages"])}
+    found = {finding.subject: finding for finding in diagnosed(tmp_path, "packages")}
     assert found.keys() == {"absent", "old", "packages", "base", "other"}
     assert found["absent"].state == "missing" and found["absent"].stops
     assert found["absent"].remedy == "pip install 'absent>=1'"
@@ -92,12 +109,11 @@ def test_packages_that_are_missing_too_old_or_disagree(
     assert "fine 3.0" in found["packages"].said and "old" not in found["packages"].said
 
 
-def test_another_python_is_refused(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_another_python_is_refused(tmp_path: Path) -> None:
     package(tmp_path, "nas-theseus", "9.0")
     (metadata,) = tmp_path.rglob("METADATA")
     metadata.write_text(metadata.read_text().strip() + "\nRequires-Python: >=9\n\n")
-    monkeypatch.syspath_prepend(tmp_path)
-    (first, *_) = diagnose(Asked(), ["packages"])
+    (first, *_) = diagnosed(tmp_path, "packages")
     assert first.subject == "Python" and first.stops and first.remedy == "install Python >=9"
 
 
@@ -107,12 +123,11 @@ def test_requirements_of_an_extra_are_those_it_adds() -> None:
     assert {one.name for one in packages.required("nas-theseus", "export")} >= {"onnx"}
 
 
-def test_an_extra_says_what_it_is_for(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_an_extra_says_what_it_is_for(tmp_path: Path) -> None:
     package(tmp_path, "nas-theseus", "9.0", 'absent>=1; extra == "guides"')
     (metadata,) = tmp_path.rglob("METADATA")
     metadata.write_text(metadata.read_text().strip() + "\nProvides-Extra: guides\n\n")
-    monkeypatch.syspath_prepend(tmp_path)
-    (finding,) = diagnose(Asked(), ["extras"])
+    (finding,) = diagnosed(tmp_path, "extras")
     assert (finding.state, finding.stops) == ("missing", False)
     assert finding.said == "without absent; it is for networks of timm and Hugging Face"
     assert finding.remedy == "pip install --upgrade 'nas-theseus[guides]'"

@@ -144,7 +144,9 @@ def test_a_candidate_is_what_it_was(name: str, tmp_path: Path) -> None:
     library = Library(tmp_path) if recipe.takes_blocks else None
     events = workshop.convert(ARCHITECTURE, 0, library=library, score_hybrids=name == "hybrids")
     evaluation = result_of(events).evaluation
-    assert evaluation.train_macs_spent == recorded.train_macs_spent
+    # Since then the losses before and after recalibration are compared: two more passes.
+    compared = 0 if recipe.untouched_by_guide else 2 * 256 * evaluation.cost.macs
+    assert evaluation.train_macs_spent == recorded.train_macs_spent + compared
     if not recorded.curve:
         return
     points = [(point.metric, point.step) for point in evaluation.curve]

@@ -285,7 +285,11 @@ class Untouched(nn.Module):
         (ResNet((1,), 6).block1, {"keep": 1.0}, "keep=1.0 is not a share between 0 and 1"),
         (ResNet((1,), 6).block1, {"keep": 0.99}, "keeps all its inner channels; use a smaller"),
         (nn.Sequential(nn.Conv2d(6, 6, 3)), {"keep": 0.5}, "no hidden channels between its bound"),
-        (Untouched(), {"keep": 0.5}, "'up' reads its inner channels and is ConvTranspose2d"),
+        (
+            Untouched(),
+            {"keep": 0.5},
+            "'up' reads channels that would be left out and is ConvTranspose2d",
+        ),
     ],
     ids=["all", "rounds to all", "one layer", "transposed"],
 )

@@ -211,7 +211,8 @@ def test_wrong_values_of_training_are_told_together() -> None:
             [
                 "steps=-1", "settle_steps=0.5", "micro_batch=0", "warmup=1", "hidden=-1",
                 "kept_learning_rate=0", "precision=fp16", "activations_dtype=float16",
-                "checkpointing=perhaps", "freeze_kept=3", "divergence_examples=-1",
+                "checkpointing=perhaps", "freeze_kept=3", "freeze_statistics=perhaps",
+                "divergence_examples=-1",
             ],
         )  # fmt: skip
     told = {mistake.partition(":")[0]: mistake for mistake in error.value.mistakes}
