@@ -101,6 +101,7 @@ def test_changed_weights_under_the_same_name_are_refused(desk: Desk) -> None:
     assert "the guide's initial weights or the training data changed since" in done.stderr
 
 
+@pytest.mark.slow
 def test_a_new_budget_is_answered_without_training_and_refined_by_one_trial(desk: Desk) -> None:
     storage = desk.folder / "again"
     (desk.folder / "budget.py").write_text(SPACE)

@@ -128,6 +128,7 @@ def test_an_edited_module_is_refused_when_a_search_continues(desk: OwnDesk) -> N
     assert desk.run("search", "own.py", *INLINE[:-1], "7").returncode == 0
 
 
+@pytest.mark.slow
 def test_commands_that_rebuild_the_space_work_in_place_and_without_the_file(desk: OwnDesk) -> None:
     desk.search_file("own.py", *INLINE)  # the user runs the file in this folder
     budget = ("front", "own", "--at", "macs <= 1e7", "--count", "1")
