@@ -181,8 +181,7 @@ def recalibrate_if_better(
     """`recalibrate`, undone where the mean loss on these inputs is higher than before.
 
     Ours. A pretrained guide has the statistics of its own training data. On other data, new ones
-    take its outputs away from what they were: EfficientNet-Lite0 with its batch norms recalibrated
-    on photographs agrees with itself on 37 % of them.
+    take its outputs away from what they were (docs/evidence/evidence.md, vision networks).
 
     Args:
         loss: of the target on a batch.
