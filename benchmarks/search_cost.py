@@ -59,7 +59,8 @@ from benchmarks.search_cost_regimes import (
     prepared,
     spread_over,
 )
-from benchmarks.search_cost_tau import TauCell, run_tau
+from benchmarks.search_cost_tau import RECIPE as TAU_RECIPE
+from benchmarks.search_cost_tau import RUNGS, TauCell, run_tau
 from nas_theseus.costs.table import CostTable
 from nas_theseus.values.ids import canonical_json
 from nas_theseus.values.recipe import Recipe, changed
@@ -174,9 +175,7 @@ class Plan:
     def tau(self, regime: str) -> list[TauCell]:
         """The cells of τ, ends and middle of the space first."""
         own, count = REGIMES[regime], TAU_ARCHITECTURES
-        # Its epochs are not used: each rung has its own, and full training those from scratch.
-        changes = {"library": True, "epochs": 2.0}
-        recipe = canonical_json(self.recipe.model_copy(update=changes).model_dump())
+        recipe = canonical_json(TAU_RECIPE.model_dump())
         return [
             TauCell(
                 regime, index, count, self.images or own.images, self.epochs or own.epochs, recipe
@@ -273,7 +272,9 @@ def ranked() -> dict[TauCell, dict[str, Any]]:
 def _work(cell: Cell | TauCell) -> Callable[[], dict[str, Any]]:
     """What a process does for a cell; its guide's training is known before."""
     guide = of_guide(cell.sizes)
-    return partial(run_tau, cell) if isinstance(cell, TauCell) else partial(run_cell, cell, guide)
+    if isinstance(cell, TauCell):
+        return partial(run_tau, cell, ranked().get(cell))
+    return partial(run_cell, cell, guide)
 
 
 def keep(cell: Cell | TauCell, row: dict[str, Any]) -> str:
@@ -291,7 +292,8 @@ def run_missing(cells: Iterable[Cell | TauCell], jobs: int, deadline: float) -> 
     Returns:
         Whether all are there now: what comes next is chosen by them.
     """
-    done = {*finished(), *ranked()}
+    whole = {cell for cell, row in ranked().items() if row["rungs"].keys() >= RUNGS.keys()}
+    done = {*finished(), *whole}
     missing = [cell for cell in cells if cell not in done]
     # Ray is begun and ended in a process only once.
     once = any(isinstance(cell, Cell) for cell in missing)
@@ -306,14 +308,13 @@ def tuned_as(method: str) -> str:
 def tuning(plan: Plan, regime: str, method: str) -> list[Cell]:
     """What tuning needs next: learning rates for each batch size, then the other settings."""
     weight, *weights = WEIGHTS if method == "kd" else (0.0,)
-    warmup, *warmups = WARMUPS
     grids = [rates_of(plan, regime, method, batch, weight) for batch in BATCHES]
     cells = [cell for grid, _ in grids for cell in grid]
     if not all(ended for _, ended in grids):
         return cells
     best = Tuned(**{f: getattr(best_of(cells).settings, f) for f in Tuned.__annotations__})
     others = [replace(best, distill=one) for one in weights]
-    others += [replace(best, warmup=one) for one in warmups]
+    others += [replace(best, warmup=one) for one in WARMUPS[1:]]
     return cells + [plan.baseline(regime, method, TUNING_SEED, one) for one in others]
 
 

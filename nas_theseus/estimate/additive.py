@@ -5,11 +5,11 @@ For an architecture a with choices c and neighbours (c, d), measured at rung r,
     y = o_r + s_r · g(a) + noise,    g(a) = Σ w_c + Σ p_cd + δ_a,    w_c = β · z_c + u_c,
     u_c ~ N(0, τ²),  p_cd ~ N(0, π²),  δ_a ~ N(0, κ²),  noise ~ N(0, σ_r² + its own²).
 
-z_c is how far a block's error lies below the usual one, and its capacity above, β the effect of that
-on quality, and u_c the block's effect beyond. δ_a is the part of an architecture's quality that no
-sum over blocks explains; all measurements of the architecture share it. Each rung has an offset o_r
-and a scale s_r (1 at the last rung), so that cheap rungs inform the last. All linear terms are
-integrated out, which leaves a Gaussian process whose kernel counts shared choices,
+z_c is how far a block's error lies below the usual one, and its capacity above, β the effect of
+that on quality, and u_c the block's effect beyond. δ_a is the part of an architecture's quality
+that no sum over blocks explains; all measurements of the architecture share it. Each rung has an
+offset o_r and a scale s_r (1 at the last rung), so that cheap rungs inform the last. All linear
+terms are integrated out, which leaves a Gaussian process whose kernel counts shared choices,
 
     K = s sᵀ ∘ (v z zᵀ + τ² Φ Φᵀ + π² Ψ Ψᵀ + κ² [same]) + v_o [same rung] + diag(σ_r² + own²),
 
