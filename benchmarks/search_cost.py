@@ -88,7 +88,7 @@ STOPPED = "scratch_rungs"
 METHODS = ("scratch", STOPPED, "kd", EARLIER, *OURS)
 BEFORE = Recipe(epochs=8, polish_steps=10)
 RATES_BEFORE = {"same_data": 0.024, "pretrained": 0.006}
-RECIPE = Recipe(epochs=4, batch_size=32, warmup=0.05, distill=0.9, settle_epochs=0.25)
+RECIPE = Recipe(epochs=8, batch_size=32, warmup=0.05, distill=0.9, settle_epochs=0.25)
 SECOND_TRIALS = 10
 TAU_ARCHITECTURES, TAU_REGIME = 40, "same_data"
 
