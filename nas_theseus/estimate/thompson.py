@@ -153,7 +153,7 @@ class Proposer:
         if len(taken) < self._startup or not estimate.observations:
             return self._spread_out(self._of_a_draw(estimate, taken, rng), len(taken))
         choices, _ = self._choices
-        found = self._new(-estimate.weights(choices)[0], taken)
+        found = self._new(-estimate.weights(choices), taken)
         for _ in range(_DRAWS):
             found |= self._of_a_draw(estimate, taken, rng)
         candidates = list(found.items())
@@ -213,9 +213,8 @@ class Proposer:
         Pair terms are left out here, as they would make the graph quadratic in the choices; they
         are included when candidates are judged.
         """
-        draw = estimate.draw(rng)
         choices, _ = self._choices
-        return self._new(draw.errors(choices), taken)
+        return self._new(-estimate.draw(choices, rng), taken)
 
     def _new(self, errors: _Floats, taken: Collection[Architecture]) -> dict[Architecture, _Costs]:
         """New architectures, with costs, on the first fronts for errors of shape (choices,).
