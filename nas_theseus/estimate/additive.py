@@ -167,13 +167,15 @@ class AdditiveEstimate:
         """Posterior means of the choices' weights, shape (C,)."""
         return self._fitted.weights(choices)
 
-    def draw(self, choices: Sequence[BlockChoice], rng: np.random.Generator) -> _Floats:
-        """One draw of the choices' weights from their joint posterior, shape (C,).
+    def draws(
+        self, choices: Sequence[BlockChoice], count: int, rng: np.random.Generator
+    ) -> _Floats:
+        """Draws of the choices' weights from their joint posterior, shape (count, C).
 
         Args:
             choices: each once.
         """
-        return self._fitted.draw(choices, rng)
+        return self._fitted.draws(choices, count, rng)
 
     def _check(self, architectures: Iterable[Architecture]) -> None:
         for architecture in architectures:

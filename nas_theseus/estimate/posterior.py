@@ -156,7 +156,7 @@ class Posterior:
         self._last = (data.rung == data.rungs - 1).astype(np.float64)
 
     def _solve(self, right: _Floats) -> _Floats:
-        """K⁻¹ times the right-hand side, shape (n,)."""
+        """K⁻¹ times the right-hand side, shape (n,) or (n, K)."""
         found: _Floats = cho_solve((self._factor, True), right) if len(right) else right
         return found
 
@@ -182,33 +182,44 @@ class Posterior:
     def weights(self, choices: Sequence[BlockChoice]) -> _Floats:
         learnt, data = self.learnt, self._rows.components
         scaled = self._s * self._alpha
-        slope = learnt.slope_mean + learnt.slope_variance * float(data.advantage @ scaled)
-        own = learnt.choice * (self._rows.one_hot.choices.T @ scaled)
-        return self._of_choices(choices, slope, own, np.zeros(len(choices)))
+        slope = learnt.slope_mean + learnt.slope_variance * (data.advantage @ scaled)
+        seen = learnt.choice * (self._rows.one_hot.choices.T @ scaled)
+        return self._of_choices(choices, slope, seen, np.zeros(len(choices)))
 
-    def draw(self, choices: Sequence[BlockChoice], rng: np.random.Generator) -> _Floats:
-        """Matheron's rule: a draw from the prior, corrected by its residuals on the data."""
+    def draws(
+        self, choices: Sequence[BlockChoice], count: int, rng: np.random.Generator
+    ) -> _Floats:
+        """Matheron's rule: draws from the prior, corrected by their residuals on the data."""
         learnt, data, seen = self.learnt, self._rows.components, self._rows.one_hot
-        slope = learnt.slope_mean + math.sqrt(learnt.slope_variance) * rng.standard_normal()
-        offsets = math.sqrt(learnt.offset_variance) * rng.standard_normal(data.rungs)
-        u = math.sqrt(learnt.choice) * rng.standard_normal(seen.choices.shape[1])
-        p = math.sqrt(learnt.pair) * rng.standard_normal(seen.pairs.shape[1])
-        delta = math.sqrt(learnt.residual) * rng.standard_normal(seen.same.shape[1])
-        noise = np.sqrt(learnt.noise[data.rung] + data.known_noise)
-        drawn = slope * data.advantage + seen.choices @ u + seen.pairs @ p + seen.same @ delta
-        drawn = self._s * drawn + offsets[data.rung] + noise * rng.standard_normal(len(noise))
-        scaled = self._s * self._solve(data.quality - drawn)
-        slope += learnt.slope_variance * float(data.advantage @ scaled)
-        u = u + learnt.choice * (seen.choices.T @ scaled)
-        unseen = math.sqrt(learnt.choice) * rng.standard_normal(len(choices))
+
+        def prior(variance: float | _Floats, size: int) -> _Floats:
+            found: _Floats = np.sqrt(variance) * rng.standard_normal((count, size))
+            return found
+
+        slope = learnt.slope_mean + prior(learnt.slope_variance, 1)
+        u, unseen = prior(learnt.choice, seen.choices.shape[1]), prior(learnt.choice, len(choices))
+        p = prior(learnt.pair, seen.pairs.shape[1])
+        delta = prior(learnt.residual, seen.same.shape[1])
+        offsets = prior(learnt.offset_variance, data.rungs)[:, data.rung]
+        noise = prior(learnt.noise[data.rung] + data.known_noise, len(data.rung))
+        sums = u @ seen.choices.T + p @ seen.pairs.T + delta @ seen.same.T
+        drawn = self._s * (slope * data.advantage + sums) + offsets + noise
+        scaled = self._s * self._solve((data.quality - drawn).T).T
+        slope = slope + learnt.slope_variance * (scaled @ data.advantage)[:, None]
+        u = u + learnt.choice * (scaled @ seen.choices)
         return self._of_choices(choices, slope, u, unseen)
 
     def _of_choices(
-        self, choices: Sequence[BlockChoice], slope: float, seen: _Floats, unseen: _Floats
+        self,
+        choices: Sequence[BlockChoice],
+        slope: float | _Floats,
+        seen: _Floats,
+        unseen: _Floats,
     ) -> _Floats:
         """Weights in quality's units from the effects of seen choices, and of each if unseen."""
         places = np.array([self._rows.columns.choices.get(c, -1) for c in choices], dtype=np.int64)
+        own, known = unseen.copy(), places >= 0
+        own[..., known] = seen[..., places[known]]
         z = np.array([self._advantage.get(choice, 0.0) for choice in choices])
-        own = np.where(places < 0, unseen, np.append(seen, 0.0)[places])
         found: _Floats = self.scale.spread * (slope * z + own)
         return found
