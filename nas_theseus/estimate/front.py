@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import itertools
 import math
 from collections.abc import Collection, Hashable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
@@ -80,10 +79,11 @@ class Solutions:
         units = zip(self._costs.T, self._space.units.tolist(), strict=True)
         # Lists, as it takes long to read an array's numbers one by one.
         columns = [(whole if unit == 1 else whole * unit).tolist() for whole, unit in units]
-        costs = zip(*columns, strict=True) if columns else itertools.repeat(())
-        for edges, error, each in zip(self.edges.tolist(), self.errors.tolist(), costs):
+        costs = [dict(zip(names, row, strict=True)) for row in zip(*columns, strict=True)]
+        lists = (self.edges.tolist(), self.errors.tolist(), costs or [{}] * len(self))
+        for edges, error, each in zip(*lists, strict=True):
             architecture = Architecture(tuple(options[i].choice for i in edges if i >= 0))
-            yield Solution(architecture, error, dict(zip(names, each, strict=True)), self.epsilon)
+            yield Solution(architecture, error, each, self.epsilon)
 
     def only(self, index: int) -> Solutions:
         """The solution at an index, as `Solutions` of length 1."""

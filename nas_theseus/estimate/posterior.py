@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import itertools
-import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
@@ -63,14 +62,10 @@ class Columns:
         )
 
     def of(self, architectures: Sequence[Architecture]) -> OneHot:
-        """One-hot rows of architectures; what was not added has no column."""
+        """One-hot rows of any architectures."""
         choices = [[self.choices.get(c, -1) for c in a.choices] for a in architectures]
-        pairs = [
-            [number for pair in itertools.pairwise(row) if (number := self._pairs.get(pair, -1)) >= 0]
-            for row in choices
-        ]
-        same = [[self._same[a]] if a in self._same else [] for a in architectures]
-        return self._one_hot([[n for n in row if n >= 0] for row in choices], pairs, same)
+        pairs = [[self._pairs.get(pair, -1) for pair in itertools.pairwise(c)] for c in choices]
+        return self._one_hot(choices, pairs, [[self._same.get(a, -1)] for a in architectures])
 
     def _one_hot(self, choices: _Numbers, pairs: _Numbers, same: _Numbers) -> OneHot:
         return OneHot(
@@ -82,7 +77,10 @@ class Columns:
 
 @dataclass(frozen=True)
 class OneHot:
-    """One-hot rows of n architectures: Φ of their choices, Ψ of pairs, and of themselves."""
+    """One-hot rows of n architectures: Φ of their choices, Ψ of pairs, and of themselves.
+
+    The last column of each is of everything that has no number.
+    """
 
     choices: csr_array
     pairs: csr_array
@@ -90,10 +88,11 @@ class OneHot:
 
 
 def _one_hot(rows: _Numbers, columns: int) -> csr_array:
-    """Shape (len(rows), columns)."""
+    """Shape (len(rows), columns + 1)."""
     places = np.array(list(itertools.chain.from_iterable(rows)), dtype=np.int32)
+    places[places < 0] = columns
     starts = np.cumsum([0, *map(len, rows)], dtype=np.int32)
-    return csr_array((np.ones(len(places)), places, starts), shape=(len(rows), columns))
+    return csr_array((np.ones(len(places)), places, starts), shape=(len(rows), columns + 1))
 
 
 def _shared(some: csr_array, others: csr_array) -> _Floats:

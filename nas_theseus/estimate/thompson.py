@@ -291,7 +291,9 @@ class Proposer:
         qualities = mean[:, None] + deviation[:, None] * _QUANTILES
         points = self._points(list(map(self._with_quality, costs, mean.tolist())))
         points = np.repeat(points[:, None], len(_QUANTILES), axis=1)
-        turned = [minimised(as_measured(q, goal), goal, "a proposal") for q in qualities.ravel().tolist()]
+        turned = [
+            minimised(as_measured(q, goal), goal, "a proposal") for q in qualities.ravel().tolist()
+        ]
         points[:, :, self.space.goals.index(goal)] = np.reshape(turned, qualities.shape)
         return points
 

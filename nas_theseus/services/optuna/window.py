@@ -15,7 +15,7 @@ from nas_theseus.estimate.pareto import front
 from nas_theseus.services.optuna.marks import ESTIMATED, REASON
 from nas_theseus.services.optuna.private import GenerationMarks, ShownStudy
 
-
+# A window moves by this share of its latest trials.
 _STEPS = 8
 
 
