@@ -344,7 +344,8 @@ class Proposer:
             for limit in self.space.limits:
                 if limit.name == name and sign * (limit.limit - worst[name]) < 0:
                     worst[name] = limit.limit
-        return self._points([worst])[0]
+        reference: _Floats = self._points([worst])[0]
+        return reference
 
 
 def cheap_first(turn: int, turns: int) -> float:
