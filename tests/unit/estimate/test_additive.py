@@ -130,9 +130,9 @@ def test_draws_sum_up_to_qualities_as_they_are_predicted() -> None:
     mean, _ = estimate.predict([first, second])
     drawn = (draws @ better.T)[:, 0]
     assert abs(drawn.mean() - (mean[0] - mean[1])) < 4.5 * drawn.std() / math.sqrt(len(draws))
-    again = [estimate.draws(choices, 2, np.random.default_rng(7)) for _ in range(2)]
-    np.testing.assert_array_equal(*again)
-    assert (again[0][0] != again[0][1]).all(), "another draw each"
+    one, other = (estimate.draws(choices, 2, np.random.default_rng(7)) for _ in range(2))
+    np.testing.assert_array_equal(one, other)
+    assert (one[0] != one[1]).all(), "another draw each"
 
 
 def test_rank_correlation_grows_with_data() -> None:
