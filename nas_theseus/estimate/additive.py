@@ -30,7 +30,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from nas_theseus.errors import EstimateError
-from nas_theseus.estimate.posterior import Draw, Observation, Posterior, Rows, Standard
+from nas_theseus.estimate.posterior import Columns, Observation, Posterior, Rows, Standard
 from nas_theseus.estimate.variances import Learnt, learn
 from nas_theseus.values.architecture import Architecture, BlockChoice
 from nas_theseus.values.goals import Objective
@@ -89,6 +89,7 @@ class AdditiveEstimate:
         self._errors: dict[BlockChoice, float] = {}
         self._capable = advantages({c: -value for c, value in (capacities or {}).items()}, parts)
         self._observations: list[Observation] = []
+        self._columns = Columns()
         self._learnt: tuple[int, Standard, Learnt] | None = None
         self._posterior: Posterior | None = None
         self.add_errors(errors or {})
@@ -152,6 +153,7 @@ class AdditiveEstimate:
             )
         self._check([architecture])
         self._observations.append(Observation(architecture, quality, noise, rung))
+        self._columns.add(architecture)
         self._posterior = None
 
     def predict(self, architectures: Sequence[Architecture]) -> tuple[_Floats, _Floats]:
@@ -165,13 +167,19 @@ class AdditiveEstimate:
         self._check(architectures)
         return self._fitted.predict(architectures)
 
-    def weights(self, choices: Sequence[BlockChoice]) -> tuple[_Floats, _Floats]:
-        """Posterior mean, shape (C,), and covariance, shape (C, C), of the choices' weights."""
+    def weights(self, choices: Sequence[BlockChoice]) -> _Floats:
+        """Posterior means of the choices' weights, shape (C,)."""
         return self._fitted.weights(choices)
 
-    def draw(self, rng: np.random.Generator) -> Draw:
-        """One draw of all weights from their joint posterior."""
-        return self._fitted.draw(rng)
+    def draws(
+        self, choices: Sequence[BlockChoice], count: int, rng: np.random.Generator
+    ) -> _Floats:
+        """Draws of the choices' weights from their joint posterior, shape (count, C).
+
+        Args:
+            choices: each once.
+        """
+        return self._fitted.draws(choices, count, rng)
 
     def _check(self, architectures: Iterable[Architecture]) -> None:
         for architecture in architectures:
@@ -190,12 +198,12 @@ class AdditiveEstimate:
             first = self._observations[: count - count % step]
             if self._learnt is None or self._learnt[0] != len(first):
                 scale = self._scale(first)
-                rows = Rows(first, self.rungs, scale, advantage)
+                rows = Rows(first, self._columns, self.rungs, scale, advantage)
                 learnt = learn(rows.components, self.parts, self._pairs)
                 freedom = _SPREAD_WEIGHT + len(first) - len({o.rung for o in first})
                 self._learnt = (len(first), scale, learnt.widened(freedom / (freedom - 2)))
             _, scale, learnt = self._learnt
-            rows = Rows(self._observations, self.rungs, scale, advantage)
+            rows = Rows(self._observations, self._columns, self.rungs, scale, advantage)
             self._posterior = Posterior(rows, learnt, scale, advantage)
         return self._posterior
 
