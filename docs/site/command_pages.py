@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import html
 import inspect
 from collections.abc import Iterator
 from typing import Any
@@ -38,7 +39,10 @@ def section(call: str, command: Any) -> str:
     arguments = [
         p.metavar or p.name.upper() for p in command.params if p.param_type_name == "argument"
     ]
-    rows = [f"| `{cell(name)}` | {cell(said)} |" for name, said in filter(None, records)]
+    rows = [
+        f"| <code>{html.escape(name).replace('|', '&#124;')}</code> | {cell(said)} |"
+        for name, said in filter(None, records)
+    ]
     return "\n\n".join(
         [
             f"## {call}",

@@ -143,6 +143,11 @@ def recipe_page() -> str:
     ) + "\n"
 
 
+def shown(default: object) -> str:
+    """A default as Python writes it; nothing for None and for options that are all left out."""
+    return "" if default in (None, SimilarityOptions()) else f"`{default!r}`"
+
+
 def settings_table(settings: type[Recipe] | type[SimilarityOptions]) -> str:
     """Name, default and meaning of each setting, in the order of the docstring.
 
@@ -159,7 +164,7 @@ def settings_table(settings: type[Recipe] | type[SimilarityOptions]) -> str:
         raise LookupError(f"docstring and settings of {settings.__name__} differ: {sorted(other)}")
     defaults = {name: settings.model_fields[name].default for name in said}
     rows = [
-        f"| `{name}` | {text} | {'' if defaults[name] is None else repr(defaults[name])} |"
+        f"| `{name}` | {text} | {shown(defaults[name])} |"
         for name, text in said.items()
     ]
     return "\n".join(["| setting | what it does | default |", "|---|---|---|", *rows])

@@ -13,6 +13,8 @@ import traceback
 from pathlib import Path
 from typing import Any
 
+from nas_theseus.values.registers import SPACE_PREFIX
+
 # Instead of hours on a cluster: what is replaced in a block before it runs.
 SMALLER = {
     "trials=40": 'trials=3, executor="inline"',
@@ -25,7 +27,9 @@ SMALLER = {
 
 def run_page(page: str, blocks: list[dict[str, Any]], names: dict[str, Any]) -> str | None:
     """What went wrong on a page, if anything; calls each `space()` that a block defines."""
-    session: dict[str, Any] = {"__name__": f"page_{Path(page).stem}".replace("-", "_"), **names}
+    # As in a space file, whose name says so, members of one's own are known to this page alone.
+    name = f"{SPACE_PREFIX}{Path(page).stem.replace('-', '_')}"
+    session: dict[str, Any] = {"__name__": name, **names}
     for block in blocks:
         text = block["text"]
         for long, short in {**SMALLER, **names.get("_replaced", {})}.items():
