@@ -30,7 +30,7 @@ OUTSIDE = {
     "CHANGELOG.md": "changelog.md",
 }
 _CODE = re.compile(r"(^```.*?^```$)", re.DOTALL | re.MULTILINE)
-_LINK = re.compile(r"\]\((?!\w+:)([^)\s#]+)")
+_LINK = re.compile(r"\[(?P<text>[^\]]*)\]\((?!\w+:)(?P<file>[^)\s#]+)(?P<rest>[^)]*)\)")
 
 
 def on_files(files: Files, config: MkDocsConfig) -> Files:
@@ -64,7 +64,8 @@ def with_links(file: str, page: str) -> str:
 def relinked(text: str, file: str, page: str) -> str:
     """Markdown of a file of the repository with the links of a page of the site.
 
-    A link to a notebook leads to its page. Links in blocks of code stay as they are.
+    A link to a notebook leads to its page. A link to a file that no page shows becomes text.
+    Links in blocks of code stay as they are.
 
     Args:
         text: Markdown.
@@ -73,13 +74,13 @@ def relinked(text: str, file: str, page: str) -> str:
     """
 
     def leads(found: re.Match[str]) -> str:
-        target = posixpath.normpath(posixpath.join(posixpath.dirname(file), found[1]))
-        notebook = re.fullmatch(r"docs/(notebooks/\w+)\.ipynb", target)
-        if notebook:
-            inside = f"{notebook[1]}.md"
-        else:
-            inside = OUTSIDE.get(target) or target.removeprefix("docs/")
-        return f"]({posixpath.relpath(inside, posixpath.dirname(page) or '.')}"
+        target = posixpath.normpath(posixpath.join(posixpath.dirname(file), found["file"]))
+        if target not in OUTSIDE and not target.startswith("docs/"):
+            return found["text"] if (ROOT / target).exists() else found[0]
+        inside = OUTSIDE.get(target) or target.removeprefix("docs/")
+        inside = re.sub(r"^(notebooks/\w+)\.ipynb$", r"\1.md", inside)
+        link = posixpath.relpath(inside, posixpath.dirname(page) or ".")
+        return f"[{found['text']}]({link}{found['rest']})"
 
     pieces = _CODE.split(text)
     return "".join(p if p.startswith("```") else _LINK.sub(leads, p) for p in pieces)

@@ -91,7 +91,7 @@ def reference_pages() -> dict[str, str]:
         "guides": page("Guides", "Networks to begin from, beside `nas_theseus.cut`.", {"": GUIDES}),
         "transforms": page(
             "Growing and narrowing",
-            "`from nas_theseus.transforms import …`; the [guide](../guides/transforms.md) shows how.",
+            "`from nas_theseus.transforms import …`, as [the guide](../guides/transforms.md) shows.",
             {"": [f"transforms.{name}" for name in transforms.__all__]},
         ),
         "costs": page(
@@ -126,21 +126,24 @@ def page(title: str, intro: str, sections: dict[str, Iterable[str]]) -> str:
 
 def recipe_page() -> str:
     """The settings of a recipe with their defaults, as tables."""
-    return "\n\n".join(
-        [
-            "# Recipe",
-            "How a candidate is made from the guide and trained: `nas_theseus.Recipe(…)` in a space "
-            "file, `--set NAME=VALUE` of `nas-theseus convert`. [Converting]"
-            "(../guides/converting.md) explains the most important ones.",
-            settings_table(Recipe),
-            "## Options of a similarity",
-            "`Recipe(similarity_options={…})`; without a value, the similarity's own default "
-            "holds.",
-            settings_table(SimilarityOptions),
-            "## Methods",
-            "::: nas_theseus.Recipe.from_record\n    options:\n      heading_level: 3",
-        ]
-    ) + "\n"
+    return (
+        "\n\n".join(
+            [
+                "# Recipe",
+                "How a candidate is made from the guide and trained: `nas_theseus.Recipe(…)` in "
+                "a space file, `--set NAME=VALUE` of `nas-theseus convert`. [Converting]"
+                "(../guides/converting.md) explains the most important ones.",
+                settings_table(Recipe),
+                "## Options of a similarity",
+                "`Recipe(similarity_options={…})`; without a value, the similarity's own default "
+                "holds.",
+                settings_table(SimilarityOptions),
+                "## Methods",
+                "::: nas_theseus.Recipe.from_record\n    options:\n      heading_level: 3",
+            ]
+        )
+        + "\n"
+    )
 
 
 def shown(default: object) -> str:
@@ -163,8 +166,5 @@ def settings_table(settings: type[Recipe] | type[SimilarityOptions]) -> str:
     if other := set(said) ^ set(settings.model_fields):
         raise LookupError(f"docstring and settings of {settings.__name__} differ: {sorted(other)}")
     defaults = {name: settings.model_fields[name].default for name in said}
-    rows = [
-        f"| `{name}` | {text} | {shown(defaults[name])} |"
-        for name, text in said.items()
-    ]
+    rows = [f"| `{name}` | {text} | {shown(defaults[name])} |" for name, text in said.items()]
     return "\n".join(["| setting | what it does | default |", "|---|---|---|", *rows])

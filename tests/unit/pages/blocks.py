@@ -1,7 +1,6 @@
-"""The fenced blocks of README, tutorial and guides, with the marks before them.
+"""The fenced blocks of README, tutorial and guides, and what becomes of each.
 
-A block that is not run carries `<!-- not run: REASON -->` on the line before it; one that is run by
-the slow tests only, `<!--slow-->`.
+A block that is not run carries `<!-- not run: REASON -->` on the line before it.
 """
 
 from __future__ import annotations
@@ -20,28 +19,38 @@ PAGES = [
     *sorted((ROOT / "docs" / "guides").glob("*.md")),
 ]
 FENCE = re.compile(
-    r"^(?:<!-- ?(?P<mark>not run|slow)(?:: (?P<reason>[^>]+?))? ?-->\n)?"
+    r"^(?:<!-- (?P<mark>not run)(?:: (?P<reason>[^>]+?))? -->\n)?"
     r"```(?P<language>[^\n]*)\n(?P<text>.*?)^```$",
     re.DOTALL | re.MULTILINE,
+)
+# What makes Python slow: it searches, or needs what a search has found.
+NEEDS_A_SEARCH = re.compile(
+    r"nas_theseus\.(?:search|convert|switch)\(|searches/|SearchFolder\(|\bmlflow\."
 )
 
 
 @dataclass(frozen=True)
 class Block:
-    """A fenced block: where it is, its language, its text and its mark."""
+    """A fenced block: where it is, its language, its text, and why it is not run, if so."""
 
     page: str
     line: int
     language: str
     text: str
-    mark: str | None
-    reason: str | None
+    left_out: bool = False
+    reason: str | None = None
+
+    @property
+    def slow(self) -> bool:
+        """Whether only the slow tests run it."""
+        return bool(NEEDS_A_SEARCH.search(self.text))
 
     def __str__(self) -> str:
         return f"{self.page}:{self.line}"
 
     def plain(self) -> dict[str, Any]:
-        return asdict(self)
+        """The block as JSON holds it."""
+        return asdict(self) | {"slow": self.slow}
 
 
 def blocks_of(page: Path, text: str | None = None) -> Iterator[Block]:
@@ -50,9 +59,8 @@ def blocks_of(page: Path, text: str | None = None) -> Iterator[Block]:
     name = page.relative_to(ROOT).as_posix()
     for found in FENCE.finditer(text):
         line = text[: found.start("text")].count("\n") + 1
-        yield Block(
-            name, line, found["language"], found["text"], found["mark"], found["reason"]
-        )
+        left_out = found["mark"] is not None
+        yield Block(name, line, found["language"], found["text"], left_out, found["reason"])
 
 
 def fences(page: Path) -> int:

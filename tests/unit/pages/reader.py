@@ -8,14 +8,15 @@ from typing import Any
 
 import optuna
 import torch
-from nas_theseus import Guide
-from nas_theseus.blocks import downsampling
-from nas_theseus.tasks import digits, from_datasets
-from nas_theseus.tasks.preprocessing import Preprocessing
 from PIL import Image
 from safetensors.torch import save_file
 from tokenizers import Tokenizer, models, pre_tokenizers
 from torch import Tensor, nn
+
+from nas_theseus import Guide
+from nas_theseus.blocks import downsampling
+from nas_theseus.tasks import digits, from_datasets
+from nas_theseus.tasks.preprocessing import Preprocessing
 
 SPACE = """
 from torch import nn

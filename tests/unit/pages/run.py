@@ -1,7 +1,7 @@
 """Run the Python blocks of the pages, each page as one session; started by test_blocks.py.
 
-Reads the pages' blocks as JSON from standard input, and writes for each page what went wrong, or null,
-to the file that its only argument names. With slow blocks among them it searches once before.
+Reads the pages' blocks as JSON from standard input, and writes for each page what went wrong, or
+null, to the file that its only argument names. With slow blocks among them it searches once before.
 """
 
 from __future__ import annotations
@@ -21,7 +21,6 @@ SMALLER = {
     ", parallel=2": "",
     "Recipe(epochs=8": "Recipe(epochs=0.1",
     "epochs=4)": "epochs=0.5)",
-    'switch("fashion_resnet")': 'switch("fashion_resnet", epochs=0.2, examples=256)',
 }
 
 
@@ -65,7 +64,7 @@ def main() -> None:
     sys.path.insert(0, "")
     reader = importlib.import_module("tests.unit.pages.reader")
     reader.furnish(Path())
-    slow = any(block["mark"] == "slow" for blocks in pages.values() for block in blocks)
+    slow = any(block["slow"] for blocks in pages.values() for block in blocks)
     replaced = searched() if slow else {}
     names = reader.names()
     said = {

@@ -1,4 +1,4 @@
-"""Every block of code of README, tutorial and guides runs, or at least is checked, or says why not."""
+"""Every block of code of README, tutorial and guides runs or is checked, or says why not."""
 
 from __future__ import annotations
 
@@ -13,6 +13,7 @@ import sys
 import tomllib
 from collections import Counter
 from collections.abc import Iterable
+from importlib.metadata import entry_points
 from pathlib import Path
 from typing import Any
 
@@ -28,7 +29,8 @@ from tests.unit.pages.run import SMALLER
 # Its blocks are one session from top to bottom, run by tests/integration/test_tutorial.py.
 TUTORIAL = "docs/tutorial.md"
 PYTHON = [block for block in BLOCKS if block.language == "python"]
-CONSOLE = [block for block in BLOCKS if block.language == "bash" and block.mark is None]
+RUN = [block for block in PYTHON if not block.left_out and block.page != TUTORIAL]
+CONSOLE = [block for block in BLOCKS if block.language == "bash" and not block.left_out]
 # Blocks that no test runs; the reason stands before each of them.
 NOT_RUN = {
     "docs/guides/bring-your-own.md": 2,
@@ -80,7 +82,13 @@ def check_line(words: list[str], page: str) -> None:
         texts = [b.text for b in PYTHON if b.page == page]
         if not any(text.startswith(f"# {rest[0]}\n") for text in texts):
             raise UnknownLineError(f"no block of {page} is the file {rest[0]}")
-    elif not (program == "export" and re.fullmatch(r"\w+=\S+", " ".join(rest))):
+    elif program == "export":
+        if not re.fullmatch(r"\w+=\S+", " ".join(rest)):
+            raise UnknownLineError(" ".join(words))
+    elif program == "curl":
+        if not re.match(r"(?:https?://|127\.0\.0\.1)", rest[0] if rest else ""):
+            raise UnknownLineError(" ".join(words))
+    elif program not in entry_points(group="console_scripts").names:
         raise UnknownLineError(" ".join(words))
 
 
@@ -105,9 +113,8 @@ def parse(words: list[str]) -> None:
 
 def run(pages: Iterable[str], slow: bool, folder: Path) -> dict[str, str | None]:
     """Run the Python blocks of the pages in a process of their own, in an empty folder."""
-    kept = {None, "slow"} if slow else {None}
     given = {
-        page: [b.plain() for b in PYTHON if b.page == page and b.mark in kept] for page in pages
+        page: [b.plain() for b in RUN if b.page == page and (slow or not b.slow)] for page in pages
     }
     work = folder / "work"
     work.mkdir()
@@ -136,15 +143,14 @@ def run(pages: Iterable[str], slow: bool, folder: Path) -> dict[str, str | None]
 @pytest.fixture(scope="module")
 def ran(tmp_path_factory: pytest.TempPathFactory) -> dict[str, str | None]:
     """What went wrong on each page with blocks that are quick."""
-    pages = {b.page for b in PYTHON if b.mark is None} - {TUTORIAL}
-    return run(sorted(pages), False, tmp_path_factory.mktemp("quick"))
+    return run(sorted({b.page for b in RUN if not b.slow}), False, tmp_path_factory.mktemp("quick"))
 
 
 def test_all_blocks_are_found_and_each_is_of_a_known_kind() -> None:
     for page in PAGES:
         assert 2 * len(list(blocks_of(page))) == fences(page), page
     kinds = Counter(block.language for block in BLOCKS)
-    assert set(kinds) <= {"python", "bash", "json", "text"}, kinds
+    assert set(kinds) <= {"python", "bash", "json", "text", ""}, kinds  # "" is text
     assert kinds["python"] > 30 and kinds["bash"] > 15
     for block in BLOCKS:
         if block.language == "json":
@@ -152,7 +158,7 @@ def test_all_blocks_are_found_and_each_is_of_a_known_kind() -> None:
 
 
 def test_blocks_that_are_not_run_are_counted_and_say_why() -> None:
-    marked = [block for block in BLOCKS if block.mark == "not run"]
+    marked = [block for block in BLOCKS if block.left_out]
     assert [str(block) for block in marked if not block.reason] == []
     assert Counter(block.page for block in marked) == NOT_RUN
     for block in marked:
@@ -196,14 +202,13 @@ def test_python_blocks_run(ran: dict[str, str | None]) -> None:
 @pytest.mark.slow
 @pytest.mark.timeout(1200)
 def test_python_blocks_that_search_run_too(tmp_path: Path) -> None:
-    pages = sorted({block.page for block in PYTHON if block.mark == "slow"})
+    pages = sorted({block.page for block in RUN if block.slow})
     assert len(pages) > 4
     assert {page: error for page, error in run(pages, True, tmp_path).items() if error} == {}
 
 
 def test_whatever_is_made_smaller_is_there() -> None:
-    texts = [block.text for block in PYTHON if block.mark != "not run"]
-    assert [long for long in SMALLER if not any(long in text for text in texts)] == []
+    assert [long for long in SMALLER if not any(long in block.text for block in RUN)] == []
 
 
 @pytest.mark.parametrize(
@@ -228,6 +233,7 @@ def test_wrong_lines_are_found(line: str, said: str) -> None:
 
 
 def test_a_mark_belongs_to_the_block_behind_it() -> None:
-    text = "<!-- not run: no GPU -->\n```python\na\n```\n\n<!--slow-->\n```python\nb\n```\n```text\nc\n```\n"
-    found = [(b.mark, b.reason, b.line) for b in blocks_of(ROOT / "README.md", text)]
-    assert found == [("not run", "no GPU", 3), ("slow", None, 8), (None, None, 11)]
+    text = "<!-- not run: no GPU -->\n```python\na\n```\n```python\nnas_theseus.search(b)\n```\n"
+    first, second = blocks_of(ROOT / "README.md", text)
+    assert (first.left_out, first.reason, first.line, first.slow) == (True, "no GPU", 3, False)
+    assert (second.left_out, second.reason, second.line, second.slow) == (False, None, 6, True)
