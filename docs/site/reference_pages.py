@@ -91,7 +91,7 @@ def reference_pages() -> dict[str, str]:
         "guides": page("Guides", "Networks to begin from, beside `nas_theseus.cut`.", {"": GUIDES}),
         "transforms": page(
             "Growing and narrowing",
-            "`from nas_theseus.transforms import …`, as [the guide](../guides/transforms.md) shows.",
+            "`from nas_theseus.transforms import …`, as in [the guide](../guides/transforms.md).",
             {"": [f"transforms.{name}" for name in transforms.__all__]},
         ),
         "costs": page(
