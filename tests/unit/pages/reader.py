@@ -38,8 +38,8 @@ def space():
         task=digits(),
         blocks=[Keep(), Depthwise(), Linear(), Identity()],
         keep=["head"],
-        guide_training=Recipe(epochs=4, distill=0),
-        recipe=Recipe(epochs=1, align_steps=10, align_examples=256),
+        guide_training=Recipe(epochs=8, distill=0),
+        recipe=Recipe(epochs=2, align_steps=10, align_examples=256),
     )
 """
 
@@ -172,6 +172,7 @@ def names() -> dict[str, dict[str, Any]]:
             "my_meter": lambda network, inputs: float(network(inputs).numel()),
             "Npz": Npz,
         },
+        "docs/guides/mlflow.md": {"inputs": torch.zeros(2, 1, 8, 8).numpy()},
         "docs/guides/stitching.md": {
             "small": small_guide(4),
             "large": small_guide(8),
