@@ -1,7 +1,7 @@
 """One self-contained HTML page: headings, text, tables and plots; read without a network.
 
 The page adapts to phones and to dark mode, and works by keyboard alone. Every number of a plot must
-also be in a table or in text beside it: plots are hidden from screen readers.
+also be in a table or in text beside it: screen readers read a plot's caption only.
 """
 
 from __future__ import annotations
@@ -224,9 +224,9 @@ class _Writer:
         text = figure.to_json().replace("<", "\\u003c")
         self.figures.append(f'draw("{name}", {text});')
         return (
-            f'<figure>\n<div class="plot" id="{name}" aria-hidden="true" '
-            f'style="min-height: {plot.height}px"></div>\n'
-            f"<figcaption>{_text(plot.caption)}</figcaption>\n</figure>"
+            f'<figure>\n<div class="plot" id="{name}" role="img" '
+            f'aria-labelledby="{name}-caption" style="min-height: {plot.height}px"></div>\n'
+            f'<figcaption id="{name}-caption">{_text(plot.caption)}</figcaption>\n</figure>'
         )
 
 

@@ -65,4 +65,4 @@ def _beside(records: Records) -> str:
     return " ".join(said)
 
 
-MEMBER = Section("What the search cost", 9, write)
+MEMBER = Section("What the search cost", 110, write)
