@@ -36,14 +36,25 @@ def evaluation(width: int) -> Evaluation:
     )
 
 
-@pytest.fixture
-def store(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> str:
-    # MLflow keeps artifacts of a SQLite store under the working folder.
-    monkeypatch.chdir(tmp_path)
-    monkeypatch.delenv("MLFLOW_TRACKING_URI", raising=False)
-    monkeypatch.delenv("MLFLOW_EXPERIMENT_NAME", raising=False)
-    uri = f"sqlite:///{tmp_path / 'mlflow.db'}"
-    tracker = MlflowTracker("first", tmp_path / "outbox", tmp_path / "runs.json", tracking_uri=uri)
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return tmp_path_factory.mktemp("ui")
+
+
+@pytest.fixture(scope="module")
+def store(folder: Path) -> Iterator[str]:
+    with pytest.MonkeyPatch.context() as monkeypatch:
+        # MLflow keeps artifacts of a SQLite store under the working folder.
+        monkeypatch.chdir(folder)
+        monkeypatch.delenv("MLFLOW_TRACKING_URI", raising=False)
+        monkeypatch.delenv("MLFLOW_EXPERIMENT_NAME", raising=False)
+        yield record(folder)
+
+
+def record(folder: Path) -> str:
+    """A search with a front of three; returns the store's address."""
+    uri = f"sqlite:///{folder / 'mlflow.db'}"
+    tracker = MlflowTracker("first", folder / "outbox", folder / "runs.json", tracking_uri=uri)
     tracker.begin({"trials": 5, "seed": 7})
     try:
         for width in range(1, 6):
@@ -56,22 +67,22 @@ def store(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> str:
     return uri
 
 
-@pytest.fixture
-def address(store: str, tmp_path: Path) -> Iterator[str]:
+@pytest.fixture(scope="module")
+def address(store: str, folder: Path) -> Iterator[str]:
     port = free_port()
     command = [sys.executable, "-m", "mlflow", "ui", "--backend-store-uri", store, "--workers", "1"]
     command += ["--host", "127.0.0.1", "--port", str(port)]
-    with server(command, f"http://127.0.0.1:{port}/health", tmp_path / "ui.log") as found:
+    with server(command, f"http://127.0.0.1:{port}/health", folder / "ui.log") as found:
         yield found
 
 
-@pytest.fixture
+@pytest.fixture(scope="module")
 def browser() -> Iterator[Browser]:
     with chromium() as found:
         yield found
 
 
-@pytest.mark.slow
+@pytest.mark.timeout(900)
 @pytest.mark.parametrize(
     ("query", "widths"), [(SMALL, [1, 3]), (FRONT, [1, 3, 5])], ids=["small", "front"]
 )
@@ -113,5 +124,6 @@ def test_query_shows_the_front(
 
     browser.wait(counted)
     assert shown() == expected
+    browser.picture(f"mlflow-front-{len(expected)}")
     value = "return document.querySelector(arguments[0]).value"
     assert browser.run(value, SEARCH_BOX) == query

@@ -51,8 +51,8 @@ def write(records: Records) -> Sequence[Piece]:
     return [
         Paragraph(
             f"What other ways to the same {cost.name} give. Of evaluated networks of one block "
-            "throughout, and of a random search, the best that costs at most as much is shown. Random "
-            f"architectures cost {NEAR:.0%} to 100 % of the network; of their predicted "
+            "throughout, and of a random search, the best that costs at most as much is shown. "
+            f"Random architectures cost {NEAR:.0%} to 100 % of the network; of their predicted "
             f"{quality.name} the median and, in brackets, the best are shown."
         ),
         *([figure] if figure else []),
