@@ -25,6 +25,7 @@ from nas_theseus.searches.block_jobs import BlockJobs
 from nas_theseus.searches.block_measuring import compare_sums, measure_blocks
 from nas_theseus.searches.chance import random_architectures
 from nas_theseus.searches.driver import Driver, Listeners, Plan
+from nas_theseus.searches.energy import EnergyMeter
 from nas_theseus.searches.execution import Executor
 from nas_theseus.searches.finish import Finish
 from nas_theseus.searches.folder import SearchFolder
@@ -174,6 +175,7 @@ class Launch:
         """Prepare the guide, run the trials, write the front."""
         # Opened before the guide is trained, so that missing resources are reported at once.
         executor.open()
+        meter = EnergyMeter()
         try:
             guide = self.prepare_guide()
             settings = self.worker_settings(library)
@@ -190,6 +192,8 @@ class Launch:
                 executor.run(driver, MakeWorker(settings), driver.promotes)
         finally:
             executor.close()
+            if (energy := meter.stop()) is not None:
+                energy.add_to(self.folder)
         driver.refuse_if_all_failed()
         status = driver.status()
         values = dict(measured.guide_values)

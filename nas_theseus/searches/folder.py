@@ -38,6 +38,7 @@ class SearchFolder:
         <root>/searches/<name>/block_measurements.json  measured costs of blocks in this search
         <root>/searches/<name>/basis.json         the guide's values, and the rungs
         <root>/searches/<name>/chance.json        random architectures with predicted quality
+        <root>/searches/<name>/energy.json        energy of the driver's machine, if it was read
         <root>/searches/<name>/study.journal      Optuna's study: all proposals
         <root>/searches/<name>/evaluations/       one JSON file per result: the source of truth
         <root>/searches/<name>/blocks/            one JSON file per block, converted or failed
@@ -97,6 +98,10 @@ class SearchFolder:
     @property
     def chance_file(self) -> Path:
         return self.folder / "chance.json"
+
+    @property
+    def energy_file(self) -> Path:
+        return self.folder / "energy.json"
 
     @property
     def report_file(self) -> Path:
