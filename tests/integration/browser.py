@@ -95,26 +95,11 @@ class Browser:
             if event["method"] == "Network.requestWillBeSent"
         ]
 
-    def picture(self, name: str, whole: bool = False) -> None:
-        """Save what the window shows as ``name.png``, if pictures are wanted.
-
-        Args:
-            whole: the page to its end, or 3,000 pixels of it.
-        """
-        folder = os.environ.get(SCREENSHOTS)
-        if not folder:
-            return
-        Path(folder).mkdir(parents=True, exist_ok=True)
-        path = Path(folder) / f"{name}.png"
-        if not whole:
-            self.driver.save_screenshot(str(path))
-            return
-        before = self.run("return [innerWidth, innerHeight]")
-        height = min(3000, int(self.run("return document.documentElement.scrollHeight")))
-        self.resize((before[0], height))
-        time.sleep(0.5)  # until plots are drawn anew
-        self.driver.save_screenshot(str(path))
-        self.resize((before[0], before[1]))
+    def picture(self, name: str) -> None:
+        """Save what the window shows as ``name.png``, if pictures are wanted."""
+        if folder := os.environ.get(SCREENSHOTS):
+            Path(folder).mkdir(parents=True, exist_ok=True)
+            self.driver.save_screenshot(str(Path(folder) / f"{name}.png"))
 
     def _devtools(self, command: str, **parameters: object) -> None:
         self.driver.execute_cdp_cmd(command, parameters)
@@ -136,7 +121,11 @@ def chromium() -> Iterator[Browser]:
     options.add_argument("--window-size=1500,900")
     options.set_capability("goog:loggingPrefs", {"browser": "ALL", "performance": "ALL"})
     # The driver's path is given, so selenium looks for none, here or elsewhere.
-    made = webdriver.Chrome(options=options, service=service.Service(driver))
+    # Selenium reads its longest wait, two minutes, anew only for connections that are not kept.
+    made = webdriver.Chrome(options=options, service=service.Service(driver), keep_alive=False)
+    made.command_executor.client_config.timeout = 4 * START_S
+    made.set_page_load_timeout(4 * START_S)
+    made.set_script_timeout(4 * START_S)
     try:
         yield Browser(made)
     finally:

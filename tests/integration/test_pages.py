@@ -39,7 +39,7 @@ pytestmark = pytest.mark.timeout(900)
 QUICK_START = Path(__file__).resolve().parents[2] / "search_spaces" / "digits.py"
 # One limit that some architectures break, and epochs enough for rungs.
 LIMITED = TOY_SPACE.replace("recipe=Recipe(epochs=1,", "recipe=Recipe(epochs=2,").replace(
-    'keep=["head"],', 'keep=["head"],\n        constraints=["macs <= 90e3"],'
+    'keep=["head"],', 'keep=["head"],\n        constraints=["macs <= 50e3"],'
 )
 
 
@@ -140,6 +140,7 @@ def test_the_report_is_readable(
     assert all(one == address or one.startswith(("data:", "blob:")) for one in asked)
     if size != (360, 740):
         name = "phone" if size == PHONE else "desktop"
+        browser.run("document.querySelector('figure').scrollIntoView({block: 'center'})")
         browser.picture(f"report-{name}{'-dark' if dark else ''}")
 
 
@@ -206,7 +207,7 @@ def test_the_dashboard_knows_names_limits_and_words(dashboard: str, found: Found
     limits, said = 0, {}
     for trial in detail["trials"]:
         marks = {one["key"]: one["value"] for one in trial["user_attrs"]}
-        limits += "macs <= 90000: " in marks.get("limits", "")
+        limits += "macs <= 50000: " in marks.get("limits", "")
         said[marks["theseus:architecture"]] = marks["architecture"]
     assert {name: said[name] for name in words} == words
     if not os.environ.get(SCREENSHOTS):
