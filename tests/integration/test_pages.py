@@ -57,7 +57,7 @@ def found(tmp_path_factory: pytest.TempPathFactory) -> Found:
     space, trials = folder / "digits.py", 9
     if os.environ.get(SCREENSHOTS):
         shutil.copy(QUICK_START, space)
-        trials = 24
+        trials = 14
     else:
         space.write_text(LIMITED)
     nas_theseus.search(
