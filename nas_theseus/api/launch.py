@@ -23,7 +23,9 @@ from nas_theseus.searches.basis import Basis
 from nas_theseus.searches.beginning import Beginning, begin
 from nas_theseus.searches.block_jobs import BlockJobs
 from nas_theseus.searches.block_measuring import compare_sums, measure_blocks
+from nas_theseus.searches.chance import random_architectures
 from nas_theseus.searches.driver import Driver, Listeners, Plan
+from nas_theseus.searches.energy import EnergyMeter
 from nas_theseus.searches.execution import Executor
 from nas_theseus.searches.finish import Finish
 from nas_theseus.searches.folder import SearchFolder
@@ -173,6 +175,7 @@ class Launch:
         """Prepare the guide, run the trials, write the front."""
         # Opened before the guide is trained, so that missing resources are reported at once.
         executor.open()
+        meter = EnergyMeter()
         try:
             guide = self.prepare_guide()
             settings = self.worker_settings(library)
@@ -189,9 +192,12 @@ class Launch:
                 executor.run(driver, MakeWorker(settings), driver.promotes)
         finally:
             executor.close()
+            if (energy := meter.stop()) is not None:
+                energy.add_to(self.folder)
         driver.refuse_if_all_failed()
         status = driver.status()
         values = dict(measured.guide_values)
+        self._write_chance(measured, driver)
         finish = Finish(self.space, self.sources, self.folder, guide, values, self.reporter.say)
         metrics = compare_sums(driver.ledger.evaluations, self.space, self.reporter)
         trackers.results(finish.write(driver.ledger, status.metrics() | metrics))
@@ -205,6 +211,19 @@ class Launch:
             0,
             tuple(driver.ledger.failures),
         )
+
+    def _write_chance(self, measured: Measured, driver: Driver) -> None:
+        """Save what random architectures of the space would give, for the report."""
+        errors = {} if driver.blocks is None else driver.blocks.errors()
+        given = measured.space, measured.costs, driver.ledger.evaluations, errors
+        try:
+            chance = random_architectures(*given, self.settings.seed)
+        except Exception as error:  # a comparison must not cost the results
+            said = f"{type(error).__name__}: {error}"
+            self.reporter.say(f"random architectures could not be predicted: {said}")
+            return
+        if chance is not None:
+            chance.write(self.folder)
 
     def prepare_guide(self) -> Path:
         """Train the guide, or load its trained weights; returns the file of its weights."""

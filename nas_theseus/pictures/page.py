@@ -1,7 +1,7 @@
 """One self-contained HTML page: headings, text, tables and plots; read without a network.
 
 The page adapts to phones and to dark mode, and works by keyboard alone. Every number of a plot must
-also be in a table or in text beside it: plots are hidden from screen readers.
+also be in a table or in text beside it: screen readers read a plot's caption only.
 """
 
 from __future__ import annotations
@@ -16,6 +16,8 @@ from plotly.offline import get_plotlyjs  # type: ignore[import-untyped]
 
 # Tables with more rows are closed at first.
 _OPEN_ROWS = 15
+# Longest text of a cell that stays in one line, such as "12.3 min".
+_WHOLE = 12
 
 
 @dataclass(frozen=True)
@@ -224,9 +226,9 @@ class _Writer:
         text = figure.to_json().replace("<", "\\u003c")
         self.figures.append(f'draw("{name}", {text});')
         return (
-            f'<figure>\n<div class="plot" id="{name}" aria-hidden="true" '
-            f'style="min-height: {plot.height}px"></div>\n'
-            f"<figcaption>{_text(plot.caption)}</figcaption>\n</figure>"
+            f'<figure>\n<div class="plot" id="{name}" role="img" '
+            f'aria-labelledby="{name}-caption" style="min-height: {plot.height}px"></div>\n'
+            f'<figcaption id="{name}-caption">{_text(plot.caption)}</figcaption>\n</figure>'
         )
 
 
@@ -240,11 +242,17 @@ def _cell(cell: Cell) -> str:
     return _text(cell)
 
 
+def _kept_whole(cell: Cell) -> str:
+    """Attribute of a cell that is not broken into lines: numbers stay with their unit."""
+    text = cell.text if isinstance(cell, Link) else cell
+    return ' class="whole"' if len(text) <= _WHOLE else ""
+
+
 def _table(table: Table) -> str:
     head = "".join(f'<th scope="col">{_text(name)}</th>' for name in table.columns)
     rows = "\n".join(
         f'<tr><th scope="row">{_cell(row[0])}</th>'
-        + "".join(f"<td>{_cell(cell)}</td>" for cell in row[1:])
+        + "".join(f"<td{_kept_whole(cell)}>{_cell(cell)}</td>" for cell in row[1:])
         + "</tr>"
         for row in table.rows
     )
@@ -301,6 +309,7 @@ table { border-collapse: collapse; font-size: .875rem; font-variant-numeric: tab
   overflow-wrap: normal; }
 th, td { border-bottom: 1px solid var(--line); padding: .35rem .6rem; text-align: right;
   vertical-align: top; }
+td.whole { white-space: nowrap; }
 th:first-child, td:first-child { text-align: left; }
 thead th { vertical-align: bottom; }
 summary { cursor: pointer; padding: .5rem 0; }

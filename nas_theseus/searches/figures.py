@@ -32,3 +32,10 @@ def duration(seconds: float) -> str:
         if seconds >= unit:
             return f"{seconds / unit:.1f} {name}"
     return f"{seconds:.1f} s"
+
+
+def energy_of(joules: float) -> str:
+    """Joules as 12.3 J, 4.5 kJ or, from a tenth of it on, 6.7 kWh."""
+    if joules >= 360e3:
+        return f"{joules / 3.6e6:.3g} kWh"
+    return f"{joules / 1e3:.3g} kJ" if joules >= 1000 else f"{joules:.3g} J"

@@ -37,6 +37,8 @@ class SearchFolder:
         <root>/searches/<name>/settings.json      seed and sampler, fixed when the search began
         <root>/searches/<name>/block_measurements.json  measured costs of blocks in this search
         <root>/searches/<name>/basis.json         the guide's values, and the rungs
+        <root>/searches/<name>/chance.json        random architectures with predicted quality
+        <root>/searches/<name>/energy.json        energy of the driver's machine, if it was read
         <root>/searches/<name>/study.journal      Optuna's study: all proposals
         <root>/searches/<name>/evaluations/       one JSON file per result: the source of truth
         <root>/searches/<name>/blocks/            one JSON file per block, converted or failed
@@ -92,6 +94,14 @@ class SearchFolder:
     @property
     def basis_file(self) -> Path:
         return self.folder / "basis.json"
+
+    @property
+    def chance_file(self) -> Path:
+        return self.folder / "chance.json"
+
+    @property
+    def energy_file(self) -> Path:
+        return self.folder / "energy.json"
 
     @property
     def report_file(self) -> Path:

@@ -12,6 +12,8 @@ from nas_theseus.errors import StorageError
 from nas_theseus.estimate.pareto import is_feasible
 from nas_theseus.searches.basis import Basis
 from nas_theseus.searches.beginning import Beginning
+from nas_theseus.searches.chance import Chance
+from nas_theseus.searches.energy import Energy
 from nas_theseus.searches.folder import SearchFolder, searches
 from nas_theseus.searches.front_files import read_front, read_outcomes
 from nas_theseus.values.architecture import Architecture
@@ -41,6 +43,9 @@ class Records:
         blocks: outcomes of the blocks that this search converted, likewise.
         members: the front.
         summary: what the search wrote when it last finished; empty if it has not.
+        chance: random architectures with predicted quality; None before the search has finished,
+            and in searches of earlier versions.
+        energy: of the driver's machine; None if it could not be read.
         random: evaluations of other searches in the same storage, with the same guide, recipe and
             goals, that proposed at random.
     """
@@ -53,6 +58,8 @@ class Records:
     members: tuple[FrontMember, ...]
     summary: Mapping[str, Any]
     random: tuple[Evaluation, ...] = ()
+    chance: Chance | None = None
+    energy: Energy | None = None
 
     @classmethod
     def read(cls, folder: SearchFolder) -> Records:
@@ -71,6 +78,8 @@ class Records:
             read_front(folder),
             _summary(folder),
             tuple(_random(folder, begun)),
+            Chance.read(folder),
+            Energy.read(folder),
         )
 
     @cached_property

@@ -2,17 +2,9 @@
 
 from __future__ import annotations
 
-import os
-import shutil
-import signal
-import socket
-import subprocess
 import sys
-import time
-import urllib.request
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from pathlib import Path
-from typing import Any
 from urllib.parse import quote, urlencode
 
 import mlflow
@@ -23,6 +15,7 @@ from nas_theseus.services.mlflow import MlflowTracker
 from nas_theseus.values.architecture import Architecture, BlockChoice, Span
 from nas_theseus.values.outcomes import Cost, Evaluation
 from nas_theseus.values.tracking import FrontNow
+from tests.integration.browser import Browser, chromium, free_port, server
 
 FRONT = "tags.\"theseus.front\" = 'true'"
 SMALL = f"{FRONT} and metrics.macs < 2000000"
@@ -43,21 +36,25 @@ def evaluation(width: int) -> Evaluation:
     )
 
 
-def wait_for(reached: Callable[[], bool], seconds: float, what: Callable[[], str]) -> None:
-    end = time.monotonic() + seconds
-    while not reached():
-        assert time.monotonic() < end, what()
-        time.sleep(0.2)
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return tmp_path_factory.mktemp("ui")
 
 
-@pytest.fixture
-def store(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> str:
-    # MLflow keeps artifacts of a SQLite store under the working folder.
-    monkeypatch.chdir(tmp_path)
-    monkeypatch.delenv("MLFLOW_TRACKING_URI", raising=False)
-    monkeypatch.delenv("MLFLOW_EXPERIMENT_NAME", raising=False)
-    uri = f"sqlite:///{tmp_path / 'mlflow.db'}"
-    tracker = MlflowTracker("first", tmp_path / "outbox", tmp_path / "runs.json", tracking_uri=uri)
+@pytest.fixture(scope="module")
+def store(folder: Path) -> Iterator[str]:
+    with pytest.MonkeyPatch.context() as monkeypatch:
+        # MLflow keeps artifacts of a SQLite store under the working folder.
+        monkeypatch.chdir(folder)
+        monkeypatch.delenv("MLFLOW_TRACKING_URI", raising=False)
+        monkeypatch.delenv("MLFLOW_EXPERIMENT_NAME", raising=False)
+        yield record(folder)
+
+
+def record(folder: Path) -> str:
+    """A search with a front of three; returns the store's address."""
+    uri = f"sqlite:///{folder / 'mlflow.db'}"
+    tracker = MlflowTracker("first", folder / "outbox", folder / "runs.json", tracking_uri=uri)
     tracker.begin({"trials": 5, "seed": 7})
     try:
         for width in range(1, 6):
@@ -70,61 +67,27 @@ def store(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> str:
     return uri
 
 
-@pytest.fixture
-def address(store: str, tmp_path: Path) -> Iterator[str]:
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        port = probe.getsockname()[1]
-    address = f"http://127.0.0.1:{port}"
+@pytest.fixture(scope="module")
+def address(store: str, folder: Path) -> Iterator[str]:
+    port = free_port()
     command = [sys.executable, "-m", "mlflow", "ui", "--backend-store-uri", store, "--workers", "1"]
     command += ["--host", "127.0.0.1", "--port", str(port)]
-    log = tmp_path / "ui.log"
-
-    def answers() -> bool:
-        try:
-            with urllib.request.urlopen(f"{address}/health", timeout=1):
-                return True
-        except OSError:
-            return False
-
-    with log.open("wb") as output:
-        server = subprocess.Popen(
-            command, stdout=output, stderr=subprocess.STDOUT, start_new_session=True
-        )
-    try:
-        wait_for(answers, 90, lambda: f"mlflow ui does not answer:\n{log.read_text()}")
-        yield address
-    finally:
-        os.killpg(server.pid, signal.SIGKILL)
-        server.wait()
+    with server(command, f"http://127.0.0.1:{port}/health", folder / "ui.log") as found:
+        yield found
 
 
-@pytest.fixture
-def browser() -> Iterator[Any]:
-    webdriver = pytest.importorskip("selenium.webdriver", reason="selenium is not installed")
-    service = pytest.importorskip("selenium.webdriver.chrome.service")
-    chromium = shutil.which("chromium") or shutil.which("chromium-browser")
-    driver = shutil.which("chromedriver")
-    if chromium is None or driver is None:
-        pytest.skip("chromium and chromedriver are not installed")
-    options = webdriver.ChromeOptions()
-    options.binary_location = chromium
-    for argument in ("--headless=new", "--no-sandbox", "--disable-gpu", "--disable-dev-shm-usage"):
-        options.add_argument(argument)
-    options.add_argument("--window-size=1500,900")
-    browser = webdriver.Chrome(options=options, service=service.Service(driver))
-    try:
-        yield browser
-    finally:
-        browser.quit()
+@pytest.fixture(scope="module")
+def browser() -> Iterator[Browser]:
+    with chromium() as found:
+        yield found
 
 
-@pytest.mark.slow
+@pytest.mark.timeout(900)
 @pytest.mark.parametrize(
     ("query", "widths"), [(SMALL, [1, 3]), (FRONT, [1, 3, 5])], ids=["small", "front"]
 )
 def test_query_shows_the_front(
-    browser: Any, address: str, store: str, query: str, widths: list[int]
+    browser: Browser, address: str, store: str, query: str, widths: list[int]
 ) -> None:
     expected = [evaluation(width).architecture.id for width in widths]
     mlflow.set_tracking_uri(store)
@@ -149,19 +112,18 @@ def test_query_shows_the_front(
         "orderByAsc": "true",
     }
     page = f"#/experiments/{experiment.experiment_id}/runs?{urlencode(view, quote_via=quote)}"
-    browser.get(f"{address}/{page}")
-
-    def text() -> str:
-        return str(browser.execute_script("return document.body.innerText"))
+    browser.open(f"{address}/{page}")
 
     def shown() -> list[str]:
         # In one step: the page may draw its rows anew between two.
         script = "return [...document.querySelectorAll(arguments[0])].map(a => a.innerText)"
-        return list(browser.execute_script(script, RUN_LINKS))
+        return list(browser.run(script, RUN_LINKS))
 
     def counted() -> bool:
-        return f"{len(expected)} matching runs" in text() and len(shown()) > 0
+        return f"{len(expected)} matching runs" in browser.text and len(shown()) > 0
 
-    wait_for(counted, 60, lambda: f"the page shows:\n{text()}")
+    browser.wait(counted)
     assert shown() == expected
-    assert browser.find_element("css selector", SEARCH_BOX).get_attribute("value") == query
+    browser.picture(f"mlflow-front-{len(expected)}")
+    value = "return document.querySelector(arguments[0]).value"
+    assert browser.run(value, SEARCH_BOX) == query

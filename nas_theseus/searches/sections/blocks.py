@@ -83,4 +83,4 @@ def _map(
     return Plot(figure, f"Share of {title} with each block at each part; see the table.", height)
 
 
-MEMBER = Section("Which blocks win where", 6, write)
+MEMBER = Section("Which blocks win where", 70, write)

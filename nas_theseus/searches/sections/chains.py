@@ -49,4 +49,4 @@ def _boxes(evaluation: Evaluation) -> Iterator[Box]:
         yield Box(str(choice), under, len(choice.span), choice.block == KEEP)
 
 
-MEMBER = Section("The networks of the front, block by block", 7, write)
+MEMBER = Section("The networks of the front, block by block", 80, write)

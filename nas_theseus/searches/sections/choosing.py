@@ -113,7 +113,7 @@ def _how_sure(records: Records, choice: Choice, best: Evaluation, quality: str) 
     lead = f"ahead of {choice.second.architecture.id} by {number(abs(here - there))}"
     error = standard_error(records, quality, here, there)
     if error is None:
-        return lead
+        return f"{lead}; how much of this is chance is not recorded"
     if abs(here - there) < error:
         return f"{lead}: within chance, either may be better"
     if abs(here - there) < 2 * error:
@@ -129,4 +129,4 @@ def standard_error(records: Records, quality: str, one: float, other: float) -> 
     return math.sqrt((one * (1 - one) + other * (1 - other)) / examples)
 
 
-MEMBER = Section("Which network to take", 2, write)
+MEMBER = Section("Which network to take", 20, write)

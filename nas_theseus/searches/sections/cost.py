@@ -1,11 +1,11 @@
-"""What the search cost: multiply-adds and seconds."""
+"""What the search cost: multiply-adds, seconds, and energy where it was read."""
 
 from __future__ import annotations
 
 from collections.abc import Sequence
 
 from nas_theseus.pictures.page import Paragraph, Piece, Table
-from nas_theseus.searches.figures import duration, short_count
+from nas_theseus.searches.figures import duration, energy_of, short_count
 from nas_theseus.searches.records import Records
 from nas_theseus.searches.section import Section
 
@@ -61,8 +61,20 @@ def _beside(records: Records) -> str:
         said.append(f"{reused:.0f} blocks came from the library, which saved {macs} MACs.")
     if records.failures:
         said.append(f"The work of {len(records.failures)} failed candidates is not recorded.")
-    said.append("Energy, and the training of the guide, are not recorded.")
+    said.append("The training of the guide is not recorded.")
+    said.append(_energy(records))
     return " ".join(said)
 
 
-MEMBER = Section("What the search cost", 9, write)
+def _energy(records: Records) -> str:
+    energy = records.energy
+    if energy is None:
+        return "Energy is not recorded: no counter of the driver's machine could be read."
+    each = " and ".join(f"{kind} took {energy_of(j)}" for kind, j in energy.joules.items())
+    return (
+        f"On the driver's machine {each} in {energy.launches} launches of the search, with "
+        "everything else that ran there; other machines are not counted."
+    )
+
+
+MEMBER = Section("What the search cost", 110, write)

@@ -149,4 +149,4 @@ def _about_baselines(records: Records, uniform: Sequence[Evaluation]) -> str:
     return " ".join(said)
 
 
-MEMBER = Section("The front", 1, write)
+MEMBER = Section("The front", 10, write)

@@ -127,4 +127,4 @@ def write(records: Records) -> Sequence[Piece]:
     ]
 
 
-MEMBER = Section("Predicted and measured quality", 8, write)
+MEMBER = Section("Predicted and measured quality", 100, write)

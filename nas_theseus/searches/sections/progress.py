@@ -109,4 +109,4 @@ def write(records: Records) -> Sequence[Piece]:
     return pieces
 
 
-MEMBER = Section("Progress", 3, write)
+MEMBER = Section("Progress", 40, write)

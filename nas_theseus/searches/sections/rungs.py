@@ -83,4 +83,4 @@ def _tau(tau: float | None) -> tuple[str, str]:
     return f"{tau:.2f}", "yes" if tau >= MIN_TAU else "no"
 
 
-MEMBER = Section("How well early results predicted the end", 5, write)
+MEMBER = Section("How well early results predicted the end", 60, write)

@@ -77,4 +77,4 @@ def _failed(records: Records) -> list[Piece]:
     return pieces
 
 
-MEMBER = Section("What was stopped, and what failed", 4, write)
+MEMBER = Section("What was stopped, and what failed", 50, write)

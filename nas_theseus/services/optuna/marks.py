@@ -1,4 +1,4 @@
-"""Marks that a study sets on its trials, as user attributes, for samplers and windows to read."""
+"""Marks that a study sets on its trials, as user attributes, for samplers, windows and people."""
 
 from __future__ import annotations
 
@@ -16,3 +16,7 @@ ARCHITECTURE = "theseus:architecture"
 ABANDONED = "theseus:abandoned"
 # The proposed architecture had already been proposed.
 REPEATED = "theseus:repeated"
+
+# For people, who see them in optuna-dashboard: the architecture, and how far the limits are kept.
+WORDS = "architecture"
+LIMITS = "limits"

@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
+import warnings
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager, nullcontext
 from dataclasses import dataclass
 from pathlib import Path
 
 import optuna
-from optuna.exceptions import StorageInternalError
+from optuna.exceptions import ExperimentalWarning, StorageInternalError
 from optuna.storages import BaseStorage, RDBStorage
 from sqlalchemy.exc import SQLAlchemyError
 
@@ -95,7 +96,7 @@ class StoredStudy:
 def open_stored_study(
     name: str, address: Path | str, objectives: Sequence[Objective]
 ) -> StoredStudy:
-    """Load the study of this name, or make it if there is none.
+    """Load the study of this name, or make it if there is none; its values have names.
 
     Raises:
         ServiceError: the storage cannot be used.
@@ -108,8 +109,21 @@ def open_stored_study(
             directions=[goal.direction for goal in objectives],
             load_if_exists=True,
         )
+        _name_values(study, [goal.name for goal in objectives])
         return StoredStudy(study, storage, storage.get_study_id_from_name(name), address)
     except TheseusError:
         raise
     except Exception as error:  # database drivers raise their own kinds
         raise unusable(address, error) from None
+
+
+def _name_values(study: optuna.Study, names: list[str]) -> None:
+    """Name a study's values, unless they have these names; studies of earlier versions have none.
+
+    A study of another number of values is left alone: its search refuses it elsewhere.
+    """
+    with warnings.catch_warnings():
+        # Names are experimental in Optuna 5; without them, it numbers the values as it did.
+        warnings.simplefilter("ignore", ExperimentalWarning)
+        if study.metric_names != names and len(study.directions) == len(names):
+            study.set_metric_names(names)

@@ -23,15 +23,18 @@ from nas_theseus.services.optuna.marks import (
     ARCHITECTURE,
     COSTS,
     ESTIMATED,
+    LIMITS,
     REASON,
     REPEATED,
     RUNGS,
+    WORDS,
 )
 from nas_theseus.services.optuna.private import enqueued_genes
 from nas_theseus.services.optuna.sampler import Sampler, make_sampler, sampler_of
 from nas_theseus.services.optuna.storage import StoredStudy, open_stored_study
 from nas_theseus.space.genome import Genome
 from nas_theseus.values.architecture import Architecture
+from nas_theseus.values.architecture_words import in_words
 from nas_theseus.values.goals import Constraint, Objective
 from nas_theseus.values.ids import derive_seed
 from nas_theseus.values.outcomes import Cost, Failure, Outcome, Stopped
@@ -207,6 +210,7 @@ class Study:
             trial = self._ask()
             architecture = self._problem.genome.decode(trial.params)
             self._stored.mark(trial.number, ARCHITECTURE, architecture.id)
+            self._stored.mark(trial.number, WORDS, in_words(architecture))
             outcome = self._known(architecture)
             twin = outcome is None and self._is_twin(trial.number, architecture)
             if outcome is not None or twin:
@@ -285,11 +289,21 @@ class Study:
         broken = [name for name, violation in violations.items() if violation > 0]
         if not broken:
             return False
-        self._stored.constrain(number, violations)
+        self._constrain(number, violations)
         self._stored.mark(number, REASON, f"refused: breaks {', '.join(broken)}")
         self._study.tell(number, [self._worst(goal, costs) for goal in self._problem.objectives])
         self.refused += 1
         return True
+
+    def _constrain(self, number: int, violations: Mapping[str, float]) -> None:
+        """Save by how much a trial breaks each limit, also as text: dashboards show only that."""
+        self._stored.constrain(number, violations)
+        if violations:
+            said = (
+                f"{name}: {f'broken by {violation:.1%} of it' if violation > 0 else 'kept'}"
+                for name, violation in violations.items()
+            )
+            self._stored.mark(number, LIMITS, "; ".join(said))
 
     def _violations(self, values: Mapping[str, float]) -> dict[str, float]:
         return {str(limit): limit.violation(values) for limit in self._problem.constraints}
@@ -305,7 +319,7 @@ class Study:
             self._study.tell(number, state=TrialState.FAIL)
             return
         values = outcome.values()
-        self._stored.constrain(number, self._violations(values))
+        self._constrain(number, self._violations(values))
         if isinstance(outcome, Stopped):
             self._stored.mark(number, ESTIMATED, outcome.rung)
         evaluation = outcome.evaluation if isinstance(outcome, Stopped) else outcome

@@ -118,6 +118,22 @@ def test_long_tables_are_closed_at_first() -> None:
         assert (f"many ({rows} rows)" in page.text) == bool(closed)
 
 
+def test_numbers_stay_with_their_unit_and_long_texts_wrap() -> None:
+    table = Table("t", ["a", "b", "c"], [["1", "12.3 min", "keep | basic(width=0.5)"]])
+    page = refuse_what_is_not_readable(html_page("t", [], [Chapter("One", "one", [table])]))
+    assert [cell.get("class") for cell in page.of("td")] == ["whole", None]
+
+
+def test_a_plot_is_a_picture_whose_name_is_its_caption() -> None:
+    plot = Plot(go.Figure(go.Scatter(x=[1], y=[2])), "what it shows")
+    text = html_page("t", [], [Chapter("One", "one", [plot])])
+    page = refuse_what_is_not_readable(text)
+    (picture,) = (one for one in page.of("div") if one.get("role") == "img")
+    (caption,) = page.of("figcaption")
+    assert picture["aria-labelledby"] == caption["id"]
+    assert "aria-hidden" not in picture
+
+
 def test_a_row_of_another_length_is_refused() -> None:
     with pytest.raises(ValueError, match="table 'sums' has 1 cells, not 2"):
         Table("sums", ["a", "b"], [["1"]])

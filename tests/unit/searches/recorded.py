@@ -9,6 +9,7 @@ from pathlib import Path
 
 from nas_theseus.searches.basis import Basis
 from nas_theseus.searches.beginning import Beginning
+from nas_theseus.searches.chance import Chance
 from nas_theseus.searches.folder import SearchFolder
 from nas_theseus.searches.records import Records
 from nas_theseus.storage.whole_files import write_json
@@ -31,6 +32,13 @@ RUNGS = (Rung("converted", "val_accuracy", 0), Rung("epoch_1", "val_accuracy", 1
 GUIDE = {"val_accuracy": 0.95, "macs": 1000, "params": 500}
 REFERENCE = {"val_accuracy": 0.5, "macs": 1000}
 EXAMPLES = 400
+CHANCE = Chance(
+    "val_accuracy",
+    tuple(0.6 + 0.001 * number for number in range(200)),
+    {"macs": tuple(200.0 + 4 * number for number in range(200))},
+    0.25,
+    10,
+)
 BEGAN = 1_700_000_000
 # Spans of one or two parts before the head, and a width (0: the guide's part) for each.
 _SHAPES: tuple[tuple[tuple[int, int], ...], ...] = (
@@ -130,5 +138,6 @@ class Recorded:
             path.write_text(json.dumps({"test_accuracy": one.value("val_accuracy") - 0.01}))
         counts = {"trials_done": 10.0, "trials_stopped": 2.0, "trials_failed": 3.0}
         blocks = {"blocks_reused": 4.0, "blocks_reused_macs": 2800.0}
+        CHANCE.write(self.folder)
         guide = {**GUIDE, "test_accuracy": 0.94}
         write_json(self.folder.front / "front.json", {"guide": guide, **counts, **blocks})

@@ -6,7 +6,7 @@ import math
 
 import pytest
 
-from nas_theseus.searches.figures import duration, number
+from nas_theseus.searches.figures import duration, energy_of, number
 
 
 @pytest.mark.parametrize(
@@ -26,3 +26,10 @@ def test_numbers(value: float | None, text: str) -> None:
 )
 def test_durations(seconds: float, text: str) -> None:
     assert duration(seconds) == text
+
+
+@pytest.mark.parametrize(
+    ("joules", "text"), [(0.5, "0.5 J"), (999, "999 J"), (4500, "4.5 kJ"), (7.2e6, "2 kWh")]
+)
+def test_energies(joules: float, text: str) -> None:
+    assert energy_of(joules) == text
