@@ -6,7 +6,7 @@ import json
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-from nas_theseus.estimate.pareto import IncrementalFront
+from nas_theseus.estimate.pareto import IncrementalFront, at_chance
 from nas_theseus.searches.beginning import Beginning
 from nas_theseus.searches.folder import SearchFolder
 from nas_theseus.storage.whole_files import write_json
@@ -55,6 +55,17 @@ def read_outcomes(folder: SearchFolder) -> list[Outcome]:
     begun = Beginning.read(folder)
     own = (begun.recipe, begun.seed)
     return [outcome for outcome in folder.outcomes() if (outcome.recipe, outcome.seed) == own]
+
+
+def count_at_chance(folder: SearchFolder) -> int:
+    """How many evaluations of a search are left out of its front as no better than chance.
+
+    Raises:
+        StorageError: no such search.
+    """
+    limits = Beginning.read(folder).constraints
+    done = [outcome for outcome in read_outcomes(folder) if isinstance(outcome, Evaluation)]
+    return len(at_chance(done, limits))
 
 
 def read_front(folder: SearchFolder, budget: Sequence[Constraint] = ()) -> tuple[FrontMember, ...]:

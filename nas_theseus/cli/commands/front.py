@@ -103,7 +103,8 @@ def command(
 def _show_members(folder: SearchFolder, where: str | None, as_json: bool) -> None:
     """The front, or those of its members that meet conditions."""
     from nas_theseus.cli.show import show_front
-    from nas_theseus.searches.front_files import front_rows, read_front
+    from nas_theseus.searches.figures import left_out
+    from nas_theseus.searches.front_files import count_at_chance, front_rows, read_front
 
     rows = front_rows(read_front(folder))
     title = f"front of {folder.name}: {len(rows)} architectures"
@@ -111,6 +112,8 @@ def _show_members(folder: SearchFolder, where: str | None, as_json: bool) -> Non
         rows = _matching(rows, where)
         title += f", {len(rows)} of them with {where}"
     show_front(rows, title, as_json=as_json)
+    if not as_json and (count := count_at_chance(folder)):
+        Console().print(left_out(count), highlight=False)
 
 
 def _answer(
