@@ -27,6 +27,10 @@ from nas_theseus.values.settings import SearchSettings
 from nas_theseus.values.validation import validated
 
 
+# Options of a launch that say where its trials run.
+EXECUTION = ("executor", "address", "parallel", "max_failures", "runtime_env", "callbacks")
+
+
 def search(
     space: str | Path,
     *,
@@ -52,7 +56,9 @@ def search(
             `trials`.
         options: options of ``nas-theseus search``, with underscores: ``name``, ``storage``,
             ``sampler``, ``seed``, ``executor``, ``parallel``, …. Default: what the search began
-            with; in a new search, the default of the command line.
+            with; in a new search, the default of the command line. Besides, ``callbacks`` is a list
+            of `ray.tune.Callback` objects, which are told of every job as a trial; ``runtime_env``
+            and ``label_selector`` may be dicts.
 
     Raises:
         TheseusError: any mistake that a user can correct; before any training where possible.
@@ -93,12 +99,13 @@ def settings_of(space_file: Path, options: Mapping[str, Any], where: str) -> Sea
             ("cpus_per_trial", "cpus"),
             ("gpus_per_trial", "gpus"),
             ("accelerator_type", "accelerator_type"),
+            ("label_selector", "label_selector"),
         )
         if option in given
     }
     execution = {
         name: given.pop(name)
-        for name in ("executor", "address", "parallel", "max_failures")
+        for name in EXECUTION
         if name in given
     }
     complete = inherit(SearchFolder(Path(given["storage"]), str(given["name"])), given)

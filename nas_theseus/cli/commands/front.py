@@ -16,8 +16,10 @@ from nas_theseus.cli.options import (
     CpusOption,
     ExecutorOption,
     GpusOption,
+    LabelsOption,
     LibraryOption,
     ParallelOption,
+    RuntimeEnvOption,
     StorageOption,
     StudyOption,
     TrustOption,
@@ -67,6 +69,8 @@ def command(
     cpus_per_trial: CpusOption = 1.0,
     gpus_per_trial: GpusOption = 0.0,
     accelerator_type: AcceleratorOption = None,
+    label_selector: LabelsOption = None,
+    runtime_env: RuntimeEnvOption = None,
 ) -> None:
     """Show the front of a search, finished or running: what no other evaluation dominates.
 
@@ -96,6 +100,8 @@ def command(
             "cpus_per_trial": cpus_per_trial,
             "gpus_per_trial": gpus_per_trial,
             "accelerator_type": accelerator_type,
+            "label_selector": label_selector,
+            "runtime_env": runtime_env,
         }
         _refine(folder, found, at, launch, trust_code)
 
