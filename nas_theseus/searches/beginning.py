@@ -19,7 +19,7 @@ from nas_theseus.space.mistakes import mistakes_in
 from nas_theseus.space.search_space import SearchSpace
 from nas_theseus.space.sources import Sources, difference, read_sources, write_sources
 from nas_theseus.storage.whole_files import write_json
-from nas_theseus.tasks.chance import chance_of
+from nas_theseus.tasks.floor import chance_of
 from nas_theseus.values.goals import Constraint, Objective
 from nas_theseus.values.ids import short_hash
 from nas_theseus.values.settings import SearchSettings

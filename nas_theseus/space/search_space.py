@@ -65,7 +65,7 @@ class SearchSpace:
             trial. Default: the task's validation metric, and multiply-adds.
         constraints: hard limits on metrics and costs, such as ``"macs <= 2e6"``. A cost of your
             own is available here if an objective names it or ``COSTS.add(name, cost)`` added it.
-        beat_chance: whether networks that are no better than chance (`tasks.chance`) stay off the
+        beat_chance: whether networks that are no better than chance (`tasks.floor`) stay off the
             front. Has no effect where a constraint on the task's metric sets another floor.
         keep: names of guide parts that are always kept.
         measures: the costs that this space counts and measures, by name.

@@ -32,7 +32,7 @@ class Constraint:
     """A hard limit ``name <= limit`` (or ``>=``) on a metric or cost.
 
     Attributes:
-        chance: whether the limit is what chance reaches (`tasks.chance`); a value that equals it,
+        chance: whether the limit is what chance reaches (`tasks.floor`); a value that equals it,
             up to rounding, then violates it.
     """
 

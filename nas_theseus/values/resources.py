@@ -10,7 +10,6 @@ from pydantic import Field, ValidationInfo, field_validator
 
 from nas_theseus.values.validation import PositiveFloat, Settings
 
-
 # Ray's labels have the syntax of those of Kubernetes, with an optional prefix.
 _PIECE = r"[A-Za-z0-9](?:[A-Za-z0-9_.-]{0,61}[A-Za-z0-9])?"
 _KEY = re.compile(rf"(?:[A-Za-z0-9.-]{{1,253}}/)?{_PIECE}")

@@ -12,7 +12,7 @@ import torch
 
 from nas_theseus.errors import DataError
 from nas_theseus.tasks import digits, from_datasets, multilabel, regression, text_file
-from nas_theseus.tasks.chance import chance_of
+from nas_theseus.tasks.floor import chance_of
 
 
 def validation_targets(task: Any) -> torch.Tensor:
