@@ -38,7 +38,8 @@ AtOption = Annotated[
     list[str] | None,
     typer.Option(
         metavar="BUDGET",
-        help="Another budget, such as 'macs <= 5e6 and params <= 1e5': architectures within it, "
+        help="Another budget on any costs, such as 'macs <= 5e6 and weight_bytes <= 1e5': "
+        "architectures within it, "
         "evaluated ones and ones predicted to be better. Nothing is trained.",
     ),
 ]
@@ -242,6 +243,7 @@ def _show_answer(found: Answer, title: str, as_json: bool) -> None:
             "predicted": predicted,
             "epsilon": found.epsilon,
             "prior": found.prior,
+            "not_predicted": list(found.not_predicted),
         }
         print(json.dumps(shown, indent=1))
         return
@@ -255,6 +257,11 @@ def _show_answer(found: Answer, title: str, as_json: bool) -> None:
         console.print(
             f"this is a prior: the search has no finished evaluation, so these are the least sums "
             f"of the blocks' {found.prior.replace('_', ' ')}, and their {found.metric} is unknown"
+        )
+    if found.not_predicted:
+        console.print(
+            f"{', '.join(found.not_predicted)}: measured on finished networks, so predictions are "
+            "not held to it; --refine evaluates one"
         )
     if found.epsilon:
         console.print(f"predictions are the best up to {found.epsilon:.0%} of each cost")
