@@ -11,7 +11,7 @@ from matplotlib.ticker import EngFormatter, LogLocator, NullFormatter, PercentFo
 from nas_theseus.values.goals import Objective
 
 _WORDS = {
-    "macs": "multiply-adds (MACs)",
+    "macs": "multiply-adds, MACs",
     "params": "parameters",
     "weight_bytes": "size of the weights, bytes",
     "kv_cache_bytes": "key-value cache, bytes",
@@ -21,8 +21,9 @@ _SPLITS = {"val": "validation", "test": "test", "train": "training"}
 _UNITS = {"ms": "ms", "s": "s", "bytes": "bytes", "mb": "MB", "j": "J", "mj": "mJ", "w": "W"}
 # Metrics that are shares of 1.
 _SHARES = ("accuracy", "top5_accuracy", "f1", "mean_iou", "agreement")
-# With fewer decades than this, a log axis needs ticks between powers of ten.
-_FEW_DECADES = 10
+# Ticks of a log axis whose values are within this factor of each other, as multiples of powers of
+# ten; a wider one has powers of ten alone.
+_BETWEEN = ((10, (1, 1.5, 2, 3, 5, 7)), (100, (1, 2, 5)))
 
 
 def words(name: str) -> str:
@@ -71,7 +72,10 @@ def format_axis(axis: Axis, objective: Objective, values: Sequence[float]) -> No
         axis.set_major_formatter(PercentFormatter(1))
         return
     axis.set_major_formatter(EngFormatter(sep=""))
-    if objective.log and values and max(values) < _FEW_DECADES * min(values):
-        axis.set_major_locator(LogLocator(subs=(1, 1.5, 2, 3, 5, 7)))
-    if objective.log:
-        axis.set_minor_formatter(NullFormatter())
+    if not objective.log:
+        return
+    axis.set_minor_formatter(NullFormatter())
+    factor = max(values) / min(values) if values else 1.0
+    multiples = next((several for most, several in _BETWEEN if factor < most), None)
+    if multiples is not None:
+        axis.set_major_locator(LogLocator(subs=multiples))

@@ -15,7 +15,7 @@ from nas_theseus.values.goals import Objective
         ("val_accuracy", "validation accuracy, %"),
         ("test_mean_iou", "test mean iou, %"),
         ("val_perplexity", "validation perplexity"),
-        ("macs", "multiply-adds (MACs)"),
+        ("macs", "multiply-adds, MACs"),
         ("latency_ms", "latency, ms"),
         ("peak_memory_bytes", "peak memory, bytes"),
         ("energy_mj", "energy, mJ"),
@@ -29,7 +29,7 @@ def test_names_become_words(name: str, said: str) -> None:
 
 def test_an_axis_says_which_way_is_better_and_shortens_its_ticks() -> None:
     macs, accuracy = Objective("macs", "minimize", log=True), Objective("val_accuracy", "maximize")
-    assert label(macs) == "multiply-adds (MACs) (less is better)"
+    assert label(macs) == "multiply-adds, MACs (less is better)"
     assert for_plotly(macs) == {"title": label(macs), "type": "log", "tickformat": ".3~s"}
     assert for_plotly(accuracy)["tickformat"] == ".2~%"
 
@@ -38,6 +38,7 @@ def test_an_axis_says_which_way_is_better_and_shortens_its_ticks() -> None:
     ("name", "log", "values", "ticks"),
     [
         ("macs", True, [200e3, 900e3], {"200k", "500k"}),
+        ("macs", True, [52e3, 2.5e6], {"50k", "100k", "2M"}),
         ("macs", True, [1e6, 1e9], {"1M", "10M", "100M", "1G"}),
         ("val_accuracy", False, [0.5, 1.0], {"50%", "60%"}),
         ("latency_ms", False, [1.0, 3.0], {"1", "2"}),

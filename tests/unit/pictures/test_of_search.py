@@ -57,7 +57,7 @@ def test_front_is_connected_in_order_of_cost() -> None:
     assert others.opacity < 1
     assert figure.layout.xaxis.type == "log"
     assert figure.layout.yaxis.type == "linear"
-    assert figure.layout.xaxis.title.text == "multiply-adds (MACs) (less is better)"
+    assert figure.layout.xaxis.title.text == "multiply-adds, MACs (less is better)"
     assert figure.layout.yaxis.title.text == "validation accuracy, % (more is better)"
     assert figure.layout.title.text == "search a&lt;b"
 
