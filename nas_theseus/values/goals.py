@@ -45,7 +45,8 @@ class Constraint:
         """How far the values miss the limit, as a share of it; 0 if it is met or not yet known."""
         if self.name not in values:
             return 0.0
-        scale = max(abs(self.limit), 1e-12)
+        # Chance may be 0 up to rounding, of R² for example, of which nothing is a share.
+        scale = max(abs(self.limit), 1e-2 if self.chance else 1e-12)
         over = values[self.name] - self.limit
         missed = over if self.operator == "<=" else -over
         return max(0.0, missed + (_ROUNDING * scale if self.chance else 0.0)) / scale

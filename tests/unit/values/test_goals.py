@@ -25,5 +25,8 @@ def test_what_only_equals_chance_is_no_better() -> None:
     assert less.violation({"val_perplexity": 12.0}) > 0
     assert less.violation({"val_perplexity": 11.9}) == 0
     assert less.violation({}) == 0
+    none = Constraint("val_r2", ">=", 0.0, chance=True)
+    assert none.violation({"val_r2": 0.0}) > 0
+    assert none.violation({"val_r2": -0.5}) == pytest.approx(50, rel=1e-3)
     assert str(more) == "val_accuracy > 0.1 (chance)"
     assert str(less) == "val_perplexity < 12 (chance)"

@@ -101,7 +101,11 @@ class Jobs:
         self.failures[job.id] = failure
 
 
-def test_labels_a_runtime_environment_and_callbacks_of_ones_own(tmp_path: Path) -> None:
+def test_labels_a_runtime_environment_and_callbacks_of_ones_own(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("RAY_raylet_start_wait_time_s", "300")  # on a busy machine
+
     class Seen:
         """Saves where it runs; inside the test, so that Ray sends it by value."""
 
