@@ -146,7 +146,7 @@ def _repeat(
     trust_code: bool,
 ) -> None:
     """Evaluate members with more seeds, and show how far their quality spreads."""
-    from nas_theseus.api.repeats import repeat_front
+    from nas_theseus.api.repeating import repeat_front
     from nas_theseus.cli.tables import difference_lines, front_table, repeated_rows
     from nas_theseus.searches.front_files import front_rows, read_front
     from nas_theseus.searches.report import LiveReport

@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 from typer.testing import CliRunner
 
-from nas_theseus.api.repeats import repeat_front
+from nas_theseus.api.repeating import repeat_front
 from nas_theseus.cli.app import make_app
 from nas_theseus.errors import SpaceError, StorageError
 from nas_theseus.searches.front_drawing import figure_of_front

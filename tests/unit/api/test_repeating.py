@@ -9,7 +9,7 @@ import pytest
 from filelock import FileLock
 
 import nas_theseus
-from nas_theseus.api.repeats import repeat_front
+from nas_theseus.api.repeating import repeat_front
 from nas_theseus.errors import StorageError
 from nas_theseus.searches.folder import SearchFolder
 from nas_theseus.searches.front_files import read_front
