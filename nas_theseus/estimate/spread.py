@@ -7,7 +7,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 import numpy as np
-from scipy.stats import t
+from scipy.stats import t  # type: ignore[import-untyped]
 
 LEVEL = 0.05
 

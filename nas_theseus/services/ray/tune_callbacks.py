@@ -30,7 +30,7 @@ def _mistake(callback: object) -> str | None:
             "one outcome belongs into the space file, as SearchSpace(callbacks=[…])"
         )
     try:
-        cloudpickle.dumps(callback)
+        cloudpickle.dumps(callback)  # type: ignore[no-untyped-call]
     except Exception as error:  # whatever the callback holds may raise anything
         return (
             f"{type(callback).__name__} cannot be pickled, which Tune does with its settings "

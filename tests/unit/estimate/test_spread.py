@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 
 import pytest
-from scipy.stats import ttest_ind
+from scipy.stats import ttest_ind  # type: ignore[import-untyped]
 
 from nas_theseus.estimate.spread import Spread, chance_of_difference, together
 
