@@ -27,6 +27,7 @@ from nas_theseus.searches.block_jobs import BlockJobs
 from nas_theseus.searches.driver import Driver, Job
 from nas_theseus.searches.folder import SearchFolder
 from nas_theseus.searches.opening import reference_of
+from nas_theseus.searches.repeat_job import Repeat
 from nas_theseus.searches.worker import Worker, WorkerSettings, worker_settings
 from nas_theseus.services.ray.executor import RayExecutor
 from nas_theseus.space.search_space import SearchSpace
@@ -51,7 +52,7 @@ class TimedWorker(Worker):
         super().__init__(settings)
         self._folder = folder
 
-    def __call__(self, job: BlockKey | Architecture) -> Iterator[str | Reached | Ended]:
+    def __call__(self, job: BlockKey | Architecture | Repeat) -> Iterator[str | Reached | Ended]:
         # Each job is run by one thread alone, and the consumer's time is another process's.
         spent, began = 0.0, time.process_time()
         for event in super().__call__(job):

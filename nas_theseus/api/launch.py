@@ -125,7 +125,9 @@ class Launch:
         if self.settings.study_url is not None:
             reach(self.settings.study_url)
         trials = self._enqueue(first) if first else self.settings.trials
-        launch = replace(self, settings=self.settings.model_copy(update={"trials": trials}))
+        space = replace(self.space, floor=begun.floor)
+        settings = self.settings.model_copy(update={"trials": trials})
+        launch = replace(self, space=space, settings=settings)
         library = launch.open_library()
         trackers = launch.make_trackers(begun)
         trackers.begin(launch.parameters())

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -25,6 +26,9 @@ from nas_theseus.values.architecture import Architecture
 from nas_theseus.values.registers import EXECUTORS, SAMPLERS, TRACKERS
 from nas_theseus.values.settings import SearchSettings
 from nas_theseus.values.validation import validated
+
+# Options of a launch that say where its trials run.
+EXECUTION = ("executor", "address", "parallel", "max_failures", "runtime_env", "callbacks")
 
 
 def search(
@@ -52,7 +56,9 @@ def search(
             `trials`.
         options: options of ``nas-theseus search``, with underscores: ``name``, ``storage``,
             ``sampler``, ``seed``, ``executor``, ``parallel``, …. Default: what the search began
-            with; in a new search, the default of the command line.
+            with; in a new search, the default of the command line. Besides, ``callbacks`` is a list
+            of `ray.tune.Callback` objects, which are told of every job as a trial; ``runtime_env``
+            and ``label_selector`` may be dicts.
 
     Raises:
         TheseusError: any mistake that a user can correct; before any training where possible.
@@ -93,14 +99,11 @@ def settings_of(space_file: Path, options: Mapping[str, Any], where: str) -> Sea
             ("cpus_per_trial", "cpus"),
             ("gpus_per_trial", "gpus"),
             ("accelerator_type", "accelerator_type"),
+            ("label_selector", "label_selector"),
         )
         if option in given
     }
-    execution = {
-        name: given.pop(name)
-        for name in ("executor", "address", "parallel", "max_failures")
-        if name in given
-    }
+    execution = {name: given.pop(name) for name in EXECUTION if name in given}
     complete = inherit(SearchFolder(Path(given["storage"]), str(given["name"])), given)
     complete["execution"] = {**execution, "resources": resources}
     return validated(SearchSettings, complete, where)
@@ -132,16 +135,26 @@ def run_search(
     with_library = settings.library is not False and not space.recipe.is_control
     space = replace(space, recipe=space.recipe.model_copy(update={"library": with_library}))
     folder.create()
-    lock = FileLock(folder.lock_file)
+    with alone(folder):
+        return Launch(space, sources, folder, settings, reporter).run(first)
+
+
+@contextmanager
+def alone(folder: SearchFolder) -> Iterator[None]:
+    """Holds a search's folder, so that no other process runs its trials meanwhile.
+
+    Raises:
+        StorageError: another process does.
+    """
     try:
-        held = lock.acquire(timeout=0)
+        held = FileLock(folder.lock_file).acquire(timeout=0)
     except Timeout as error:
         raise StorageError(
-            f"search {settings.name!r} in {settings.storage} is already running in another "
+            f"search {folder.name!r} in {folder.root} is already running in another "
             "process; wait for it, or give this one another --name"
         ) from error
     with held:
-        return Launch(space, sources, folder, settings, reporter).run(first)
+        yield
 
 
 def refuse_unknown_names(settings: SearchSettings) -> None:

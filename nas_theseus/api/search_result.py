@@ -10,12 +10,11 @@ from typing import TYPE_CHECKING, Any
 from nas_theseus.conversion.target import Target
 from nas_theseus.errors import StorageError
 from nas_theseus.export.member import load
-from nas_theseus.pictures.of_search import front_figure
-from nas_theseus.searches.beginning import Beginning
 from nas_theseus.searches.folder import SearchFolder
-from nas_theseus.searches.front_files import front_rows, read_outcomes
+from nas_theseus.searches.front_drawing import figure_of_front
+from nas_theseus.searches.front_files import front_rows
 from nas_theseus.searches.status import Status
-from nas_theseus.values.outcomes import Evaluation, Failure, FrontMember
+from nas_theseus.values.outcomes import Failure, FrontMember
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -58,11 +57,7 @@ class SearchResult:
 
     def plot(self) -> Any:
         """The front and all other evaluations, as a plotly figure."""
-        folder = SearchFolder(self.folder.parents[1], self.name)
-        evaluations = [o for o in read_outcomes(folder) if isinstance(o, Evaluation)]
-        members = {member.evaluation.architecture.id for member in self.members}
-        goals = Beginning.read(folder).objectives
-        return front_figure(evaluations, members, goals, self.name)
+        return figure_of_front(SearchFolder(self.folder.parents[1], self.name), self.members)
 
     def load(self, architecture: str) -> Target:
         """One network of the front, in eval mode on the CPU, by the id of its architecture.

@@ -57,6 +57,23 @@ AcceleratorOption = Annotated[
     str | None,
     typer.Option(help="Use GPUs of this type only, as Ray names it: A100, H100, T4. Default: any."),
 ]
+LabelsOption = Annotated[
+    list[str] | None,
+    typer.Option(
+        "--label-selector",
+        metavar="KEY=VALUE",
+        help="Run trials on Ray nodes with this label only; VALUE may be !value or in(a, b). "
+        "May be repeated.",
+    ),
+]
+RuntimeEnvOption = Annotated[
+    Path | None,
+    typer.Option(
+        "--runtime-env",
+        metavar="FILE",
+        help="Ray runtime environment of all workers: a YAML or JSON file.",
+    ),
+]
 SettingsOption = Annotated[
     list[str] | None,
     typer.Option("--set", metavar="NAME=VALUE", help="Change a setting; may be repeated."),

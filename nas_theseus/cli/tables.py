@@ -9,6 +9,8 @@ from rich.table import Table
 
 from nas_theseus.searches.budget import Answer
 from nas_theseus.searches.figures import short_count
+from nas_theseus.searches.front_files import front_rows
+from nas_theseus.searches.repeats import RepeatedFront
 
 MIN_BLOCKS = 10  # columns below which a list of blocks says nothing
 
@@ -63,6 +65,40 @@ def predicted_table(found: Answer, title: str, width: int) -> Table:
             }
         )
     return front_table(shown, title, width)
+
+
+def repeated_rows(found: RepeatedFront) -> list[dict[str, Any]]:
+    """The front as rows for `front_table`, with the spread of each member's quality."""
+    rows = []
+    for one, row in zip(found.members, front_rows([m.member for m in found.members]), strict=True):
+        spread = "-"
+        if one.spread is not None:
+            spread = f"{one.spread.mean:.4g} ± {one.spread.deviation:.2g}"
+        failed = {"failed": str(one.failed)} if any(m.failed for m in found.members) else {}
+        first = {"architecture": row["architecture"], f"{found.metric}_repeated": spread, **failed}
+        rows.append(first | row)
+    return rows
+
+
+def difference_lines(found: RepeatedFront) -> list[str]:
+    """What the repeats say of neighbours on the front, a line each, and what they do not say."""
+    count = len(found.seeds)
+    lines = []
+    for one in found.differences:
+        pair = f"{one.first} and {one.second}: {found.metric} differs by {one.difference:+.4g}"
+        if one.is_real:
+            lines.append(f"{pair}: real (p = {one.probability:.2g})")
+        else:
+            lines.append(f"{pair}: not told apart with {count} seeds (p = {one.probability:.2g})")
+    if not lines:
+        lines.append("fewer than two networks have two results, so nothing can be compared")
+    if found.is_constant:
+        lines.append("no result depends on the seed: nothing is trained after the library's blocks")
+    return [
+        *lines,
+        "means are of the other seeds only, as the search chose these networks by its own; blocks "
+        "of the library and the validation examples are the same for all seeds",
+    ]
 
 
 def _room(headings: Sequence[str], cells: Sequence[Sequence[str]], width: int) -> int:

@@ -331,6 +331,14 @@ def is_feasible(evaluation: Evaluation, constraints: Sequence[Constraint]) -> bo
     )
 
 
+def at_chance(
+    evaluations: Sequence[Evaluation], constraints: Sequence[Constraint]
+) -> list[Evaluation]:
+    """The evaluations that are no better than chance, where the constraints have its limit."""
+    limits = [constraint for constraint in constraints if constraint.chance]
+    return [one for one in evaluations if not is_feasible(one, limits)]
+
+
 @dataclass(frozen=True)
 class FrontChange:
     """How one more evaluation changed the front: names of evaluations that entered or left it."""
@@ -356,6 +364,11 @@ class IncrementalFront:
         self._members: list[Evaluation] = []
         self._points = as_minimised([], self._objectives)
         self._seen: dict[str, tuple[float, ...]] = {}
+
+    @property
+    def constraints(self) -> tuple[Constraint, ...]:
+        """What an evaluation on the front must keep."""
+        return self._constraints
 
     @property
     def members(self) -> list[Evaluation]:

@@ -78,6 +78,11 @@ class BlockKey:
     def __str__(self) -> str:
         return f"{self.choice} for {self.span.text}"
 
+    @property
+    def title(self) -> str:
+        """Name of its conversion in dashboards."""
+        return f"block {self}"
+
     def to_json(self) -> dict[str, Any]:
         return self._identity() | ({"parts": list(self.span.names)} if self.span.names else {})
 

@@ -12,24 +12,40 @@ from typing import Any
 import plotly.graph_objects as go  # type: ignore[import-untyped]
 from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
+from matplotlib.ticker import PercentFormatter
 
+from nas_theseus.estimate.spread import Spread
+from nas_theseus.pictures.axes import for_plotly, format_axis, is_share, words
 from nas_theseus.storage.whole_files import replacing
 from nas_theseus.values.goals import Objective
 from nas_theseus.values.outcomes import Evaluation
 from nas_theseus.values.registers import COSTS
 
-_FAINT, _FRONT = "#9aa5b1", "#c2410c"
+_SPREADS = "mean ± standard deviation, other seeds"
+_NOTHING: Mapping[str, Any] = {}
+_FAINT, _FRONT, _GUIDE = "#9aa5b1", "#c2410c", "#b45309"
 
 
 @dataclass(frozen=True)
 class _Picture:
-    """Content of both plots: axes and points."""
+    """Content of both plots: axes and points.
+
+    Attributes:
+        guide: where the guide is; None if its values are not known.
+        spreads: cost, and mean and standard deviation of the quality with several seeds.
+    """
 
     x: Objective
     y: Objective
     others: tuple[Evaluation, ...]
     front: tuple[Evaluation, ...]
     title: str
+    guide: tuple[float, float] | None
+    spreads: tuple[tuple[float, Spread], ...]
+
+    def along(self, objective: Objective) -> list[float]:
+        """All values along an axis."""
+        return [one.value(objective.name) for one in (*self.others, *self.front)]
 
 
 def axes_of(
@@ -64,6 +80,8 @@ def _picture(
     front: Collection[str],
     objectives: Sequence[Objective],
     title: str,
+    guide: Mapping[str, float],
+    spreads: Mapping[str, Spread],
 ) -> _Picture:
     x, y = axes_of(objectives, evaluations)
     shown = [item for item in evaluations if _drawable(item, x) and _drawable(item, y)]
@@ -76,6 +94,12 @@ def _picture(
         others=tuple(item for item in shown if item.architecture.id not in front),
         front=tuple(sorted(on_front, key=lambda item: (item.value(x.name), item.value(y.name)))),
         title=title,
+        guide=(guide[x.name], guide[y.name]) if x.name in guide and y.name in guide else None,
+        spreads=tuple(
+            (item.value(x.name), spreads[item.architecture.id])
+            for item in on_front
+            if item.architecture.id in spreads
+        ),
     )
 
 
@@ -90,16 +114,14 @@ def _hover(evaluation: Evaluation) -> str:
     return "<br>".join(lines)
 
 
-def _label(objective: Objective) -> str:
-    better = "more is better" if objective.direction == "maximize" else "less is better"
-    return f"{objective.name} ({better})"
-
-
 def front_figure(
     evaluations: Sequence[Evaluation],
     front: Collection[str],
     objectives: Sequence[Objective],
     title: str,
+    *,
+    guide: Mapping[str, float] = _NOTHING,
+    spreads: Mapping[str, Spread] = _NOTHING,
 ) -> go.Figure:
     """All evaluations as faint points, the front as connected points, with details on hover.
 
@@ -109,11 +131,13 @@ def front_figure(
         front: ids of the architectures on the front.
         objectives: the first cost is the x axis, the first quality the y axis.
         title: title of the plot.
+        guide: values of the guide by name; it is marked if both axes are among them.
+        spreads: the y axis's quality with several seeds, by architecture; drawn as error bars.
 
     Raises:
         ValueError: there is no objective.
     """
-    picture = _picture(evaluations, front, objectives, title)
+    picture = _picture(evaluations, front, objectives, title, guide, spreads)
     x, y = picture.x, picture.y
     figure = go.Figure()
     for name, members, style in (
@@ -132,10 +156,42 @@ def front_figure(
                 **style,
             )
         )
+    _add_guide_and_spreads(figure, picture)
     figure.update_layout(template="plotly_white", title=html.escape(picture.title))
-    figure.update_xaxes(title=_label(x), type="log" if x.log else "linear")
-    figure.update_yaxes(title=_label(y), type="log" if y.log else "linear")
+    figure.update_xaxes(**for_plotly(x))
+    figure.update_yaxes(**for_plotly(y))
     return figure
+
+
+def _add_guide_and_spreads(figure: go.Figure, picture: _Picture) -> None:
+    if picture.spreads:
+        deviations = [spread.deviation for _, spread in picture.spreads]
+        figure.add_trace(
+            go.Scatter(
+                x=[cost for cost, _ in picture.spreads],
+                y=[spread.mean for _, spread in picture.spreads],
+                error_y={"type": "data", "array": deviations, "color": _FRONT},
+                hovertext=[_spread_text(spread) for _, spread in picture.spreads],
+                hoverinfo="text",
+                mode="markers",
+                marker={"color": _FRONT, "symbol": "line-ew-open", "size": 12},
+                name=_SPREADS,
+            )
+        )
+    if picture.guide is not None:
+        figure.add_trace(
+            go.Scatter(
+                x=[picture.guide[0]],
+                y=[picture.guide[1]],
+                mode="markers",
+                marker={"color": _GUIDE, "symbol": "star", "size": 14},
+                name="guide",
+            )
+        )
+
+
+def _spread_text(spread: Spread) -> str:
+    return f"{spread.mean:.4g} ± {spread.deviation:.2g} with {len(spread.values)} other seeds"
 
 
 def _print_figure(picture: _Picture) -> Figure:
@@ -155,10 +211,24 @@ def _print_figure(picture: _Picture) -> Figure:
             label=name,
             **style,
         )
+    if picture.spreads:
+        axes.errorbar(
+            [cost for cost, _ in picture.spreads],
+            [spread.mean for _, spread in picture.spreads],
+            yerr=[spread.deviation for _, spread in picture.spreads],
+            color=_FRONT,
+            linestyle="none",
+            marker="_",
+            capsize=3,
+            label=_SPREADS,
+        )
+    if picture.guide is not None:
+        place = ([value] for value in picture.guide)
+        axes.plot(*place, color=_GUIDE, linestyle="none", marker="*", markersize=11, label="guide")
     axes.set_xscale("log" if picture.x.log else "linear")
     axes.set_yscale("log" if picture.y.log else "linear")
-    axes.set_xlabel(_label(picture.x))
-    axes.set_ylabel(_label(picture.y))
+    format_axis(axes.xaxis, picture.x, picture.along(picture.x))
+    format_axis(axes.yaxis, picture.y, picture.along(picture.y))
     # parse_math off: a dollar sign in a search's name is a dollar sign.
     axes.set_title(picture.title, fontsize=10, parse_math=False)
     axes.grid(alpha=0.3)
@@ -172,12 +242,15 @@ def write_front(
     front: Collection[str],
     objectives: Sequence[Objective],
     title: str,
+    *,
+    guide: Mapping[str, float] = _NOTHING,
+    spreads: Mapping[str, Spread] = _NOTHING,
 ) -> tuple[Path, Path]:
     """Write ``front.html`` (works offline) and ``front.png``, each atomically.
 
     Args:
         folder: folder to write to; created if it does not exist.
-        evaluations, front, objectives, title: as for `front_figure`.
+        evaluations, front, objectives, title, guide, spreads: as for `front_figure`.
 
     Returns:
         The two paths.
@@ -187,8 +260,9 @@ def write_front(
         ValueError: there is no objective.
     """
     page, image = folder / "front.html", folder / "front.png"
-    interactive = front_figure(evaluations, front, objectives, title)
-    printed = _print_figure(_picture(evaluations, front, objectives, title))
+    given = evaluations, front, objectives, title
+    interactive = front_figure(*given, guide=guide, spreads=spreads)
+    printed = _print_figure(_picture(*given, guide, spreads))
     with replacing(page) as aside:
         interactive.write_html(aside, include_plotlyjs=True)
     with replacing(image) as aside:
@@ -208,8 +282,10 @@ def switching_picture(networks: Sequence[Mapping[str, Any]], metric: str, title:
         shown = [network for network in networks if network["anchor"] is is_anchor]
         values = [[network[key] for network in shown] for key in ("macs", metric)]
         axes.plot(*values, linestyle="none", marker=marker, color=color, label=name)
-    axes.set_xlabel("macs (less is better)")
-    axes.set_ylabel(metric)
+    format_axis(axes.xaxis, Objective("macs", "minimize"), [])
+    axes.yaxis.set_label_text(words(metric))
+    if is_share(metric):
+        axes.yaxis.set_major_formatter(PercentFormatter(1))
     axes.set_title(title, fontsize=10, parse_math=False)
     axes.grid(alpha=0.3)
     axes.legend()

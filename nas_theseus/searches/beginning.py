@@ -6,7 +6,7 @@ import json
 import uuid
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass, fields, replace
-from typing import Any
+from typing import Any, Literal
 
 from nas_theseus.conversion.guide_training import guide_key, load_prepared
 from nas_theseus.costs.table import CostTable
@@ -19,6 +19,7 @@ from nas_theseus.space.mistakes import mistakes_in
 from nas_theseus.space.search_space import SearchSpace
 from nas_theseus.space.sources import Sources, difference, read_sources, write_sources
 from nas_theseus.storage.whole_files import write_json
+from nas_theseus.tasks.floor import chance_of
 from nas_theseus.values.goals import Constraint, Objective
 from nas_theseus.values.ids import short_hash
 from nas_theseus.values.settings import SearchSettings
@@ -104,6 +105,11 @@ class Beginning:
             ) from error
 
     @property
+    def floor(self) -> Constraint | None:
+        """The limit of chance; None for a search that began without one."""
+        return next((limit for limit in self.constraints if limit.chance), None)
+
+    @property
     def inherited(self) -> dict[str, Any]:
         """Settings that a later launch inherits."""
         return {name: getattr(self, name) for name in INHERITED}
@@ -170,12 +176,31 @@ def begin(
     """
     now = Beginning.of(space, settings)
     if not folder.settings_file.exists():
+        if (floor := floor_of(space)) is not None:
+            now = replace(now, constraints=(*now.constraints, floor))
         write_sources(folder.folder, sources)
         now.write(folder)
         return now
     begun = Beginning.read(folder)
     begun.hold(folder.name, {key: getattr(now, key) for key in ("guide", "recipe", "study")})
     return begun
+
+
+def floor_of(space: SearchSpace) -> Constraint | None:
+    """The limit of chance for a new search of a space.
+
+    None if the space wants none, has a constraint on its metric, or its task knows no chance.
+
+    Raises:
+        DataError: the task's own chance is not a number.
+    """
+    if not space.beat_chance or any(limit.name == space.metric for limit in space.limits):
+        return None
+    value = chance_of(space.task)
+    if value is None:
+        return None
+    operator: Literal["<=", ">="] = ">=" if space.task.direction == "maximize" else "<="
+    return Constraint(space.metric, operator, value, chance=True)
 
 
 def refuse_changes(folder: SearchFolder, settings: SearchSettings, sources: Sources) -> None:
@@ -229,7 +254,7 @@ def read_space(folder: SearchFolder, *, trust_code: bool) -> SearchSpace:
     saved = read_sources(folder.folder)
     space = load_space(runnable(saved, folder.folder, trust_code=trust_code))
     recipe = space.recipe.model_copy(update={"library": begun.library})
-    space = replace(space, recipe=recipe)
+    space = replace(space, recipe=recipe, floor=begun.floor)
     begun.hold(folder.name, {"guide": _guide_of(space), "recipe": space.recipe.id})
     load_prepared(space.guide, space.learnt_from, space.guide_training, folder.guides)
     return space

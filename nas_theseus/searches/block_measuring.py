@@ -87,6 +87,11 @@ class BlockMeasuring:
     def id(self) -> str:
         return "measure-blocks"
 
+    @property
+    def title(self) -> str:
+        """Name in dashboards."""
+        return f"measure {', '.join(self.costs)} of all blocks"
+
     def to_json(self) -> list[str]:
         return list(self.costs)
 

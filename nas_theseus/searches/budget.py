@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Collection, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import cached_property
 from pathlib import Path
 from typing import Any
@@ -29,8 +29,10 @@ from nas_theseus.searches.front_files import read_front, read_outcomes
 from nas_theseus.space.search_space import SearchSpace
 from nas_theseus.values.architecture import Architecture, BlockChoice
 from nas_theseus.values.conditions import parse_constraint
+from nas_theseus.values.cost_measure import BlockMeasuredCost
 from nas_theseus.values.goals import Constraint
 from nas_theseus.values.outcomes import Evaluation, Failure, FrontMember, Outcome, Stopped
+from nas_theseus.values.registers import COSTS
 from nas_theseus.values.rung import qualities, rungs_of
 
 _MAX_LABELS = 30_000
@@ -66,6 +68,8 @@ class Answer:
         evaluated: the front of the evaluations within the budget.
         predicted: new architectures, the most promising first.
         epsilon: 0 if the prediction's search was exact; else the precision of compared costs.
+        not_predicted: costs in the budget that are measured on finished networks; the evaluated
+            architectures are within the budget, predicted ones need not be.
     """
 
     metric: str
@@ -73,6 +77,7 @@ class Answer:
     predicted: tuple[Prediction, ...]
     epsilon: float
     prior: str | None = None
+    not_predicted: tuple[str, ...] = ()
 
     def rows(self) -> list[dict[str, Any]]:
         """The predictions as plain rows, as `front --at --json` prints them."""
@@ -113,23 +118,41 @@ def parse_budget(text: str) -> tuple[Constraint, ...]:
     return tuple(budget)
 
 
-def _refuse_others(budget: Sequence[Constraint], space: SearchSpace) -> None:
-    """Refuse limits on anything but the additive costs of a space.
+def _with_costs_of(budget: Sequence[Constraint], space: SearchSpace) -> SearchSpace:
+    """A space that also counts the costs of a budget that can be counted without any training.
 
     Raises:
-        SpaceError: lists all of them.
+        SpaceError: lists all limits on anything else than costs that are counted, or that this
+            search measures on each network.
     """
-    known = space.known_costs
+    known = {*space.additive, *space.measured}
+    others = [name for name in space.known_costs if name not in known and _is_counted(name)]
     mistakes = [
-        f"{limit.name} in '{limit}' "
-        f"{'is measured on finished networks' if limit.name in known else 'is not a cost'}; a "
-        f"budget of this search can be on {', '.join(space.additive)} (--where filters evaluated "
+        f"{limit.name} in '{limit}' {_why_not(limit.name, space)}; a budget of this search can be "
+        f"on {', '.join([*space.additive, *space.measured, *others])} (--where filters evaluated "
         "architectures by any value)"
         for limit in budget
-        if limit.name not in space.additive
+        if limit.name not in {*known, *others}
     ]
     if mistakes:
         raise SpaceError("--at", mistakes)
+    wanted = {limit.name for limit in budget} - known
+    # A space counts the costs that it names; this limit is never broken.
+    names = [f"{name} >= 0" for name in sorted(wanted)]
+    return replace(space, constraints=[*space.constraints, *names]) if names else space
+
+
+def _is_counted(name: str) -> bool:
+    """Whether a cost is counted on blocks, instead of measured on a device."""
+    measure = COSTS[name]
+    return measure.additive and not isinstance(measure, BlockMeasuredCost)
+
+
+def _why_not(name: str, space: SearchSpace) -> str:
+    if name not in space.known_costs:
+        return "is not a cost"
+    where = "blocks" if COSTS[name].additive else "finished networks"
+    return f"is measured on {where}, and this search does not measure it"
 
 
 def answer(
@@ -152,8 +175,9 @@ def answer(
     could not be converted are left out.
 
     Args:
-        budget: limits on additive costs, in addition to the search's own. Evaluated architectures
-            also meet the search's limits on measured costs; predicted ones may not.
+        budget: limits on costs, in addition to the search's own: additive ones, and those that the
+            search measures. Evaluated architectures also meet limits on measured costs; predicted
+            ones may not.
         count: largest number of predictions.
         library: location of the search's library. Default: in the storage folder.
         trust_code: consent to run the search's copy of its space file.
@@ -162,12 +186,12 @@ def answer(
         StorageError: no such search, no consent, or neither an evaluation nor all blocks yet.
         LibraryError: the library is missing.
         LimitError: no architecture is within the budget; names the limit and the closest one.
-        SpaceError: a limit is not on an additive cost of the search; or as `read_space`.
+        SpaceError: a limit is not on a cost that the search can count or has measured; or as
+            `read_space`.
         GuideError: as `read_space`.
     """
     outcomes = read_outcomes(storage)
-    space = read_space(storage, trust_code=trust_code)
-    _refuse_others(budget, space)
+    space = _with_costs_of(budget, read_space(storage, trust_code=trust_code))
     blocks = _Blocks(space, storage, storage.library if library is None else library)
     begun = _begun(outcomes)
     if not begun and (blocks.lacking or blocks.scores is None):
@@ -176,10 +200,16 @@ def answer(
             "blocks are not converted yet, so there is nothing to answer from; continue it with "
             "'nas-theseus search' first"
         )
-    forecaster = _Forecaster(space, known_costs(space, storage), blocks)
-    predicted, epsilon = forecaster.predict(outcomes, budget, count, distance)
+    costs = known_costs(space, storage)
+    forecaster = _Forecaster(space, costs, blocks)
+    countable = [limit for limit in budget if limit.name in space.additive]
+    predicted, epsilon = forecaster.predict(outcomes, countable, count, distance)
     prior = None if begun or blocks.scores is None else blocks.scores.kind
-    return Answer(forecaster.metric, read_front(storage, budget), tuple(predicted), epsilon, prior)
+    measured = tuple(dict.fromkeys(li.name for li in budget if li.name not in space.additive))
+    evaluated = read_front(storage, budget, counted=costs.of)
+    return Answer(
+        forecaster.metric, evaluated, tuple(predicted), epsilon, prior, not_predicted=measured
+    )
 
 
 def _begun(outcomes: Collection[Outcome]) -> bool:

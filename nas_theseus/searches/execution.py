@@ -15,6 +15,10 @@ class Job(Protocol):
     def id(self) -> str:
         """The same for the same job on every machine."""
 
+    @property
+    def title(self) -> str:
+        """What dashboards and callbacks call the job, such as ``block linear for part 1``."""
+
     def to_json(self) -> Any:
         """Plain values from which `from_json` makes the job."""
 

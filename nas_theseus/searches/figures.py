@@ -26,6 +26,12 @@ def number(value: float | None) -> str:
     return f"{value:.4f}" if abs(value) >= 0.01 or value == 0 else f"{value:.3g}"
 
 
+def left_out(count: int) -> str:
+    """How many finished networks the floor of chance leaves out of the front, in a sentence."""
+    which = "1 network no better than chance is" if count == 1 else ""
+    return f"{which or f'{count} networks no better than chance are'} left out of the front"
+
+
 def duration(seconds: float) -> str:
     """Seconds as 12.3 s, 4.5 min or 6.7 h."""
     for unit, name in ((3600, "h"), (60, "min")):

@@ -12,8 +12,9 @@ from nas_theseus.conversion.target import assemble
 from nas_theseus.estimate.pareto import as_minimised, ranks
 from nas_theseus.export.member import member_files, write_member
 from nas_theseus.guide.weights import load_weights
-from nas_theseus.pictures import of_conversion, of_search
+from nas_theseus.pictures import of_conversion
 from nas_theseus.searches.folder import SearchFolder
+from nas_theseus.searches.front_drawing import draw_front
 from nas_theseus.searches.front_files import write_front
 from nas_theseus.searches.ledger import Ledger
 from nas_theseus.searches.records import Records
@@ -70,10 +71,9 @@ class Finish:
             members.append(self._member(evaluation))
         _remove_former(front, {member.evaluation.architecture.id for member in members})
         evaluations = ledger.evaluations
-        ids = {member.evaluation.architecture.id for member in members}
+        draw_front(self.folder, members)
         found: dict[str, int] = {}
         if evaluations:
-            of_search.write_front(front, evaluations, ids, self.space.goals, self.folder.name)
             points = as_minimised(evaluations, self.space.goals)
             names = (evaluation.architecture.id for evaluation in evaluations)
             found = dict(zip(names, ranks(points), strict=True))

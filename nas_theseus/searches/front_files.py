@@ -3,15 +3,17 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import replace
 from typing import Any
 
-from nas_theseus.estimate.pareto import IncrementalFront
+from nas_theseus.estimate.pareto import IncrementalFront, at_chance
 from nas_theseus.searches.beginning import Beginning
 from nas_theseus.searches.folder import SearchFolder
 from nas_theseus.storage.whole_files import write_json
+from nas_theseus.values.architecture import Architecture
 from nas_theseus.values.goals import Constraint
-from nas_theseus.values.outcomes import Evaluation, FrontMember, Outcome
+from nas_theseus.values.outcomes import Cost, Evaluation, FrontMember, Outcome
 
 
 def front_rows(members: Sequence[FrontMember]) -> list[dict[str, Any]]:
@@ -57,11 +59,32 @@ def read_outcomes(folder: SearchFolder) -> list[Outcome]:
     return [outcome for outcome in folder.outcomes() if (outcome.recipe, outcome.seed) == own]
 
 
-def read_front(folder: SearchFolder, budget: Sequence[Constraint] = ()) -> tuple[FrontMember, ...]:
+def count_at_chance(folder: SearchFolder) -> int:
+    """How many evaluations of a search are left out of its front as no better than chance.
+
+    Raises:
+        StorageError: no such search.
+    """
+    limits = Beginning.read(folder).constraints
+    done = [outcome for outcome in read_outcomes(folder) if isinstance(outcome, Evaluation)]
+    return len(at_chance(done, limits))
+
+
+def _with_costs(one: Evaluation, counted: Callable[[Architecture], Cost]) -> Evaluation:
+    costs = {**counted(one.architecture).numbers, **one.cost.numbers}
+    return replace(one, cost=Cost(costs))
+
+
+def read_front(
+    folder: SearchFolder,
+    budget: Sequence[Constraint] = (),
+    counted: Callable[[Architecture], Cost] | None = None,
+) -> tuple[FrontMember, ...]:
     """The front of a search from its evaluations, finished or not; runs no code of the space.
 
     Args:
         budget: limits in addition to the search's own.
+        counted: counts costs that the search itself did not count, for limits on them.
 
     Raises:
         StorageError: no such search.
@@ -70,7 +93,7 @@ def read_front(folder: SearchFolder, budget: Sequence[Constraint] = ()) -> tuple
     front = IncrementalFront(begun.objectives, [*begun.constraints, *budget])
     for outcome in read_outcomes(folder):
         if isinstance(outcome, Evaluation):
-            front.add(outcome)
+            front.add(outcome if counted is None else _with_costs(outcome, counted))
     runs = folder.run_ids()
     members = []
     for evaluation in front.members:

@@ -9,7 +9,7 @@ from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from typing import TypeVar
 
-from nas_theseus.estimate.pareto import IncrementalFront, hypervolume_of
+from nas_theseus.estimate.pareto import IncrementalFront, at_chance, hypervolume_of
 from nas_theseus.estimate.rungs import RungRecord
 from nas_theseus.searches.proposals import Proposal
 from nas_theseus.searches.status import Progress
@@ -172,6 +172,7 @@ class Ledger:
             best=best,
             train_macs=sum(evaluation.train_macs_spent for evaluation in measured),
             seconds=sum(evaluation.seconds for evaluation in measured),
+            at_chance=len(at_chance(done, self._front.constraints)),
             macs_saved=sum(outcome.macs_saved for outcome in stopped),
             correlations=self._rungs.correlations(),
             compared=self._rungs.finished,

@@ -9,11 +9,12 @@ from functools import cached_property
 from typing import Any
 
 from nas_theseus.errors import StorageError
-from nas_theseus.estimate.pareto import is_feasible
+from nas_theseus.estimate.pareto import at_chance, is_feasible
 from nas_theseus.searches.basis import Basis
 from nas_theseus.searches.beginning import Beginning
 from nas_theseus.searches.chance import Chance
 from nas_theseus.searches.energy import Energy
+from nas_theseus.searches.figures import left_out
 from nas_theseus.searches.folder import SearchFolder, searches
 from nas_theseus.searches.front_files import read_front, read_outcomes
 from nas_theseus.values.architecture import Architecture
@@ -103,6 +104,11 @@ class Records:
         limits = self.begun.constraints
         return tuple(one for one in self.evaluations if is_feasible(one, limits))
 
+    @cached_property
+    def at_chance(self) -> int:
+        """Number of evaluations that are left out of the front as no better than chance."""
+        return len(at_chance(self.evaluations, self.begun.constraints))
+
     @property
     def goals(self) -> tuple[Objective, ...]:
         """Objectives of the search."""
@@ -173,6 +179,7 @@ class Records:
             return "This search has begun, and has no result yet."
         ended = f"{len(self.evaluations)} candidates finished, {len(self.stopped)} were stopped "
         ended += f"early and {len(self.failures)} failed."
+        ended += f" {left_out(self.at_chance)}." if self.at_chance else ""
         if not self.summary:
             return f"This search has not finished: it runs, or was interrupted. So far {ended}"
         if sum(self.summary.get(name, 0) for name in counted) != len(self.outcomes):

@@ -10,7 +10,7 @@ from rich.live import Live
 from rich.progress_bar import ProgressBar
 from rich.text import Text
 
-from nas_theseus.searches.figures import short_count
+from nas_theseus.searches.figures import left_out, short_count
 from nas_theseus.searches.status import BlockCounts, Status
 from nas_theseus.values.outcomes import Failure
 
@@ -65,6 +65,7 @@ class LiveReport:
             f"{status.refused} refused, {status.duplicates} known",
             *([] if status.blocks is None else [_blocks_line(status.blocks)]),
             f"front {len(now.front)}, hypervolume {now.hypervolume:.4f}",
+            *([left_out(now.at_chance)] if now.at_chance else []),
             *(f"best {name} {value:,.4g}" for name, value in now.best.items()),
             f"{time.monotonic() - self._began:.0f} s so far",
         ]

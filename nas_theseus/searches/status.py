@@ -44,6 +44,8 @@ class Progress:
         train_macs: multiply-adds spent by all candidates.
         seconds: of all candidates' own work.
         macs_saved: multiply-adds saved by stopping candidates early.
+        at_chance: number of finished candidates that are left out of the front because they are no
+            better than chance.
         correlations: Kendall's τ of each rung with final quality, over `compared` candidates.
     """
 
@@ -56,6 +58,7 @@ class Progress:
     train_macs: int = 0
     seconds: float = 0.0
     macs_saved: int = 0
+    at_chance: int = 0
     correlations: Mapping[str, float] = field(default_factory=dict)
     compared: int = 0
 
@@ -100,6 +103,7 @@ class Status:
             "trials_done": float(now.done),
             "trials_failed": float(now.failed),
             "trials_stopped": float(now.stopped),
+            "trials_at_chance": float(now.at_chance),
             "train_macs_spent": float(self.train_macs_spent),
             "train_macs_saved": float(now.macs_saved),
             **{f"tau_{rung}": tau for rung, tau in now.correlations.items()},

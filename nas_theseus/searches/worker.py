@@ -19,6 +19,7 @@ from nas_theseus.guide.weights import plain_state
 from nas_theseus.library.block_key import BlockKey
 from nas_theseus.library.store import Library
 from nas_theseus.searches.folder import SearchFolder
+from nas_theseus.searches.repeat_job import Repeat
 from nas_theseus.space.load import load_space
 from nas_theseus.space.search_space import SearchSpace
 from nas_theseus.space.sources import Sources
@@ -78,7 +79,7 @@ class Worker:
         location = self._settings.library
         return None if location is None else Library(location, create=False)
 
-    def __call__(self, job: BlockKey | Architecture) -> Iterator[str | Reached | Ended]:
+    def __call__(self, job: BlockKey | Architecture | Repeat) -> Iterator[str | Reached | Ended]:
         """Yields the steps of a job, the rungs where it may be stopped, and its end.
 
         The end says why the job failed, after its outcome was saved. If an earlier attempt at the
@@ -92,8 +93,10 @@ class Worker:
             if isinstance(job, BlockKey):
                 yield "convert block"
                 yield self._block(job)
+            elif isinstance(job, Repeat):
+                yield from self._architecture(job.architecture, job.seed, keep_weights=False)
             else:
-                yield from self._architecture(job)
+                yield from self._architecture(job, self._settings.seed)
         finally:
             if self._settings.device == "cuda":
                 torch.cuda.empty_cache()  # for others that share the GPU
@@ -114,8 +117,10 @@ class Worker:
             storage.write_block(made)
         return Ended()
 
-    def _architecture(self, architecture: Architecture) -> Iterator[str | Reached | Ended]:
-        storage, seed = self._settings.storage, self._settings.seed
+    def _architecture(
+        self, architecture: Architecture, seed: int, *, keep_weights: bool = True
+    ) -> Iterator[str | Reached | Ended]:
+        storage = self._settings.storage
         recipe = self._workshop.space.recipe.id
         saved = storage.read_outcome(f"{architecture.id}-{recipe}-{seed}")
         if saved is not None:
@@ -136,7 +141,7 @@ class Worker:
                     _refuse_not_finite(event.evaluation)
                     yield event
                 else:
-                    self._save(event)
+                    self._save(event, keep_weights)
         except StorageError:
             raise
         except Exception as error:  # custom blocks may raise anything
@@ -146,12 +151,16 @@ class Worker:
         else:
             yield Ended()
 
-    def _save(self, converted: Converted) -> None:
-        """Save the weights first, then the result, so that a saved result always has weights."""
+    def _save(self, converted: Converted, keep_weights: bool) -> None:
+        """Save the weights first, then the result, so that a saved result always has weights.
+
+        A repeat tells how far the quality spreads, and needs no weights.
+        """
         evaluation = converted.evaluation
         _refuse_not_finite(evaluation)
         storage = self._settings.storage
-        write_tensors(storage.weights_of(evaluation.name), plain_state(converted.network))
+        if keep_weights:
+            write_tensors(storage.weights_of(evaluation.name), plain_state(converted.network))
         storage.write_outcome(evaluation)
 
 

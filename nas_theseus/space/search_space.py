@@ -65,10 +65,13 @@ class SearchSpace:
             trial. Default: the task's validation metric, and multiply-adds.
         constraints: hard limits on metrics and costs, such as ``"macs <= 2e6"``. A cost of your
             own is available here if an objective names it or ``COSTS.add(name, cost)`` added it.
+        beat_chance: whether networks that are no better than chance (`tasks.floor`) stay off the
+            front. Has no effect where a constraint on the task's metric sets another floor.
         keep: names of guide parts that are always kept.
         measures: the costs that this space counts and measures, by name.
         known_costs: names of all costs that this space can name.
         own_costs: names of those that are not of the package.
+        floor: the limit of chance that this search began with; None if it began without one.
         origin: package of the space file, whose own costs this space knows. Default: the space
             that is being loaded.
         callbacks: called with every outcome of a search: functions of one argument, or objects
@@ -88,6 +91,8 @@ class SearchSpace:
     constraints: Sequence[str] = ()
     keep: Sequence[str] = ()
     callbacks: Sequence[object] = ()
+    beat_chance: bool = True
+    floor: Constraint | None = field(default=None, kw_only=True, repr=False)
     origin: str | None = field(default_factory=active_space, kw_only=True, repr=False)
     measures: Mapping[str, Any] = field(init=False, repr=False)
     known_costs: tuple[str, ...] = field(init=False, repr=False)
@@ -130,8 +135,9 @@ class SearchSpace:
 
     @cached_property
     def limits(self) -> tuple[Constraint, ...]:
-        """The constraints, parsed."""
-        return tuple(parse_constraint(text) for text in self.constraints)
+        """The constraints, parsed, and the limit of chance if this search has one."""
+        floor = () if self.floor is None else (self.floor,)
+        return (*(parse_constraint(text) for text in self.constraints), *floor)
 
     @cached_property
     def additive(self) -> tuple[str, ...]:

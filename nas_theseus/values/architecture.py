@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass, field, replace
 from typing import Any, Literal, TypeAlias
@@ -176,6 +177,17 @@ class Architecture(HashedOnce):
     def blocks(self) -> str:
         """The blocks in order as text: ``keep|depthwise(expand=2)|keep``."""
         return "|".join(str(choice) for choice in self.choices)
+
+    @property
+    def title(self) -> str:
+        """Name in dashboards: its id, and the blocks that are not the guide's, each counted once.
+
+        At most 100 characters.
+        """
+        counts = Counter(str(choice) for choice in self.choices if choice.block != "keep")
+        new = (f"{count} × {name}" if count > 1 else name for name, count in counts.items())
+        title = f"architecture {self.id}: {', '.join(new) or 'the guide'}"
+        return title if len(title) <= 100 else f"{title[:99]}…"
 
     def label(self, position: int) -> str:
         """One block as text: ``1: depthwise(expand=2) for parts layer1.0–layer1.1``."""

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Annotated, Self
+from typing import Annotated, Any, Self
 
 from pydantic import Field, field_validator, model_validator
 
@@ -22,6 +22,9 @@ class ExecutorSettings(Settings):
             room for.
         resources: resources of one trial.
         max_failures: how many times a job is run again if its worker dies.
+        runtime_env: Ray's runtime environment of all workers: its fields, or a YAML or JSON file
+            with them. Default: the driver's packages are expected on every node.
+        callbacks: of Ray Tune, told of every job as a trial.
     """
 
     executor: str = "ray"
@@ -29,6 +32,8 @@ class ExecutorSettings(Settings):
     parallel: Positive | None = None
     resources: Resources = Resources()
     max_failures: Annotated[int, Field(ge=0)] = 2
+    runtime_env: Path | dict[str, Any] | None = None
+    callbacks: tuple[Any, ...] = ()
 
     @field_validator("parallel", mode="before")
     @classmethod

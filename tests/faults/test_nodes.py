@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -12,6 +13,8 @@ from ray.cluster_utils import Cluster
 from nas_theseus.errors import ServiceError
 from nas_theseus.services.ray.executor import RayExecutor
 from nas_theseus.services.ray.nodes import check_nodes
+from nas_theseus.values.architecture import Architecture, BlockChoice, Span
+from nas_theseus.values.events import Ended
 from nas_theseus.values.resources import Resources
 from nas_theseus.values.settings import ExecutorSettings
 
@@ -44,3 +47,52 @@ def test_a_cluster_is_asked_for_its_storage_and_for_room_for_a_trial(tmp_path: P
         with pytest.raises(ServiceError, match=r"asks for 3 CPU.*--cpus-per-trial") as refusal:
             RayExecutor(too_large, tmp_path / "log").open()
     assert all(f" {cpus} CPU, 0 GPU" in str(refusal.value) for cpus in (0, 1, 2))
+
+
+class Jobs:
+    """Three architectures, and how they ended."""
+
+    def __init__(self) -> None:
+        self.all = [Architecture((BlockChoice(Span(0, 1), name),)) for name in ("a", "b", "c")]
+        self.waiting = list(self.all)
+        self.failures: list[str | None] = []
+
+    def next(self) -> Architecture | None:
+        return self.waiting.pop(0) if self.waiting else None
+
+    def reported(self, job: Architecture, stage: str) -> None:
+        """Nothing."""
+
+    def ended(self, job: Architecture, failure: str | None) -> None:
+        self.failures.append(failure)
+
+
+def test_trials_run_where_labels_are_as_wanted(tmp_path: Path) -> None:
+    class Seen:
+        """Saves the labels of its node; inside the test, so that Ray sends it by value."""
+
+        def __call__(self, job: Architecture) -> Iterator[str | Ended]:
+            import ray  # of the worker
+
+            labels = ray.get_runtime_context().get_node_labels()
+            (tmp_path / job.id).write_text(json.dumps(labels))
+            yield Ended()
+
+    jobs = Jobs()
+    with cluster_of(2) as cluster:
+        cluster.add_node(num_cpus=1, labels={"zone": "b"})
+        chosen = Resources(label_selector={"zone": "in(b, c)"})
+        given = ExecutorSettings(address=cluster.address, resources=chosen)
+        executor = RayExecutor(given, tmp_path / "log")
+        executor.open()
+        try:
+            assert executor.slots == 1  # the head has room for two more, but is not selected
+            executor.run(jobs, Seen)
+        finally:
+            executor.close()
+        elsewhere = given.model_copy(update={"resources": Resources(label_selector={"zone": "d"})})
+        with pytest.raises(ServiceError, match="wants them, zone=d: .*zone=b"):
+            RayExecutor(elsewhere, tmp_path / "log").open()
+    assert jobs.failures == [None] * 3
+    zones = [json.loads((tmp_path / job.id).read_text())["zone"] for job in jobs.all]
+    assert zones == ["b"] * 3

@@ -16,8 +16,10 @@ from nas_theseus.cli.options import (
     CpusOption,
     ExecutorOption,
     GpusOption,
+    LabelsOption,
     LibraryOption,
     ParallelOption,
+    RuntimeEnvOption,
     StorageOption,
     StudyOption,
     TrustOption,
@@ -36,12 +38,21 @@ AtOption = Annotated[
     list[str] | None,
     typer.Option(
         metavar="BUDGET",
-        help="Another budget, such as 'macs <= 5e6 and params <= 1e5': architectures within it, "
+        help="Another budget on any costs, such as 'macs <= 5e6 and weight_bytes <= 1e5': "
+        "architectures within it, "
         "evaluated ones and ones predicted to be better. Nothing is trained.",
     ),
 ]
 RefineOption = Annotated[
     bool, typer.Option("--refine", help="With --at: evaluate the best prediction, too.")
+]
+RepeatsOption = Annotated[
+    int | None,
+    typer.Option(
+        metavar="N",
+        help="Evaluate each member with N more seeds, and say which differences are real. "
+        "Repeats that are there are not run again.",
+    ),
 ]
 CountOption = Annotated[int, typer.Option(min=1, help="With --at: number of predictions.")]
 DistanceOption = Annotated[
@@ -57,6 +68,7 @@ def command(
     refine: RefineOption = False,
     count: CountOption = 5,
     distance: DistanceOption = 2,
+    repeats: RepeatsOption = None,
     trust_code: TrustOption = False,
     storage: StorageOption = DEFAULT_STORAGE,
     library: LibraryOption = None,
@@ -67,16 +79,35 @@ def command(
     cpus_per_trial: CpusOption = 1.0,
     gpus_per_trial: GpusOption = 0.0,
     accelerator_type: AcceleratorOption = None,
+    label_selector: LabelsOption = None,
+    runtime_env: RuntimeEnvOption = None,
 ) -> None:
     """Show the front of a search, finished or running: what no other evaluation dominates.
 
     With --at it answers another budget without any training. --refine adds one trial to the
-    search; run again, it evaluates the next best prediction.
+    search; run again, it evaluates the next best prediction. --repeats trains the members again.
     """
     from nas_theseus.errors import SpaceError
     from nas_theseus.searches.folder import SearchFolder
 
     folder = SearchFolder(storage, name)
+    launch = {
+        "study_url": study,
+        "library": library,
+        "parallel": parallel,
+        "executor": executor,
+        "address": address,
+        "cpus_per_trial": cpus_per_trial,
+        "gpus_per_trial": gpus_per_trial,
+        "accelerator_type": accelerator_type,
+        "label_selector": label_selector,
+        "runtime_env": runtime_env,
+    }
+    if repeats is not None:
+        if at is not None or refine:
+            raise SpaceError("front", ["--repeats excludes --at and --refine"])
+        _repeat(folder, repeats, where, as_json, launch, trust_code)
+        return
     if at is None:
         if refine or trust_code:
             raise SpaceError("front", ["--refine and --trust-code need --at BUDGET"])
@@ -87,23 +118,14 @@ def command(
     found = _answer(folder, at, (count, distance), library, trust_code)
     _show_answer(found, f"{name} with {' and '.join(at)}", as_json)
     if refine and found.predicted:
-        launch = {
-            "study_url": study,
-            "library": library,
-            "parallel": parallel,
-            "executor": executor,
-            "address": address,
-            "cpus_per_trial": cpus_per_trial,
-            "gpus_per_trial": gpus_per_trial,
-            "accelerator_type": accelerator_type,
-        }
         _refine(folder, found, at, launch, trust_code)
 
 
 def _show_members(folder: SearchFolder, where: str | None, as_json: bool) -> None:
     """The front, or those of its members that meet conditions."""
     from nas_theseus.cli.show import show_front
-    from nas_theseus.searches.front_files import front_rows, read_front
+    from nas_theseus.searches.figures import left_out
+    from nas_theseus.searches.front_files import count_at_chance, front_rows, read_front
 
     rows = front_rows(read_front(folder))
     title = f"front of {folder.name}: {len(rows)} architectures"
@@ -111,6 +133,44 @@ def _show_members(folder: SearchFolder, where: str | None, as_json: bool) -> Non
         rows = _matching(rows, where)
         title += f", {len(rows)} of them with {where}"
     show_front(rows, title, as_json=as_json)
+    if not as_json and (count := count_at_chance(folder)):
+        Console().print(left_out(count), highlight=False)
+
+
+def _repeat(
+    folder: SearchFolder,
+    count: int,
+    where: str | None,
+    as_json: bool,
+    launch: dict[str, Any],
+    trust_code: bool,
+) -> None:
+    """Evaluate members with more seeds, and show how far their quality spreads."""
+    from nas_theseus.api.repeating import repeat_front
+    from nas_theseus.cli.tables import difference_lines, front_table, repeated_rows
+    from nas_theseus.searches.front_files import front_rows, read_front
+    from nas_theseus.searches.report import LiveReport
+
+    only = None
+    if where:
+        only = {row["architecture"] for row in _matching(front_rows(read_front(folder)), where)}
+    report = LiveReport(Console(stderr=as_json))
+    try:
+        found = repeat_front(
+            folder, count, report, only=only, options=launch, trust_code=trust_code
+        )
+    except KeyboardInterrupt:
+        message = "interrupted; the same command continues from here"
+        Console(stderr=True).print(message, highlight=False)
+        raise typer.Exit(130) from None
+    if as_json:
+        print(json.dumps(found.to_json(), indent=1))
+        return
+    console = Console()
+    title = f"front of {folder.name}, each network with {count} other seeds"
+    console.print(front_table(repeated_rows(found), title, console.width))
+    for line in difference_lines(found):
+        console.print(line, highlight=False, markup=False, soft_wrap=True)
 
 
 def _answer(
@@ -183,6 +243,7 @@ def _show_answer(found: Answer, title: str, as_json: bool) -> None:
             "predicted": predicted,
             "epsilon": found.epsilon,
             "prior": found.prior,
+            "not_predicted": list(found.not_predicted),
         }
         print(json.dumps(shown, indent=1))
         return
@@ -196,6 +257,11 @@ def _show_answer(found: Answer, title: str, as_json: bool) -> None:
         console.print(
             f"this is a prior: the search has no finished evaluation, so these are the least sums "
             f"of the blocks' {found.prior.replace('_', ' ')}, and their {found.metric} is unknown"
+        )
+    if found.not_predicted:
+        console.print(
+            f"{', '.join(found.not_predicted)}: measured on finished networks, so predictions are "
+            "not held to it; --refine evaluates one"
         )
     if found.epsilon:
         console.print(f"predictions are the best up to {found.epsilon:.0%} of each cost")

@@ -13,8 +13,10 @@ from nas_theseus.cli.options import (
     CpusOption,
     ExecutorOption,
     GpusOption,
+    LabelsOption,
     LibraryOption,
     ParallelOption,
+    RuntimeEnvOption,
     SpaceFile,
     StorageOption,
     StudyOption,
@@ -75,6 +77,8 @@ def command(
     cpus_per_trial: CpusOption = 1.0,
     gpus_per_trial: GpusOption = 0.0,
     accelerator_type: AcceleratorOption = None,
+    label_selector: LabelsOption = None,
+    runtime_env: RuntimeEnvOption = None,
 ) -> None:
     """Run a search, or continue the one of this name: finished trials are kept.
 
@@ -108,6 +112,8 @@ def command(
         "cpus_per_trial": cpus_per_trial,
         "gpus_per_trial": gpus_per_trial,
         "accelerator_type": accelerator_type,
+        "label_selector": label_selector,
+        "runtime_env": runtime_env,
     }
     settings = settings_of(space, options, "search")
     sources = gather(space)

@@ -38,6 +38,16 @@ class InlineExecutor:
                 "--executor inline runs jobs in this process, so it cannot join a cluster; leave "
                 "--address out, or use --executor ray"
             )
+        ours = {
+            "--label-selector": self._settings.resources.label_selector,
+            "--runtime-env": self._settings.runtime_env,
+            "callbacks": self._settings.callbacks,
+        }
+        if given := [name for name, value in ours.items() if value]:
+            raise ServiceError(
+                f"--executor inline runs jobs in this process, without Ray, so it has no use for "
+                f"{' and '.join(given)}; leave that out, or use --executor ray"
+            )
         if (self._settings.parallel or 1) > 1:
             raise ServiceError(
                 f"--executor inline runs one job at a time, not {self._settings.parallel}; leave "

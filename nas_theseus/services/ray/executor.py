@@ -16,8 +16,10 @@ from nas_theseus.errors import ServiceError, TheseusError
 from nas_theseus.searches.execution import Jobs, MakeWorker, Promotes
 from nas_theseus.services.ray.log import divert_logging
 from nas_theseus.services.ray.nodes import check_nodes
-from nas_theseus.services.ray.requests import refuse_too_small, request_of, room
-from nas_theseus.services.ray.tune import JobSearcher, JobTrial, RungScheduler
+from nas_theseus.services.ray.requests import refuse_too_small, request_of, room, selected
+from nas_theseus.services.ray.runtime_environment import runtime_environment
+from nas_theseus.services.ray.tune import JobSearcher, JobTrial, RungScheduler, trial_name
+from nas_theseus.services.ray.tune_callbacks import refuse_callbacks
 from nas_theseus.values.settings import ExecutorSettings
 
 
@@ -33,21 +35,25 @@ class RayExecutor:
         self._settings = settings
         self._log = log
         self._trial = request_of(settings.resources)
+        self._labels = settings.resources.label_selector
 
     @property
     def slots(self) -> int:
         """``settings.parallel``, or as many trials as the cluster has room for."""
         if self._settings.parallel is not None:
             return self._settings.parallel
-        return max(1, sum(room(node, self._trial) for node in _nodes()))
+        nodes = [node for node in _nodes() if selected(node, self._labels)]
+        return max(1, sum(room(node, self._trial) for node in nodes))
 
     def check(self) -> None:
         """Refuse to start on this machine with cores or GPUs that it does not have.
 
         Raises:
             ServiceError: a trial asks for more cores than there are, or for GPUs and torch sees
-                none.
+                none; the runtime environment or a callback cannot be used.
         """
+        refuse_callbacks(self._settings.callbacks)
+        runtime_environment(self._settings.runtime_env)
         if self._settings.address is not None:
             return
         import torch  # takes a second to import, and a worker may not need it yet
@@ -81,12 +87,12 @@ class RayExecutor:
             if address is None:
                 self._start()
             else:
-                environment = {"env_vars": {"RAY_CHDIR_TO_TRIAL_DIR": "0"}}
+                environment = runtime_environment(self._settings.runtime_env)
                 ray.init(address=address, log_to_driver=False, runtime_env=environment)
         except Exception as error:  # Ray raises many kinds here, OSError to RuntimeError
             raise _unreachable(address, error) from error
         try:
-            refuse_too_small(_nodes(), self._trial)
+            refuse_too_small(_nodes(), self._trial, self._labels)
             if address is not None:
                 check_nodes(self._log)
         except ServiceError:
@@ -94,15 +100,19 @@ class RayExecutor:
             raise
         if address is not None and self._settings.parallel is not None:
             # An autoscaler starts nodes for them; without one, nothing happens.
-            request_resources(bundles=[self._trial] * self._settings.parallel)
+            count = self._settings.parallel
+            labels = [self._labels] * count if self._labels else None
+            request_resources(bundles=[self._trial] * count, bundle_label_selectors=labels)
 
     def _start(self) -> None:
+        given = self._settings.runtime_env
         wanted = self._settings.resources.cpus * (self._settings.parallel or 1)
         ray.init(
             address="local",
             num_cpus=int(max(wanted, os.cpu_count() or 1)),
             include_dashboard=False,
             log_to_driver=False,
+            runtime_env=None if given is None else runtime_environment(given),
             # Ray replaces 127.0.0.1 by the machine's public address, but keeps this one.
             _node_ip_address="127.0.0.2",
         )
@@ -112,18 +122,25 @@ class RayExecutor:
     ) -> None:
         """As `Executor.run`; an interrupt ends the trials and is raised again."""
         parameters = tune.with_parameters(JobTrial, make_worker=make_worker)
+        # Tune hands these options on to the placement group of each trial.
+        where: dict[str, Any] = {"bundle_label_selector": [self._labels]} if self._labels else {}
+        resources = tune.PlacementGroupFactory([self._trial], **where)
         tuner = tune.Tuner(
-            tune.with_resources(parameters, self._trial),
+            tune.with_resources(parameters, resources),
             tune_config=tune.TuneConfig(
                 search_alg=JobSearcher(jobs, self._settings.max_failures),
                 scheduler=None if promotes is None else RungScheduler(promotes),
                 num_samples=-1,
                 max_concurrent_trials=self.slots,
                 reuse_actors=True,
+                trial_name_creator=trial_name,
                 trial_dirname_creator=lambda trial: str(trial.trial_id),
             ),
             run_config=tune.RunConfig(
-                name="tune", storage_path=str(self._log.resolve()), verbose=0
+                name="tune",
+                storage_path=str(self._log.resolve()),
+                verbose=0,
+                callbacks=list(self._settings.callbacks),
             ),
         )
         try:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Mapping, Sequence
 from typing import Any
 
@@ -36,24 +37,58 @@ def _fit(have: float, name: str, share: float) -> int:
     return int(have / share)
 
 
-def refuse_too_small(nodes: Sequence[Node], trial: Mapping[str, float]) -> None:
+def selected(node: Node, labels: Mapping[str, str]) -> bool:
+    """Whether a node's labels are as a selector wants them; a missing label equals no value."""
+    have = node.get("Labels", {})
+    for key, wanted in labels.items():
+        text = wanted.removeprefix("!")
+        listed = text.removeprefix("in(").removesuffix(")") if text.startswith("in(") else text
+        among = have.get(key) in re.split(r", ?", listed)
+        if among == wanted.startswith("!"):
+            return False
+    return True
+
+
+def refuse_too_small(
+    nodes: Sequence[Node], trial: Mapping[str, float], labels: Mapping[str, str] | None = None
+) -> None:
     """Refuse to start if no node can hold one trial; the message says what the nodes have.
+
+    Args:
+        labels: what the labels of its node must be.
 
     Raises:
         ServiceError: no node can; with an autoscaler, no node that runs now.
     """
-    if any(room(node, trial) for node in nodes):
+    fitting = [node for node in nodes if selected(node, labels or {})]
+    if labels and not fitting:
+        wanted = " and ".join(f"{key}={value}" for key, value in labels.items())
+        there = "; ".join(f"{node['NodeManagerAddress']} {_labels_of(node)}" for node in nodes)
+        raise ServiceError(
+            f"no node of the cluster has labels as --label-selector wants them, {wanted}: {there}. "
+            "Give others, or add such a node: ray start --labels KEY=VALUE (an autoscaler needs "
+            "min_workers: 1 of its kind)"
+        )
+    if any(room(node, trial) for node in fitting):
         return
+    nodes = fitting
     asked = " and ".join(f"{wanted:g} {name}" for name, wanted in trial.items() if name in UNITS)
     kinds = [name.removeprefix(LABEL) for name in trial if name.startswith(LABEL)]
     asked += "".join(f" of type {kind}" for kind in kinds)
     has = "; ".join(f"{node['NodeManagerAddress']} {_described(node)}" for node in nodes)
+    of = "with the labels of --label-selector" if labels else "of the cluster"
     other = ", give another --accelerator-type" if kinds else ""
     raise ServiceError(
-        f"one trial asks for {asked} on one node, and no node of the cluster has that: {has}. "
+        f"one trial asks for {asked} on one node, and no node {of} has that: {has}. "
         f"Lower --cpus-per-trial or --gpus-per-trial{other}, or add such a node (an autoscaler "
         "needs min_workers: 1 of its kind)"
     )
+
+
+def _labels_of(node: Node) -> str:
+    """A node's labels as text, without the id that Ray gives each node."""
+    have = {key: v for key, v in node.get("Labels", {}).items() if key != "ray.io/node-id"}
+    return ", ".join(f"{key}={value}" for key, value in sorted(have.items())) or "has none"
 
 
 def _described(node: Node) -> str:

@@ -145,11 +145,20 @@ class JobTrial(tune.Trainable):
         evaluation = canonical_json(event.evaluation.to_json())
         return {"stage": event.rung, "rung": event.rung, "evaluation": evaluation, "done": False}
 
+    def __repr__(self) -> str:
+        # Ray's dashboard shows it for the process, which runs many trials one after the other.
+        return "nas-theseus trials"
+
     def save_checkpoint(self, checkpoint_dir: str) -> None:
         """Does nothing: an interrupted trial runs again from its start."""
 
     def load_checkpoint(self, checkpoint: Any) -> None:
         """Does nothing; see `save_checkpoint`."""
+
+
+def trial_name(trial: Trial) -> str:
+    """What Tune and its callbacks call a trial: the job in words."""
+    return unpacked(trial.config).title
 
 
 def packed(job: Job) -> dict[str, Any]:

@@ -10,6 +10,8 @@ import pytest
 from matplotlib import image
 
 from nas_theseus.errors import StorageError
+from nas_theseus.estimate.spread import Spread
+from nas_theseus.pictures.axes import words
 from nas_theseus.pictures.of_search import front_figure, switching_picture, write_front
 from nas_theseus.values.architecture import Architecture, BlockChoice, Span
 from nas_theseus.values.goals import Objective
@@ -55,7 +57,8 @@ def test_front_is_connected_in_order_of_cost() -> None:
     assert others.opacity < 1
     assert figure.layout.xaxis.type == "log"
     assert figure.layout.yaxis.type == "linear"
-    assert figure.layout.xaxis.title.text.startswith("macs")
+    assert figure.layout.xaxis.title.text == "multiply-adds, MACs (less is better)"
+    assert figure.layout.yaxis.title.text == "validation accuracy, % (more is better)"
     assert figure.layout.title.text == "search a&lt;b"
 
 
@@ -81,7 +84,30 @@ def test_hover_tells_all_values_and_escapes() -> None:
 )
 def test_axes(objectives: tuple[Objective, ...], axes: tuple[str, str]) -> None:
     layout = front_figure(ALL, FRONT, objectives, "").layout
-    assert (layout.xaxis.title.text.split()[0], layout.yaxis.title.text.split()[0]) == axes
+    titles = [axis.title.text for axis in (layout.xaxis, layout.yaxis)]
+    assert [title.rpartition(" (")[0] for title in titles] == [words(name) for name in axes]
+
+
+def test_the_guide_and_the_spread_over_seeds_are_marked() -> None:
+    spreads = {ALL[2].architecture.id: Spread((0.78, 0.8, 0.82)), "other": Spread((0.1, 0.2))}
+    guide = {"val_accuracy": 0.95, "macs": 20_000.0}
+    figure = front_figure(ALL, FRONT, (ACCURACY, MACS), "", guide=guide, spreads=spreads)
+    bars, star = figure.data[2:]
+    assert (list(bars.x), list(bars.y)) == ([1_000], [pytest.approx(0.8)])
+    assert list(bars.error_y.array) == [pytest.approx(0.02)]
+    assert "0.8 ± 0.02 with 3 other seeds" in bars.hovertext[0]
+    assert (star.name, list(star.x), list(star.y)) == ("guide", [20_000], [0.95])
+    unknown = front_figure(ALL, FRONT, (ACCURACY, MACS), "", guide={"macs": 20_000.0})
+    assert [trace.name for trace in unknown.data] == ["evaluations", "front"]
+
+
+def test_the_print_has_the_same_marks(tmp_path: Path) -> None:
+    given = ALL, FRONT, (ACCURACY, MACS), "t"
+    plain = write_front(tmp_path, *given)[1].read_bytes()
+    spreads = {ALL[2].architecture.id: Spread((0.7, 0.8, 0.9))}
+    guide = {"val_accuracy": 0.95, "macs": 20_000.0}
+    marked = write_front(tmp_path, *given, guide=guide, spreads=spreads)[1].read_bytes()
+    assert marked != plain
 
 
 def test_what_cannot_be_drawn_is_counted() -> None:
@@ -130,4 +156,4 @@ def test_networks_of_a_switching_net_are_drawn_with_their_anchors() -> None:
     (axes,) = switching_picture(rows, "val_accuracy", "$a$").axes
     stitches, anchors = axes.lines
     assert list(stitches.get_xdata()) == [50] and list(anchors.get_ydata()) == [0.4, 0.6]
-    assert axes.get_ylabel() == "val_accuracy" and axes.get_title() == "$a$"
+    assert axes.get_ylabel() == "validation accuracy, %" and axes.get_title() == "$a$"

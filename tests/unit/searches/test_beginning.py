@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
@@ -173,3 +174,42 @@ def test_a_space_is_read_as_the_search_began_with_the_guide_that_it_trained(
     storage.space_file.write_text(TEXT.replace("digits()", "digits(seed=1)"))
     with pytest.raises(SpaceError, match="training data changed since"):
         read_space(storage, trust_code=True)
+
+
+def test_a_new_search_begins_with_the_floor_of_chance(tmp_path: Path) -> None:
+    storage = SearchFolder(tmp_path, "new")
+    storage.create()
+    given = space(digits(), None)
+    begun = begin(storage, SearchSettings(name="new"), given, NOTHING)
+    assert begun.floor is not None
+    assert begun.floor.name == "val_accuracy"
+    assert 0.1 <= begun.floor.limit < 0.2
+    assert Beginning.read(storage).floor == begun.floor
+    assert replace(given, floor=begun.floor).limits == begun.constraints == (begun.floor,)
+
+
+@pytest.mark.parametrize(
+    "changes", [{"beat_chance": False}, {"constraints": ["val_accuracy >= 0.5"]}]
+)
+def test_a_space_may_want_another_floor_or_none(changes: dict[str, Any], tmp_path: Path) -> None:
+    storage = SearchFolder(tmp_path, "own")
+    storage.create()
+    given = replace(space(digits(), None), **changes)
+    begun = begin(storage, SearchSettings(name="own"), given, NOTHING)
+    assert begun.floor is None
+    assert begun.constraints == given.limits
+
+
+def test_a_search_of_before_continues_without_a_floor(tmp_path: Path) -> None:
+    storage = SearchFolder(tmp_path, "old")
+    storage.create()
+    given = replace(space(digits(), None), constraints=["macs <= 1e9"])
+    begun = Beginning.of(given, SearchSettings(name="old"))
+    begun.write(storage)
+    saved = json.loads(storage.settings_file.read_text())
+    for limit in saved["constraints"]:
+        del limit["chance"]  # as it was written before
+    storage.settings_file.write_text(json.dumps(saved))
+    again = begin(storage, SearchSettings(name="old"), given, NOTHING)
+    assert again == begun
+    assert again.floor is None

@@ -29,7 +29,7 @@ from nas_theseus.space.sources import Sources
 from nas_theseus.values.architecture import Architecture, BlockChoice
 from nas_theseus.values.goals import Constraint
 from nas_theseus.values.ids import derive_seed
-from nas_theseus.values.outcomes import BlockOutcome, CurvePoint, Evaluation, Failure, Stopped
+from nas_theseus.values.outcomes import BlockOutcome, Cost, CurvePoint, Evaluation, Failure, Stopped
 from nas_theseus.values.settings import SearchSettings
 
 TEXT = """
@@ -150,11 +150,47 @@ def test_budgets_are_limits_on_additive_costs(tmp_path: Path) -> None:
     with pytest.raises(SpaceError) as others:
         desk.answer("latency_ms <= 3", "macs <= 5e6", "val_accuracy >= 0.9")
     measured, quality = others.value.mistakes
-    assert "latency_ms in 'latency_ms <= 3' is measured on finished networks" in measured
+    said = "latency_ms in 'latency_ms <= 3' is measured on finished networks, and this search does"
+    assert said in measured
     assert "val_accuracy in 'val_accuracy >= 0.9' is not a cost" in quality
     assert "a budget of this search can be on macs, params" in quality
+    assert "weight_bytes" in quality and "latency_ms" not in quality
     with pytest.raises(SpaceError, match="'' must read"):
         parse_budget("")
+
+
+def test_a_budget_may_be_on_a_cost_that_is_counted_only_now(tmp_path: Path) -> None:
+    desk = Desk(tmp_path)
+    desk.evaluate_some()
+    counting = replace(desk.space, constraints=[*desk.space.constraints, "weight_bytes >= 0"])
+    table = CostTable(counting)
+    size = {one: table.of(one)["weight_bytes"] for one in desk.every}
+    limit = float(np.median(list(size.values())))
+    found = desk.answer(f"weight_bytes <= {limit}")
+    within = [one for one in desk.told if size[one] <= limit]
+    assert 0 < len(within) < len(desk.told)
+    assert found.evaluated and found.predicted
+    for member in found.evaluated:
+        assert member.evaluation.value("weight_bytes") == size[member.evaluation.architecture]
+        assert member.evaluation.architecture in within
+    best = max(within, key=desk.told.__getitem__)
+    assert best in [member.evaluation.architecture for member in found.evaluated]
+    assert all(size[one.architecture] <= limit for one in found.predicted)
+    assert found.not_predicted == ()
+
+
+def test_a_budget_on_a_measured_cost_holds_for_what_was_measured(tmp_path: Path) -> None:
+    text = TEXT.replace('minimize("macs")]', 'minimize("macs"), minimize("latency_ms")]')
+    desk = Desk(tmp_path, text)
+    for number, one in enumerate(desk.some(6)):
+        cost = Cost({**desk.costs.of(one).numbers, "latency_ms": 1.0 + number})
+        desk.storage.write_outcome(
+            Evaluation(one, desk.space.recipe.id, 0, {"val_accuracy": 0.8}, cost, 0, 0.0)
+        )
+    found = desk.answer("latency_ms <= 3")
+    assert found.evaluated
+    assert all(member.evaluation.value("latency_ms") <= 3 for member in found.evaluated)
+    assert found.predicted and found.not_predicted == ("latency_ms",)
 
 
 @pytest.mark.parametrize("library", [True, False])

@@ -5,13 +5,19 @@ from __future__ import annotations
 import gc
 import os
 import weakref
+from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 import pytest
+from ray.tune import Callback
 
 from nas_theseus.errors import ServiceError
 from nas_theseus.services.ray import executor as module
-from nas_theseus.services.ray.executor import RayExecutor
+from nas_theseus.services.ray.executor import RayExecutor, _nodes
+from nas_theseus.services.ray.requests import refuse_too_small
+from nas_theseus.values.architecture import Architecture, BlockChoice, Span
+from nas_theseus.values.events import Ended
 from nas_theseus.values.resources import Resources
 from nas_theseus.values.settings import ExecutorSettings
 
@@ -52,3 +58,75 @@ def test_more_cores_a_trial_than_there_are_is_refused(tmp_path: Path) -> None:
     executor(tmp_path, 400, "auto").check()
     with pytest.raises(ServiceError, match=f"this machine has {cores}; lower --cpus-per-trial"):
         executor(tmp_path, cores + 1).check()
+
+
+def test_what_ray_would_choke_on_later_is_refused_before_it_starts(tmp_path: Path) -> None:
+    wrong = ExecutorSettings(runtime_env=tmp_path / "none.yaml")
+    with pytest.raises(ServiceError, match=r"--runtime-env .*none\.yaml cannot be read"):
+        RayExecutor(wrong, tmp_path).check()
+    with pytest.raises(ServiceError, match="is no ray.tune.Callback"):
+        RayExecutor(ExecutorSettings(callbacks=(print,)), tmp_path).check()
+
+
+class Names(Callback):
+    """What Tune calls the trials."""
+
+    def __init__(self) -> None:
+        self.started: list[str] = []
+
+    def on_trial_start(self, iteration: int, trials: list[Any], trial: Any, **info: Any) -> None:
+        self.started.append(str(trial))
+
+
+class Jobs:
+    """Two architectures, and how they ended."""
+
+    def __init__(self) -> None:
+        choices = [BlockChoice(Span(0, 1), "linear"), BlockChoice(Span(0, 1), "keep")]
+        self.all = [Architecture((choice,)) for choice in choices]
+        self.waiting = list(self.all)
+        self.failures: dict[str, str | None] = {}
+
+    def next(self) -> Architecture | None:
+        return self.waiting.pop(0) if self.waiting else None
+
+    def reported(self, job: Architecture, stage: str) -> None:
+        """Nothing."""
+
+    def ended(self, job: Architecture, failure: str | None) -> None:
+        self.failures[job.id] = failure
+
+
+def test_labels_a_runtime_environment_and_callbacks_of_ones_own(tmp_path: Path) -> None:
+    class Seen:
+        """Saves what its process sees; inside the test, so that Ray sends it by value."""
+
+        def __call__(self, job: Architecture) -> Iterator[str | Ended]:
+            (tmp_path / job.id).write_text(os.environ.get("HERE", "nothing"))
+            yield "seen"
+            yield Ended()
+
+    file = tmp_path / "environment.yaml"
+    file.write_text("env_vars: {HERE: there}")
+    names, jobs = Names(), Jobs()
+    given = ExecutorSettings(
+        parallel=1,
+        resources=Resources(label_selector={"zone": "!in(b, c)"}),
+        runtime_env=file,
+        callbacks=(names,),
+    )
+    executor = RayExecutor(given, tmp_path / "log")
+    executor.check()
+    executor.open()
+    try:
+        executor.run(jobs, Seen)
+        with pytest.raises(ServiceError, match="--label-selector wants them, zone=b: .* has none"):
+            refuse_too_small(_nodes(), {"CPU": 1}, {"zone": "b"})
+    finally:
+        executor.close()
+    assert jobs.failures == {job.id: None for job in jobs.all}
+    assert [(tmp_path / job.id).read_text() for job in jobs.all] == ["there", "there"]
+    said = ["linear", "the guide"]
+    assert names.started == [
+        f"architecture {job.id}: {blocks}" for job, blocks in zip(jobs.all, said, strict=True)
+    ]

@@ -7,7 +7,7 @@ from typing import Any
 import pytest
 
 from nas_theseus.errors import ServiceError, SpaceError
-from nas_theseus.services.ray.requests import refuse_too_small, request_of, room
+from nas_theseus.services.ray.requests import refuse_too_small, request_of, room, selected
 from nas_theseus.values.resources import Resources
 from nas_theseus.values.validation import validated
 
@@ -62,3 +62,51 @@ def test_a_type_of_gpus_needs_gpus() -> None:
         settings(accelerator_type="A100")
     with pytest.raises(SpaceError, match="accelerator_type: .*'A 100'"):
         settings(accelerator_type="A 100", gpus=1)
+
+
+LABELS = {"ray.io/market-type": "spot", "zone": "b"}
+
+
+@pytest.mark.parametrize(
+    ("selector", "fits"),
+    [
+        ({}, True),
+        ({"zone": "b"}, True),
+        ({"zone": "b", "ray.io/market-type": "!spot"}, False),
+        ({"zone": "in(a, b)"}, True),
+        ({"zone": "!in(a,b)"}, False),
+        ({"zone": "!a"}, True),
+        ({"rack": "1"}, False),
+        ({"rack": "!1"}, True),  # a node without the label has no value that could be wrong
+    ],
+)
+def test_labels_select_nodes(selector: dict[str, str], fits: bool) -> None:
+    assert selected({**node(CPU=4), "Labels": LABELS}, selector) is fits
+
+
+def test_a_cluster_without_a_selected_node_is_refused_with_its_labels() -> None:
+    nodes = [{**node(CPU=4), "Labels": {**LABELS, "ray.io/node-id": "f00"}}, node(CPU=4)]
+    with pytest.raises(ServiceError) as told:
+        refuse_too_small(nodes, {"CPU": 1}, {"zone": "a"})
+    said = str(told.value)
+    assert "--label-selector wants them, zone=a: 10.0.0.1 ray.io/market-type=spot, zone=b" in said
+    assert "10.0.0.1 has none" in said and "f00" not in said
+    refuse_too_small(nodes, {"CPU": 1}, {"zone": "b"})
+    with pytest.raises(ServiceError, match="asks for 8 CPU .* no node with the labels of"):
+        refuse_too_small(nodes, {"CPU": 8}, {"zone": "b"})
+
+
+def test_label_selectors_are_read_and_checked() -> None:
+    given = ["ray.io/market-type=spot", "zone=in(a, b)"]
+    wanted = {"ray.io/market-type": "spot", "zone": "in(a, b)"}
+    assert settings(label_selector=given).label_selector == wanted
+    assert settings(label_selector=wanted).label_selector == wanted
+    assert settings(label_selector=None).label_selector == {}
+    for wrong, message in (
+        ("spot", "'spot' must read KEY=VALUE"),
+        (["a=1", "a=2"], r"a is given twice; use a=in\(A, B\)"),
+        ("_a=1", "'_a' cannot be a label's key"),
+        ("a=in(1", r"'in\(1' for a must be a value, !value"),
+    ):
+        with pytest.raises(SpaceError, match=f"label_selector: {message}"):
+            settings(label_selector=wrong)
