@@ -16,10 +16,12 @@ from mlflow.tracking import MlflowClient
 from nas_theseus.services.mlflow.artifact_root import log_artifact
 from nas_theseus.services.mlflow.runs import (
     TAG_CHARACTERS,
+    architecture_params,
     artifact_folder,
     as_tags,
     as_texts,
     evaluation_metrics,
+    run_name,
     shorten,
     write_run,
 )
@@ -220,14 +222,9 @@ class Projection:
     ) -> _Child:
         """The architecture's run, RUNNING, with its parameters, tags and metrics."""
         architecture = item.architecture
-        params = {
-            "architecture": architecture.id,
-            "pairing": architecture.pairing,
-            "blocks": architecture.blocks,
-            "recipe": item.recipe,
-            "seed": str(item.seed),
-            **({"schedule": self._schedule} if self._schedule else {}),
-        }
+        params = architecture_params(item)
+        if self._schedule:
+            params["schedule"] = self._schedule
         tags = {**tags, "theseus.evaluation": item.name}
         child = self._children.get(architecture.id)
         if child is None:
@@ -241,7 +238,8 @@ class Projection:
                 "theseus.front": str(front).lower(),
                 "mlflow.parentRunId": self._parent_run(time_ms),
             }
-            run = self.client.create_run(self._experiment_id, start_ms, born, architecture.id)
+            name = run_name(architecture)
+            run = self.client.create_run(self._experiment_id, start_ms, born, name)
             child = _Child(run.info.run_id)
             if front:
                 self._marked.add(architecture.id)
