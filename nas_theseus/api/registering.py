@@ -104,7 +104,7 @@ def register(
         evaluation.architecture.id,
         registry.name,
         int(version.version),
-        str(version.model_id),
+        version.tags["theseus.model"],
         str(version.run_id),
         f"models:/{registry.name}{f'@{alias}' if alias else f'/{version.version}'}",
         kind,

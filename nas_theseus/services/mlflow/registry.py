@@ -37,7 +37,7 @@ from nas_theseus.services.mlflow.runs import (
 from nas_theseus.storage.redaction import scrub, without_credentials
 from nas_theseus.values.outcomes import Evaluation
 
-_CODE = Path(__file__).with_name("model_code.py")
+_CODE = Path(__file__).with_name("theseus_network.py")
 
 
 @dataclass(frozen=True)
@@ -111,7 +111,7 @@ class Registry:
                 self.name,
                 model.model_uri,
                 run.info.run_id,
-                tags=finding.tags,
+                tags={**finding.tags, "theseus.model": model.model_id},
                 description=described(finding),
                 model_id=model.model_id,
             )
@@ -215,12 +215,13 @@ def save_model(package: Package, path: Path, model: Model | None = None) -> None
     mlflow.pyfunc.save_model(
         str(path),
         mlflow_model=model,
-        python_model=str(_CODE),
-        artifacts={package.kind: str(package.path)},
+        loader_module=_CODE.stem,
+        code_paths=[str(_CODE)],
+        data_path=str(package.path),
         signature=signature,
         input_example=example,
         pip_requirements=[f"mlflow=={mlflow.__version__}", *package.needs.values()],
-        model_config={"needs": dict(package.needs)},
+        model_config={"kind": package.kind, "needs": dict(package.needs)},
     )
 
 
