@@ -150,7 +150,9 @@ def _listed(records: Records) -> str:
         for one in records.members[:_LISTED]
     ]
     if more := len(records.members) - _LISTED:
-        lines += [f"\n  and {more} more: nas-theseus front {records.folder.name}"] if more > 0 else []
+        lines += (
+            [f"\n  and {more} more: nas-theseus front {records.folder.name}"] if more > 0 else []
+        )
     return "".join(lines)
 
 

@@ -70,7 +70,9 @@ def package(member: Member, folder: Path, aside: Path) -> Package:
         reason = str(error)
     if not reason:
         return Package("program", program, {"torch": _requirement("torch")}, example, outlet)
-    return Package("network", folder, _needed(member, read_sources(folder)), example, outlet, reason)
+    return Package(
+        "network", folder, _needed(member, read_sources(folder)), example, outlet, reason
+    )
 
 
 def _own_operators(program: Path) -> str:
