@@ -20,6 +20,7 @@ import pytest
 from mlflow.tracking import MlflowClient
 
 from nas_theseus.services.mlflow import MlflowTracker
+from nas_theseus.services.mlflow.runs import run_name
 from nas_theseus.values.architecture import Architecture, BlockChoice, Span
 from nas_theseus.values.outcomes import Cost, Evaluation
 from nas_theseus.values.tracking import FrontNow
@@ -126,7 +127,7 @@ def browser() -> Iterator[Any]:
 def test_query_shows_the_front(
     browser: Any, address: str, store: str, query: str, widths: list[int]
 ) -> None:
-    expected = [evaluation(width).architecture.id for width in widths]
+    expected = [run_name(evaluation(width).architecture) for width in widths]
     mlflow.set_tracking_uri(store)
     try:
         found = mlflow.search_runs(

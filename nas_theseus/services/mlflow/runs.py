@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
+import json
 from collections import Counter
 from collections.abc import Mapping, Sequence
 from pathlib import PurePosixPath
 
-from mlflow.entities import Metric, Param, RunTag
+from mlflow.entities import Dataset, DatasetInput, InputTag, Metric, Param, RunTag
 from mlflow.tracking import MlflowClient
 
 from nas_theseus.values.architecture import Architecture
@@ -17,6 +18,7 @@ TAG_CHARACTERS = 8000
 _BATCH, _PARAMS_BATCH, _PARAM_CHARACTERS = 1000, 100, 6000
 # Of an id in a run's name, and of the kinds of blocks that it names.
 _ID_CHARACTERS, _KINDS, _NAME_CHARACTERS = 8, 3, 100
+_DATASET_CHARACTERS = 500
 
 
 def shorten(text: str, limit: int) -> str:
@@ -71,6 +73,27 @@ def architecture_params(outcome: Outcome) -> dict[str, str]:
         "recipe": outcome.recipe,
         "seed": str(outcome.seed),
     }
+
+
+def dataset_input(parameters: Mapping[str, str]) -> DatasetInput:
+    """The data of a search as MLflow's data set, from the search's parameters.
+
+    Args:
+        parameters: with ``task``, ``space``, ``data.hash`` and ``data.SPLIT``, its sizes.
+    """
+    sizes = {
+        name.removeprefix("data."): int(text)
+        for name, text in parameters.items()
+        if name.startswith("data.") and name != "data.hash"
+    }
+    dataset = Dataset(
+        shorten(parameters["task"], _DATASET_CHARACTERS),
+        parameters["data.hash"],
+        "nas-theseus",
+        json.dumps({"task": parameters["task"], "space": parameters["space"]}),
+        profile=json.dumps({"num_rows": sum(sizes.values()), **sizes}),
+    )
+    return DatasetInput(dataset, [InputTag("mlflow.data.context", "search")])
 
 
 def evaluation_metrics(evaluation: Evaluation, time_ms: int) -> list[Metric]:

@@ -20,6 +20,7 @@ from nas_theseus.services.mlflow.runs import (
     artifact_folder,
     as_tags,
     as_texts,
+    dataset_input,
     evaluation_metrics,
     run_name,
     shorten,
@@ -69,6 +70,12 @@ class Projection:
         self._children: dict[str, _Child] = {}
         self._front: set[str] = set()
         self._marked: set[str] = set()  # whose runs say that they are on the front
+
+    @property
+    def parent(self) -> str:
+        """Run id of the search, once its start was applied."""
+        assert self._parent is not None
+        return self._parent
 
     def sync(self) -> None:
         """Read the search's runs; drop a run that a lost answer made us create twice."""
@@ -211,6 +218,8 @@ class Projection:
         }
         new = {name: text for name, text in texts.items() if name not in data.params}
         write_run(self.client, run_id, params=new, tags=changed)
+        if "data.hash" in texts:
+            self.client.log_inputs(run_id, [dataset_input(texts)])  # once: MLflow knows its digest
 
     def _open_child(
         self,
