@@ -16,14 +16,20 @@ from typing import Any
 from urllib.parse import quote, urlencode
 
 import mlflow
+import numpy as np
 import pytest
 from mlflow.tracking import MlflowClient
+from PIL import Image
 
+import nas_theseus
 from nas_theseus.services.mlflow import MlflowTracker
 from nas_theseus.services.mlflow.runs import run_name
+from nas_theseus.services.mlflow.view import search_link
 from nas_theseus.values.architecture import Architecture, BlockChoice, Span
+from nas_theseus.values.goals import Objective
 from nas_theseus.values.outcomes import Cost, Evaluation
 from nas_theseus.values.tracking import FrontNow
+from tests.unit.api.found_search import TRACED, FoundSearch
 
 FRONT = "tags.\"theseus.front\" = 'true'"
 SMALL = f"{FRONT} and metrics.macs < 2000000"
@@ -166,3 +172,63 @@ def test_query_shows_the_front(
     wait_for(counted, 60, lambda: f"the page shows:\n{text()}")
     assert shown() == expected
     assert browser.find_element("css selector", SEARCH_BOX).get_attribute("value") == query
+
+
+def wait_for_text(browser: Any, *wanted: str) -> None:
+    """Wait until the page shows all of these texts."""
+
+    def text() -> str:
+        return str(browser.execute_script("return document.body.innerText"))
+
+    wait_for(lambda: all(one in text() for one in wanted), 90, lambda: f"it shows:\n{text()}")
+
+
+def screenshot(browser: Any, path: Path) -> None:
+    """Save what the browser shows, and check that it is no empty page."""
+    time.sleep(2.0)  # charts are drawn in steps
+    browser.save_screenshot(str(path))
+    assert len(np.unique(np.asarray(Image.open(path).convert("L")))) > 16
+
+
+@pytest.mark.slow
+def test_the_view_of_a_search_has_its_charts_columns_and_order(
+    browser: Any, address: str, store: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("MLFLOW_TRACKING_URI", store)
+    goals = Objective("val_accuracy", "maximize"), [Objective("macs", "minimize")]
+    link = search_link(address, "first", "first", *goals)
+    browser.get(link)
+    names = [run_name(evaluation(width).architecture) for width in range(1, 6)]
+    wait_for_text(browser, "val_accuracy over macs", "costs and quality", *names)
+    drawn = "return document.querySelectorAll('.js-plotly-plot .scatterlayer .point').length"
+    wait_for(lambda: browser.execute_script(drawn) == 5, 60, lambda: "the chart has other points")
+    screenshot(browser, tmp_path / "view.png")
+
+    browser.get(link.replace("compareRunsMode=CHART", "compareRunsMode=TABLE"))
+    wait_for_text(browser, "5 matching runs", "val_accuracy", "macs", "blocks", *names)
+
+    def shown() -> list[str]:
+        script = "return [...document.querySelectorAll(arguments[0])].map(a => a.innerText)"
+        return list(browser.execute_script(script, RUN_LINKS))
+
+    wait_for(lambda: shown() == names, 60, lambda: f"runs in another order: {shown()}")
+
+
+@pytest.mark.slow
+def test_the_models_tab_shows_a_registered_network(
+    browser: Any,
+    address: str,
+    store: str,
+    tmp_path: Path,
+    toy_space_text: str,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setenv("MLFLOW_TRACKING_URI", store)
+    FoundSearch(tmp_path, toy_space_text).finish()
+    nas_theseus.register("found", TRACED.id, alias="champion", storage="storage", trust_code=True)
+    experiment = MlflowClient(store).get_experiment_by_name("nas-theseus")
+    assert experiment is not None
+    page = f"#/experiments/{experiment.experiment_id}/models?workflowType=machine_learning"
+    browser.get(f"{address}/{page}")
+    wait_for_text(browser, TRACED.id, "found v1", "val_accuracy", "macs")
+    screenshot(browser, tmp_path / "models.png")
