@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shutil
 import sys
 from pathlib import Path
 
@@ -21,8 +22,19 @@ from nas_theseus.space.sources import read_sources
 from tests.unit.api.found_search import BRANCHING, FAILED, STOPPED, TRACED, FoundSearch, evaluation
 
 
+@pytest.fixture(scope="module")
+def migrated(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """An empty MLflow database: migrating takes seconds, copying none."""
+    file = tmp_path_factory.mktemp("mlflow") / "empty.db"
+    MlflowClient(f"sqlite:///{file}").search_experiments(max_results=1)
+    return file
+
+
 @pytest.fixture
-def search(tmp_path: Path, toy_space_text: str, monkeypatch: pytest.MonkeyPatch) -> FoundSearch:
+def search(
+    tmp_path: Path, migrated: Path, toy_space_text: str, monkeypatch: pytest.MonkeyPatch
+) -> FoundSearch:
+    shutil.copy(migrated, tmp_path / "mlflow.db")
     # MLflow keeps artifacts of a SQLite store under the working folder.
     monkeypatch.chdir(tmp_path)
     monkeypatch.setenv("MLFLOW_TRACKING_URI", f"sqlite:///{tmp_path / 'mlflow.db'}")
