@@ -32,12 +32,15 @@ from nas_theseus.services.mlflow.runs import (
     architecture_params,
     evaluation_metrics,
     run_name,
+    shorten,
     write_run,
 )
 from nas_theseus.storage.redaction import scrub, without_credentials
 from nas_theseus.values.outcomes import Evaluation
 
 _CODE = Path(__file__).with_name("theseus_network.py")
+# MLflow's tables take 5000; a line is read.
+_DESCRIPTION_CHARACTERS = 500
 
 
 @dataclass(frozen=True)
@@ -229,7 +232,7 @@ def described(finding: Finding) -> str:
     """A network in one line: its quality, its costs and its blocks."""
     values = {**finding.evaluation.values(), **finding.test}
     figures = ", ".join(f"{name} {value:,.4g}" for name, value in values.items())
-    return f"{figures}: {finding.evaluation.architecture.blocks}"
+    return shorten(f"{figures}: {finding.evaluation.architecture.blocks}", _DESCRIPTION_CHARACTERS)
 
 
 def _finals(finding: Finding, model_id: str) -> list[Metric]:
