@@ -127,18 +127,17 @@ def _evaluation(records: Records, text: str) -> Evaluation:
     if len(found) > 1:
         ids = ", ".join(one.architecture.id for one in found)
         raise StorageError(f"{len(found)} architectures of {name!r} begin with {text!r}: {ids}")
-    if found and isinstance(found[0], Evaluation):
-        return found[0]
-    if found:
-        one = found[0]
-        why = (
-            f"failed in step {one.stage}: {one.message}"
-            if isinstance(one, Failure)
-            else f"was stopped at rung {one.rung}, so it has no finished weights"
-        )
-        problem = f"architecture {one.architecture.id} of {name!r} {why}"
-    else:
+    one = found[0] if found else None
+    if isinstance(one, Evaluation):
+        return one
+    if one is None:
         problem = f"search {name!r} has no architecture {text!r}"
+    elif isinstance(one, Failure):
+        problem = f"architecture {one.architecture.id} of {name!r} failed in step {one.stage}: "
+        problem += one.message
+    else:
+        problem = f"architecture {one.architecture.id} of {name!r} was stopped at rung {one.rung}, "
+        problem += "so it has no finished weights"
     raise StorageError(f"{problem}. {records.state} On its front:{_listed(records)}")
 
 

@@ -6,6 +6,7 @@ import importlib.util
 import logging
 import os
 import threading
+from typing import Any
 
 from mlflow.system_metrics.system_metrics_monitor import SystemMetricsMonitor
 
@@ -27,7 +28,7 @@ class SystemMetrics:
 
     def __init__(self, uri: str) -> None:
         self._uri = uri
-        self._monitor: SystemMetricsMonitor | None = None
+        self._monitor: Any = None
 
     def start(self, run_id: str) -> None:
         """Begin to sample, after the last step that the run has; nothing if that is not possible.
@@ -40,7 +41,10 @@ class SystemMetrics:
             _log.info("no system metrics: psutil is not installed")
             return
         try:
-            monitor = SystemMetricsMonitor(run_id, resume_logging=True, tracking_uri=self._uri)
+            # MLflow's class has no types.
+            monitor: Any = SystemMetricsMonitor(  # type: ignore[no-untyped-call]
+                run_id, resume_logging=True, tracking_uri=self._uri
+            )
             monitor.start()
         except Exception as error:  # they are worth no search
             _log.warning("no system metrics: %s: %s", type(error).__name__, error)

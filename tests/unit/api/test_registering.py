@@ -171,7 +171,7 @@ def test_an_alias_moves_only_when_asked_to_and_a_network_is_logged_once(
     client = MlflowClient()
     assert len(client.search_model_versions("name = 'found'")) == 1
     assert register("found", BRANCHING.id, "--alias", "champion", "--move").exit_code == 0
-    assert client.get_model_version_by_alias("found", "champion").version == 2
+    assert int(client.get_model_version_by_alias("found", "champion").version) == 2
     for wrong in ("latest", "v3", "two words", ""):
         assert "cannot be an alias" in refusal("found", TRACED.id, "--alias", wrong)
     assert "cannot contain '/' or ':'" in refusal("found", TRACED.id, "--model-name", "a/b")
