@@ -1,6 +1,6 @@
 """What a proposal costs in a long study, without trials, trackers or executors.
 
-    python -m benchmarks.proposals [--lengths 20 500 2000] [--samplers tpe theseus] [--proposals 20]
+    python -m benchmarks.proposals [--lengths 20 100 1000] [--samplers tpe theseus] [--proposals 20]
 
 A study of a made-up world (`benchmarks.sampler`) is filled by NSGA-II to each length; each sampler
 then continues on a copy of its journal. Figures are processor milliseconds of one proposal and of
@@ -88,7 +88,7 @@ def measure(bench: Bench, journal: Path, sampler: str, proposals: int) -> dict[s
 def main() -> None:
     """Measure and write results/proposals.json."""
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    parser.add_argument("--lengths", type=int, nargs="+", default=[20, 500, 2000])
+    parser.add_argument("--lengths", type=int, nargs="+", default=[20, 100, 1000])
     parser.add_argument("--samplers", nargs="+", default=["tpe", "theseus"])
     parser.add_argument("--proposals", type=int, default=20)
     given = parser.parse_args()

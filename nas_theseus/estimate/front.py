@@ -72,16 +72,18 @@ class Solutions:
         return len(self.errors)
 
     def __getitem__(self, index: int) -> Solution:
-        choices = [self._space.options[i].choice for i in self.edges[index] if i >= 0]
-        named = {}
-        columns = zip(self._space.cost_names, self._costs[index], self._space.units, strict=True)
-        for name, whole, unit in columns:
-            named[name] = int(whole) if unit == 1 else float(whole * unit)
-        architecture = Architecture(tuple(choices))
-        return Solution(architecture, float(self.errors[index]), named, self.epsilon)
+        return next(iter(self.only(index)))
 
     def __iter__(self) -> Iterator[Solution]:
-        return (self[index] for index in range(len(self)))
+        options, names = self._space.options, self._space.cost_names
+        units = zip(self._costs.T, self._space.units.tolist(), strict=True)
+        # Lists, as it takes long to read an array's numbers one by one.
+        columns = [(whole if unit == 1 else whole * unit).tolist() for whole, unit in units]
+        costs = [dict(zip(names, row, strict=True)) for row in zip(*columns, strict=True)]
+        lists = (self.edges.tolist(), self.errors.tolist(), costs or [{}] * len(self))
+        for edges, error, each in zip(*lists, strict=True):
+            architecture = Architecture(tuple(options[i].choice for i in edges if i >= 0))
+            yield Solution(architecture, error, each, self.epsilon)
 
     def only(self, index: int) -> Solutions:
         """The solution at an index, as `Solutions` of length 1."""

@@ -19,6 +19,8 @@ Integers = NDArray[np.int64]
 _Rows = NDArray[np.intp]
 
 _COARSER, _COARSEST = 0.01, 4.0
+# So many labels of one tail wait for those of the other tails: one pass is cheaper than several.
+_FEW = 1_000
 _BEAM, _SWEEPS, _BISECTIONS, _STEEPEST = 300, 3, 25, 100.0
 
 
@@ -244,7 +246,7 @@ class Graph:
                     labels = labels.take(np.argsort(bound.of(labels, state))[:beam])
                 return labels
 
-            # One tail at a time: all labels that lead to a state may not fit into memory.
+            # Many labels are sifted by tail: those of all tails may not fit into memory.
             room = (question.lower - most[state], question.upper - least[state])
             each = []
             for tail, edges in tails.items():
@@ -253,8 +255,9 @@ class Graph:
                     # With a tolerance, as the bound sums in another order.
                     hope = bound.of(labels, state) <= ceiling + 1e-9 * (1 + abs(ceiling))
                     labels = labels.take(np.flatnonzero(hope))
-                each.append(sift(labels))
-            labels = sift(_joined(each)) if len(each) > 1 else each[0]
+                many = len(tails) > 1 and len(labels.errors) > _FEW
+                each.append(sift(labels) if many else labels)
+            labels = sift(_joined(each))
             if len(labels.errors) > max_labels and epsilon <= _COARSEST:
                 raise _TooManyLabels
             known[state] = replace(labels, offset=count)

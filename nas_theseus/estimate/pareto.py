@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+import itertools
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 
 import moocore  # type: ignore[import-untyped]
@@ -16,6 +17,8 @@ from nas_theseus.values.outcomes import Evaluation
 _Column = NDArray[np.float64]
 _Rows = NDArray[np.intp]
 _CELLS = 2**16
+# Up to so many rows, a sort takes less time than a grid that makes it shorter.
+_FEW = 2_000
 
 
 def _points(points: ArrayLike, name: str = "points") -> NDArray[np.float64]:
@@ -108,6 +111,8 @@ def first_fronts(columns: Sequence[_Column], layers: int) -> _Rows:
     """
     if len(columns) == 1:
         return np.sort(np.argsort(columns[0], kind="stable")[:layers])
+    if len(columns) == 2 and len(columns[0]) <= _FEW:
+        return np.sort(np.concatenate(list(itertools.islice(_staircases(*columns), layers))))
     rows, left, kept = np.arange(len(columns[0])), list(columns), []
     for layer in range(layers):
         top = _layer(left)
@@ -158,11 +163,18 @@ def _likely(columns: Sequence[_Column]) -> _Rows:
 
 def _staircase(errors: _Column, costs: _Column) -> _Rows:
     """Rows that no other dominates in two columns; the first of several equal rows."""
-    order = np.lexsort((errors, costs))
-    in_order = errors[order]
-    inside = np.ones(len(order), dtype=bool)
-    inside[1:] = in_order[1:] < np.minimum.accumulate(in_order)[:-1]
-    return order[inside]
+    return next(_staircases(errors, costs))
+
+
+def _staircases(errors: _Column, costs: _Column) -> Iterator[_Rows]:
+    """Rows that no other dominates in two columns, then those of the rest, and so on."""
+    left = np.lexsort((errors, costs))
+    while True:
+        in_order = errors[left]
+        inside = np.ones(len(left), dtype=bool)
+        inside[1:] = in_order[1:] < np.minimum.accumulate(in_order)[:-1]
+        yield left[inside]
+        left = left[~inside]
 
 
 def hypervolume(points: ArrayLike, reference: ArrayLike) -> float:

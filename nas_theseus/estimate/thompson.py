@@ -14,7 +14,7 @@ from threadpoolctl import ThreadpoolController  # type: ignore[import-untyped]
 
 from nas_theseus.costs.table import CostTable
 from nas_theseus.estimate.additive import AdditiveEstimate, as_learnt, as_measured
-from nas_theseus.estimate.block_scores import as_prior
+from nas_theseus.estimate.block_scores import as_prior, capacities
 from nas_theseus.estimate.front import AdditiveSpace
 from nas_theseus.estimate.pareto import front, improvements, minimised
 from nas_theseus.estimate.space_graph import additive_space, log_unit
@@ -135,6 +135,10 @@ class Proposer:
         numbers = [found.setdefault(o.choice, len(found)) for o in self._graph.options]
         return list(found), np.array(numbers, dtype=np.intp)
 
+    @cached_property
+    def _capacities(self) -> dict[BlockChoice, float]:
+        return capacities(self.space, self._costs)
+
     def propose(self, past: Sequence[PastProposal], seed: int) -> Architecture | None:
         """The next architecture within the limits on additive costs; None if all were proposed.
 
@@ -150,12 +154,13 @@ class Proposer:
     ) -> Architecture | None:
         taken = {one.architecture for one in past}
         estimate = self._estimate(past)
-        if len(taken) < self._startup or not estimate.observations:
-            return self._spread_out(self._of_a_draw(estimate, taken, rng), len(taken))
         choices, _ = self._choices
-        found = self._new(-estimate.weights(choices)[0], taken)
-        for _ in range(_DRAWS):
-            found |= self._of_a_draw(estimate, taken, rng)
+        if len(taken) < self._startup or not estimate.observations:
+            drawn = estimate.draws(choices, 1, rng)[0]
+            return self._spread_out(self._new(-drawn, taken), len(taken))
+        found = self._new(-estimate.weights(choices), taken)
+        for drawn in estimate.draws(choices, _DRAWS, rng):
+            found |= self._new(-drawn, taken)
         candidates = list(found.items())
         if len(candidates) > _CANDIDATES:
             some = rng.choice(len(candidates), _CANDIDATES, replace=False)
@@ -180,7 +185,9 @@ class Proposer:
             earlier.found,
         ):
             parts, names = len(self.space.guide), (*rungs, _END)
-            estimate = AdditiveEstimate(parts, errors, names, spread=self._spread)
+            estimate = AdditiveEstimate(
+                parts, errors, names, spread=self._spread, capacities=self._capacities
+            )
             count = 0
         else:
             estimate = earlier.estimate
@@ -205,20 +212,11 @@ class Proposer:
         last = {names[-1] for names in reached if names}
         return [rung for rung in rungs if rung in last]
 
-    def _of_a_draw(
-        self, estimate: AdditiveEstimate, taken: Collection[Architecture], rng: np.random.Generator
-    ) -> dict[Architecture, _Costs]:
-        """New architectures on the front of a posterior draw, with costs.
+    def _new(self, errors: _Floats, taken: Collection[Architecture]) -> dict[Architecture, _Costs]:
+        """New architectures, with costs, on the first fronts for errors of shape (choices,).
 
         Pair terms are left out here, as they would make the graph quadratic in the choices; they
         are included when candidates are judged.
-        """
-        draw = estimate.draw(rng)
-        choices, _ = self._choices
-        return self._new(draw.errors(choices), taken)
-
-    def _new(self, errors: _Floats, taken: Collection[Architecture]) -> dict[Architecture, _Costs]:
-        """New architectures, with costs, on the first fronts for errors of shape (choices,).
 
         Each non-empty front has at least one member, so with one front more than there are taken
         architectures, a new one is found if any is left.
@@ -273,10 +271,10 @@ class Proposer:
                 known[name] = value
         count = len(candidates)
         measured = [one for one in past if one.feasible and not one.predicted]
-        points_known = [self._point(one.values) for one in measured if one.values]
-        points_known += map(self._of_quality, costs[count:], mean[count:])
+        points_known = [one.values for one in measured if one.values]
+        points_known += map(self._with_quality, costs[count:], mean[count:].tolist())
         reference = self._worst(past)
-        best_known = np.array(points_known).reshape(-1, len(reference))
+        best_known = self._points(points_known)
         best_known = best_known[front(best_known)]
 
         keeping = [i for i in range(count) if not self._broken(costs[i])] or list(range(count))
@@ -297,9 +295,11 @@ class Proposer:
         """Points of architectures at each quantile of their qualities, shape (N, quantiles, M)."""
         goal = self._quality
         qualities = mean[:, None] + deviation[:, None] * _QUANTILES
-        known = np.array([self._of_quality(*each) for each in zip(costs, mean, strict=True)])
-        points = np.repeat(known[:, None], len(_QUANTILES), axis=1)
-        turned = [minimised(as_measured(q, goal), goal, "a proposal") for q in qualities.flat]
+        points = self._points(list(map(self._with_quality, costs, mean.tolist())))
+        points = np.repeat(points[:, None], len(_QUANTILES), axis=1)
+        turned = [
+            minimised(as_measured(q, goal), goal, "a proposal") for q in qualities.ravel().tolist()
+        ]
         points[:, :, self.space.goals.index(goal)] = np.reshape(turned, qualities.shape)
         return points
 
@@ -322,13 +322,16 @@ class Proposer:
         least = min(known.values()) / 10  # a predicted sum of weights may be negative
         return [max(-float(value), least) for value in estimate.predict(architectures)[0]]
 
-    def _of_quality(self, costs: _Costs, quality: float) -> _Floats:
-        return self._point({**costs, self._quality.name: as_measured(quality, self._quality)})
+    def _with_quality(self, costs: _Costs, quality: float) -> _Costs:
+        return {**costs, self._quality.name: as_measured(quality, self._quality)}
 
-    def _point(self, values: Mapping[str, float]) -> _Floats:
-        """Objectives to minimise, shape (M,)."""
-        goals = self.space.goals
-        return np.array([minimised(values[goal.name], goal, "a proposal") for goal in goals])
+    def _points(self, values: Sequence[Mapping[str, float]]) -> _Floats:
+        """Objectives to minimise, shape (N, M)."""
+        columns = [
+            [minimised(each[goal.name], goal, "a proposal") for each in values]
+            for goal in self.space.goals
+        ]
+        return np.array(columns, dtype=np.float64).T
 
     def _worst(self, past: Iterable[PastProposal]) -> _Floats:
         """The hypervolume's reference point, shape (M,); limits tighten it."""
@@ -347,7 +350,8 @@ class Proposer:
             for limit in self.space.limits:
                 if limit.name == name and sign * (limit.limit - worst[name]) < 0:
                     worst[name] = limit.limit
-        return self._point(worst)
+        reference: _Floats = self._points([worst])[0]
+        return reference
 
 
 def cheap_first(turn: int, turns: int) -> float:

@@ -8,7 +8,7 @@ from dataclasses import dataclass, replace
 
 import numpy as np
 from numpy.typing import NDArray
-from scipy.linalg import cho_factor, cho_solve  # type: ignore[import-untyped]
+from scipy.linalg import cho_solve, lapack  # type: ignore[import-untyped]
 from scipy.optimize import minimize  # type: ignore[import-untyped]
 
 _Floats = NDArray[np.float64]
@@ -169,13 +169,14 @@ def negative_log_evidence(
     """
     s = learnt.scale[data.rung]
     missed = data.quality - s * learnt.slope_mean * data.advantage
-    factor = cho_factor(learnt.covariance(data), lower=True)
-    alpha = cho_solve(factor, missed)
-    value = float(0.5 * missed @ alpha + np.log(np.diag(factor[0])).sum())
+    factor = np.linalg.cholesky(learnt.covariance(data))
+    alpha = cho_solve((factor, True), missed)
+    value = float(0.5 * missed @ alpha + np.log(np.diag(factor)).sum())
     value += 0.5 * len(missed) * math.log(2 * math.pi)
     if not unknown:
         return value, np.empty(0)
-    weight = cho_solve(factor, np.eye(len(missed))) - np.outer(alpha, alpha)
+    lower, _ = lapack.dpotri(factor, lower=1)  # half of K⁻¹, the other half is 0
+    weight = lower + np.tril(lower, -1).T - np.outer(alpha, alpha)
     scaled = np.outer(s, s) * weight
     parts = {"choice": data.choices, "pair": data.pairs, "residual": data.same}
     gradient = []

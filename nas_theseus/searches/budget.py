@@ -254,7 +254,7 @@ class _Forecaster(Proposer):
         estimate = self._estimate(past)
         by_sum = not _begun(outcomes)
         choices, numbers = self._choices
-        errors = self._summed(choices) if by_sum else -estimate.weights(choices)[0]
+        errors = self._summed(choices) if by_sum else -estimate.weights(choices)
         found = self._graph.diverse(
             errors[numbers],
             count,

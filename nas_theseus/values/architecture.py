@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass, field, fields, replace
+from dataclasses import dataclass, field, replace
 from typing import Any, Literal, TypeAlias
 
 from nas_theseus.values.ids import short_hash
@@ -102,8 +102,8 @@ class HashedOnce:
         try:
             return self._hash
         except AttributeError:
-            values = tuple(getattr(self, each.name) for each in fields(self))  # type: ignore[arg-type]
-            object.__setattr__(self, "_hash", hash(values))
+            # The fields' values: nothing else is kept in the instance before its hash.
+            object.__setattr__(self, "_hash", hash(tuple(self.__dict__.values())))
             return self._hash
 
     def __getstate__(self) -> dict[str, Any]:

@@ -47,6 +47,7 @@ def test_a_sampler_s_sum_takes_the_records_of_the_search() -> None:
         driver("nsga2", 1_000, 5, tell_ms=1, queue_ms=2, deliver_ms=10, front_ms=99),
         driver("nsga2", 10_000, 6, tell_ms=1, queue_ms=3, deliver_ms=15),
         driver("tpe", 10_000, 40, tell_ms=2),
+        driver("theseus", 1_000, 45, tell_ms=2),
         {"kind": "slots", "slots": 4, "utilisation": 0.9, "processes": 4, "trials": 8, "load": 0},
         {"kind": "slots", "slots": 2, "utilisation": 1.0, "processes": 2, "trials": 4, "load": 0},
     ]
@@ -54,6 +55,7 @@ def test_a_sampler_s_sum_takes_the_records_of_the_search() -> None:
     assert found["ms_per_trial_nsga2_1000"] == 18
     assert found["ms_per_trial_nsga2_10000"] == 25
     assert found["ms_per_trial_tpe_10000"] == 60
+    assert found["ms_ask_theseus_1000"] == 45
     assert found["record_growth"] == 1.5
     assert found["stream_ms_10000"] == 50
     assert found["utilisation_min"] == 0.9

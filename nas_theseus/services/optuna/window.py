@@ -15,6 +15,9 @@ from nas_theseus.estimate.pareto import front
 from nas_theseus.services.optuna.marks import ESTIMATED, REASON
 from nas_theseus.services.optuna.private import GenerationMarks, ShownStudy
 
+# A window moves by this share of its latest trials.
+_STEPS = 8
+
 
 class Window(Protocol):
     """Which of one study's trials a sampler is shown.
@@ -68,9 +71,9 @@ class Thinned:
     A trial that left the front cannot come back to it, so each trial is judged once.
 
     Args:
-        most: number of trials besides the front and the running ones. Half of them are the latest.
-            The other half is spread evenly over the study: from the latest alone, a sampler would
-            not learn that other regions are worse.
+        most: number of trials besides the front and the running ones. Half of them are the latest,
+            and up to an eighth of that half more. The other half is spread evenly over the study:
+            from the latest alone, a sampler would not learn that other regions are worse.
     """
 
     def __init__(self, most: int) -> None:
@@ -85,7 +88,9 @@ class Thinned:
         if len(trials) <= self._most:
             return study
         half = self._most // 2
+        # In steps, so that most proposals see what the one before saw, and the trials since then.
         newest = len(trials) - half
+        newest -= newest % max(1, half // _STEPS)
         older = [*self._running, *range(self._passed, newest)]
         self._passed = newest
         self._running = [i for i in older if not trials[i].state.is_finished()]

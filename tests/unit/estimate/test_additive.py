@@ -13,7 +13,7 @@ from scipy.stats import kendalltau, multivariate_normal
 from nas_theseus.errors import EstimateError
 from nas_theseus.estimate.additive import AdditiveEstimate, advantages
 from nas_theseus.estimate.front import AdditiveSpace, Option
-from nas_theseus.estimate.posterior import Observation, Rows, Standard
+from nas_theseus.estimate.posterior import Columns, Observation, Rows, Standard
 from nas_theseus.estimate.variances import Learnt, Unknown, negative_log_evidence, with_values
 from nas_theseus.values.architecture import Architecture, BlockChoice, Span
 
@@ -100,39 +100,39 @@ def test_mean_and_covariance_are_those_of_bayesian_ridge_regression() -> None:
         deviation**2, np.einsum("ij,jk,ik->i", at, covariance, at), rtol=1e-6
     )
     to_weights = np.column_stack([z, np.eye(len(choices))])
-    means, covariances = estimate.weights(choices)
-    np.testing.assert_allclose(means, to_weights @ theta[1:], atol=1e-10)
+    np.testing.assert_allclose(estimate.weights(choices), to_weights @ theta[1:], atol=1e-10)
+
+    draws = estimate.draws(choices, 4000, rng)
     expected = to_weights @ covariance[1:, 1:] @ to_weights.T
-    np.testing.assert_allclose(covariances, expected, atol=1e-10)
+    variance = np.diag(expected)
+    error = np.sqrt(variance / len(draws))
+    assert (abs(draws.mean(axis=0) - to_weights @ theta[1:]) < 4.5 * error).all()
+    assert (abs(np.cov(draws.T) - expected) < 0.1 * np.sqrt(np.outer(variance, variance))).all()
 
 
-def test_draws_have_the_mean_and_covariance_of_the_posterior() -> None:
+def test_draws_sum_up_to_qualities_as_they_are_predicted() -> None:
     rng = np.random.default_rng(1)
     weights = truth(rng)
     seen = sample(rng, 12, blocks=3)
     errors = {c: float(rng.uniform()) for c in weights}
     estimate = taught(rng, seen, lambda net: quality(weights, net), 0.005, errors=errors)
-    choices = [choice(0, 0), choice(0, 1), choice(1, 0), choice(5, 4)]
-    draws = [estimate.draw(rng) for _ in range(3000)]
-    values = np.array([[draw.weight(c) for c in choices] for draw in draws])
-    means, covariance = estimate.weights(choices)
-    error = np.sqrt(np.diag(covariance) / len(draws))
-    assert (abs(values.mean(axis=0) - means) < 4.5 * error).all()
-    scale = np.sqrt(np.outer(np.diag(covariance), np.diag(covariance)))
-    assert (abs(np.cov(values.T) - covariance) < 0.1 * scale).all()
+    first, second = seen[0], seen[1]
+    choices = list(dict.fromkeys([*first.choices, *second.choices, choice(5, 4)]))
+    assert choice(5, 4) not in {c for net in seen for c in net.choices}
+    draws = estimate.draws(choices, 3000, rng)
+    means, spread = estimate.weights(choices), draws.std(axis=0)
+    assert (abs(draws.mean(axis=0) - means) < 4.5 * spread / math.sqrt(len(draws))).all()
+    prior = (estimate.learnt.choice + estimate.learnt.slope_variance) * estimate.spread**2
+    assert spread[-1] ** 2 < prior, "the slope was learnt from the others"
 
-    net = seen[0]
-    mean, _ = estimate.predict([net])
-    drawn = np.array([draw.quality(net) for draw in draws])
-    assert abs(drawn.mean() - mean[0]) < 4.5 * drawn.std() / math.sqrt(len(draws))
-    one = draws[0]
-    assert one.error(net.choices[0]) == -one.weight(net.choices[0])
-    found = one.errors(choices)  # the last was never observed
-    np.testing.assert_allclose(found, [one.error(each) for each in choices], rtol=1e-12)
-    assert one.weight(choice(5, 4)) == one.weight(choice(5, 4)), "the same whenever asked"
-    assert estimate.draw(np.random.default_rng(7)).quality(net) == estimate.draw(
-        np.random.default_rng(7)
-    ).quality(net)
+    assert estimate.learnt.pair == 0
+    better = design([first], choices) - design([second], choices)
+    mean, _ = estimate.predict([first, second])
+    drawn = (draws @ better.T)[:, 0]
+    assert abs(drawn.mean() - (mean[0] - mean[1])) < 4.5 * drawn.std() / math.sqrt(len(draws))
+    one, other = (estimate.draws(choices, 2, np.random.default_rng(7)) for _ in range(2))
+    np.testing.assert_array_equal(one, other)
+    assert (one[0] != one[1]).all(), "another draw each"
 
 
 def test_rank_correlation_grows_with_data() -> None:
@@ -183,7 +183,10 @@ def test_the_evidence_is_the_density_of_the_data_and_its_gradient_is_right() -> 
     told = [
         Observation(net, float(rng.normal()), 0.1 * i, rungs[i % 3]) for i, net in enumerate(nets)
     ]
-    data = Rows(told, rungs, Standard(1.3, (0.1, 0.2, 0.3)), advantage).components
+    columns = Columns()
+    for net in nets:
+        columns.add(net)
+    data = Rows(told, columns, rungs, Standard(1.3, (0.1, 0.2, 0.3)), advantage).components
     learnt = Learnt(0.3, 0.2, 0.1, np.array([0.2, 0.3, 0.4]), np.array([0.7, 1.4, 1.0]))
     unknown = [
         Unknown(name, rung, 0.0, 1.0)
@@ -281,12 +284,6 @@ def test_pairs_are_kept_where_the_data_carry_them_and_not_elsewhere() -> None:
     assert errors[0] < 0.7 * errors[1]
     assert taught(rng, nets, lambda net: quality(weights, net), 0.005).learnt.pair == 0
 
-    draw = with_pairs.draw(rng)
-    first, second = nets[0].choices[:2]
-    assert draw.pair(first, second) != 0
-    assert draw.error(second, first) == -draw.weight(second) - draw.pair(first, second)
-    assert draw.pair(second, choice(2, 9)) == draw.pair(second, choice(2, 9)) != 0
-
 
 def test_without_observations_block_errors_rank_and_the_level_is_what_was_said() -> None:
     errors = {choice(part, block): float(block) for part in range(PARTS) for block in range(3)}
@@ -296,11 +293,10 @@ def test_without_observations_block_errors_rank_and_the_level_is_what_was_said()
     assert mean[0] > mean[1] > mean[2]
     assert mean[1] == pytest.approx(0.8)
     assert (deviation > 0.1).all()
-    means, covariance = estimate.weights([choice(0, 0), choice(0, 2)])
+    means = estimate.weights([choice(0, 0), choice(0, 2)])
     assert means[0] == -means[1] > 0
-    assert covariance[0, 0] > 0 > covariance[0, 1], "one slope moves both"
-    draw = estimate.draw(np.random.default_rng(0))
-    assert math.isfinite(draw.quality(nets[0]))
+    draws = estimate.draws([choice(0, 0), choice(0, 2)], 2000, np.random.default_rng(0))
+    assert np.cov(draws.T)[0, 1] < 0, "one slope moves both"
     assert AdditiveEstimate(PARTS).predict([])[0].shape == (0,)
 
 
@@ -308,11 +304,12 @@ def test_a_choice_never_seen_keeps_its_prior() -> None:
     rng = np.random.default_rng(6)
     weights = truth(rng)
     estimate = taught(rng, sample(rng, 60, blocks=4), lambda net: quality(weights, net), 0.005)
-    means, covariance = estimate.weights([choice(0, 4), choice(0, 0)])
-    assert means[0] == 0
+    choices = [choice(0, 4), choice(0, 0)]
+    assert estimate.weights(choices)[0] == 0
     prior = estimate.learnt.choice * estimate.spread**2
-    assert covariance[0, 0] == pytest.approx(prior)
-    assert covariance[1, 1] < 0.6 * prior
+    never, often = estimate.draws(choices, 5000, rng).var(axis=0)
+    assert never == pytest.approx(prior, rel=0.1)
+    assert often < 0.6 * prior
 
 
 def test_block_errors_that_mislead_are_not_believed() -> None:
@@ -392,10 +389,11 @@ def test_a_draw_is_solved_over_all_pairings() -> None:
     estimate = taught(rng, sample(rng, 60), lambda net: quality(weights, net), 0.005)
     options = [Option(c.span.start, c.span.stop, c, (1 + int(c.block[1:]),)) for c in weights]
     space = AdditiveSpace(options, 0, PARTS)
-    draw = estimate.draw(rng)
-    best = space.best([draw.error(option.choice) for option in options])[0]
-    assert draw.quality(best.architecture) == pytest.approx(draw.level - best.error)
-    assert draw.quality(best.architecture) >= max(map(draw.quality, sample(rng, 200)))
+    drawn = estimate.draws([option.choice for option in options], 1, rng)[0]
+    best = space.best(-drawn)[0]
+    sums = design([best.architecture, *sample(rng, 200)], [o.choice for o in options]) @ drawn
+    assert sums[0] == pytest.approx(-best.error)
+    assert sums[0] >= sums.max() - 1e-12
 
 
 def test_what_cannot_be_learnt_from_is_refused() -> None:
@@ -418,3 +416,52 @@ def test_what_cannot_be_learnt_from_is_refused() -> None:
     with pytest.raises(EstimateError, match="spread"):
         AdditiveEstimate(PARTS, spread=0.0)
     assert estimate.observations == ()
+
+
+def test_capacities_rank_where_nothing_else_is_known_and_add_to_errors() -> None:
+    errors = {choice(part, block): [0.1, 0.4][block] for part in range(PARTS) for block in (0, 1)}
+    capacities = {
+        c: [2.0, 1.0, 3.0][int(c.block[1])]
+        for c in truth(np.random.default_rng(0))
+        if c.block in ("b0", "b1", "b2")
+    }
+    nets = [architecture([block] * PARTS) for block in range(3)]
+
+    def predicted(**known: object) -> list[float]:
+        return AdditiveEstimate(PARTS, **known).predict(nets)[0].tolist()  # type: ignore[arg-type]
+
+    alone, with_errors, both = (
+        predicted(capacities=capacities),
+        predicted(errors=errors),
+        predicted(errors=errors, capacities=capacities),
+    )
+    assert alone[2] > alone[0] > alone[1]
+    assert with_errors[0] > with_errors[2] > with_errors[1]  # 2 is assumed to be as usual
+    summed = (np.array(alone) + with_errors) / math.sqrt(2)
+    assert both == pytest.approx(summed)
+
+
+def test_capacities_make_few_observations_worth_more() -> None:
+    """Half of the truth is by capacity: predictions of new networks gain by knowing it."""
+    gains = []
+    for seed in range(6):
+        rng = np.random.default_rng(seed)
+        capacities = {c: float(rng.normal()) for c in truth(rng)}
+        weights = {c: 0.01 * capacities[c] + w / 2 for c, w in truth(rng).items()}
+        seen, others = sample(rng, 8), sample(rng, 60)
+        wanted = [quality(weights, net) for net in others]
+        found = [
+            kendalltau(
+                wanted,
+                taught(
+                    np.random.default_rng(seed),
+                    seen,
+                    lambda net, w=weights: quality(w, net),
+                    1e-3,
+                    capacities=known,
+                ).predict(others)[0],
+            ).statistic
+            for known in (None, capacities)
+        ]
+        gains.append(found[1] - found[0])
+    assert min(gains) > 0

@@ -178,7 +178,7 @@ def test_the_answer_is_the_best_of_all_under_the_budget(tmp_path: Path, library:
     assert len(under) > len(new) > 10
 
     def score(one: Architecture) -> float:
-        return float(estimate.weights(list(one.choices))[0].sum())
+        return float(estimate.weights(list(one.choices)).sum())
 
     assert found.epsilon == 0 and found.metric == "val_accuracy"
     scores = sorted((score(one) for one in new), reverse=True)

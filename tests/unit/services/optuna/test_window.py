@@ -63,6 +63,20 @@ def test_front_latest_and_some_of_the_others_at_every_length(study: optuna.Study
             assert shown == sorted({*kept, *SPREAD[count], *range(count - 5, count)})
 
 
+def test_a_window_moves_in_steps_and_only_grows_between_them(study: optuna.Study) -> None:
+    rng = random.Random(0)
+    window, before, moved = Thinned(64), list[int](), []
+    for count in range(1, 120):
+        add(study, rng.random(), rng.random())
+        shown = seen(window, study)
+        assert shown == seen(Thinned(64), study)
+        if shown[: len(before)] != before:
+            moved.append(count)
+        before = shown
+    # Half of 64 are the latest; the window moves by an eighth of them.
+    assert len(moved) > 8 and set(moved) <= set(range(68, 120, 4))
+
+
 def test_of_equal_results_on_the_front_the_first_is_seen(study: optuna.Study) -> None:
     for _ in range(9):
         add(study, 0.5, 1.0)
