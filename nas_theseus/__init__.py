@@ -9,6 +9,7 @@ from nas_theseus.values.version import VERSION
 
 if TYPE_CHECKING:
     from nas_theseus.api.convert import convert
+    from nas_theseus.api.registering import register
     from nas_theseus.api.reporting import report
     from nas_theseus.api.search import search
     from nas_theseus.api.stitch import stitch
@@ -38,6 +39,7 @@ __all__ = [
     "load",
     "maximize",
     "minimize",
+    "register",
     "report",
     "search",
     "stitch",
@@ -58,6 +60,7 @@ _MODULES = {
     "load": "export.member",
     "maximize": "space.objectives",
     "minimize": "space.objectives",
+    "register": "api.registering",
     "report": "api.reporting",
     "search": "api.search",
     "stitch": "api.stitch",

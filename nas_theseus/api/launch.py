@@ -42,6 +42,7 @@ from nas_theseus.space.search_space import SearchSpace
 from nas_theseus.space.sources import Sources
 from nas_theseus.stitching.suggestions import stitch_errors, suggested
 from nas_theseus.tasks.score import scores
+from nas_theseus.tasks.task import SPLITS
 from nas_theseus.values.architecture import Architecture
 from nas_theseus.values.registers import EXECUTORS
 from nas_theseus.values.rung import rungs_of
@@ -306,6 +307,8 @@ class Launch:
         return {
             "space": Path(self.sources.path).name,
             "task": space.task.name,
+            "data.hash": space.task.data_hash(),
+            **{f"data.{split}": space.task.size(split) for split in SPLITS},
             "parts": len(space.guide),
             "architectures": str(space.count()),
             "trials": settings.trials,

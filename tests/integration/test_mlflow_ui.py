@@ -11,11 +11,16 @@ import mlflow
 import pytest
 from mlflow.tracking import MlflowClient
 
+import nas_theseus
 from nas_theseus.services.mlflow import MlflowTracker
+from nas_theseus.services.mlflow.runs import run_name
+from nas_theseus.services.mlflow.view import search_link
 from nas_theseus.values.architecture import Architecture, BlockChoice, Span
+from nas_theseus.values.goals import Objective
 from nas_theseus.values.outcomes import Cost, Evaluation
 from nas_theseus.values.tracking import FrontNow
 from tests.integration.browser import Browser, chromium, free_port, server
+from tests.unit.api.found_search import TRACED, FoundSearch
 
 FRONT = "tags.\"theseus.front\" = 'true'"
 SMALL = f"{FRONT} and metrics.macs < 2000000"
@@ -89,7 +94,7 @@ def browser() -> Iterator[Browser]:
 def test_query_shows_the_front(
     browser: Browser, address: str, store: str, query: str, widths: list[int]
 ) -> None:
-    expected = [evaluation(width).architecture.id for width in widths]
+    expected = [run_name(evaluation(width).architecture) for width in widths]
     mlflow.set_tracking_uri(store)
     try:
         found = mlflow.search_runs(
@@ -127,3 +132,52 @@ def test_query_shows_the_front(
     browser.picture(f"mlflow-front-{len(expected)}")
     value = "return document.querySelector(arguments[0]).value"
     assert browser.run(value, SEARCH_BOX) == query
+
+
+def wait_for_text(browser: Browser, *wanted: str) -> None:
+    """Wait until the page shows all of these texts."""
+    browser.wait(lambda: all(one in browser.text for one in wanted), 90)
+
+
+@pytest.mark.slow
+def test_the_view_of_a_search_has_its_charts_columns_and_order(
+    browser: Browser, address: str, store: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("MLFLOW_TRACKING_URI", store)
+    goals = Objective("val_accuracy", "maximize"), [Objective("macs", "minimize")]
+    link = search_link(address, "first", "first", *goals)
+    browser.open(link)
+    names = [run_name(evaluation(width).architecture) for width in range(1, 6)]
+    wait_for_text(browser, "val_accuracy over macs", "costs and quality", *names)
+    drawn = "return document.querySelectorAll('.js-plotly-plot .scatterlayer .point').length"
+    browser.wait(lambda: browser.run(drawn) == 5)
+    browser.picture("mlflow-view")
+
+    browser.open(link.replace("compareRunsMode=CHART", "compareRunsMode=TABLE"))
+    wait_for_text(browser, "5 matching runs", "val_accuracy", "macs", "blocks", *names)
+
+    def shown() -> list[str]:
+        script = "return [...document.querySelectorAll(arguments[0])].map(a => a.innerText)"
+        return list(browser.run(script, RUN_LINKS))
+
+    browser.wait(lambda: shown() == names)
+
+
+@pytest.mark.slow
+def test_the_models_tab_shows_a_registered_network(
+    browser: Browser,
+    address: str,
+    store: str,
+    tmp_path: Path,
+    toy_space_text: str,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setenv("MLFLOW_TRACKING_URI", store)
+    FoundSearch(tmp_path, toy_space_text).finish()
+    nas_theseus.register("found", TRACED.id, alias="champion", storage="storage", trust_code=True)
+    experiment = MlflowClient(store).get_experiment_by_name("nas-theseus")
+    assert experiment is not None
+    page = f"#/experiments/{experiment.experiment_id}/models?workflowType=machine_learning"
+    browser.open(f"{address}/{page}")
+    wait_for_text(browser, TRACED.id, "found v1", "val_accuracy", "macs")
+    browser.picture("mlflow-models")

@@ -16,10 +16,13 @@ from mlflow.tracking import MlflowClient
 from nas_theseus.services.mlflow.artifact_root import log_artifact
 from nas_theseus.services.mlflow.runs import (
     TAG_CHARACTERS,
+    architecture_params,
     artifact_folder,
     as_tags,
     as_texts,
+    dataset_input,
     evaluation_metrics,
+    run_name,
     shorten,
     write_run,
 )
@@ -67,6 +70,12 @@ class Projection:
         self._children: dict[str, _Child] = {}
         self._front: set[str] = set()
         self._marked: set[str] = set()  # whose runs say that they are on the front
+
+    @property
+    def parent(self) -> str:
+        """Run id of the search, once its start was applied."""
+        assert self._parent is not None
+        return self._parent
 
     def sync(self) -> None:
         """Read the search's runs; drop a run that a lost answer made us create twice."""
@@ -209,6 +218,8 @@ class Projection:
         }
         new = {name: text for name, text in texts.items() if name not in data.params}
         write_run(self.client, run_id, params=new, tags=changed)
+        if "data.hash" in texts:
+            self.client.log_inputs(run_id, [dataset_input(texts)])  # once: MLflow knows its digest
 
     def _open_child(
         self,
@@ -220,14 +231,9 @@ class Projection:
     ) -> _Child:
         """The architecture's run, RUNNING, with its parameters, tags and metrics."""
         architecture = item.architecture
-        params = {
-            "architecture": architecture.id,
-            "pairing": architecture.pairing,
-            "blocks": architecture.blocks,
-            "recipe": item.recipe,
-            "seed": str(item.seed),
-            **({"schedule": self._schedule} if self._schedule else {}),
-        }
+        params = architecture_params(item)
+        if self._schedule:
+            params["schedule"] = self._schedule
         tags = {**tags, "theseus.evaluation": item.name}
         child = self._children.get(architecture.id)
         if child is None:
@@ -241,7 +247,8 @@ class Projection:
                 "theseus.front": str(front).lower(),
                 "mlflow.parentRunId": self._parent_run(time_ms),
             }
-            run = self.client.create_run(self._experiment_id, start_ms, born, architecture.id)
+            name = run_name(architecture)
+            run = self.client.create_run(self._experiment_id, start_ms, born, name)
             child = _Child(run.info.run_id)
             if front:
                 self._marked.add(architecture.id)

@@ -38,6 +38,7 @@ from nas_theseus.services.mlflow.connection import (
 )
 from nas_theseus.services.mlflow.outbox import Outbox
 from nas_theseus.services.mlflow.search_runs import Projection, RecordError
+from nas_theseus.services.mlflow.system_metrics import SystemMetrics
 from nas_theseus.storage.redaction import scrub
 from nas_theseus.values.outcomes import Outcome
 from nas_theseus.values.tracking import EndStatus, FrontNow, Parameter, Results
@@ -265,6 +266,7 @@ class MlflowTracker:
 
     def _write(self, lock: FileLock) -> None:
         """The writer thread: apply the oldest record until told to stop."""
+        metrics = SystemMetrics(self._uri)
         try:
             try:
                 projection = self._connect()
@@ -276,18 +278,21 @@ class MlflowTracker:
             with self._changed:
                 self._connected = True
                 self._changed.notify_all()
-            self._deliver(projection)
+            self._deliver(projection, metrics)
             projection.write_runs_file()
         finally:
+            metrics.stop()
             lock.release()
 
-    def _deliver(self, projection: Projection) -> None:
+    def _deliver(self, projection: Projection, metrics: SystemMetrics) -> None:
         progress = _Progress()
         while (batch := self._next_batch(projection, progress)) is not None:
             try:
                 probe(self._uri)
                 record = self._outbox.load(batch.path)
                 progress.attempts += 1
+                if record["kind"] == "finish":
+                    metrics.stop()  # a run that has ended takes no more
                 projection.apply(record, [self._outbox.load(front) for front in batch.earlier])
             except Exception as error:  # nothing may reach the search
                 if not self._gives_up(projection, progress, batch, error):
@@ -295,6 +300,8 @@ class MlflowTracker:
             else:
                 for sent in (*batch.earlier, batch.path):
                     sent.unlink(missing_ok=True)
+                if record["kind"] == "start":
+                    metrics.start(projection.parent)
             progress.delivered()
             with self._changed:
                 if batch.earlier:

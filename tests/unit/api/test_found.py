@@ -192,7 +192,7 @@ def test_from_an_mlflow_run(folder: Path, tmp_path: Path) -> None:
     found = mlflow.search_runs(experiment_names=["nas-theseus"], output_format="list")
     runs = {run.info.run_name: run.info.run_id for run in found}
 
-    run = runs[ARCHITECTURE.id]
+    run = runs[f"{ARCHITECTURE.id[:8]} token_mlp, depthwise"]
     result = export(run, "--format", "safetensors", "--trust-code", "--out", "net.safetensors")
     assert result.exit_code == 0, result.output
     weights = safetensors.torch.load_file("net.safetensors")

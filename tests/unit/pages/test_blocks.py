@@ -37,6 +37,7 @@ NOT_RUN = {
     "docs/guides/export.md": 1,
     "docs/guides/gpu.md": 1,
     "docs/guides/language-models.md": 2,
+    "docs/guides/mlflow.md": 2,
     "docs/guides/stitching.md": 1,
     "docs/guides/vision.md": 2,
 }

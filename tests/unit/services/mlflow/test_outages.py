@@ -38,7 +38,7 @@ def evaluation(width: int) -> Evaluation:
 def runs(uri: str) -> dict[str, Run]:
     client = MlflowClient(uri)
     page = client.search_runs([client.get_experiment_by_name("nas-theseus").experiment_id])
-    found = {str(run.info.run_name): run for run in page}
+    found = {str(run.data.tags.get("theseus.architecture", run.info.run_name)): run for run in page}
     assert len(found) == len(page), "runs are doubled"
     return found
 

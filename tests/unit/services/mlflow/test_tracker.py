@@ -66,9 +66,9 @@ def runs(uri: str, query: str = "", experiment: str = "nas-theseus") -> dict[str
     found = client.get_experiment_by_name(experiment)
     assert found is not None
     page = client.search_runs([found.experiment_id], query)
-    names = [run.info.run_name for run in page]
+    names = [run.data.tags.get("theseus.architecture", run.info.run_name) for run in page]
     assert len(set(names)) == len(names), f"runs are doubled: {names}"
-    return {str(run.info.run_name): run for run in page}
+    return dict(zip(names, page, strict=True))
 
 
 def history(uri: str, run: Run) -> dict[str, list[tuple[int, float]]]:
