@@ -12,7 +12,7 @@ METHODS_PACKAGES := 'torch==2.11.*' 'torchvision==0.26.*' numpy safetensors pyda
 METHODS_TESTS := $(addprefix tests/unit/,conversion library transforms blocks tasks costs candidate \
 	estimate space values stitching guide/test_chain.py guide/test_tracing.py)
 
-.PHONY: demo test test-methods check lint format types contracts wheel clean
+.PHONY: demo test test-methods check lint format types contracts wheel docs clean
 
 # uv sync installs the project itself (editable) and the dev group; compiled, imports take half.
 $(VENV): pyproject.toml
@@ -58,6 +58,10 @@ wheel: $(VENV)
 	$(BIN)/python -m build --no-isolation
 	$(BIN)/twine check --strict dist/*
 
+# The site of docs/, in site/; a warning is an error. Look at it: python -m http.server -d site
+docs: $(VENV)
+	NO_MKDOCS_2_WARNING=1 $(BIN)/python -m mkdocs build --strict
+
 check: lint types contracts wheel test
 
 format: $(VENV)
@@ -66,5 +70,5 @@ format: $(VENV)
 
 # Caches and builds only: what searches have found, in theseus/, stays.
 clean:
-	rm -rf $(VENV) $(METHODS_VENV) build dist .mypy_cache .ruff_cache .pytest_cache .import_linter_cache .hypothesis
+	rm -rf $(VENV) $(METHODS_VENV) build dist site .mypy_cache .ruff_cache .pytest_cache .import_linter_cache .hypothesis
 	find nas_theseus search_spaces benchmarks tests -name __pycache__ -prune -exec rm -rf {} +

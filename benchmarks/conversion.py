@@ -98,7 +98,23 @@ ABLATIONS: dict[str, dict[str, Any]] = {
 UNTAUGHT = ", not distilled"
 NOT_DISTILLED = {f"{m}{UNTAUGHT}": changes | {"distill": 0.0} for m, changes in CONVERSIONS.items()}
 ABLATIONS[f"{TUNED}{UNTAUGHT}"] = NOT_DISTILLED[f"{TUNED}{UNTAUGHT}"]
-METHODS = BASELINES | CONVERSIONS | NOT_DISTILLED | ABLATIONS
+# The settings of later: many small steps, in alignment too, no slow beginning, and labels hardly
+# heeded. For images, since text is trained in small batches already.
+SMALL = report.SMALL
+_SMALL = {"batch_size": 16, "warmup": 0.05}
+_SMALL_OURS = _SMALL | {"align_batch_size": 16}
+TAUGHT_MORE = {"distill": 0.9}
+SMALL_BASELINES: dict[str, dict[str, Any]] = {
+    f"scratch{SMALL}": BASELINES["scratch"] | _SMALL,
+    f"kd{SMALL}": BASELINES["kd"] | _SMALL,
+    f"naive{SMALL}": BASELINES["naive"] | _SMALL | TAUGHT_MORE,
+}
+SMALL_CONVERSIONS: dict[str, dict[str, Any]] = {
+    f"{TUNED}{SMALL}": CONVERSIONS[TUNED] | _SMALL_OURS | TAUGHT_MORE,
+    f"{TUNED}{UNTAUGHT}{SMALL}": NOT_DISTILLED[f"{TUNED}{UNTAUGHT}"] | _SMALL_OURS,
+}
+CONTROLS = BASELINES | SMALL_BASELINES
+METHODS = CONTROLS | CONVERSIONS | NOT_DISTILLED | ABLATIONS | SMALL_CONVERSIONS
 
 
 @dataclass(frozen=True, order=True)
@@ -168,7 +184,7 @@ def budgeted(shop: Workshop, pair: Pair, cell: Cell) -> tuple[Recipe, int, int]:
         ConversionError: the budget does not pay for what comes before task training.
     """
     changes = {"learning_rate": cell.learning_rate, **METHODS[cell.method]}
-    if cell.method == "kd":
+    if changes["schedule"] == "kd":
         changes["distill"] = cell.second
     if not cell.trained:
         changes["distill"] = 0.0  # logits of random weights teach nothing
@@ -300,16 +316,19 @@ def run_missing(cells: Iterable[Cell], jobs: int, deadline: float) -> bool:
 
 def tuned_methods(pair: str) -> list[tuple[str, bool, float]]:
     """Methods that are tuned by themselves: with a trained guide or not, at a share of compute."""
-    cheap = TUNED if PAIRS[pair].metric == "perplexity" else f"{TUNED}{UNTAUGHT}"
-    untrained = [("naive", False, 1.0), (TUNED, False, 1.0)] if pair == FIRST else []
-    return [*((m, True, 1.0) for m in (*BASELINES, TUNED)), (cheap, True, 0.25), *untrained]
+    text = PAIRS[pair].metric == "perplexity"
+    cheap = TUNED if text else f"{TUNED}{UNTAUGHT}"
+    found = [*((m, True, 1.0) for m in (*BASELINES, TUNED)), (cheap, True, 0.25)]
+    if pair == FIRST:
+        found += [("naive", False, 1.0), (TUNED, False, 1.0)]
+    return found if text else [*found, *((m + SMALL, *where) for m, *where in found)]
 
 
 def tuning(pair: str) -> list[Cell]:
     """What tuning needs next: learning rates, then second settings, with a seed of their own."""
     wanted = []
     for method, trained, share in tuned_methods(pair):
-        first, *others = SECOND.get(method.removesuffix(UNTAUGHT), (0.0,))
+        first, *others = SECOND.get(method.split(", ")[0], (0.0,))
 
         def cell(
             rate: float,
@@ -329,7 +348,7 @@ def tuning(pair: str) -> list[Cell]:
             beyond = {rates[0]: rates[0] / 2, rates[-1]: rates[-1] * 2}.get(best)
             if beyond is None or not RATES_WITHIN[0] <= beyond <= RATES_WITHIN[1]:
                 wanted += [cell(best, other) for other in others]
-                if method not in BASELINES and others[-1] <= second < LARGEST_SHARE:
+                if method not in CONTROLS and others[-1] <= second < LARGEST_SHARE:
                     wanted.append(cell(best, 2 * second))
                 break
             rates = sorted([*rates, beyond])
@@ -353,7 +372,9 @@ def best_settings(
     Without a trained guide those of a trained one, on pairs where no others were tuned.
     """
     lower = PAIRS[pair].metric == "perplexity"
-    same = [method] if method in BASELINES else [m for m in METHODS if m not in BASELINES]
+    small = method.endswith(SMALL)
+    ours = [m for m in METHODS if m not in CONTROLS and m.endswith(SMALL) == small]
+    same = [method] if method in CONTROLS else ours
     rows = [
         (row["validation"] * (1 if lower else -1), cell)
         for cell, row in finished().items()
@@ -381,14 +402,17 @@ def compared(pair: str, seeds: Sequence[int]) -> list[Cell]:
     if pair != FIRST:
         best = report.best_methods(chosen(), FIRST, CONVERSIONS, 2)
         ours = list(dict.fromkeys([TUNED, *best, "independent-cka"]))
-    return [tuned_cell(pair, method, seed) for seed in seeds for method in (*BASELINES, *ours)]
+    methods = [*BASELINES, *ours]
+    if PAIRS[pair].metric == "accuracy":
+        methods += [*SMALL_BASELINES, f"{TUNED}{SMALL}"]
+    return [tuned_cell(pair, method, seed) for seed in seeds for method in methods]
 
 
 def quarter(pair: str, seeds: Sequence[int]) -> list[Cell]:
     """The best method at a quarter of the compute, with the guide's logits and without."""
     best = report.best_methods(chosen(), pair, CONVERSIONS, 1)[0]
     taught = PAIRS[pair].metric == "accuracy"
-    methods = [best, *([f"{best}{UNTAUGHT}"] if taught else [])]
+    methods = [best, *([f"{best}{UNTAUGHT}", *SMALL_CONVERSIONS] if taught else [])]
     return [tuned_cell(pair, m, seed, share=0.25) for seed in seeds for m in methods]
 
 
@@ -396,6 +420,8 @@ def untrained(pair: str, seeds: Sequence[int]) -> list[Cell]:
     """The pair's best two methods with an untrained guide, and `naive`."""
     best = report.best_methods(chosen(), pair, CONVERSIONS, 2)
     methods = dict.fromkeys(("naive", "progressive-cka", *best))
+    if pair == FIRST:
+        methods |= dict.fromkeys((f"naive{SMALL}", f"{TUNED}{SMALL}"))
     return [tuned_cell(pair, m, seed, trained=False) for seed in seeds for m in methods]
 
 
@@ -432,7 +458,8 @@ def main() -> None:
         parser.error("give --all, --pair or --report")
     if not options.report:
         fill(pairs, SEEDS[: options.seeds], options)
-    report.write(chosen(), SEEDS, TUNING_SEED, list(CONVERSIONS), list(METHODS), list(PAIRS))
+    ours = [*CONVERSIONS, f"{TUNED}{SMALL}"]
+    report.write(chosen(), SEEDS, TUNING_SEED, ours, list(METHODS), list(PAIRS))
 
 
 if __name__ == "__main__":

@@ -19,6 +19,8 @@ from nas_theseus.storage.whole_files import write_bytes
 DOCS = Path(__file__).resolve().parent.parent / "docs" / "evidence"
 TABLE = DOCS / "conversion.md"
 Row = Mapping[str, Any]
+# What the names of methods with the later settings end in.
+SMALL = ", small batches"
 NOT_RUN = "the cells it needs have not been run"
 
 
@@ -74,10 +76,18 @@ def figures(
         return None if method is None else _mean(_of(rows, pair, method, **wanted), "test")
 
     wins = []
+    over_naive: list[float | None] = []
     few: dict[str, str] = {}
     for pair in pairs:
         best = next(iter(best_methods(rows, pair, ours, 1)), None)
-        own, scratch, kd = (tested(pair, m) for m in (best, "scratch", "kd"))
+        # Of a control with old and new settings, too, validation takes the better.
+        scratch_at, kd_at, naive_at = (
+            next(iter(best_methods(rows, pair, [m, f"{m}{SMALL}"], 1)), None)
+            for m in ("scratch", "kd", "naive")
+        )
+        own, scratch, kd, naive = (tested(pair, m) for m in (best, scratch_at, kd_at, naive_at))
+        if not _is_text(pair):
+            over_naive.append(None if own is None or naive is None else 100 * (own - naive))
         tried = {row["method"] for row in rows if row["share"] == 0.25}
         cheap = next(iter(best_methods(rows, pair, sorted(tried), 1, share=0.25)), None)
         quarter = tested(pair, cheap, share=0.25)
@@ -86,20 +96,25 @@ def figures(
             key = f"{pair}.perplexity_over_{name}" if text else f"{pair}.best_minus_{name}"
             known = own is not None and other is not None
             found[key] = (own / other if text else 100 * (own - other)) if known else None  # type: ignore[operator]
-        seeds = min((len(_of(rows, pair, m)) for m in (best, "scratch", "kd") if m), default=0)
+        compared = (best, scratch_at, kd_at, naive_at)
+        seeds = min((len(_of(rows, pair, m)) for m in compared if m), default=0)
         if 0 < seeds < planned:
             few |= {key: f"{seeds} of {planned} seeds so far" for key in found if pair in key}
         if pair == "resnet_to_resnet":
-            guide = next((row["guide_test"] for row in _of(rows, pair, "scratch")), None)
+            guide = next((row["guide_test"] for row in _of(rows, pair, best or "")), None)
             found[f"{pair}.share_of_guide"] = own / guide if own and guide else None
         if quarter is not None and scratch is not None:
             wins.append(quarter < scratch if text else quarter > scratch)
     first = pairs[0]
     best = next(iter(best_methods(rows, first, ours, 1, trained=False)), None)
-    own, scratch = tested(first, best, trained=False), tested(first, "scratch")
+    scratch_at = next(iter(best_methods(rows, first, ["scratch", f"scratch{SMALL}"], 1)), None)
+    own, scratch = tested(first, best, trained=False), tested(first, scratch_at)
     known = own is not None and scratch is not None
     found["untrained_guide.best_minus_scratch"] = 100 * (own - scratch) if known else None  # type: ignore[operator]
     found["quarter_compute_wins"] = sum(wins) if len(wins) == len(pairs) else None
+    known_gains = [gain for gain in over_naive if gain is not None]
+    whole = len(known_gains) == len(over_naive) > 0
+    found["best_minus_naive"] = statistics.fmean(known_gains) if whole else None
     found["cka_step_share"] = _cka_step_share()
     notes = {
         n: NOT_RUN if value is None else few[n]

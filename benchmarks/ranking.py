@@ -10,6 +10,7 @@ the sums and each full training's validation accuracy.
 from __future__ import annotations
 
 import argparse
+import random
 import statistics
 import time
 from collections.abc import Callable, Mapping, Sequence
@@ -18,13 +19,14 @@ from typing import Any
 
 from scipy.stats import kendalltau  # type: ignore[import-untyped]
 
-from benchmarks.cells import kept
+from benchmarks.cells import finished
 from benchmarks.record import RESULTS, figure_table, write_record
 from benchmarks.search_cost_regimes import CPU, REGIMES, prepared, workshop
+from benchmarks.search_cost_tau import TauCell
 from nas_theseus.candidate.workshop import Workshop
 from nas_theseus.conversion.divergence import ReplaceOne
 from nas_theseus.estimate.additive import AdditiveEstimate
-from nas_theseus.estimate.block_scores import as_prior
+from nas_theseus.estimate.block_scores import as_prior, capacities
 from nas_theseus.library.block_conversion import convert_block, load_into
 from nas_theseus.library.block_key import BlockKeys
 from nas_theseus.library.record import Facts
@@ -33,6 +35,7 @@ from nas_theseus.values.recipe import Recipe
 
 TAU = RESULTS / "search_cost_tau.jsonl"
 EXAMPLES = (32, 64, 128, 256, 512)
+OTHERS = (4, 8, 16)
 Errors = Mapping[BlockChoice, float]
 
 
@@ -93,22 +96,32 @@ class Ranking:
         """τ of the sums of block errors, less is better; a kept part has none."""
         return self.tau([-sum(errors.get(c, 0.0) for c in a.choices) for a in self.architectures])
 
-    def learnt(self, errors: Errors) -> float:
-        """τ of the estimate of each network that knows block errors and the others' training."""
+    def learnt(
+        self, errors: Errors, capable: Errors | None = None, others: int | None = None
+    ) -> float:
+        """τ of the estimate of each network that knows block scores and the others' training.
+
+        Args:
+            capable: capacities of the blocks. Default: not known.
+            others: number of other networks, drawn at random. Default: all.
+        """
         kept_parts = {c: 0.0 for a in self.architectures for c in a.choices if c.block == "keep"}
-        known = {**as_prior(errors), **kept_parts}
-        values = []
+        known = {**as_prior(errors), **kept_parts} if errors else None
+        draw, values = random.Random(0), []
         for left_out, architecture in enumerate(self.architectures):
-            estimate = AdditiveEstimate(architecture.stop, known if errors else None)
-            for index, other in enumerate(self.architectures):
-                if index != left_out:
-                    estimate.update(other, self.full[0][index])
+            estimate = AdditiveEstimate(architecture.stop, known, capacities=capable)
+            rest = [index for index in range(len(self.architectures)) if index != left_out]
+            for index in draw.sample(rest, len(rest) if others is None else others):
+                estimate.update(self.architectures[index], self.full[0][index])
             values.append(float(estimate.predict([architecture])[0][0]))
         return self.tau(values)
 
 
 def figures_of(
-    ranking: Ranking, scored: Mapping[BlockChoice, Scored], macs: Sequence[float]
+    ranking: Ranking,
+    scored: Mapping[BlockChoice, Scored],
+    macs: Sequence[float],
+    capable: Errors,
 ) -> dict[str, float | int | None]:
     """All figures."""
 
@@ -128,11 +141,19 @@ def figures_of(
         "tau_divergence": ranking.of_sums(divergence),
         "tau_residual": ranking.of_sums(residual),
         "tau_contribution_error": ranking.of_sums(errors(contribution)),
-        "tau_prior": ranking.of_sums(as_prior(divergence)),
+        "tau_capacity": ranking.of_sums({choice: -one for choice, one in capable.items()}),
+        "tau_prior": ranking.learnt(divergence, capable, others=0),
         "tau_macs": ranking.tau(macs),
+        "tau_learnt": ranking.learnt(divergence, capable),
         "tau_learnt_divergence": ranking.learnt(divergence),
         "tau_learnt_residual": ranking.learnt(residual),
+        "tau_learnt_capacity": ranking.learnt({}, capable),
         "tau_learnt_alone": ranking.learnt({}),
+        **{
+            f"tau_learnt_{name}of_{count}": ranking.learnt(divergence, known, others=count)
+            for count in OTHERS
+            for name, known in (("", capable), ("divergence_", None))
+        },
         "tau_ceiling": ranking.ceiling,
         **{
             f"tau_divergence_{count}_examples": ranking.of_sums(
@@ -150,9 +171,11 @@ def figures_of(
 NOTES = {
     "tau_divergence": "sums of block scores against full training, mean over two full trainings",
     "tau_contribution_error": "the residual where a block's shapes differ",
-    "tau_prior": "divergences as the estimate's prior uses them (estimate.block_scores.as_prior)",
-    "tau_learnt_divergence": "the estimate that knows the scores and the other networks' training",
-    "tau_learnt_alone": "the same without any score",
+    "tau_capacity": "sums of what blocks can learn (estimate.block_scores.capacities)",
+    "tau_prior": "the estimate's expectation before any training: divergence and capacity",
+    "tau_learnt": "the estimate that also knows the other networks' training",
+    "tau_learnt_divergence": "the same with divergences alone, and so on",
+    "tau_learnt_of_8": "the same with 8 of the other networks",
     "networks": "trained by search_cost --tau at an earlier commit; the guide was trained again",
 }
 
@@ -160,14 +183,15 @@ NOTES = {
 def main() -> None:
     """Score the blocks, print and keep the figures."""
     argparse.ArgumentParser(description=__doc__.partition("\n")[0]).parse_args()
-    rows = kept(TAU)
+    rows = list(finished(TAU, TauCell).values())
     first = rows[0]
     recipe = Recipe.model_validate_json(first["recipe"])
     sizes = replace(REGIMES[first["regime"]], images=first["images"], epochs=first["epochs"])
     shop = workshop(prepared(sizes, recipe))
     ranking = Ranking(rows)
     scored = score_blocks(shop, ranking.architectures)
-    figures = figures_of(ranking, scored, [row["macs"] for row in rows])
+    macs = [row["macs"] for row in rows]
+    figures = figures_of(ranking, scored, macs, capacities(shop.space, shop.costs))
     # What the recorded conversions and these have in common.
     differences = [
         abs(error - scored[choice].facts.residual)

@@ -59,7 +59,8 @@ from benchmarks.search_cost_regimes import (
     prepared,
     spread_over,
 )
-from benchmarks.search_cost_tau import TauCell, run_tau
+from benchmarks.search_cost_tau import RECIPE as TAU_RECIPE
+from benchmarks.search_cost_tau import RUNGS, TauCell, run_tau
 from nas_theseus.costs.table import CostTable
 from nas_theseus.values.ids import canonical_json
 from nas_theseus.values.recipe import Recipe, changed
@@ -73,15 +74,21 @@ TUNED_ON = 4
 RATES = (3e-3, 6e-3, 1.2e-2)
 # The grid goes on by factors of 2 while the best rate lies at its edge, up to these.
 RATES_WITHIN = (3e-4, 1e-1)
-# Of the guide's logits in `kd`; tuned at the best learning rate, beginning with the first.
-WEIGHTS = (0.5, 0.9)
+BATCHES = (128, 32)
+# Tried one by one at the best rate and batch size: the weight of the guide's logits, in `kd`, and
+# the share of the steps in which the rate rises.
+WEIGHTS, WARMUPS = (0.5, 0.9), (0.2, 0.05)
 
 BASELINES = ("scratch", "kd")
 OURS = ("ours_no_library", "ours")
+# Cells from before batches were small, to compare with; not run again.
+EARLIER = "ours_before"
 # Takes the settings that scratch was tuned to.
 STOPPED = "scratch_rungs"
-METHODS = ("scratch", STOPPED, "kd", *OURS)
-RECIPE = Recipe(epochs=8, polish_steps=10)
+METHODS = ("scratch", STOPPED, "kd", EARLIER, *OURS)
+BEFORE = Recipe(epochs=8, polish_steps=10)
+RATES_BEFORE = {"same_data": 0.024, "pretrained": 0.006}
+RECIPE = Recipe(epochs=8, batch_size=32, warmup=0.05, distill=0.9, settle_epochs=0.25)
 SECOND_TRIALS = 10
 TAU_ARCHITECTURES, TAU_REGIME = 40, "same_data"
 
@@ -114,11 +121,22 @@ class Cell:
     def __str__(self) -> str:
         """For people."""
         tuned = (
-            f", rate {self.settings.learning_rate:g}, weight {self.settings.distill:g}"
+            f", batches of {self.settings.batch_size}, rate {self.settings.learning_rate:g}, "
+            f"warm-up {self.settings.warmup:g}, weight {self.settings.distill:g}"
             if self.seed == TUNING_SEED
             else ""
         )
         return f"{self.regime}, {self.method}, seed {self.seed}{tuned}"
+
+
+@dataclass(frozen=True)
+class Tuned:
+    """The settings of a baseline that are tuned; see `Recipe`."""
+
+    learning_rate: float
+    batch_size: int
+    distill: float
+    warmup: float
 
 
 @dataclass(frozen=True)
@@ -147,20 +165,17 @@ class Plan:
             canonical_json(recipe.model_dump()),
         )
 
-    def baseline(self, regime: str, method: str, seed: int, rate: float, weight: float) -> Cell:
+    def baseline(self, regime: str, method: str, seed: int, tuned: Tuned) -> Cell:
         """A cell of scratch or kd."""
         epochs = self.epochs or REGIMES[regime].epochs
-        settings = {"epochs": epochs, "learning_rate": rate, "distill": weight}
         schedule = "scratch" if method == STOPPED else method
-        recipe = Recipe.model_validate({"schedule": schedule, **settings})
+        recipe = Recipe.model_validate({"schedule": schedule, "epochs": epochs, **asdict(tuned)})
         return self.cell(regime, method, seed, recipe)
 
     def tau(self, regime: str) -> list[TauCell]:
         """The cells of τ, ends and middle of the space first."""
         own, count = REGIMES[regime], TAU_ARCHITECTURES
-        # Its epochs are not used: each rung has its own, and full training those from scratch.
-        changes = {"library": True, "epochs": 2.0}
-        recipe = canonical_json(self.recipe.model_copy(update=changes).model_dump())
+        recipe = canonical_json(TAU_RECIPE.model_dump())
         return [
             TauCell(
                 regime, index, count, self.images or own.images, self.epochs or own.epochs, recipe
@@ -168,14 +183,10 @@ class Plan:
             for index in sorted(range(count), key=lambda i: (f"{i:06b}"[::-1], i))
         ]
 
-    def ours(self, regime: str, method: str, seed: int, rate: float) -> Cell:
-        """A cell of our search.
-
-        Args:
-            rate: the learning rate that scratch was tuned to.
-        """
+    def ours(self, regime: str, method: str, seed: int) -> Cell:
+        """A cell of our search."""
         with_library = method != "ours_no_library"
-        changes: dict[str, Any] = {"library": with_library, "learning_rate": rate}
+        changes: dict[str, Any] = {"library": with_library}
         # Without a library nothing is polished: alignment is sequential from the start.
         changes |= {} if with_library else {"polish_steps": 0}
         return self.cell(regime, method, seed, self.recipe.model_copy(update=changes))
@@ -261,7 +272,9 @@ def ranked() -> dict[TauCell, dict[str, Any]]:
 def _work(cell: Cell | TauCell) -> Callable[[], dict[str, Any]]:
     """What a process does for a cell; its guide's training is known before."""
     guide = of_guide(cell.sizes)
-    return partial(run_tau, cell) if isinstance(cell, TauCell) else partial(run_cell, cell, guide)
+    if isinstance(cell, TauCell):
+        return partial(run_tau, cell, ranked().get(cell))
+    return partial(run_cell, cell, guide)
 
 
 def keep(cell: Cell | TauCell, row: dict[str, Any]) -> str:
@@ -279,7 +292,8 @@ def run_missing(cells: Iterable[Cell | TauCell], jobs: int, deadline: float) -> 
     Returns:
         Whether all are there now: what comes next is chosen by them.
     """
-    done = {*finished(), *ranked()}
+    whole = {cell for cell, row in ranked().items() if row["rungs"].keys() >= RUNGS.keys()}
+    done = {*finished(), *whole}
     missing = [cell for cell in cells if cell not in done]
     # Ray is begun and ended in a process only once.
     once = any(isinstance(cell, Cell) for cell in missing)
@@ -292,29 +306,52 @@ def tuned_as(method: str) -> str:
 
 
 def tuning(plan: Plan, regime: str, method: str) -> list[Cell]:
-    """What tuning needs next: learning rates, then the weight of the guide's logits."""
+    """What tuning needs next: learning rates for each batch size, then the other settings."""
+    weight, *weights = WEIGHTS if method == "kd" else (0.0,)
+    grids = [rates_of(plan, regime, method, batch, weight) for batch in BATCHES]
+    cells = [cell for grid, _ in grids for cell in grid]
+    if not all(ended for _, ended in grids):
+        return cells
+    best = Tuned(**{f: getattr(best_of(cells).settings, f) for f in Tuned.__annotations__})
+    others = [replace(best, distill=one) for one in weights]
+    others += [replace(best, warmup=one) for one in WARMUPS[1:]]
+    return cells + [plan.baseline(regime, method, TUNING_SEED, one) for one in others]
 
-    def cell(rate: float, weight: float) -> Cell:
-        return plan.baseline(regime, method, TUNING_SEED, rate, weight)
 
-    first, *others = WEIGHTS if method == "kd" else (0.0,)
+def rates_of(
+    plan: Plan, regime: str, method: str, batch: int, weight: float
+) -> tuple[list[Cell], bool]:
+    """The cells of learning rates for a batch size, and whether no other is wanted."""
+
+    def cell(rate: float) -> Cell:
+        return plan.baseline(regime, method, TUNING_SEED, Tuned(rate, batch, weight, WARMUPS[0]))
+
     rates, done = list(RATES), finished()
-    while all(cell(rate, first) in done for rate in rates):
-        best = max(rates, key=lambda rate: done[cell(rate, first)]["validation"])
+    while all(cell(rate) in done for rate in rates):
+        best = max(rates, key=lambda rate: done[cell(rate)]["validation"])
         beyond = {rates[0]: rates[0] / 2, rates[-1]: rates[-1] * 2}.get(best)
         if beyond is None or not RATES_WITHIN[0] <= beyond <= RATES_WITHIN[1]:
-            return [cell(rate, first) for rate in rates] + [cell(best, w) for w in others]
+            return [cell(rate) for rate in rates], True
         rates = sorted([*rates, beyond])
-    return [cell(rate, first) for rate in rates]
+    return [cell(rate) for rate in rates], False
+
+
+def best_of(cells: Sequence[Cell]) -> Cell:
+    """The best on validation of cells that are there."""
+    done = finished()
+    return max(cells, key=lambda cell: done[cell]["validation"])
 
 
 def tuned(plan: Plan, regime: str, method: str, seed: int) -> Cell:
     """A search's cell with the settings that tuning chose."""
-    done = finished()
-    best = max(tuning(plan, regime, tuned_as(method)), key=lambda cell: done[cell]["validation"])
+    best = best_of(tuning(plan, regime, tuned_as(method)))
+    found = {name: getattr(best.settings, name) for name in Tuned.__annotations__}
+    if method == EARLIER:
+        recipe = BEFORE.model_copy(update={"learning_rate": RATES_BEFORE[regime]})
+        return replace(plan, recipe=recipe).ours(regime, "ours", seed)
     if method in OURS:
-        return plan.ours(regime, method, seed, best.settings.learning_rate)
-    return plan.baseline(regime, method, seed, best.settings.learning_rate, best.settings.distill)
+        return plan.ours(regime, method, seed)
+    return plan.baseline(regime, method, seed, Tuned(**found))
 
 
 def searches(plan: Plan, regime: str, methods: Sequence[str], seeds: Sequence[int]) -> list[Cell]:
@@ -352,10 +389,10 @@ def write_report(plan: Plan) -> None:
     asked: dict[str, dict[str, list[dict[str, Any]]]] = {}
     tried: dict[str, list[str]] = {}
     for regime in REGIMES:
-        asked[regime] = {method: [] for method in METHODS}
-        for cell in searches(plan, regime, METHODS, SEEDS):
-            if cell in done:
-                asked[regime][cell.method].append(done[cell])
+        asked[regime] = {}
+        for method in METHODS:
+            cells = searches(plan, regime, [method], SEEDS)
+            asked[regime][method] = [done[cell] for cell in cells if cell in done]
         tried[regime] = [
             f"- {cell}: {done[cell]['validation']:.4f}"
             for method in BASELINES
@@ -384,7 +421,8 @@ def main() -> None:
     options = parser.parse_args()
     recipe = changed(RECIPE, options.recipe)
     plan = Plan(options.trials, options.images, options.epochs, recipe)
-    regimes, methods = options.regime or list(REGIMES), options.method or list(METHODS)
+    regimes = options.regime or list(REGIMES)
+    methods = options.method or [method for method in METHODS if method != EARLIER]
     # For the processes to come: one thread each, and the package that this file stands beside.
     os.environ["OMP_NUM_THREADS"] = "1"
     os.environ["PYTHONPATH"] = os.pathsep.join([str(ROOT), os.environ.get("PYTHONPATH", "")])

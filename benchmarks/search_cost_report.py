@@ -110,7 +110,9 @@ def figures(
         ("compute_over_scratch", "same_data", "scratch", "train_macs"),
         ("compute_over_scratch_pretrained", "pretrained", "scratch", "train_macs"),
         ("seconds_over_scratch", "same_data", "scratch", "core_seconds"),
+        ("seconds_over_scratch_pretrained", "pretrained", "scratch", "core_seconds"),
         ("compute_over_kd", "same_data", "kd", "train_macs"),
+        ("compute_over_kd_pretrained", "pretrained", "kd", "train_macs"),
     ):
         ours, other = (regimes.get(regime, {}).get(method, ()) for method in ("ours", baseline))
         found[name] = share_to_reach(ours, other, axis) if ours and other else None

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import functools
 import time
+from collections.abc import Mapping
 from dataclasses import asdict, dataclass, replace
 from typing import Any
 
@@ -28,6 +29,12 @@ RUNGS: dict[str, dict[str, Any]] = {
     "assembled": {"epochs": 0.0, **UNPOLISHED},
     "polished": {"epochs": 0.0},
     "settled: 0.25 epochs in batches of 16": {"epochs": 0.0, "settle_epochs": 0.25, **UNPOLISHED},
+    "settled: 0.125 epochs in batches of 8": {
+        "epochs": 0.0,
+        "settle_epochs": 0.125,
+        "settle_batch_size": 8,
+        **UNPOLISHED,
+    },
     "0.25 epochs, not polished": {"epochs": 0.25, **UNPOLISHED},
     "0.5 epochs": {"epochs": 0.5},
     "1 epoch": {"epochs": 1.0},
@@ -35,6 +42,8 @@ RUNGS: dict[str, dict[str, Any]] = {
 }
 # Rungs have a seed of their own, or they would share luck with one of the full trainings.
 FULL_SEEDS, RUNG_SEED = (0, 1), 2
+# The recipe of the full trainings, which later recipes do not change.
+RECIPE = Recipe(epochs=2, polish_steps=10, library=True)
 LIBRARY = ROOT / "theseus" / "library"
 
 
@@ -64,8 +73,12 @@ def _shared(sizes: Regime, recipe: str, count: int) -> tuple[Workshop, list[Arch
     return workshop(space), spread_over(space, count, 0)
 
 
-def run_tau(cell: TauCell) -> dict[str, Any]:
-    """All rungs and both full trainings of one architecture."""
+def run_tau(cell: TauCell, known: Mapping[str, Any] | None = None) -> dict[str, Any]:
+    """All rungs and both full trainings of one architecture.
+
+    Args:
+        known: an earlier row, to which the rungs are added that it lacks.
+    """
     shop, chosen = _shared(cell.sizes, cell.recipe, cell.count)
     recipe, architecture = shop.space.recipe, chosen[cell.index]
     # The guide's logits are not a candidate's own work.
@@ -85,6 +98,12 @@ def run_tau(cell: TauCell) -> dict[str, Any]:
             "core_seconds": time.process_time() - began,
         }
 
+    rungs = {} if known is None else known["rungs"]
+    rungs |= {
+        name: trained(changes, RUNG_SEED) for name, changes in RUNGS.items() if name not in rungs
+    }
+    if known is not None:
+        return {**known, "rungs": rungs}
     full = {"epochs": float(cell.epochs)}
     return {
         **asdict(cell),
@@ -92,6 +111,6 @@ def run_tau(cell: TauCell) -> dict[str, Any]:
         "choices": architecture.to_json(),
         "errors": [0.0 if key is None else facts[key.id].residual for key in keys],
         "block_macs": {id_: known.macs for id_, known in facts.items()},
-        "rungs": {name: trained(changes, RUNG_SEED) for name, changes in RUNGS.items()},
+        "rungs": rungs,
         "full": [trained(full, seed) for seed in FULL_SEEDS],
     }

@@ -5,11 +5,11 @@ For an architecture a with choices c and neighbours (c, d), measured at rung r,
     y = o_r + s_r · g(a) + noise,    g(a) = Σ w_c + Σ p_cd + δ_a,    w_c = β · z_c + u_c,
     u_c ~ N(0, τ²),  p_cd ~ N(0, π²),  δ_a ~ N(0, κ²),  noise ~ N(0, σ_r² + its own²).
 
-z_c is how far a block's error lies below the usual one, β the effect of that on quality, and u_c
-the block's effect beyond its error. δ_a is the part of an architecture's quality that no sum over
-blocks explains; all measurements of the architecture share it. Each rung has an offset o_r and a
-scale s_r (1 at the last rung), so that cheap rungs inform the last. All linear terms are integrated
-out, which leaves a Gaussian process whose kernel counts shared choices,
+z_c is how far a block's error lies below the usual one, and its capacity above, β the effect of
+that on quality, and u_c the block's effect beyond. δ_a is the part of an architecture's quality
+that no sum over blocks explains; all measurements of the architecture share it. Each rung has an
+offset o_r and a scale s_r (1 at the last rung), so that cheap rungs inform the last. All linear
+terms are integrated out, which leaves a Gaussian process whose kernel counts shared choices,
 
     K = s sᵀ ∘ (v z zᵀ + τ² Φ Φᵀ + π² Ψ Ψᵀ + κ² [same]) + v_o [same rung] + diag(σ_r² + own²),
 
@@ -56,6 +56,8 @@ class AdditiveEstimate:
         level: quality expected before any observation.
         spread: rough standard deviation of quality among architectures; weighs as much as four
             trials.
+        capacities: how much a block can learn in training, by choice; more is better
+            (`block_scores.capacities`). Default: not known.
         pairs: whether to try terms for pairs of neighbouring choices. They stay in the model if
             they raise the log evidence by more than ½ log n (Schwarz 1978).
 
@@ -71,6 +73,7 @@ class AdditiveEstimate:
         level: float = 0.0,
         spread: float = 0.05,
         pairs: bool = True,
+        capacities: Mapping[BlockChoice, float] | None = None,
     ) -> None:
         if parts < 1 or not rungs or len(set(rungs)) != len(rungs):
             raise EstimateError(
@@ -84,6 +87,7 @@ class AdditiveEstimate:
         self.parts, self.rungs = parts, tuple(rungs)
         self._level, self._spread, self._pairs = level, spread, pairs
         self._errors: dict[BlockChoice, float] = {}
+        self._capable = advantages({c: -value for c, value in (capacities or {}).items()}, parts)
         self._observations: list[Observation] = []
         self._columns = Columns()
         self._learnt: tuple[int, Standard, Learnt] | None = None
@@ -188,7 +192,7 @@ class AdditiveEstimate:
     @property
     def _fitted(self) -> Posterior:
         if self._posterior is None:
-            advantage = advantages(self._errors, self.parts)
+            advantage = together(advantages(self._errors, self.parts), self._capable)
             count = len(self._observations)
             step = 2 ** max(0, count.bit_length() - 5)
             first = self._observations[: count - count % step]
@@ -229,10 +233,23 @@ def as_measured(learnt: float, goal: Objective) -> float:
 
 
 def advantages(errors: Mapping[BlockChoice, float], parts: int) -> dict[BlockChoice, float]:
-    """z: the usual error for a choice's parts minus its own; sums over networks vary by about 1."""
+    """The usual error for a choice's parts minus its own; sums over networks vary by about 1."""
     if not errors:
         return {}
     usual = sum(errors.values()) / sum(len(choice.span) for choice in errors)
     better = {choice: usual * len(choice.span) - error for choice, error in errors.items()}
     unit = math.sqrt(sum(value**2 for value in better.values()) / len(better) * parts)
     return {choice: value / unit if unit > 0 else 0.0 for choice, value in better.items()}
+
+
+def together(
+    one: Mapping[BlockChoice, float], other: Mapping[BlockChoice, float]
+) -> dict[BlockChoice, float]:
+    """The sum of two advantages in the same unit; of one alone where the other knows nothing."""
+    if not (one and other):
+        return dict(one or other)
+    unit = math.sqrt(2)
+    return {
+        choice: (one.get(choice, 0.0) + other.get(choice, 0.0)) / unit
+        for choice in {**one, **other}
+    }

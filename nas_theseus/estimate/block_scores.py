@@ -21,6 +21,7 @@ from nas_theseus.values.goals import Constraint
 #: divergence rank better than those of the residual.
 KINDS = ("divergence", "contribution_error", "residual")
 _LINEAR = 8.0
+_LEAST = 0.01
 # By choice, or by choice and width share of its inlet.
 Scores = Mapping[BlockChoice, float] | Mapping[tuple[BlockChoice, float], float]
 
@@ -67,6 +68,28 @@ def as_prior(scores: Mapping[BlockChoice, float]) -> dict[BlockChoice, float]:
         choice: score if score <= c else c * (1 + math.log(score / c))
         for choice, score in scores.items()
     }
+
+
+def capacities(space: SearchSpace, costs: CostTable) -> dict[BlockChoice, float]:
+    """How much every block of a space can learn, by its multiply-adds; more is better.
+
+    Ours. Block scores compare networks before training, and training makes up for more where a
+    block has more to train. A block of m multiply-adds for a span of M, out of T in the whole
+    guide, has M/T · log(m/M + 1/100): summed over a network, the logarithm of its multiply-adds to
+    first order about the guide. On 40 fully trained networks such sums rank as well as those of
+    divergences, and both together far better (`benchmarks.ranking`).
+
+    Returns:
+        Capacity by choice: behind inlets of several widths, the mean.
+    """
+    whole = sum(costs.part_macs) or 1
+    found: dict[BlockChoice, list[float]] = {}
+    for span, share in space.fitting:
+        parts = sum(costs.part_macs[span.start : span.stop]) or 1
+        for choice in space.choices(span, share):
+            macs = costs.of_choice(choice, share).macs
+            found.setdefault(choice, []).append(parts / whole * math.log(macs / parts + _LEAST))
+    return {choice: fmean(values) for choice, values in found.items()}
 
 
 def best_by_score(

@@ -14,7 +14,7 @@ from threadpoolctl import ThreadpoolController  # type: ignore[import-untyped]
 
 from nas_theseus.costs.table import CostTable
 from nas_theseus.estimate.additive import AdditiveEstimate, as_learnt, as_measured
-from nas_theseus.estimate.block_scores import as_prior
+from nas_theseus.estimate.block_scores import as_prior, capacities
 from nas_theseus.estimate.front import AdditiveSpace
 from nas_theseus.estimate.pareto import front, improvements, minimised
 from nas_theseus.estimate.space_graph import additive_space, log_unit
@@ -135,6 +135,10 @@ class Proposer:
         numbers = [found.setdefault(o.choice, len(found)) for o in self._graph.options]
         return list(found), np.array(numbers, dtype=np.intp)
 
+    @cached_property
+    def _capacities(self) -> dict[BlockChoice, float]:
+        return capacities(self.space, self._costs)
+
     def propose(self, past: Sequence[PastProposal], seed: int) -> Architecture | None:
         """The next architecture within the limits on additive costs; None if all were proposed.
 
@@ -181,7 +185,9 @@ class Proposer:
             earlier.found,
         ):
             parts, names = len(self.space.guide), (*rungs, _END)
-            estimate = AdditiveEstimate(parts, errors, names, spread=self._spread)
+            estimate = AdditiveEstimate(
+                parts, errors, names, spread=self._spread, capacities=self._capacities
+            )
             count = 0
         else:
             estimate = earlier.estimate

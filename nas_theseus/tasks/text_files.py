@@ -250,9 +250,10 @@ def text_files(
             saved. Files that are held out below are left out.
         tokenizer: a ``tokenizer.json``, the folder of a Hugging Face model, or a GGUF file.
         context: tokens a network sees at once.
-        validation, test: what is held out; files, folders and patterns, looked up in the folders of
-            `train` first. Default: of the tokens of `train`, the last 10 % but 5 %, and the last
-            5 %.
+        validation: what is held out to compare networks; files, folders and patterns, looked up in
+            the folders of `train` first. Default: the first half of the last 10 % of the tokens of
+            `train`.
+        test: what is held out for the end, in the same way. Default: the last 5 % of the tokens.
         options: see `TextFilesOptions`; the name is that of the first file or folder, and the
             metric "perplexity" by default.
 

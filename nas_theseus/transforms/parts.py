@@ -115,9 +115,12 @@ def widen_all(
     """Widen every hidden volume of a network, one by one; its input and output keep their widths.
 
     Args:
-        model, inlet, method, lineage: as for `widen`.
+        model: as for `widen`.
+        inlet: as for `widen`.
         width: width of each volume, as a multiple above 1; with every method, the number of new
             channels is rounded to pairs that groups can share equally, at least one pair.
+        method: as for `widen`.
+        lineage: as for `widen`.
         options: as for `widen`; the seed is that of the first volume, and increases by 1 for each
             further volume.
 

@@ -177,7 +177,8 @@ class Recipe(Settings):
             quality predicts final quality far better than right after conversion. Task training
             follows with its own schedule.
         settle_steps: the same in optimiser steps; 0: `settle_epochs`.
-        settle_batch_size, settle_learning_rate: batch size and learning rate of these steps.
+        settle_batch_size: batch size of these steps.
+        settle_learning_rate: learning rate of these steps.
         epochs: passes over the training split in task training, fractions allowed; 0 for no task
             training.
         steps: optimiser steps of task training, over as many passes as they need; 0: `epochs`. The
@@ -197,6 +198,7 @@ class Recipe(Settings):
             with wildcards (``*.mlp``). They run in eval mode.
         freeze_statistics: whether batch norms keep their statistics in task training, as they are
             kept where pretrained networks are trained on little or other data than their own.
+        weight_decay: of AdamW, in alignment and in task training.
         distill: weight of the guide's logits in the loss, 0 (labels alone) to 1 (guide alone,
             labels are not read).
         temperature: temperature of distillation, for both networks.
@@ -204,6 +206,7 @@ class Recipe(Settings):
             over positions and over the boundaries inside the network where it has the guide's
             shape; it is added to the loss. The guide then runs for every batch. Source: Puzzle,
             arXiv:2411.19146, where it is best together with the divergence of logits.
+        gradient_clip: largest norm of the gradient of one optimiser step.
         precision: of the network in task training: `float32`, or `bfloat16` under autocast with
             float32 weights and optimiser. Default: `auto`, bfloat16 on CUDA. With `bfloat16` the
             guide runs in it as well where it teaches batch by batch.

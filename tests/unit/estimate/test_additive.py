@@ -416,3 +416,52 @@ def test_what_cannot_be_learnt_from_is_refused() -> None:
     with pytest.raises(EstimateError, match="spread"):
         AdditiveEstimate(PARTS, spread=0.0)
     assert estimate.observations == ()
+
+
+def test_capacities_rank_where_nothing_else_is_known_and_add_to_errors() -> None:
+    errors = {choice(part, block): [0.1, 0.4][block] for part in range(PARTS) for block in (0, 1)}
+    capacities = {
+        c: [2.0, 1.0, 3.0][int(c.block[1])]
+        for c in truth(np.random.default_rng(0))
+        if c.block in ("b0", "b1", "b2")
+    }
+    nets = [architecture([block] * PARTS) for block in range(3)]
+
+    def predicted(**known: object) -> list[float]:
+        return AdditiveEstimate(PARTS, **known).predict(nets)[0].tolist()  # type: ignore[arg-type]
+
+    alone, with_errors, both = (
+        predicted(capacities=capacities),
+        predicted(errors=errors),
+        predicted(errors=errors, capacities=capacities),
+    )
+    assert alone[2] > alone[0] > alone[1]
+    assert with_errors[0] > with_errors[2] > with_errors[1]  # 2 is assumed to be as usual
+    summed = (np.array(alone) + with_errors) / math.sqrt(2)
+    assert both == pytest.approx(summed)
+
+
+def test_capacities_make_few_observations_worth_more() -> None:
+    """Half of the truth is by capacity: predictions of new networks gain by knowing it."""
+    gains = []
+    for seed in range(6):
+        rng = np.random.default_rng(seed)
+        capacities = {c: float(rng.normal()) for c in truth(rng)}
+        weights = {c: 0.01 * capacities[c] + w / 2 for c, w in truth(rng).items()}
+        seen, others = sample(rng, 8), sample(rng, 60)
+        wanted = [quality(weights, net) for net in others]
+        found = [
+            kendalltau(
+                wanted,
+                taught(
+                    np.random.default_rng(seed),
+                    seen,
+                    lambda net, w=weights: quality(w, net),
+                    1e-3,
+                    capacities=known,
+                ).predict(others)[0],
+            ).statistic
+            for known in (None, capacities)
+        ]
+        gains.append(found[1] - found[0])
+    assert min(gains) > 0

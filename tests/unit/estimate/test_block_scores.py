@@ -15,7 +15,13 @@ from nas_theseus.blocks import Depthwise, Identity, Keep, Linear, Pointwise
 from nas_theseus.costs.table import CostTable
 from nas_theseus.errors import EstimateError, LimitError
 from nas_theseus.estimate.additive import AdditiveEstimate
-from nas_theseus.estimate.block_scores import BlockScores, as_prior, best_by_score, by_score
+from nas_theseus.estimate.block_scores import (
+    BlockScores,
+    as_prior,
+    best_by_score,
+    by_score,
+    capacities,
+)
 from nas_theseus.library.record import Facts
 from nas_theseus.tasks import digits
 from nas_theseus.values.architecture import Architecture, BlockChoice, Span
@@ -177,3 +183,30 @@ def test_scores_by_inlet_width_give_the_least_sum(seed: int) -> None:
     unknown = {key: value for key, value in scores.items() if key != (chosen[1], 1.0)}
     other = best_by_score(space, CostTable(space), unknown, [Constraint("macs", "<=", 1e9)])
     assert (chosen[1].block == "keep") == (other.choices == chosen)
+
+
+def test_sums_of_capacities_are_the_logarithm_of_a_networks_macs_to_first_order() -> None:
+    space = make_space(4, Pointwise(expand=choice(0.25, 0.5, 1)), Identity())
+    costs = CostTable(space)
+    known = capacities(space, costs)
+    kept = {
+        span.start: c
+        for (span, _) in space.fitting
+        for c in space.choices(span, 1.0)
+        if c.block == "keep"
+    }
+    guide = Architecture(tuple(kept[part] for part in sorted(kept)))
+
+    def total(one: Architecture) -> float:
+        return sum(known[c] for c in one.choices)
+
+    for other in (c for c in known if c.block != "keep"):
+        start = other.span.start
+        changed = Architecture((*guide.choices[:start], other, *guide.choices[other.span.stop :]))
+        one, whole = costs.of_choice(other).macs, costs.of_parts().macs
+        span = sum(costs.part_macs[start : other.span.stop])
+        # d log T = dm / T for a small change; here the share of T is what the change weighs.
+        wanted = span / whole * (math.log(one / span + 0.01) - math.log(1.01))
+        assert total(changed) - total(guide) == pytest.approx(wanted)
+    smaller = {c: costs.of_choice(c).macs for c in known if c.span == Span(1, 2)}
+    assert sorted(smaller, key=smaller.__getitem__) == sorted(smaller, key=known.__getitem__)

@@ -192,12 +192,18 @@ def test_block_errors_are_the_prior_and_kept_parts_have_none() -> None:
     middles = [BlockChoice(Span(1, 2), name) for name in ("keep", "linear", "identity")]
     nets = [Architecture((start, middle, rest)) for middle in middles]
     errors = {middles[1]: 0.1, middles[2]: 0.9}
-    plain = Proposer(SMALL, CostTable(SMALL))
-    assert len(set(plain._estimate([]).predict(nets)[0])) == 1
-    kept, linear, identity = (
-        Proposer(SMALL, CostTable(SMALL), errors=lambda: errors)._estimate([]).predict(nets)[0]
-    )
+
+    def expected(errors: dict[BlockChoice, float]) -> list[float]:
+        proposer = Proposer(SMALL, CostTable(SMALL), errors=lambda: errors)
+        return proposer._estimate([]).predict(nets)[0].tolist()
+
+    kept, linear, identity = expected(errors)
     assert kept > linear > identity
+    # Without errors the multiply-adds alone say what a block can do; errors weigh against them.
+    by_macs = expected({})
+    assert by_macs == sorted(by_macs, reverse=True)
+    _, linear, identity = expected({middles[1]: 0.9, middles[2]: 0.1})
+    assert linear - identity < by_macs[1] - by_macs[2]
 
 
 def test_limits_on_additive_costs_are_kept_by_every_proposal() -> None:
