@@ -11,6 +11,7 @@ space alone; and seconds to open the study.
 from __future__ import annotations
 
 import argparse
+import os
 import shutil
 import tempfile
 import time
@@ -115,7 +116,8 @@ def main() -> None:
     }
     notes = {
         "propose_ms": "processor milliseconds; about half of TPE's proposals at these "
-        "lengths are repeated ones, each followed by a neighbour"
+        "lengths are repeated ones, each followed by a neighbour",
+        "load": f"load average {os.getloadavg()[0]:.1f} on {os.cpu_count()} cores at the end",
     }
     write_record("proposals", figures, cells, [0], notes, ("optuna",))
 
