@@ -321,7 +321,9 @@ def tuned_methods(pair: str) -> list[tuple[str, bool, float]]:
     found = [*((m, True, 1.0) for m in (*BASELINES, TUNED)), (cheap, True, 0.25)]
     if pair == FIRST:
         found += [("naive", False, 1.0), (TUNED, False, 1.0)]
-    return found if text else [*found, *((m + SMALL, *where) for m, *where in found)]
+    if not text:
+        found += [(f"{m}{SMALL}", trained, share) for m, trained, share in found]
+    return found
 
 
 def tuning(pair: str) -> list[Cell]:
