@@ -24,13 +24,13 @@ def test_the_ui_takes_the_place_of_its_command(
         port = probe.getsockname()[1]
         probe.listen()
         with pytest.raises(ServiceError, match=f"port {port}: .* choose another with --port"):
-            ui.command(port)
+            ui.command(port=port)
     assert not called
-    ui.command(port)
+    ui.command(port=port)
     (arguments,) = called
     assert arguments[-4:-2] == ["--port", str(port)] and "127.0.0.1" in arguments
     with pytest.raises(ServiceError, match="port 99999"):
-        ui.command(99999)
+        ui.command(port=99999)
 
 
 def test_options_of_front_that_do_not_go_together_are_told(tmp_path: Path) -> None:

@@ -17,6 +17,7 @@ from nas_theseus.conversion.guide_training import prepare_guide
 from nas_theseus.costs.table import CostTable
 from nas_theseus.errors import LibraryError, LimitError, SpaceError, StorageError
 from nas_theseus.estimate.additive import AdditiveEstimate
+from nas_theseus.estimate.block_scores import capacities
 from nas_theseus.library.block_key import BlockKey, BlockKeys
 from nas_theseus.library.record import Facts
 from nas_theseus.library.store import Library
@@ -205,7 +206,8 @@ def test_the_answer_is_the_best_of_all_under_the_budget(tmp_path: Path, library:
     errors = {key.choice: desk.error(key.choice) for key in stored} if library else {}
     if errors:
         errors |= {c: 0.0 for one in desk.every for c in one.choices if c.block == "keep"}
-    estimate = AdditiveEstimate(len(desk.space.guide), errors, spread=0.05)
+    capable = capacities(desk.space, CostTable(desk.space))
+    estimate = AdditiveEstimate(len(desk.space.guide), errors, spread=0.05, capacities=capable)
     for outcome in desk.storage.outcomes():  # in the order in which they are read
         estimate.update(outcome.architecture, desk.told[outcome.architecture])
 
