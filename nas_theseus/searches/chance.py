@@ -9,7 +9,7 @@ from random import Random
 
 from nas_theseus.costs.table import CostTable
 from nas_theseus.estimate.additive import AdditiveEstimate, as_learnt, as_measured
-from nas_theseus.estimate.block_scores import as_prior
+from nas_theseus.estimate.block_scores import as_prior, capacities
 from nas_theseus.searches.folder import SearchFolder
 from nas_theseus.space.genome import Genome
 from nas_theseus.space.search_space import SearchSpace
@@ -102,7 +102,7 @@ def random_architectures(
     choices = [choice for architecture in drawn for choice in architecture.choices]
     if prior:
         prior |= {choice: 0.0 for choice in choices if choice.block in preserving}
-    estimate = AdditiveEstimate(len(space.guide), prior)
+    estimate = AdditiveEstimate(len(space.guide), prior, capacities=capacities(space, costs))
     for one in evaluations[-_MOST:]:
         estimate.update(one.architecture, as_learnt(one.value(goal.name), goal), rung="final")
     means, _ = estimate.predict(list(drawn))

@@ -13,6 +13,7 @@ from nas_theseus import SearchSpace, choice, cut, minimize
 from nas_theseus.blocks import Depthwise, Keep, Linear
 from nas_theseus.costs.table import CostTable
 from nas_theseus.estimate.additive import AdditiveEstimate
+from nas_theseus.estimate.block_scores import capacities
 from nas_theseus.searches.chance import COUNT, Chance, random_architectures
 from nas_theseus.searches.folder import SearchFolder
 from nas_theseus.space.genome import Genome
@@ -67,7 +68,7 @@ def test_predictions_are_the_estimates_and_costs_are_in_range() -> None:
     low, high = COSTS.range("macs")
     assert all(low <= macs <= high for macs in made.costs["macs"])
     assert (made.in_library, made.learnt_from) == (0.0, len(known))
-    estimate = AdditiveEstimate(len(SPACE.guide))
+    estimate = AdditiveEstimate(len(SPACE.guide), capacities=capacities(SPACE, COSTS))
     for one in known:
         estimate.update(one.architecture, one.value("val_accuracy"), rung="final")
     # Where the cost is that of exactly one known network, so is the prediction.
