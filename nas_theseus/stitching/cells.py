@@ -81,6 +81,11 @@ class Endpoint:
     def id(self) -> str:
         return f"{self.network}-{'trained' if self.trained else 'random'}-{self.boundary}"
 
+    @property
+    def title(self) -> str:
+        """Name of its row of stitches in dashboards."""
+        return f"stitches of {self.id}"
+
     def to_json(self) -> dict[str, Any]:
         return asdict(self)
 

@@ -12,8 +12,9 @@ import torch
 from safetensors.torch import save_file
 
 import nas_theseus
-from nas_theseus.estimate.pareto import front_of
+from nas_theseus.estimate.pareto import front_of, is_feasible
 from nas_theseus.guide.weights import plain_state
+from nas_theseus.searches.beginning import Beginning
 from nas_theseus.searches.folder import SearchFolder
 from nas_theseus.searches.front_files import read_front
 from nas_theseus.space.load import load_space
@@ -32,6 +33,7 @@ def desk(tmp_path_factory: pytest.TempPathFactory) -> Desk:
     return Desk(tmp_path_factory.mktemp("desk"))
 
 
+@pytest.mark.slow
 def test_two_searches_at_once_convert_each_block_once(desk: Desk) -> None:
     names = ("one", "two")
     running = [
@@ -49,6 +51,7 @@ def test_two_searches_at_once_convert_each_block_once(desk: Desk) -> None:
     assert results(desk.evaluations("one")) == results(desk.evaluations("two"))
 
 
+@pytest.mark.slow
 def test_a_new_space_works_as_it_is_written(desk: Desk) -> None:
     written = desk.run("new", "mine.py")
     assert written.returncode == 0 and "no mistakes" in written.stdout
@@ -59,6 +62,7 @@ def test_a_new_space_works_as_it_is_written(desk: Desk) -> None:
     assert all(evaluation.cost.macs <= 600e3 for evaluation in found.values())
 
 
+@pytest.mark.slow
 def test_relative_paths_of_a_space_mean_the_same_in_workers(desk: Desk) -> None:
     """A space with its own weights file and its own text, both named relative to the folder."""
     (desk.folder / "plays.txt").write_text("to be or not to be that is the question " * 60)
@@ -67,7 +71,8 @@ def test_relative_paths_of_a_space_mean_the_same_in_workers(desk: Desk) -> None:
         "from nas_theseus.tasks import digits\n"
         "assert Path('plays.txt').is_file(), Path.cwd()\n"
         + SPACE.replace("(1, 8, 8)),", '(1, 8, 8), weights="own.safetensors"),').replace(
-            "guide_training=Recipe(epochs=4, distill=0, batch_size=64),", ""
+            "guide_training=Recipe(epochs=4, distill=0, batch_size=64),",
+            "beat_chance=False,  # its weights are random",
         )
     )
     torch.manual_seed(0)
@@ -170,7 +175,9 @@ def test_candidates_that_fall_behind_are_stopped_and_on_no_front(
     assert f"rungs: {len(stopped)} stopped" in output and "Kendall's tau" in output
     front = desk.front("long")
     goals = load_space(Sources("long.py", SPACE)).goals
-    assert [name for name, _ in front] == [e.architecture.id for e in front_of(ended, goals)]
+    limits = Beginning.read(SearchFolder(desk.folder / "theseus", "long")).constraints
+    better = [e for e in ended if is_feasible(e, limits)]
+    assert [name for name, _ in front] == [e.architecture.id for e in front_of(better, goals)]
     kept = summary(desk, "long")
     assert (kept["trials_stopped"], kept["tau_architectures"]) == (len(stopped), len(ended) - 1)
     refused = desk.run("search", "long.py", "--no-rungs", "--trials", "17")

@@ -42,6 +42,7 @@ def test_the_front_is_printed_and_said_where_to_look(desk: Desk) -> None:
         assert chatter not in output
 
 
+@pytest.mark.slow
 def test_a_second_search_with_the_same_guide_converts_no_block_twice(desk: Desk) -> None:
     first = summary(desk, "small")
     made = blocks_of(desk, "small")

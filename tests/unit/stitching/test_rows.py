@@ -36,6 +36,7 @@ def test_a_row_holds_every_receiver_and_goes_on_from_what_is_kept(
     settings: RowSettings, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     sender = Endpoint("resnet1111", False, 5)
+    assert sender.title == "stitches of resnet1111-random-5"
     made: list[str] = []
     measure = rows_module.measure
 
