@@ -148,7 +148,7 @@ def test_the_view_of_a_search_has_its_charts_columns_and_order(
     link = search_link(address, "first", "first", *goals)
     browser.open(link)
     names = [run_name(evaluation(width).architecture) for width in range(1, 6)]
-    wait_for_text(browser, "val_accuracy over macs", "costs and quality", *names)
+    wait_for_text(browser, "macs vs. val_accuracy", "Parallel Coordinates", *names)
     drawn = "return document.querySelectorAll('.js-plotly-plot .scatterlayer .point').length"
     browser.wait(lambda: browser.run(drawn) == 5)
     browser.picture("mlflow-view")
@@ -172,6 +172,7 @@ def test_the_models_tab_shows_a_registered_network(
     toy_space_text: str,
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
+    monkeypatch.chdir(tmp_path)
     monkeypatch.setenv("MLFLOW_TRACKING_URI", store)
     FoundSearch(tmp_path, toy_space_text).finish()
     nas_theseus.register("found", TRACED.id, alias="champion", storage="storage", trust_code=True)
