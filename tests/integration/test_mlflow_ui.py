@@ -180,5 +180,5 @@ def test_the_models_tab_shows_a_registered_network(
     assert experiment is not None
     page = f"#/experiments/{experiment.experiment_id}/models?workflowType=machine_learning"
     browser.open(f"{address}/{page}")
-    wait_for_text(browser, TRACED.id, "found v1", "val_accuracy", "macs")
+    wait_for_text(browser, TRACED.id, "Ready", run_name(TRACED), "found", "v1")
     browser.picture("mlflow-models")

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import tempfile
 import time
 from collections.abc import Iterator, Mapping
@@ -17,6 +18,7 @@ from mlflow.exceptions import MlflowException
 from mlflow.models import Model, ModelSignature
 from mlflow.tracking import MlflowClient
 from mlflow.types import Schema, TensorSpec
+from mlflow.utils.mlflow_tags import MLFLOW_MODEL_VERSIONS
 
 from nas_theseus.errors import ServiceError
 from nas_theseus.export.packaged import Package
@@ -110,7 +112,7 @@ class Registry:
             except MlflowException as error:
                 if error.error_code != "RESOURCE_ALREADY_EXISTS":
                     raise
-            return self._client.create_model_version(
+            version = self._client.create_model_version(
                 self.name,
                 model.model_uri,
                 run.info.run_id,
@@ -118,6 +120,11 @@ class Registry:
                 description=described(finding),
                 model_id=model.model_id,
             )
+            # MLflow's pages name a model's versions by this tag, as mlflow.register_model sets it.
+            versions = [{"name": version.name, "version": version.version}]
+            tags = {MLFLOW_MODEL_VERSIONS: json.dumps(versions)}
+            self._client.set_logged_model_tags(model.model_id, tags)
+            return version
 
     def give(self, alias: str, version: ModelVersion) -> None:
         """Let an alias name a version, whichever had it before."""

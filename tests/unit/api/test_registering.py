@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import shutil
 import sys
 from pathlib import Path
@@ -95,6 +96,8 @@ def test_a_network_becomes_a_version_linked_to_its_run(search: FoundSearch, tmp_
     assert run.data.metrics["val_accuracy"] == 0.8
     (model,) = mlflow.search_logged_models([experiment()], output_format="list")
     assert model.source_run_id == run.info.run_id and model.status == "READY"
+    versions = [{"name": "found", "version": version.version}]
+    assert json.loads(model.tags["mlflow.modelVersions"]) == versions
     values = {metric.key: metric.value for metric in model.metrics}
     expected = {"val_accuracy": 0.8, "test_accuracy": 0.7, "macs": 1000, "params": 100}
     assert values == pytest.approx({**expected, "train_macs_spent": 99, "seconds": 1.5})
