@@ -17,6 +17,7 @@ import subprocess
 import sys
 import tempfile
 import time
+import tomllib
 from pathlib import Path
 from statistics import mean
 from typing import Any
@@ -31,11 +32,13 @@ LOSS = 0.1  # of accuracy, that still counts
 
 def run(checkout: Path, seed: int) -> dict[str, Any]:
     """One quick start: wall seconds, the guide's values, the front's MACs and test accuracy."""
+    project = tomllib.loads((checkout / "pyproject.toml").read_text())["project"]
+    module, _, function = project["scripts"]["nas-theseus"].partition(":")
     with tempfile.TemporaryDirectory(prefix="quick-start-") as name:
         command = [
             sys.executable,
-            "-m",
-            "nas_theseus",
+            "-c",
+            f"from {module} import {function}; {function}()",
             "search",
             str(checkout / "search_spaces" / "digits.py"),
             "--name",
