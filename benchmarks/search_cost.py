@@ -22,12 +22,13 @@ Methods:
     kd               as scratch, taught by the guide's logits
     ours_no_library  our sampler, recipe and rungs, every candidate converted by itself
     ours             our sampler, recipe and rungs, blocks from the library
-The learning rates of the first two, and the weight of the guide's logits, are tuned on a few
-architectures with a seed of their own, on validation. Our recipe is the default one (sequential,
-regression: the best in docs/evidence/conversion.md), its blocks polished in sequence since they
-were made apart, then as many epochs as from scratch, with the guide's logits and at the learning
-rate that scratch was tuned to; rungs stop candidates that fall behind. --recipe changes it, and
-only cells with the recipe that is asked for are reported.
+    ours_before      its cells from before batches were small; never run again
+Of scratch and kd, learning rate, batch size, warm-up and the weight of the guide's logits are tuned
+on a few architectures with a seed of their own, on validation. Our recipe is not tuned: blocks of
+the library (sequential, regression: the best in docs/evidence/conversion.md), a short settling in
+batches of 16, then as many epochs as from scratch, in batches of 32 with mostly the guide's logits,
+at the default learning rate; rungs stop candidates that fall behind. --recipe changes it, and only
+cells with the recipe that is asked for are reported.
 
 Charged: all that trains, alignment, blocks of the library, recalibration, the guide's activations
 and logits (once a search). Not charged: scores, similarities, least squares, and the guide's own

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Collection, Mapping, Sequence
+from collections.abc import Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from statistics import fmean, median
 from typing import Any
@@ -68,6 +68,24 @@ def as_prior(scores: Mapping[BlockChoice, float]) -> dict[BlockChoice, float]:
         choice: score if score <= c else c * (1 + math.log(score / c))
         for choice, score in scores.items()
     }
+
+
+def errors_of(
+    scores: Mapping[BlockChoice, float], choices: Iterable[BlockChoice], space: SearchSpace
+) -> dict[BlockChoice, float]:
+    """The errors that a search's estimate begins with: `as_prior`, and 0 for kept guide parts.
+
+    Args:
+        choices: of the architectures in question; only those that preserve the guide are used.
+
+    Returns:
+        Nothing if no block has a score.
+    """
+    errors = as_prior(scores)
+    if errors:
+        families = space.families
+        errors |= {choice: 0.0 for choice in choices if families[choice.block].preserves}
+    return errors
 
 
 def capacities(space: SearchSpace, costs: CostTable) -> dict[BlockChoice, float]:

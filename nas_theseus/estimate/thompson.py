@@ -14,7 +14,7 @@ from threadpoolctl import ThreadpoolController  # type: ignore[import-untyped]
 
 from nas_theseus.costs.table import CostTable
 from nas_theseus.estimate.additive import AdditiveEstimate, as_learnt, as_measured
-from nas_theseus.estimate.block_scores import as_prior, capacities
+from nas_theseus.estimate.block_scores import capacities, errors_of
 from nas_theseus.estimate.front import AdditiveSpace
 from nas_theseus.estimate.pareto import front, improvements, minimised
 from nas_theseus.estimate.space_graph import additive_space, log_unit
@@ -168,12 +168,7 @@ class Proposer:
         return self._most_gaining(candidates, past, estimate)
 
     def _estimate(self, past: Iterable[PastProposal]) -> AdditiveEstimate:
-        errors = as_prior(self._errors())
-        if errors:
-            families = self.space.families
-            errors |= {
-                choice: 0.0 for choice in self._choices[0] if families[choice.block].preserves
-            }
+        errors = errors_of(self._errors(), self._choices[0], self.space)
         past = list(past)
         rungs = self._stopping_rungs(past)
         found = [seen for one in past for seen in self._seen(one, rungs)]

@@ -9,7 +9,7 @@ from random import Random
 
 from nas_theseus.costs.table import CostTable
 from nas_theseus.estimate.additive import AdditiveEstimate, as_learnt, as_measured
-from nas_theseus.estimate.block_scores import as_prior, capacities
+from nas_theseus.estimate.block_scores import capacities, errors_of
 from nas_theseus.searches.folder import SearchFolder
 from nas_theseus.space.genome import Genome
 from nas_theseus.space.search_space import SearchSpace
@@ -94,14 +94,12 @@ def random_architectures(
     goal = next((goal for goal in space.goals if goal.name not in space.measures), None)
     if goal is None or not (evaluations or errors):
         return None
-    prior = as_prior(errors)
     preserving = {name for name, family in space.families.items() if family.preserves}
     drawn = dict(_draw(space, costs, Random(derive_seed(seed, "chance"))))
     if not drawn:
         return None
     choices = [choice for architecture in drawn for choice in architecture.choices]
-    if prior:
-        prior |= {choice: 0.0 for choice in choices if choice.block in preserving}
+    prior = errors_of(errors, choices, space)
     estimate = AdditiveEstimate(len(space.guide), prior, capacities=capacities(space, costs))
     for one in evaluations[-_MOST:]:
         estimate.update(one.architecture, as_learnt(one.value(goal.name), goal), rung="final")
