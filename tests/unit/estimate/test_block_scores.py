@@ -21,6 +21,7 @@ from nas_theseus.estimate.block_scores import (
     best_by_score,
     by_score,
     capacities,
+    errors_of,
 )
 from nas_theseus.library.record import Facts
 from nas_theseus.tasks import digits
@@ -210,3 +211,14 @@ def test_sums_of_capacities_are_the_logarithm_of_a_networks_macs_to_first_order(
         assert total(changed) - total(guide) == pytest.approx(wanted)
     smaller = {c: costs.of_choice(c).macs for c in known if c.span == Span(1, 2)}
     assert sorted(smaller, key=smaller.__getitem__) == sorted(smaller, key=known.__getitem__)
+
+
+def test_an_estimate_begins_with_no_error_for_kept_parts_unless_nothing_is_known() -> None:
+    space = make_space(3, Linear())
+    scores = scores_of(space)
+    choices = [one for span, share in space.fitting for one in space.choices(span, share)]
+    found = errors_of(scores, choices, space)
+    kept = {one for one in choices if one.block == "keep"}
+    assert kept and {one: found[one] for one in kept} == dict.fromkeys(kept, 0.0)
+    assert {one: found[one] for one in scores} == as_prior(scores)
+    assert errors_of({}, choices, space) == {}
