@@ -14,6 +14,7 @@ from nas_theseus.searches.execution import Executor
 from nas_theseus.searches.folder import SearchFolder
 from nas_theseus.searches.front_drawing import draw_front
 from nas_theseus.searches.front_files import read_front
+from nas_theseus.searches.records import Records
 from nas_theseus.searches.repeats import (
     RepeatedFront,
     RepeatJobs,
@@ -21,7 +22,6 @@ from nas_theseus.searches.repeats import (
     read_repeats,
     repeats_of,
 )
-from nas_theseus.searches.records import Records
 from nas_theseus.searches.report_page import write_report
 from nas_theseus.searches.status import Reporter
 from nas_theseus.searches.worker import MakeWorker

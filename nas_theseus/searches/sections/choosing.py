@@ -119,7 +119,9 @@ def _how_sure(records: Records, choice: Choice, best: Evaluation, quality: str) 
     if len(seeds) == 2:
         by_chance = chance_of_difference(*seeds)
         verdict = "more than chance" if by_chance < LEVEL else "within chance"
-        return f"{lead}; with other seeds {seeds[0]} and {seeds[1]}: {verdict} (p = {by_chance:.2g})"
+        return (
+            f"{lead}; with other seeds {seeds[0]} and {seeds[1]}: {verdict} (p = {by_chance:.2g})"
+        )
     error = standard_error(records, quality, here, there)
     if error is None:
         return f"{lead}; how much of this is chance is not recorded"
