@@ -204,17 +204,18 @@ class Library:
             and record.key.guide.startswith(guide or "")
         ]
         # Files younger than a day may belong to a running writer.
-        leftovers = [
-            name
-            for name in sorted(set(self._blobs.names(BLOCKS)) - _files(records))
-            if now - self._blobs.modified(f"{BLOCKS}/{name}") > timedelta(days=1)
-        ]
+        unknown = [f"{BLOCKS}/{name}" for name in set(self._blobs.names(BLOCKS)) - _files(records)]
+        leftovers = sorted(
+            path
+            for path in [*unknown, *self._aside("."), *self._aside(DAMAGED)]
+            if now - self._blobs.modified(path) > timedelta(days=1)
+        )
         if not dry_run:
             # JSON files first, so that no entry is without weights.
             entries = [name for r in chosen for name in (f"{r.key.id}.json", r.weights)]
-            for name in [*entries, *leftovers]:
-                self._blobs.remove(f"{BLOCKS}/{name}")
-        return Pruned(tuple(chosen), tuple(leftovers))
+            for path in [*(f"{BLOCKS}/{name}" for name in entries), *leftovers]:
+                self._blobs.remove(path)
+        return Pruned(tuple(chosen), tuple(path.rsplit("/", 1)[1] for path in leftovers))
 
     @contextmanager
     def working_on(self, key: BlockKey, timeout_s: float = 3600.0) -> Iterator[None]:
@@ -238,6 +239,12 @@ class Library:
         finally:
             if lock is not None:
                 lock.release()
+
+    def _aside(self, folder: str) -> list[str]:
+        """Temporary files in a folder, of running writers or of those that were killed."""
+        if self._blobs.folder is None:
+            return []  # other storage has none
+        return [f"{folder}/{n}" for n in self._blobs.names(folder) if n.endswith(".aside")]
 
     def _ids(self) -> list[str]:
         names = self._blobs.names(BLOCKS)

@@ -9,7 +9,7 @@ from pathlib import Path
 
 from nas_theseus.costs.block_measurements import TABLE_FILE
 from nas_theseus.errors import StorageError
-from nas_theseus.storage.whole_files import make_folder, write_json
+from nas_theseus.storage.whole_files import DAY_S, make_folder, remove_leftovers, write_json
 from nas_theseus.values.ids import SEARCH_NAME
 from nas_theseus.values.outcomes import BlockOutcome, Evaluation, Failure, Outcome, Stopped
 
@@ -158,6 +158,17 @@ class SearchFolder:
             self.log,
         ):
             make_folder(folder, "--storage")
+
+    def remove_leftovers(self) -> None:
+        """Remove temporary files of writers that were killed; the caller holds the search's lock.
+
+        What other processes may be writing, in folders that searches share and by other commands,
+        is removed after a day.
+        """
+        for own in (self.evaluations, self.blocks, self.weights, self.outbox, self.front):
+            remove_leftovers(own)
+        for shared in (self.folder, self.guides, self.guide_work):
+            remove_leftovers(shared, DAY_S)
 
     def run_ids(self) -> dict[str, str]:
         """MLflow's run ids by architecture, as far as they are known."""
