@@ -24,6 +24,7 @@ from contextlib import suppress
 from dataclasses import asdict, dataclass, field
 from importlib import import_module
 from pathlib import Path
+from random import Random
 from typing import Any, BinaryIO
 
 from benchmarks.record import RESULTS, write_record
@@ -287,8 +288,9 @@ def run(
         whole = undisturbed(folder, tracker)
         points = [*whole.points]
         counts[tracker] = len(points)
+        Random(0).shuffle(points)  # so that a run that was ended has some of everywhere
         if sample is not None:
-            points = [points[(2 * k + 1) * len(points) // (2 * sample)] for k in range(sample)]
+            points = points[:sample]
         done = {(row["tracker"], row["number"], row["half"]) for row in rows.read()}
         for point in points:
             if (tracker, point.number, point.half) not in done:
@@ -313,7 +315,7 @@ def figures(rows: Sequence[dict[str, Any]]) -> dict[str, int]:
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--tracker", choices=TRACKERS, action="append")
-    parser.add_argument("--sample", type=int, help="so many points, evenly spread; default: all")
+    parser.add_argument("--sample", type=int, help="so many points; default: all")
     parser.add_argument("--rows", type=Path, default=ROWS)
     parser.add_argument("--report", action="store_true", help="only sum up the rows")
     given = parser.parse_args()

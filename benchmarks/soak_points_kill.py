@@ -1,8 +1,8 @@
 """Kill this process at its n-th file operation: `os`, `io` and `shutil` are patched for that.
 
-Only operations below one folder count: opening a file for writing, every write, truncation and flush
-to disk, renaming, linking, removing, folders, times and permissions. What C code writes by itself is
-not seen: SQLite, torch's own files, and an encoder of Pillow that is given a file's descriptor.
+Only operations below one folder count: opening a file for writing, every write, truncation and
+flush to disk, renaming, linking, removing, folders, times and permissions. What C code writes by
+itself is not seen: SQLite, torch's own files, and an encoder of Pillow that is given a descriptor.
 """
 
 from __future__ import annotations
@@ -82,6 +82,8 @@ class Operations:
 
     def install(self) -> None:
         """Patch everything, also where a module has imported a function by its name."""
+        tempfile.tempdir = None
+        tempfile.gettempdir()  # Python tries its folders here, with files of its own
         changed: dict[Function, Function] = {}
         for name, paths in PATHS.items():
             changed[getattr(os, name)] = self._on_paths(name, getattr(os, name), paths)
@@ -103,7 +105,6 @@ class Operations:
         # Through write() instead of one call of the kernel's, or of C's for a descriptor.
         shutil._USE_CP_SENDFILE = False  # type: ignore[attr-defined]
         shutil._USE_CP_COPY_FILE_RANGE = False  # type: ignore[attr-defined]
-        tempfile.tempdir = None
         array_files = sys.modules.get("numpy.lib._format_impl")
         if array_files is not None:
             array_files.isfileobj = lambda _: False  # type: ignore[attr-defined]

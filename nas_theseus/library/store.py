@@ -20,7 +20,7 @@ from torch import Tensor, nn
 from nas_theseus.errors import LibraryError
 from nas_theseus.library.block_key import FORMAT, BlockKey
 from nas_theseus.library.record import DamagedEntry, Facts, Record, misfit
-from nas_theseus.storage.blobs import Blobs
+from nas_theseus.storage.blobs import Blobs, NoFileError
 from nas_theseus.storage.redaction import without_credentials
 from nas_theseus.values.version import VERSION
 
@@ -261,18 +261,21 @@ class Library:
     ) -> Found | None:
         """The result of `check` on an entry's record; None if there is no intact entry."""
         name = f"{BLOCKS}/{id_}.json"
-        while (text := self._blobs.read(name, MAX_RECORD_BYTES)) is not None:
-            record = None
+        while True:
+            text = record = None
             try:
+                text = self._blobs.read(name, MAX_RECORD_BYTES)
+                if text is None:
+                    break
                 if len(text) > MAX_RECORD_BYTES:
                     raise DamagedEntry(f"the record has more than {MAX_RECORD_BYTES:,} bytes")
                 record = Record.from_bytes(text)
                 if record.key.id != id_:
                     raise DamagedEntry(f"the record belongs to block {record.key.id}")
                 return check(record)
-            except DamagedEntry as damage:
+            except (DamagedEntry, NoFileError) as damage:
                 # Otherwise another process has removed or replaced the entry meanwhile.
-                if self._blobs.read(name, MAX_RECORD_BYTES) == text:
+                if text is None or self._blobs.read(name, MAX_RECORD_BYTES) == text:
                     self._set_aside(id_, str(damage), record)
                     on_damage(SetAside(id_, str(damage)))
         if self._blobs.read(MARKER) is None:
