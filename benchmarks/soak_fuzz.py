@@ -4,24 +4,29 @@
     python -m benchmarks.soak_fuzz --kind pictures --inputs 50
     python -m benchmarks.soak_fuzz --report                   # only write the table
 
-Good files are changed: bits, bytes, lengths, values of JSON, whole files, links in their place. While
-they are read, nothing may be executed, and nothing outside their folder be read or written (an audit
-hook watches); memory and time are limited. What ends in anything but a result or an error of
-`nas_theseus.errors` is counted as not refused cleanly.
+Good files are changed: bits, bytes, lengths, values of JSON, whole files, links in their place.
+While they are read, nothing may be executed, and nothing outside their folder be read or written:
+an audit hook watches. Memory and time are limited. What ends in anything but a result or an error
+of `nas_theseus.errors` is counted as not refused cleanly.
 """
 
 from __future__ import annotations
 
 import argparse
+import io
 import json
+import logging
 import os
+import re
 import resource
 import select
 import shutil
 import tempfile
 import traceback
+import warnings
 import zlib
 from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager, redirect_stdout
 from pathlib import Path
 from random import Random
 from typing import Any
@@ -31,14 +36,30 @@ import torch
 from benchmarks.record import RESULTS, commit, write_record
 from benchmarks.soak_fuzz_changes import BYTES, in_place_of, of_json
 from benchmarks.soak_fuzz_guard import Guard, HangError, limit_memory
-from benchmarks.soak_fuzz_kinds import Kind, content_of, kinds, silent
+from benchmarks.soak_fuzz_kinds import Kind, kinds
 from nas_theseus.errors import TheseusError
 from nas_theseus.storage.json_lines import JsonLines
 
 ROWS = RESULTS / "soak_fuzz.jsonl"
 PAGE = Path(__file__).parents[1] / "docs" / "guides" / "security.md"
 BEGIN, END = "<!-- inputs -->", "<!-- end of inputs -->"
-SILENCE_S = 90  # without a sign of life, a child hangs in C code
+_OURS = re.compile("/nas_theseus/|soak_fuzz_(weights|searches|data)")
+SILENCE_S = 150  # without a sign of life, a child hangs in C code
+
+
+@contextmanager
+def silent() -> Iterator[None]:
+    """Without what libraries log and print."""
+    logging.disable(logging.CRITICAL)
+    with warnings.catch_warnings(), redirect_stdout(io.StringIO()):
+        warnings.simplefilter("ignore")
+        yield
+
+
+def content_of(folder: Path) -> Mapping[str, bytes]:
+    """Every file below a folder."""
+    found = (path for path in folder.rglob("*") if path.is_file())
+    return {str(path.relative_to(folder)): path.read_bytes() for path in found}
 
 
 def put_back(folder: Path, content: Mapping[str, bytes]) -> None:
@@ -69,8 +90,8 @@ def change(kind: Kind, folder: Path, names: Sequence[str], random: Random) -> No
 
 def said_of(error: BaseException) -> str:
     """The error, and the line of the product or the benchmark that it came through last."""
-    frames = [frame for frame in traceback.extract_tb(error.__traceback__)
-              if "/nas_theseus/" in frame.filename or "soak_fuzz_kinds" in frame.filename]  # fmt: skip
+    whole = traceback.extract_tb(error.__traceback__)
+    frames = [one for one in whole if _OURS.search(one.filename)]
     at = f"{Path(frames[-1].filename).name}:{frames[-1].lineno}" if frames else "?"
     return f"{type(error).__name__} at {at}: {' '.join(str(error).split())[:200]}"
 
@@ -231,6 +252,7 @@ def report(rows: Sequence[Mapping[str, Any]]) -> None:
 
 
 def main() -> None:
+    """Fuzz, or only report."""
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--kind", action="append", help="default: every kind")
     parser.add_argument("--inputs", type=int, help="of each kind; default: its own number")

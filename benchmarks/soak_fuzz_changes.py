@@ -35,6 +35,7 @@ class Payload:
 
 
 def flip(random: Random, data: bytes) -> bytes:
+    """Some bits are others."""
     changed = bytearray(data or b"\0")
     for _ in range(random.choice((1, 1, 2, 8, 64))):
         changed[random.randrange(len(changed))] ^= 1 << random.randrange(8)
@@ -42,26 +43,31 @@ def flip(random: Random, data: bytes) -> bytes:
 
 
 def cut(random: Random, data: bytes) -> bytes:
+    """The end is missing."""
     return data[: random.randrange(len(data) + 1)]
 
 
 def cut_out(random: Random, data: bytes) -> bytes:
+    """Something in between is missing."""
     begin, end = _range(random, data)
     return data[:begin] + data[end:]
 
 
 def double(random: Random, data: bytes) -> bytes:
+    """Something is there twice, or fifty times."""
     begin, end = _range(random, data)
     return data[:end] + data[begin:end] * random.choice((1, 1, 2, 50)) + data[end:]
 
 
 def swap(random: Random, data: bytes) -> bytes:
+    """Two neighbours are exchanged."""
     a, b = _range(random, data)
     c = random.randrange(b, len(data) + 1)
     return data[:a] + data[b:c] + data[a:b] + data[c:]
 
 
 def fill(random: Random, data: bytes) -> bytes:
+    """Something is zeros, ones, blanks, nines or brackets."""
     begin, end = _range(random, data)
     return data[:begin] + random.choice((b"\0", b"\xff", b" ", b"9", b"[")) * (end - begin) + data[
         end:
@@ -69,6 +75,7 @@ def fill(random: Random, data: bytes) -> bytes:
 
 
 def noise(random: Random, data: bytes) -> bytes:
+    """Something is random."""
     begin, end = _range(random, data)
     return data[:begin] + random.randbytes(end - begin) + data[end:]
 

@@ -18,7 +18,7 @@ from types import CodeType, FrameType
 from typing import Any
 
 MOST_BYTES = 3 << 29  # that reading one small file may take beside what the process has already
-MOST_S = 20
+MOST_S = 60  # of a machine that has much else to do
 
 # Where Python, its packages and the kernel have files that reading anything may read.
 CODE = tuple(

@@ -1,4 +1,4 @@
-"""Kill a short search at each of its file operations, and look at what the same command makes of it.
+"""Kill a short search at each of its file operations, and give the same command again.
 
     python -m benchmarks.soak_points            # every operation; it goes on where it was ended
     python -m benchmarks.soak_points --sample 8 # eight of them
@@ -11,7 +11,6 @@ of the bytes. Then the same command is given again and must end as if nothing ha
 from __future__ import annotations
 
 import argparse
-import json
 import os
 import pkgutil
 import shutil
@@ -305,14 +304,18 @@ def run(
 def figures(rows: Sequence[dict[str, Any]]) -> dict[str, int]:
     """Sums over all kills."""
     killed = [row for row in rows if row["operation"]]
+    now = [row for row in rows if not row.get("mended")]
     return {
         "write_points_killed": len(killed),
         "in_the_middle_of_a_write": sum(row["half"] for row in killed),
-        **{name: sum(row[name] for row in rows) for name in COUNTS},
+        "points_killed_since_last_mended": sum(not row.get("mended") for row in killed),
+        **{name: sum(row[name] for row in now) for name in COUNTS},
+        "found_and_mended": sum(row[name] for row in rows if row.get("mended") for name in COUNTS),
     }
 
 
 def main() -> None:
+    """Kill, or only report."""
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--tracker", choices=TRACKERS, action="append")
     parser.add_argument("--sample", type=int, help="so many points; default: all")
@@ -328,7 +331,8 @@ def main() -> None:
         return
     found = [*rows.read()]
     notes = {
-        "cells": "in soak_points.jsonl, one row a kill",
+        "cells": "in soak_points.jsonl, one row a kill; those of before a fault was mended say so",
+        "points": "how many there are: the log of a whole run says it; they are taken in random order",
         "unseen": "writes by C code: SQLite, descriptors given to encoders of pictures",
     }
     write_record("soak_points", figures(found), [], [0], notes, ("torch", "optuna", "mlflow"))

@@ -127,9 +127,10 @@ class Cell:
     def from_json(cls, data: Mapping[str, Any]) -> Cell:
         sides = {side: Endpoint.from_json(data[side]) for side in ("sender", "receiver")}
         found = cls(**{**data, **sides})
-        for one in (found.quality, found.start_quality, found.cka, found.residual, found.seconds):
-            if one is not None:
-                number(one)
+        for one in (found.quality, found.start_quality, found.cka, found.seconds):
+            number(one)
+        if found.residual is not None:
+            number(found.residual)
         return found
 
 
