@@ -23,7 +23,7 @@ MOST_S = 60  # of a machine that has much else to do
 # Where Python, its packages and the kernel have files that reading anything may read.
 CODE = tuple(
     {
-        os.path.realpath(path)
+        os.path.realpath(str(path))
         for path in (
             *sysconfig.get_paths().values(),
             sys.prefix,

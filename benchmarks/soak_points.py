@@ -332,7 +332,7 @@ def main() -> None:
     found = [*rows.read()]
     notes = {
         "cells": "in soak_points.jsonl, one row a kill; those of before a fault was mended say so",
-        "points": "how many there are: the log of a whole run says it; they are taken in random order",
+        "points": "taken in random order; a whole run tells how many there are",
         "unseen": "writes by C code: SQLite, descriptors given to encoders of pictures",
     }
     write_record("soak_points", figures(found), [], [0], notes, ("torch", "optuna", "mlflow"))
