@@ -100,7 +100,9 @@ class Guard:
             return None if self._known(str(args[1])) else f"compile of {args[1]!r:.120}"
         if event in CHANGES:
             paths = [path for path in args[: CHANGES[event]] if isinstance(path, str | bytes)]
-            wrong = [path for path in paths if not self._own(path)]
+            # A link is moved or removed, not what it stands for.
+            places = [os.path.split(os.path.abspath(os.fsdecode(path))) for path in paths]
+            wrong = [name for folder, name in places if not self._own(folder)]
             return f"{event} {wrong!r:.200}" if wrong else None
         return None
 

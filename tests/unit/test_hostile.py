@@ -12,6 +12,7 @@ import math
 import os
 import tarfile
 from collections.abc import Callable
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
@@ -48,6 +49,7 @@ from nas_theseus.tasks.pictures import count_transparent, read_picture
 from nas_theseus.tasks.text_sources import listed
 from nas_theseus.values.architecture import Architecture, BlockChoice, Boundary, Span
 from nas_theseus.values.goals import Objective
+from nas_theseus.values.ids import short_hash
 from nas_theseus.values.outcomes import BlockOutcome, Cost, Evaluation
 
 DEEP = "[" * 100_000
@@ -252,6 +254,23 @@ def test_a_runtime_environment_that_yaml_cannot_read_is_refused(tmp_path: Path, 
 END = Boundary((4,))
 KEY = BlockKey("g" * 16, "d" * 16, Span(0, 1), "mine", (), END, END, "c" * 16, Recipe())
 FACTS = Facts(similarity=0.9, residual=0.25, steps=3, macs=1000, seconds=0.5, device="cpu")
+
+
+@pytest.mark.parametrize("macs", ["9" * 401, "-" + "9" * 401, "1e999", "9" * 5000])
+def test_a_record_with_a_number_beyond_all_is_set_aside(tmp_path: Path, macs: str) -> None:
+    """With its checksum right."""
+    library = Library(tmp_path)
+    library.put(KEY, {"weight": torch.eye(4)}, FACTS)
+    (path,) = (tmp_path / BLOCKS).glob("*.json")
+    content = json.loads(path.read_text())
+    del content["checksum"]
+    with suppress(ValueError):  # more digits than Python takes
+        content["facts"]["macs"] = json.loads(macs)
+        content["checksum"] = short_hash(content, 16)
+    content["facts"]["macs"] = 123_454_321
+    path.write_text(json.dumps(content).replace("123454321", macs))
+    assert library.get(KEY) is None and library.verify().sound == 0
+    assert list((tmp_path / DAMAGED).glob("*.txt"))
 
 
 @pytest.mark.parametrize("kind", ["json", "safetensors"])
