@@ -44,7 +44,7 @@ ROWS = RESULTS / "soak_fuzz.jsonl"
 PAGE = Path(__file__).parents[1] / "docs" / "guides" / "security.md"
 BEGIN, END = "<!-- inputs -->", "<!-- end of inputs -->"
 _OURS = re.compile("/nas_theseus/|soak_fuzz_(weights|searches|data)")
-SILENCE_S = 150  # without a sign of life, a child hangs in C code
+SILENCE_S = 240  # without a sign of life, a child waits for ever, or hangs in C code
 
 
 @contextmanager
@@ -161,7 +161,7 @@ def tried(
         if os.waitpid(pid, os.WNOHANG)[0] == 0:
             os.kill(pid, 9)
             os.waitpid(pid, 0)
-            status = "hangs in C code"
+            status = "it never ends"
         else:
             status = "the process ended"
         if number < min(inputs, first + 250):
@@ -179,7 +179,7 @@ def _lines(pipe: int) -> Iterator[tuple[int, str | None]]:
             return
         *lines, held = (held + data).split(b"\n")
         for line in lines:
-            yield tuple(json.loads(line))  # type: ignore[misc]
+            yield tuple(json.loads(line))
 
 
 def fuzz(kind: Kind, inputs: int, folder: Path) -> dict[str, Any]:

@@ -132,8 +132,9 @@ def read_tar(folder: Path) -> None:
 
 
 def make_tables(folder: Path) -> None:
-    import pyarrow
-    import pyarrow.parquet
+    from nas_theseus.tasks.text_sources import arrow_package
+
+    pyarrow, parquet = arrow_package("pyarrow"), arrow_package("pyarrow.parquet")
 
     saved = folder / "saved"
     saved.mkdir()
@@ -143,7 +144,7 @@ def make_tables(folder: Path) -> None:
         "text": ["the cat", "über", ""],
     }
     table = pyarrow.table(rows)
-    pyarrow.parquet.write_table(table, folder / "a.parquet")
+    parquet.write_table(table, folder / "a.parquet")
     with pyarrow.ipc.new_stream(str(saved / "data.arrow"), table.schema) as stream:
         stream.write_table(table)
     (saved / "state.json").write_text(json.dumps({"_data_files": [{"filename": "data.arrow"}]}))

@@ -18,7 +18,7 @@ from types import CodeType, FrameType
 from typing import Any
 
 MOST_BYTES = 3 << 29  # that reading one small file may take beside what the process has already
-MOST_S = 60  # of a machine that has much else to do
+MOST_S = 20  # of its processor
 
 # Where Python, its packages and the kernel have files that reading anything may read.
 CODE = tuple(
@@ -69,14 +69,14 @@ class Guard:
     def watching(self) -> Iterator[None]:
         """Note what is done meanwhile, and end it when it takes too long."""
         self.noted.clear()
-        signal.signal(signal.SIGALRM, _hangs)
-        signal.setitimer(signal.ITIMER_REAL, MOST_S)
+        signal.signal(signal.SIGPROF, _hangs)
+        signal.setitimer(signal.ITIMER_PROF, MOST_S)
         self._on = True
         try:
             yield
         finally:
             self._on = False
-            signal.setitimer(signal.ITIMER_REAL, 0)
+            signal.setitimer(signal.ITIMER_PROF, 0)
 
     def _hook(self, event: str, args: tuple[Any, ...]) -> None:
         if not self._on or self._inside:

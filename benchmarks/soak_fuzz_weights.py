@@ -141,7 +141,8 @@ def make_vit(folder: Path) -> None:
 
 
 def read_vit(folder: Path) -> None:
-    from nas_theseus.guide.sources.hf import DEFAULT, load
+    from nas_theseus.guide.sources.hf import load
+    from nas_theseus.guide.vision_source import DEFAULT
 
     load(str(folder), DEFAULT, None)
 

@@ -141,7 +141,7 @@ class Blobs:
             return False
         root = os.path.realpath(self._root)
         folder = os.path.realpath(os.path.dirname(f"{self._root}/{name}"))
-        return os.path.commonpath([root, folder]) != root
+        return bool(os.path.commonpath([root, folder]) != root)
 
     def _path(self, name: str) -> str:
         if self._leads_out(name):

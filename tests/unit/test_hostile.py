@@ -26,7 +26,14 @@ from torch import nn
 from nas_theseus import Recipe
 from nas_theseus.api.found import find_architecture, find_network
 from nas_theseus.conversion.guide_work import GuideWork
-from nas_theseus.errors import DataError, GuideError, LibraryError, ServiceError, StorageError
+from nas_theseus.errors import (
+    DataError,
+    EstimateError,
+    GuideError,
+    LibraryError,
+    ServiceError,
+    StorageError,
+)
 from nas_theseus.export.member import read_architecture, read_evaluation
 from nas_theseus.guide.chain import Guide
 from nas_theseus.guide.weights import read_weights
@@ -44,6 +51,7 @@ from nas_theseus.stitching.cells import Cell, Endpoint
 from nas_theseus.stitching.rows import Pair
 from nas_theseus.storage.json_files import MALFORMED, parse_json, read_json
 from nas_theseus.storage.json_lines import JsonLines
+from nas_theseus.storage.whole_files import write_json
 from nas_theseus.tasks.multiple_choice import read_questions
 from nas_theseus.tasks.pictures import count_transparent, read_picture
 from nas_theseus.tasks.text_sources import listed
@@ -149,12 +157,28 @@ def test_damaged_files_of_a_network_are_refused(tmp_path: Path, text: str) -> No
         read_questions(path)
 
 
+@pytest.mark.parametrize("stop", [10**6, 2**31, 2**63, 10**39])
+def test_a_span_of_more_parts_than_any_guide_has_is_refused(tmp_path: Path, stop: int) -> None:
+    """Lists as long as the span are made of it."""
+    path = tmp_path / "a.json"
+    path.write_text(json.dumps([{"span": [0, stop], "block": "keep"}]))
+    with pytest.raises(StorageError, match="at most 100,000 parts"):
+        read_architecture(path)
+
+
 def test_a_result_is_not_taken_for_another_one(folder: SearchFolder) -> None:
     path = folder.write_outcome(evaluation())
     other = path.with_name("0123456789ab-recipe-0.json")
     path.rename(other)
     assert folder.read_outcome("0123456789ab-recipe-0") is None
     assert other.with_suffix(".damaged").exists()
+
+
+def test_a_result_without_the_objectives_is_one_error(folder: SearchFolder) -> None:
+    (name,) = evaluation().metrics
+    write_json(folder.evaluations / f"{evaluation().name}.json", SAVED | {"metrics": {}})
+    with pytest.raises(EstimateError, match=f"has no {name}.*Delete its file"):
+        Records.read(folder)
 
 
 def test_a_link_in_place_of_a_result_is_not_followed(folder: SearchFolder, tmp_path: Path) -> None:
@@ -400,7 +424,7 @@ def test_a_tokenizer_with_a_huge_id_is_refused(tmp_path: Path) -> None:
     pytest.importorskip("tokenizers")
     model = {"type": "WordLevel", "vocab": {"a": 0, "b": 2**31}, "unk_token": "a"}
     (tmp_path / "tokenizer.json").write_text(json.dumps({"version": "1.0", "model": model}))
-    with pytest.raises(DataError, match="has the id 2,147,483,648"):
+    with pytest.raises(DataError, match="a token of id 2,147,483,648"):
         load_tokenizer(tmp_path / "tokenizer.json")
 
 
