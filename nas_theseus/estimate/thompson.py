@@ -1,4 +1,4 @@
-"""Proposes the next architecture: Thompson sampling of fronts, then most expected gain for its price.
+"""Proposes the next architecture: Thompson sampling of fronts, then most expected gain for a price.
 
 The gain is hypervolume, the price what training costs.
 """
@@ -77,8 +77,8 @@ class Proposer:
     """Proposals for one search space, given the results of earlier proposals.
 
     The first `startup` proposals are taken from the front of one draw of the estimate: the
-    architecture nearest to a target cost. The target costs are spread evenly over the cheaper half of
-    the logarithmic range of costs. After that, Thompson sampling: the exact fronts of several
+    architecture nearest to a target cost. The target costs are spread evenly over the cheaper half
+    of the logarithmic range of costs. After that, Thompson sampling: the exact fronts of several
     posterior draws give candidates, and the one that adds most expected hypervolume to the front so
     far, for what its training costs, is proposed ("expected improvement per second", Snoek et al.
     2012). Training costs as much as the MACs of an architecture, and besides a share of the guide's
