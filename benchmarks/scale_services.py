@@ -14,6 +14,7 @@ from pathlib import Path
 from typing import Any
 
 from benchmarks.scale_driver import LongSearch, measure_recorded, settings_of
+from nas_theseus.services.mlflow.connection import EXPERIMENT, connect, find_experiment
 from tests.faults.services import MlflowServer, Postgres
 
 QUERY_REPEATS = 5
@@ -45,6 +46,7 @@ def servers(folder: Path) -> Iterator[Servers]:
         server = MlflowServer(folder / "mlflow", database.uri(database="mlflow"))
         server.start()
         try:
+            find_experiment(connect(server.uri), EXPERIMENT)  # its first answers take seconds
             yield Servers(database.uri(), server.uri)
         finally:
             server.stop()
@@ -80,7 +82,7 @@ class Pages:
         experiment: name of an experiment.
     """
 
-    def __init__(self, server: str, experiment: str = "nas-theseus") -> None:
+    def __init__(self, server: str, experiment: str = EXPERIMENT) -> None:
         self._server = server
         found = self._get("experiments/get-by-name", f"experiment_name={experiment}")
         self._experiment = found["experiment"]["experiment_id"]

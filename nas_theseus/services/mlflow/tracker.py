@@ -357,7 +357,7 @@ class MlflowTracker:
         """Whether held fronts are sent now; of what comes later, only outcomes may go first."""
         return (
             len(self._held) >= TOGETHER
-            or self._finishing
+            or (self._finishing and not self._waiting)
             or time.monotonic() >= progress.fronts_due_s
             or (bool(self._waiting) and _kind(self._waiting[0]) not in _OUTCOMES)
         )
