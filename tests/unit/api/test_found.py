@@ -177,7 +177,9 @@ def test_the_beginning_of_an_id_is_enough_if_only_one_has_it(folder: Path) -> No
     shutil.copytree(folder, other)
     with pytest.raises(StorageError, match=f"2 networks are called '{beginning}'") as caught:
         find_network(beginning, root, trust_code=True)
-    assert f"one/{other.name}" in str(caught.value) and f"one/{ARCHITECTURE.id}" in str(caught.value)
+    assert f"one/{other.name}" in str(caught.value) and f"one/{ARCHITECTURE.id}" in str(
+        caught.value
+    )
 
 
 def test_a_beginning_of_two_architectures_is_refused_with_both(folder: Path) -> None:

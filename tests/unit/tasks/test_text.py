@@ -70,7 +70,10 @@ def test_text_of_ones_own_is_encoded_as_the_task_reads_it(corpus: Path) -> None:
     first = windows(task, "validation")[0][0]
     text = corpus.read_text(encoding="utf-8")
     segment = text[int(len(text) * 0.9) :][:16]
-    assert task.encode(segment).tolist() == first.tolist() and task.encode(segment).dtype == first.dtype
+    assert (
+        task.encode(segment).tolist() == first.tolist()
+        and task.encode(segment).dtype == first.dtype
+    )
     assert task.decode(first) == segment
     assert task.encode("☃").tolist() == [0] and task.decode([0]) == "\ufffd"
     assert task.encode("").shape == (0,)

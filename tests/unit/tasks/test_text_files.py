@@ -370,4 +370,6 @@ def test_text_of_ones_own_is_encoded_as_the_task_reads_it(folder: Path) -> None:
     own = (folder / "c.rst").read_text(encoding="utf-8")
     assert task.encode(own).tolist() == ids_of(folder, own)
     assert task.encode(own).dtype == torch.int64
-    assert task.decode(task.encode(own)) == load_tokenizer(task.tokenizer).decode(ids_of(folder, own))
+    assert task.decode(task.encode(own)) == load_tokenizer(task.tokenizer).decode(
+        ids_of(folder, own)
+    )
