@@ -246,9 +246,13 @@ def refuse_changes(folder: SearchFolder, settings: SearchSettings, sources: Sour
     if folder.space_file.exists():
         changed = difference(read_sources(folder.folder), sources)
         if changed is not None:
+            # Whoever changes a file after a first launch has nothing to lose.
+            empty = next(iter(folder.outcomes()), None) is None
+            anew = f" (it has no result yet: delete {folder.folder} to begin anew)" if empty else ""
             mistakes.append(
                 "the space file, or a module that it imports from its folder, changed since this "
-                f"search began; choose another --name, or restore from {folder.folder}: {changed}"
+                f"search began; choose another --name, or restore from {folder.folder}{anew}: "
+                f"{changed}"
             )
     if folder.settings_file.exists():
         mistakes += Beginning.read(folder).differences(settings)
