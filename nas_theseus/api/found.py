@@ -43,6 +43,7 @@ def find_network(text: str, root: Path, *, trust_code: bool) -> Member:
         GuideError: the weights are damaged or of another network.
         SpaceError: the space file cannot be run.
     """
+    _refuse_no_name(text, "network")
     found = {name: folder for name, folder in _networks(text, root) if folder.is_dir()}
     if len(found) > 1:
         listed = "".join(f"\n  {name}{_quality(folder)}" for name, folder in found.items())
@@ -77,6 +78,7 @@ def find_architecture(text: str, root: Path) -> Architecture:
     Raises:
         StorageError: no or several architectures have this name, or the file holds none.
     """
+    _refuse_no_name(text, "architecture")
     path = Path(text)
     if path.suffix == ".json" or path.is_file():
         return read_architecture(path)
@@ -101,6 +103,16 @@ def find_architecture(text: str, root: Path) -> Architecture:
         f"no architecture {text!r} in {root}: give ID or SEARCH/ID of an evaluated one "
         "('nas-theseus front SEARCH' lists them), a JSON file, or the folder of a found network"
     )
+
+
+def _refuse_no_name(text: str, what: str) -> None:
+    """Refuse what the file system takes for no name at all, such as one that is too long."""
+    try:
+        Path(text).exists()
+    except OSError as error:
+        raise StorageError(
+            f"no {what} {text[:80]!r}: {error.strerror or error}; give an id or a path"
+        ) from error
 
 
 def _networks(text: str, root: Path) -> Iterator[tuple[str, Path]]:

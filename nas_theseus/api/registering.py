@@ -1,12 +1,13 @@
-"""Register a network that a search found as a model of MLflow."""
+"""Networks that a search found as models of MLflow: logged, and registered."""
 
 from __future__ import annotations
 
 import re
+from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from tempfile import TemporaryDirectory
-from typing import TYPE_CHECKING, Literal
+from typing import TYPE_CHECKING, Literal, TypeAlias
 
 from nas_theseus.api.choosing import matching
 from nas_theseus.errors import ServiceError, SpaceError, StorageError
@@ -15,16 +16,37 @@ from nas_theseus.export.packaged import package
 from nas_theseus.searches.folder import SearchFolder
 from nas_theseus.searches.front_files import front_rows
 from nas_theseus.searches.records import Records
-from nas_theseus.services.mlflow.registry import Finding, Registry, open_registry
+from nas_theseus.services.mlflow.models import Finding, Models, open_models
+from nas_theseus.services.mlflow.registry import Registry
 from nas_theseus.space.consent import runnable
 from nas_theseus.space.sources import read_sources
 from nas_theseus.values.outcomes import Evaluation, Failure
 
 if TYPE_CHECKING:
+    from mlflow.entities import LoggedModel
     from mlflow.entities.model_registry import ModelVersion
 
+Kind: TypeAlias = Literal["program", "network"]
 _ALIAS = re.compile(r"(?!(latest|v\d+)$)[\w-]{1,255}", re.IGNORECASE)
 _LISTED = 12
+
+
+@dataclass(frozen=True)
+class Logged:
+    """A network as a model of MLflow.
+
+    Attributes:
+        architecture: its id.
+        kind: whether it holds a program, or the network's folder with its code.
+        reason: why it holds no program; "" if it does.
+        is_new: whether it was logged now.
+    """
+
+    architecture: str
+    model: LoggedModel
+    kind: Kind
+    reason: str
+    is_new: bool
 
 
 @dataclass(frozen=True)
@@ -50,10 +72,37 @@ class Registered:
     model_id: str
     run_id: str
     uri: str
-    kind: Literal["program", "network"] | None
+    kind: Kind | None
     reason: str
     alias: str | None
     state: str
+
+
+def log_models(
+    name: str, *, storage: str | Path = "theseus", trust_code: bool = False
+) -> Iterator[Logged]:
+    """Log each network on the front of a search as a model of MLflow.
+
+    A network whose model is there is not logged again. `register` makes versions of these models.
+
+    Args:
+        name: of the search, finished or not.
+        storage: folder of searches.
+        trust_code: consent to run the search's copy of the space file.
+
+    Yields:
+        Each network when its model is there.
+
+    Raises:
+        StorageError: no such search, or no consent.
+        ServiceError: MLflow does not answer or refuses.
+        GuideError, SpaceError, DataError: a network cannot be rebuilt, or its data are missing.
+    """
+    records = Records.read(SearchFolder(Path(storage), name))
+    models = open_models()
+    for member in records.members:
+        finding = _finding(records, member.evaluation)
+        yield _logged(models, finding, records.folder, trust_code)
 
 
 def register(
@@ -98,14 +147,16 @@ def register(
     records = Records.read(SearchFolder(Path(storage), name))
     evaluation = _chosen(records, architecture, where)
     finding = _finding(records, evaluation)
-    registry = open_registry(model_name or name)
+    models = open_models()
+    registry = Registry(models, model_name or name)
     version = registry.version_of(finding)
     if alias is not None and not move:
         _refuse_taken(registry, alias, version)
-    kind: Literal["program", "network"] | None = None
+    kind: Kind | None = None
     reason = ""
     if version is None:
-        version, kind, reason = _add(registry, finding, records.folder, trust_code)
+        logged = _logged(models, finding, records.folder, trust_code)
+        version, kind, reason = registry.add(finding, logged.model), logged.kind, logged.reason
     if alias is not None:
         registry.give(alias, version)
     return Registered(
@@ -214,14 +265,18 @@ def _refuse_taken(registry: Registry, alias: str, own: ModelVersion | None) -> N
     )
 
 
-def _add(
-    registry: Registry, finding: Finding, folder: SearchFolder, trust_code: bool
-) -> tuple[ModelVersion, Literal["program", "network"], str]:
-    """Rebuild a network, and make it a version; returns also what the model holds, and why."""
-    sources = runnable(read_sources(folder.folder), folder.folder, trust_code=trust_code)
-    with TemporaryDirectory(prefix="theseus-") as aside:
-        place = Path(aside) / "network"
-        weights = folder.weights_of(finding.evaluation.name)
-        write_member(place, finding.evaluation, weights, sources)
-        packed = package(read_member(place, trust_code=True), place, Path(aside))
-        return registry.add(finding, packed), packed.kind, packed.reason
+def _logged(models: Models, finding: Finding, folder: SearchFolder, trust_code: bool) -> Logged:
+    """The model of a network, logged unless it is there."""
+    model = models.find(finding)
+    is_new = model is None
+    if model is None:
+        sources = runnable(read_sources(folder.folder), folder.folder, trust_code=trust_code)
+        with TemporaryDirectory(prefix="theseus-") as aside:
+            place = Path(aside) / "network"
+            weights = folder.weights_of(finding.evaluation.name)
+            write_member(place, finding.evaluation, weights, sources)
+            packed = package(read_member(place, trust_code=True), place, Path(aside))
+            model = models.log(finding, packed)
+    kind: Kind = "program" if model.tags["theseus.kind"] == "program" else "network"
+    reason = model.tags.get("theseus.reason", "")
+    return Logged(finding.evaluation.architecture.id, model, kind, reason, is_new)
