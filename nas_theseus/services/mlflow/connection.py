@@ -76,10 +76,15 @@ def find_experiment(client: MlflowClient, name: str) -> str:
 
 def no_answer(uri: str, error: Exception) -> ServiceError:
     """What is told of a server that cannot be used; no secrets, and the cause is not chained."""
+    what = f"MLflow at {without_credentials(uri)} cannot be used: {scrub(str(error), uri)}."
+    if isinstance(error, TimeoutError) and uri.startswith("sqlite"):
+        return ServiceError(
+            f"{what} Making the tables of a new file takes minutes on a busy machine: run the same "
+            "command again, or record without MLflow (--tracker json-lines)."
+        )
     return ServiceError(
-        f"MLflow at {without_credentials(uri)} cannot be used: {scrub(str(error), uri)}. Start "
-        "the server, set MLFLOW_TRACKING_URI to one that runs, or unset it to record into a local "
-        "file (sqlite:///mlflow.db)."
+        f"{what} Start the server, set MLFLOW_TRACKING_URI to one that runs, or unset it to record "
+        "into a local file (sqlite:///mlflow.db)."
     )
 
 
