@@ -9,10 +9,12 @@ from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import TYPE_CHECKING, Literal, TypeAlias
 
-from nas_theseus.errors import ServiceError, StorageError
+from nas_theseus.api.choosing import matching
+from nas_theseus.errors import ServiceError, SpaceError, StorageError
 from nas_theseus.export.member import read_member, write_member
 from nas_theseus.export.packaged import package
 from nas_theseus.searches.folder import SearchFolder
+from nas_theseus.searches.front_files import front_rows
 from nas_theseus.searches.records import Records
 from nas_theseus.services.mlflow.models import Finding, Models, open_models
 from nas_theseus.services.mlflow.registry import Registry
@@ -105,8 +107,9 @@ def log_models(
 
 def register(
     name: str,
-    architecture: str,
+    architecture: str | None = None,
     *,
+    where: str | None = None,
     alias: str | None = None,
     model_name: str | None = None,
     move: bool = False,
@@ -120,6 +123,8 @@ def register(
     Args:
         name: of the search, finished or not.
         architecture: id of one that it evaluated, or the beginning of its id.
+        where: instead of an architecture, conditions on members of the front, such as
+            ``macs < 2e6``. Of those that meet them the best by the first objective is taken.
         alias: such as ``champion``; ``models:/MODEL@champion`` then names this version.
         model_name: of the registered model. Default: the search's name.
         move: take the alias from another version that has it.
@@ -127,7 +132,10 @@ def register(
         trust_code: consent to run the search's copy of the space file.
 
     Raises:
-        StorageError: no such search, nothing in it to register, or no consent.
+        StorageError: no such search, nothing in it to register, no member meets the conditions, or
+            no consent.
+        SpaceError: the conditions cannot be read, or there is both an architecture and conditions,
+            or neither.
         ServiceError: MLflow does not answer or refuses, or another version has the alias.
         GuideError, SpaceError, DataError: the network cannot be rebuilt, or its data are missing.
     """
@@ -137,7 +145,7 @@ def register(
             "MLflow keeps 'latest' and 'v1', 'v2', … for itself"
         )
     records = Records.read(SearchFolder(Path(storage), name))
-    evaluation = _evaluation(records, architecture)
+    evaluation = _chosen(records, architecture, where)
     finding = _finding(records, evaluation)
     models = open_models()
     registry = Registry(models, model_name or name)
@@ -163,6 +171,34 @@ def register(
         alias,
         records.state,
     )
+
+
+def _chosen(records: Records, architecture: str | None, where: str | None) -> Evaluation:
+    """The evaluation of an architecture, or of the front's best member with these conditions.
+
+    Raises:
+        SpaceError: both or neither are given, or the conditions cannot be read.
+        StorageError: as `_evaluation`, or no member meets the conditions.
+    """
+    if architecture is not None and where is None:
+        return _evaluation(records, architecture)
+    name = records.folder.name
+    if not records.evaluations:
+        raise StorageError(f"search {name!r} has no network to register. {records.state}")
+    if architecture is not None or where is None:
+        given = "excludes --where" if where else "or --where CONDITIONS is needed"
+        raise SpaceError(f"register {name}", [f"an ID {given}. The front:{_listed(records)}"])
+    kept = {row["architecture"] for row in matching(front_rows(records.members), where)}
+    members = [one.evaluation for one in records.members]
+    found = [one for one in members if one.architecture.id in kept]
+    if not found:
+        raise StorageError(
+            f"no member of the front of {name!r} has {where}. {records.state} On its front:"
+            f"{_listed(records)}"
+        )
+    first = records.goals[0]
+    sign = 1 if first.direction == "maximize" else -1
+    return max(found, key=lambda one: sign * one.value(first.name))
 
 
 def _evaluation(records: Records, text: str) -> Evaluation:

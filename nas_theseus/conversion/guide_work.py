@@ -16,6 +16,7 @@ from torch import Tensor
 
 from nas_theseus.errors import StorageError
 from nas_theseus.guide.chain import Guide
+from nas_theseus.storage.json_files import is_own_file
 from nas_theseus.storage.whole_files import replacing
 from nas_theseus.values.fingerprint import fingerprint
 from nas_theseus.values.ids import short_hash
@@ -107,10 +108,18 @@ class GuideWork:
         try:
             # Copy-on-write, though nothing writes to it. Aligned to 64 bytes like torch's own
             # memory, since last bits of results can depend on the alignment.
+            if not is_own_file(path):
+                if path.is_symlink():
+                    path.unlink()  # it could stand for any file
+                return None
             mapped = np.lib.format.open_memmap(path, mode="c")
+            if mapped.offset + mapped.nbytes != path.stat().st_size or not mapped.dtype.isnative:
+                raise ValueError("its header says something else than its size")
         except FileNotFoundError:
             return None
-        except ValueError:
+        except OSError:
+            raise
+        except Exception:  # NumPy's reader of headers raises what its parser does
             path.unlink()
             return None
         os.utime(path)

@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-import json
 import math
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass
 
 from nas_theseus.searches.folder import SearchFolder
 from nas_theseus.searches.opening import Measured
+from nas_theseus.storage.json_files import MALFORMED, numbers, read_json, text, whole
 from nas_theseus.storage.whole_files import write_json
 from nas_theseus.values.rung import Rung, rungs_of
 
@@ -52,8 +52,12 @@ class Basis:
     def read(cls, folder: SearchFolder) -> Basis | None:
         """The basis of a search; None before its guide is measured, or if the file is damaged."""
         try:
-            data = json.loads(folder.basis_file.read_text())
-            rungs = tuple(Rung(**rung) for rung in data["rungs"])
-            return cls(data["guide"], data["reference"], rungs, int(data["examples"]))
-        except (OSError, ValueError, KeyError, TypeError):
+            data = read_json(folder.basis_file)
+            rungs = tuple(
+                Rung(text(rung["name"]), text(rung["metric"]), whole(rung["epoch"]))
+                for rung in data["rungs"]
+            )
+            guide, reference = numbers(data["guide"]), numbers(data["reference"])
+            return cls(guide, reference, rungs, whole(data["examples"]))
+        except (OSError, *MALFORMED):
             return None

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import statistics
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass, field
@@ -18,6 +17,7 @@ from nas_theseus.searches.folder import SearchFolder
 from nas_theseus.searches.status import Reporter
 from nas_theseus.searches.worker import WorkerSettings, prepared_space
 from nas_theseus.space.search_space import SearchSpace
+from nas_theseus.storage.json_files import MALFORMED, numbers, read_json
 from nas_theseus.storage.whole_files import write_json
 from nas_theseus.values.events import Ended
 from nas_theseus.values.outcomes import Evaluation
@@ -44,12 +44,11 @@ def read_measurements(folder: SearchFolder) -> Saved | None:
     """
     path = folder.block_measurements
     try:
-        data = json.loads(path.read_text())
-        numbers = {str(name): float(value) for name, value in data["numbers"].items()}
-        return Saved(Place(**data["place"]), numbers)
+        data = read_json(path)
+        return Saved(Place(**data["place"]), numbers(data["numbers"]))
     except FileNotFoundError:
         return None
-    except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:
+    except (OSError, *MALFORMED) as error:
         raise StorageError(
             f"{path} is damaged ({error!r}); restore it from a backup, or start a new search under "
             "another --name: its results were chosen by these numbers"

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass
 from random import Random
@@ -13,6 +12,7 @@ from nas_theseus.estimate.block_scores import capacities, errors_of
 from nas_theseus.searches.folder import SearchFolder
 from nas_theseus.space.genome import Genome
 from nas_theseus.space.search_space import SearchSpace
+from nas_theseus.storage.json_files import MALFORMED, number, read_json, text, whole
 from nas_theseus.storage.whole_files import write_json
 from nas_theseus.values.architecture import Architecture, BlockChoice
 from nas_theseus.values.ids import derive_seed
@@ -54,14 +54,14 @@ class Chance:
     def read(cls, folder: SearchFolder) -> Chance | None:
         """What was saved; None if there is nothing, or if the file is damaged."""
         try:
-            data = json.loads(folder.chance_file.read_text())
-            quality = tuple(map(float, data["quality"]))
-            costs = {name: tuple(map(float, given)) for name, given in data["costs"].items()}
+            data = read_json(folder.chance_file)
+            quality = tuple(map(number, data["quality"]))
+            costs = {name: tuple(map(number, given)) for name, given in data["costs"].items()}
             if any(len(given) != len(quality) for given in costs.values()):
                 return None
-            shares = float(data["in_library"]), int(data["learnt_from"])
-            return cls(str(data["metric"]), quality, costs, *shares)
-        except (OSError, ValueError, KeyError, TypeError, AttributeError):
+            shares = number(data["in_library"]), whole(data["learnt_from"])
+            return cls(text(data["metric"]), quality, costs, *shares)
+        except (OSError, *MALFORMED):
             return None
 
     def within(self, cost: str, low: float, high: float) -> list[float]:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import shutil
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -15,7 +14,7 @@ from nas_theseus.guide.weights import load_weights
 from nas_theseus.pictures import of_conversion
 from nas_theseus.searches.folder import SearchFolder
 from nas_theseus.searches.front_drawing import draw_front
-from nas_theseus.searches.front_files import write_front
+from nas_theseus.searches.front_files import read_scores, write_front
 from nas_theseus.searches.ledger import Ledger
 from nas_theseus.searches.records import Records
 from nas_theseus.searches.report_page import write_report
@@ -139,8 +138,8 @@ def _draw(space: SearchSpace, evaluation: Evaluation, folder: Path) -> tuple[str
 
 def _tested(path: Path, measure: Callable[[], dict[str, float]]) -> dict[str, float]:
     """Test scores by ``test_`` and their name, measured once and saved."""
-    if path.exists():
-        return {name: float(value) for name, value in json.loads(path.read_text()).items()}
+    if (saved := read_scores(path)) is not None:
+        return saved
     found = {f"test_{name}": float(value) for name, value in measure().items()}
     write_json(path, found)
     return found

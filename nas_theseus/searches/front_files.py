@@ -2,14 +2,15 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
+from pathlib import Path
 from typing import Any
 
 from nas_theseus.estimate.pareto import IncrementalFront, at_chance
 from nas_theseus.searches.beginning import Beginning
 from nas_theseus.searches.folder import SearchFolder
+from nas_theseus.storage.json_files import MALFORMED, numbers, read_json
 from nas_theseus.storage.whole_files import write_json
 from nas_theseus.values.architecture import Architecture
 from nas_theseus.values.goals import Constraint
@@ -98,7 +99,14 @@ def read_front(
     members = []
     for evaluation in front.members:
         name = evaluation.architecture.id
-        tested = folder.front / name / "test.json"
-        test = json.loads(tested.read_text()) if tested.exists() else {}
+        test = read_scores(folder.front / name / "test.json") or {}
         members.append(FrontMember(evaluation, test, runs.get(name)))
     return tuple(members)
+
+
+def read_scores(path: Path) -> dict[str, float] | None:
+    """Saved test scores by name; None if there are none (yet), or if the file is damaged."""
+    try:
+        return numbers(read_json(path))
+    except (OSError, *MALFORMED):
+        return None

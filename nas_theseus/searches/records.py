@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
@@ -19,6 +18,7 @@ from nas_theseus.searches.figures import left_out
 from nas_theseus.searches.folder import SearchFolder, searches
 from nas_theseus.searches.front_files import read_front, read_outcomes
 from nas_theseus.searches.repeats import spreads_of
+from nas_theseus.storage.json_files import MALFORMED, numbers, read_json
 from nas_theseus.values.architecture import Architecture
 from nas_theseus.values.goals import Objective
 from nas_theseus.values.outcomes import (
@@ -217,10 +217,11 @@ def is_uniform(architecture: Architecture) -> bool:
 
 def _summary(folder: SearchFolder) -> Mapping[str, Any]:
     try:
-        found = json.loads((folder.front / "front.json").read_text())
-    except (OSError, ValueError):
+        found = read_json(folder.front / "front.json")
+        named = {"guide": numbers(found.pop("guide", {}))}
+        return named | {name: x for name, x in found.items() if isinstance(x, int | float)}
+    except (OSError, *MALFORMED):
         return {}
-    return found if isinstance(found, dict) else {}
 
 
 def _random(folder: SearchFolder, begun: Beginning) -> Sequence[Evaluation]:

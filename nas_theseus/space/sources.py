@@ -7,7 +7,6 @@ else. So a network that loads here loads on every machine that has the same pack
 from __future__ import annotations
 
 import difflib
-import json
 import re
 from dataclasses import dataclass
 from functools import cached_property
@@ -15,6 +14,8 @@ from pathlib import Path
 
 from nas_theseus.errors import SpaceError, StorageError
 from nas_theseus.space.own_folder import read_folder
+from nas_theseus.storage.json_files import MALFORMED, read_json
+from nas_theseus.storage.json_files import text as text_of
 from nas_theseus.storage.whole_files import write_bytes, write_json
 from nas_theseus.values.ids import short_hash
 
@@ -105,12 +106,12 @@ def read_sources(folder: Path) -> Sources:
         return Sources(str((folder / SPACE_FILE).resolve()), found.text, found.modules)
     names = _saved_modules(folder)
     try:
-        path = str(json.loads((folder / MANIFEST_FILE).read_bytes())["path"])
+        path = text_of(read_json(folder / MANIFEST_FILE)["path"])
         text = (folder / SPACE_FILE).read_text(encoding="utf-8")
         modules = [
             (name, (folder / MODULES_FOLDER / name).read_text(encoding="utf-8")) for name in names
         ]
-    except (OSError, ValueError, KeyError, TypeError) as error:
+    except (OSError, *MALFORMED) as error:
         raise StorageError(
             f"the sources in {folder} cannot be read: {error}; copy the whole folder again, "
             f"{MODULES_FOLDER}/ included"
@@ -132,13 +133,13 @@ def _saved_modules(folder: Path) -> list[str]:
     """Paths of the modules that ``sources.json`` lists; none leads out of the folder."""
     manifest = folder / MANIFEST_FILE
     try:
-        names = json.loads(manifest.read_bytes())["modules"]
+        names = read_json(manifest)["modules"]
         if all(_MODULE_PATH.fullmatch(name) for name in names):
             return list(names)
         error: Exception = ValueError("it lists what can be no module")
     except FileNotFoundError:
         return []
-    except (OSError, ValueError, KeyError, TypeError) as caught:
+    except (OSError, *MALFORMED) as caught:
         error = caught
     raise StorageError(f"{manifest} is damaged: {error}; copy the whole folder again") from error
 

@@ -12,6 +12,7 @@ from filelock import FileLock, Timeout
 
 from nas_theseus.errors import ServiceError, StorageError
 from nas_theseus.services.mlflow.search_runs import RecordError
+from nas_theseus.storage.json_files import read_json
 from nas_theseus.storage.whole_files import write_bytes
 
 LOCK_TIMEOUT_S = 5.0
@@ -86,7 +87,7 @@ class Outbox:
             OSError: it cannot be read.
         """
         try:
-            record = json.loads(path.read_text(encoding="utf-8"))
+            record = read_json(path)
         except ValueError as error:
             raise RecordError(f"the record is damaged: {error}") from error
         if not isinstance(record, dict):

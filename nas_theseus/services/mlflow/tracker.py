@@ -10,7 +10,6 @@ that they have.
 
 from __future__ import annotations
 
-import json
 import logging
 import os
 import threading
@@ -40,6 +39,7 @@ from nas_theseus.services.mlflow.connection import (
 from nas_theseus.services.mlflow.outbox import Outbox
 from nas_theseus.services.mlflow.search_runs import Projection, RecordError
 from nas_theseus.services.mlflow.system_metrics import SystemMetrics
+from nas_theseus.storage.json_files import MALFORMED, read_json
 from nas_theseus.storage.redaction import scrub
 from nas_theseus.values.outcomes import Outcome
 from nas_theseus.values.tracking import EndStatus, FrontNow, Parameter, Results
@@ -196,8 +196,8 @@ class MlflowTracker:
         """Whether the architecture had a run when this was first asked after `begin`."""
         if self._recorded is None:
             try:
-                self._recorded = set(json.loads(self._runs_file.read_text()))
-            except (OSError, ValueError):
+                self._recorded = set(map(str, read_json(self._runs_file)))
+            except (OSError, *MALFORMED):
                 self._recorded = set()
         return outcome.architecture.id in self._recorded
 

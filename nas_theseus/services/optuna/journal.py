@@ -186,8 +186,8 @@ class JournalFile(BaseJournalBackend):
 
     def _entry(self, line: bytes) -> dict[str, Any]:
         try:
-            entry = json.loads(line)
-        except ValueError as error:
+            entry = json.loads(line)  # with values that are no numbers, as Optuna writes them
+        except (ValueError, RecursionError) as error:
             raise damaged(self._path, self.lines_read, f"it is not JSON ({error})") from error
         if not isinstance(entry, dict) or not {"op_code", "worker_id"} <= entry.keys():
             raise damaged(self._path, self.lines_read, "it is no entry of Optuna's journal")
