@@ -138,7 +138,13 @@ def test_outbox_that_cannot_be_written(new: Callable[..., MlflowTracker], tmp_pa
 
 
 @pytest.mark.slow
-def test_server_that_goes_away_and_comes_back(new: Callable[..., MlflowTracker], uri: str) -> None:
+def test_server_that_goes_away_and_comes_back(
+    new: Callable[..., MlflowTracker],
+    uri: str,
+    monkeypatch: pytest.MonkeyPatch,
+    capfd: pytest.CaptureFixture[str],
+) -> None:
+    monkeypatch.delenv("MLFLOW_SUPPRESS_PRINTING_URL_TO_STDOUT", raising=False)
     port = free_port()
     address = f"http://127.0.0.1:{port}"
     command = [sys.executable, "-m", "mlflow", "server", "--host", "127.0.0.1", "--port"]
@@ -184,3 +190,4 @@ def test_server_that_goes_away_and_comes_back(new: Callable[..., MlflowTracker],
     assert set(found) == {"first", architecture(1).id, architecture(2).id}
     assert {run.info.status for run in found.values()} == {"FINISHED"}
     assert found[architecture(2).id].data.tags["theseus.front"] == "true"
+    assert "View run" not in capfd.readouterr().out  # MLflow prints two lines for each run
