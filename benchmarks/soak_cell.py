@@ -430,9 +430,8 @@ class Cell:
 
 def undisturbed(setup: Setup, shared: Path) -> Undisturbed:
     """What the same search comes to without faults, run once and kept in a folder."""
-    chosen = {
-        name: getattr(setup, name) for name in ("space", "sampler", "trials", "seed", "rungs")
-    }
+    names = ("space", "sampler", "trials", "search_seed", "rungs")
+    chosen = {name: getattr(setup, name) for name in names}
     key = short_hash({**chosen, "library": setup.library != "none"})
     path = shared / f"undisturbed-{key}.json"
     with FileLock(path.with_suffix(".lock")):
