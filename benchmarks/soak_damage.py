@@ -82,7 +82,7 @@ def remedy(said: str, done: Damage) -> str | None:
     if command := re.search(r"new one is started: (mv .*?)\. Saved results", said):
         subprocess.run(command[1], shell=True, check=True)
         return "moved away"
-    if "backup" in said or "restore" in said.lower() or "Copy it again" in said:
+    if re.search("backup|restore|copy (it|the whole folder) again", said, re.IGNORECASE):
         done.path.write_bytes(done.whole)
         return "restored from a backup"
     return None

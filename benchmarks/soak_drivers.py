@@ -14,8 +14,8 @@ from pathlib import Path
 
 from benchmarks.soak_draw import Setup
 from benchmarks.soak_spaces import SPACES
+from tests.faults.clock import SLEEP
 from tests.faults.commands import Driver, Inline, Search
-from tests.faults.test_clock import SLEEP
 
 # Marks the processes of a cell, so that those that are left over are found.
 MARK = "NAS_THESEUS_SOAK"
@@ -48,8 +48,8 @@ def preloads(folder: Path) -> dict[str, str]:
         if not (folder / f"{name}.so").exists():
             (folder / f"{name}.c").write_text(text)
             made = folder / f"{name}.{os.getpid()}.aside"
-            flags = ["-shared", "-fPIC", f"-DLIMIT_MS={SLOW_MS}", "-o", made]
-            subprocess.run([compiler, *flags, folder / f"{name}.c", "-ldl"], check=True)
+            flags = ["-shared", "-fPIC", f"-DLIMIT_MS={SLOW_MS}", "-o", str(made)]
+            subprocess.run([compiler, *flags, str(folder / f"{name}.c"), "-ldl"], check=True)
             made.replace(folder / f"{name}.so")
     return {"clock": f"{folder / 'sleep.so'}:{fake[0]}", "slow": str(folder / "slow.so")}
 

@@ -106,16 +106,25 @@ def read_sources(folder: Path) -> Sources:
     names = _saved_modules(folder)
     try:
         path = str(json.loads((folder / MANIFEST_FILE).read_bytes())["path"])
-        text = (folder / SPACE_FILE).read_text(encoding="utf-8")
-        modules = [
-            (name, (folder / MODULES_FOLDER / name).read_text(encoding="utf-8")) for name in names
-        ]
     except (OSError, ValueError, KeyError, TypeError) as error:
-        raise StorageError(
-            f"the sources in {folder} cannot be read: {error}; copy the whole folder again, "
-            f"{MODULES_FOLDER}/ included"
-        ) from error
+        raise _unreadable(folder / MANIFEST_FILE, error) from error
+    text = _read_text(folder / SPACE_FILE)
+    modules = [(name, _read_text(folder / MODULES_FOLDER / name)) for name in names]
     return Sources(path, text, tuple(sorted(modules)))
+
+
+def _read_text(path: Path) -> str:
+    try:
+        return path.read_text(encoding="utf-8")
+    except (OSError, ValueError) as error:
+        raise _unreadable(path, error) from error
+
+
+def _unreadable(path: Path, error: Exception) -> StorageError:
+    return StorageError(
+        f"{path} is damaged: {error}; restore it from a backup, or copy the whole folder again, "
+        f"{MODULES_FOLDER}/ included"
+    )
 
 
 def source_files(folder: Path) -> tuple[str, ...]:
@@ -140,7 +149,7 @@ def _saved_modules(folder: Path) -> list[str]:
         return []
     except (OSError, ValueError, KeyError, TypeError) as caught:
         error = caught
-    raise StorageError(f"{manifest} is damaged: {error}; copy the whole folder again") from error
+    raise _unreadable(manifest, error) from error
 
 
 def difference(kept: Sources, given: Sources) -> str | None:

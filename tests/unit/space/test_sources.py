@@ -104,6 +104,14 @@ def test_a_file_that_is_gone_is_named(name: str, tmp_path: Path) -> None:
         read_sources(tmp_path)
 
 
+@pytest.mark.parametrize("name", ["sources/blocks.py", "space.py"])
+def test_a_damaged_file_is_named(name: str, tmp_path: Path) -> None:
+    write_sources(tmp_path, SOURCES)
+    (tmp_path / name).write_bytes(b"A = \xec")
+    with pytest.raises(StorageError, match=f"{name} is damaged.*restore it from a backup"):
+        read_sources(tmp_path)
+
+
 def test_a_damaged_list_is_named(tmp_path: Path) -> None:
     write_sources(tmp_path, SOURCES)
     (tmp_path / "sources.json").write_text("{")
