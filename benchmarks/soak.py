@@ -37,10 +37,11 @@ from typing import Any
 
 from benchmarks.cells import append, kept
 from benchmarks.record import RESULTS, commit
-from benchmarks.soak_cell import run_cell
+from benchmarks.soak_cell import TABLES, run_cell
 from benchmarks.soak_report import report, told
 from benchmarks.soak_spaces import SPACES
 from nas_theseus.cli import app as cli
+from nas_theseus.services.mlflow.connection import connect
 
 CELLS = RESULTS / "soak_cells.jsonl"
 # What services need beside what a search without them imports.
@@ -53,8 +54,12 @@ _MORE = (
 CELL_LIMIT_S = 3600.0
 
 
-def preload(folder: Path) -> None:
-    """Import all that a search imports, so that the children of this process start at once."""
+def preload(folder: Path, tables: Path) -> None:
+    """Import all that a search imports, so that the children of this process start at once.
+
+    Args:
+        tables: SQLite file in which MLflow's tables are made.
+    """
     names = folder / "modules"
     pid = os.fork()
     if pid == 0:
@@ -69,6 +74,7 @@ def preload(folder: Path) -> None:
                             "inline", "--study", f"sqlite:///{name}.db"]  # fmt: skip
                 with suppress(SystemExit):
                     cli.main()
+            connect(f"sqlite:///{tables}")
             names.write_text("\n".join(sys.modules))
         finally:
             os._exit(0)
@@ -126,7 +132,7 @@ def run(seed: int, cells: Iterator[int], jobs: int, deadline: float, keep: bool)
         (root / name).mkdir()
     began = commit()
     try:
-        preload(root / "preload")
+        preload(root / "preload", root / "shared" / TABLES)
         running: list[Worker] = []
         while True:
             while len(running) < jobs and time.time() < deadline:

@@ -44,6 +44,8 @@ from tests.faults.ray_nodes import RayCluster
 
 DISK_BYTES, BALLAST_BYTES = 96 << 20, 32 << 20
 DAY_S = 86_400
+# MLflow's tables, made once for all cells that do not make their own.
+TABLES = "tables.db"
 # A search that does not end in so many seconds hangs; a launch that failed is tried again so often.
 FINISH_S, LAUNCHES = 600.0, 5
 # Ray's processes end by themselves after their driver is killed.
@@ -155,6 +157,8 @@ class Cell:
         self.search = make_search(
             setup, self.folder / "search", tuple(options), environment, self.storage / "theseus"
         )
+        if setup.tracker == "sqlite" and not setup.new:
+            shutil.copy(self.shared / TABLES, self.search.folder / "mlflow.db")
 
     def _new_cluster(self) -> str:
         # Paths of sockets are short.

@@ -25,6 +25,7 @@ class Setup:
         tracker: ``lines`` (JSON lines), ``sqlite`` (MLflow on SQLite) or ``server`` (MLflow's
             server with PostgreSQL and artifacts in the S3-compatible store).
         disk: whether the storage is on a small disk of its own.
+        new: whether MLflow's tables on SQLite are made during the search; others start with a copy.
         preload: ``clock``, ``slow`` (each flush and rename to the disk takes long), or empty.
     """
 
@@ -40,6 +41,7 @@ class Setup:
     tracker: str
     disk: bool
     preload: str
+    new: bool = False
 
     @property
     def same_front(self) -> bool:
@@ -101,6 +103,7 @@ def _setup(rng: Random) -> Setup:
         tracker=rng.choices(("sqlite", "lines", "server"), (5, 3, 6 if served else 0))[0],
         disk=disk,
         preload=rng.choice(("clock", "slow")) if kind == "preloaded" else "",
+        new=rng.random() < 0.25,
     )
 
 

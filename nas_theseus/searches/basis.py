@@ -2,14 +2,13 @@
 
 from __future__ import annotations
 
-import json
 import math
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass
 
 from nas_theseus.searches.folder import SearchFolder
 from nas_theseus.searches.opening import Measured
-from nas_theseus.storage.whole_files import write_json
+from nas_theseus.storage.checked_json import read_checked, write_checked
 from nas_theseus.values.rung import Rung, rungs_of
 
 
@@ -46,13 +45,13 @@ class Basis:
         Raises:
             StorageError: the folder cannot be written.
         """
-        write_json(folder.basis_file, asdict(self))
+        write_checked(folder.basis_file, asdict(self))
 
     @classmethod
     def read(cls, folder: SearchFolder) -> Basis | None:
         """The basis of a search; None before its guide is measured, or if the file is damaged."""
         try:
-            data = json.loads(folder.basis_file.read_text())
+            data = read_checked(folder.basis_file)
             rungs = tuple(Rung(**rung) for rung in data["rungs"])
             return cls(data["guide"], data["reference"], rungs, int(data["examples"]))
         except (OSError, ValueError, KeyError, TypeError):

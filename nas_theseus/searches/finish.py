@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-import json
 import shutil
 from collections.abc import Callable
+from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -21,7 +21,7 @@ from nas_theseus.searches.records import Records
 from nas_theseus.searches.report_page import write_report
 from nas_theseus.space.search_space import SearchSpace
 from nas_theseus.space.sources import Sources
-from nas_theseus.storage.whole_files import write_json
+from nas_theseus.storage.checked_json import read_checked, write_checked
 from nas_theseus.tasks.score import scores
 from nas_theseus.values.outcomes import Evaluation, FrontMember
 from nas_theseus.values.tracking import ResultFiles, Results
@@ -139,8 +139,8 @@ def _draw(space: SearchSpace, evaluation: Evaluation, folder: Path) -> tuple[str
 
 def _tested(path: Path, measure: Callable[[], dict[str, float]]) -> dict[str, float]:
     """Test scores by ``test_`` and their name, measured once and saved."""
-    if path.exists():
-        return {name: float(value) for name, value in json.loads(path.read_text()).items()}
+    with suppress(FileNotFoundError, ValueError):  # a damaged file is measured again
+        return {name: float(value) for name, value in read_checked(path).items()}
     found = {f"test_{name}": float(value) for name, value in measure().items()}
-    write_json(path, found)
+    write_checked(path, found)
     return found

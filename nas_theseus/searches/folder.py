@@ -9,7 +9,8 @@ from pathlib import Path
 
 from nas_theseus.costs.block_measurements import TABLE_FILE
 from nas_theseus.errors import StorageError
-from nas_theseus.storage.whole_files import make_folder, write_json
+from nas_theseus.storage.checked_json import read_checked, write_checked
+from nas_theseus.storage.whole_files import make_folder
 from nas_theseus.values.ids import SEARCH_NAME
 from nas_theseus.values.outcomes import BlockOutcome, Evaluation, Failure, Outcome, Stopped
 
@@ -177,7 +178,7 @@ class SearchFolder:
             StorageError: it cannot be written.
         """
         path = self._file_of(outcome)
-        write_json(path, outcome.to_json())
+        write_checked(path, outcome.to_json())
         return path
 
     def saved_at(self, outcome: Outcome | BlockOutcome) -> float:
@@ -207,7 +208,7 @@ class SearchFolder:
             path = self.evaluations / f"{name}{suffix}"
             if path.exists():
                 try:
-                    found: Outcome = kind.from_json(json.loads(path.read_text()))
+                    found: Outcome = kind.from_json(read_checked(path))
                     return found
                 except (ValueError, KeyError, TypeError):
                     path.rename(path.with_suffix(".damaged"))
@@ -223,7 +224,7 @@ class SearchFolder:
 
     def write_block(self, outcome: BlockOutcome) -> None:
         """Save the outcome of a block's conversion."""
-        write_json(self.blocks / f"{outcome.block}.json", asdict(outcome))
+        write_checked(self.blocks / f"{outcome.block}.json", asdict(outcome))
 
     def read_block(self, block: str) -> BlockOutcome | None:
         """The outcome of a block's conversion in this search; None if there is none (yet).
@@ -232,7 +233,7 @@ class SearchFolder:
         """
         path = self.blocks / f"{block}.json"
         try:
-            return BlockOutcome(**json.loads(path.read_text()))
+            return BlockOutcome(**read_checked(path))
         except FileNotFoundError:
             return None
         except (ValueError, TypeError):

@@ -2,14 +2,16 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Callable, Mapping, Sequence
+from contextlib import suppress
 from dataclasses import replace
+from pathlib import Path
 from typing import Any
 
 from nas_theseus.estimate.pareto import IncrementalFront, at_chance
 from nas_theseus.searches.beginning import Beginning
 from nas_theseus.searches.folder import SearchFolder
+from nas_theseus.storage.checked_json import read_checked
 from nas_theseus.storage.whole_files import write_json
 from nas_theseus.values.architecture import Architecture
 from nas_theseus.values.goals import Constraint
@@ -75,6 +77,13 @@ def _with_costs(one: Evaluation, counted: Callable[[Architecture], Cost]) -> Eva
     return replace(one, cost=Cost(costs))
 
 
+def _read_test(path: Path) -> dict[str, float]:
+    """Test scores; none before they were measured, and of a damaged file, until they are again."""
+    with suppress(FileNotFoundError, ValueError):
+        return read_checked(path)
+    return {}
+
+
 def read_front(
     folder: SearchFolder,
     budget: Sequence[Constraint] = (),
@@ -99,6 +108,5 @@ def read_front(
     for evaluation in front.members:
         name = evaluation.architecture.id
         tested = folder.front / name / "test.json"
-        test = json.loads(tested.read_text()) if tested.exists() else {}
-        members.append(FrontMember(evaluation, test, runs.get(name)))
+        members.append(FrontMember(evaluation, _read_test(tested), runs.get(name)))
     return tuple(members)
