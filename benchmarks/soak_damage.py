@@ -72,6 +72,12 @@ def remedy(said: str, done: Damage) -> str | None:
     """
     if not any(name in said for name in done.names):
         return None
+    if named := re.search(r"delete evaluations/(\S+\.json)", said):
+        for folder in done.path.parents:
+            if (folder / "evaluations" / named[1]).is_file():
+                (folder / "evaluations" / named[1]).unlink()
+                return "deleted its result"
+        return None
     if "Delete this file" in said or "delete this file" in said or "delete it" in said:
         done.path.unlink()
         return "deleted"

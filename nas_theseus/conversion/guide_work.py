@@ -5,6 +5,7 @@ from __future__ import annotations
 import hashlib
 import logging
 import os
+import zlib
 from collections.abc import Callable
 from contextlib import ExitStack
 from pathlib import Path
@@ -23,6 +24,29 @@ from nas_theseus.values.ids import short_hash
 logger = logging.getLogger(__name__)
 
 WORK_LIMIT_BYTES = 8 << 30
+
+# Behind the numbers stands their checksum; NumPy passes over it.
+_MARK = b"crc32"
+# Files that this process has verified, by path, inode and size.
+_VERIFIED: set[tuple[str, int, int]] = set()
+
+
+def _verify(path: Path, mapped: np.ndarray) -> None:
+    """Compare numbers with their checksum, once in a process; older files have none.
+
+    Raises:
+        ValueError: they differ.
+    """
+    with path.open("rb") as file:
+        state = os.fstat(file.fileno())
+        known = (str(path), state.st_ino, state.st_size)
+        if known in _VERIFIED:
+            return
+        file.seek(-len(_MARK) - 4, os.SEEK_END)
+        end = file.read()
+    if end[:-4] == _MARK and int.from_bytes(end[-4:], "big") != zlib.crc32(mapped):
+        raise ValueError("the checksum does not match")
+    _VERIFIED.add(known)
 
 
 class GuideWork:
@@ -108,6 +132,7 @@ class GuideWork:
             # Copy-on-write, though nothing writes to it. Aligned to 64 bytes like torch's own
             # memory, since last bits of results can depend on the alignment.
             mapped = np.lib.format.open_memmap(path, mode="c")
+            _verify(path, mapped)
         except FileNotFoundError:
             return None
         except ValueError:
@@ -133,4 +158,6 @@ class GuideWork:
         with replacing(path) as aside, aside.open("wb") as file:
             halved = tensor.dtype == torch.bfloat16
             bits = tensor.contiguous().view(torch.uint16) if halved else tensor
-            np.save(file, bits.numpy(force=True), allow_pickle=False)
+            array = bits.numpy(force=True)
+            np.save(file, array, allow_pickle=False)
+            file.write(_MARK + zlib.crc32(array).to_bytes(4, "big"))
