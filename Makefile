@@ -12,7 +12,7 @@ METHODS_PACKAGES := 'torch==2.11.*' 'torchvision==0.26.*' numpy safetensors pyda
 METHODS_TESTS := $(addprefix tests/unit/,conversion library transforms blocks tasks costs candidate \
 	estimate space values stitching guide/test_chain.py guide/test_tracing.py)
 
-.PHONY: demo test test-methods check lint format types contracts wheel docs clean
+.PHONY: demo test test-methods check lint format types contracts wheel docs audit clean
 
 # uv sync installs the project itself (editable) and the dev group; compiled, imports take half.
 $(VENV): pyproject.toml
@@ -62,6 +62,22 @@ wheel: $(VENV)
 docs: $(VENV)
 	NO_MKDOCS_2_WARNING=1 $(BIN)/python -m mkdocs build --strict
 
+# Known vulnerabilities of what is installed; see SECURITY.md. It needs the network, so it is not part
+# of check; where the data cannot be reached, that is said, and is no failure.
+AUDIT_VENV := .venv-audit
+$(AUDIT_VENV):
+	$(PYTHON) -m venv $(AUDIT_VENV)
+	$(AUDIT_VENV)/bin/pip install --quiet pip-audit || { rm -rf $(AUDIT_VENV); false; }
+
+audit: $(VENV)
+	@$(MAKE) --no-print-directory $(AUDIT_VENV) || { echo "pip-audit cannot be installed here"; exit 0; }; \
+	$(BIN)/uv pip freeze --python $(BIN)/python --exclude-editable > $(AUDIT_VENV)/installed.txt && \
+	if $(AUDIT_VENV)/bin/pip-audit --no-deps --disable-pip --progress-spinner off \
+		--requirement $(AUDIT_VENV)/installed.txt > $(AUDIT_VENV)/found.txt 2> $(AUDIT_VENV)/said.txt; \
+	then cat $(AUDIT_VENV)/said.txt; \
+	elif [ -s $(AUDIT_VENV)/found.txt ]; then cat $(AUDIT_VENV)/found.txt $(AUDIT_VENV)/said.txt; exit 1; \
+	else echo "the data on vulnerabilities cannot be reached:"; tail -n 1 $(AUDIT_VENV)/said.txt; fi
+
 check: lint types contracts wheel test
 
 format: $(VENV)
@@ -70,5 +86,5 @@ format: $(VENV)
 
 # Caches and builds only: what searches have found, in theseus/, stays.
 clean:
-	rm -rf $(VENV) $(METHODS_VENV) build dist site .mypy_cache .ruff_cache .pytest_cache .import_linter_cache .hypothesis
+	rm -rf $(VENV) $(METHODS_VENV) $(AUDIT_VENV) build dist site .mypy_cache .ruff_cache .pytest_cache .import_linter_cache .hypothesis
 	find nas_theseus search_spaces benchmarks tests -name __pycache__ -prune -exec rm -rf {} +

@@ -45,7 +45,8 @@ def bare_driver(
     folder.create()
     costs = CostTable(space)
     measured = Measured(space, costs, {space.metric: quality, **costs.of_parts().known()})
-    study = StudySettings(settings.name, folder.journal, settings.sampler, settings.seed)
+    place = settings.study_url or folder.journal
+    study = StudySettings(settings.name, place, settings.sampler, settings.seed)
     several = Trackers(trackers, {}, folder.read_outcome, Quiet().say)
     plan = plan_of(space, settings, slots)
     return open_driver(measured, plan, folder, study, (several, Quiet()), library)

@@ -20,7 +20,9 @@ from nas_theseus.searches.folder import SearchFolder
 from nas_theseus.searches.trackers import Tracker
 from nas_theseus.services.mlflow import MlflowTracker
 from nas_theseus.space.load import load_space
+from nas_theseus.space.search_space import SearchSpace
 from nas_theseus.values.architecture import Architecture
+from nas_theseus.values.outcomes import Evaluation
 from nas_theseus.values.settings import SearchSettings
 
 PARTS = ("ask", "tell", "front", "queue", "deliver")
@@ -68,52 +70,78 @@ class TimedTrackers:
         self.end = tracker.end
 
 
-class LongSearch:
-    """One search of a made-up world in a folder; trials end as soon as they are proposed."""
+def settings_of(
+    folder: Path, trials: int, sampler: str, study: str | None = None
+) -> SearchSettings:
+    """Settings of the search in a folder; `study` is a database's address."""
+    return SearchSettings(
+        name="scale", trials=trials, sampler=sampler, storage=folder, study_url=study
+    )
 
-    def __init__(self, folder: Path, trials: int, sampler: str, record: bool) -> None:
+
+class LongSearch:
+    """One search of a made-up world in a folder; trials end as soon as they are proposed.
+
+    Args:
+        record: address of MLflow; None for a search that is not recorded.
+        space: that of fashion_resnet by default.
+    """
+
+    def __init__(
+        self, settings: SearchSettings, record: str | None, space: SearchSpace | None = None
+    ) -> None:
         self.clock = Clock()
-        space = load_space(SPACE)
-        self._world, self._recipe = World(space, CostTable(space), 0), space.recipe.id
-        storage = SearchFolder(folder, "scale")
-        storage.create()
-        uri = f"sqlite:///{folder / 'mlflow.db'}"
+        self.space = space = space or load_space(SPACE)
+        self.world = World(space, CostTable(space), settings.seed)
+        self.folder = SearchFolder(Path(settings.storage).resolve(), settings.name)
+        self.folder.create()
         self.tracker: MlflowTracker | None = None
         trackers: dict[str, Tracker] = {}
-        if record:
+        if record is not None:
             self.tracker = MlflowTracker(
-                "scale", storage.outbox, storage.runs_file, tracking_uri=uri
+                settings.name, self.folder.outbox, self.folder.runs_file, tracking_uri=record
             )
             self.tracker.begin({})
             trackers = {"mlflow": TimedTrackers(self.tracker, self.clock)}
-        settings = SearchSettings(name="scale", trials=trials, sampler=sampler, storage=folder)
         self.driver = bare_driver(space, GUIDE, settings, trackers)
         study = self.driver.listeners.proposals
         study.propose = self.clock.timed("ask", study.propose)  # type: ignore[method-assign]
         study.report = self.clock.timed("tell", study.report)  # type: ignore[method-assign]
 
+    def told(self, architecture: Architecture) -> Evaluation:
+        """What a trial tells."""
+        return replace(self.world.told(architecture), recipe=self.space.recipe.id)
+
     def run(self, trials: int, apart: bool = False) -> None:
-        """So many trials, as fast as they are proposed; `apart` each when MLflow has the last."""
+        """So many trials, as fast as they are proposed; `apart` each when MLflow has the last.
+
+        Fronts that wait for others are sent at the end, also in the time of delivery.
+        """
         for _ in range(trials):
             job = self.driver.next()
             if not isinstance(job, Architecture):
                 raise RuntimeError(self.driver.ended_because)
-            told = replace(self._world.told(job), recipe=self._recipe)
-            self.driver.folder.write_outcome(told)
+            self.driver.folder.write_outcome(self.told(job))
             with self.clock.part("front"):
                 self.driver.ended(job, None)
             if apart:
                 with self.clock.part("deliver"):
-                    self.drain()
+                    self.drain(fronts=False)
+        if apart:
+            with self.clock.part("deliver"):
+                self.drain()
 
-    def drain(self) -> None:
-        """Wait until MLflow has all records."""
-        if self.tracker is None:
+    def drain(self, fronts: bool = True) -> None:
+        """Wait until MLflow has all records; with `fronts`, they do not wait for others."""
+        if (tracker := self.tracker) is None:
             return
-        with self.tracker._changed:
-            self.tracker._changed.wait_for(
-                lambda: self.tracker is None or not self.tracker._waiting
+        with tracker._changed:
+            tracker._finishing = fronts
+            tracker._changed.notify_all()
+            tracker._changed.wait_for(
+                lambda: not tracker._waiting and not (fronts and tracker._held)
             )
+            tracker._finishing = False
 
 
 def measure_driver(
@@ -122,26 +150,14 @@ def measure_driver(
     """One cell for each length and sampler; the search itself first, then those on its copies."""
     with tempfile.TemporaryDirectory() as name:
         folder = Path(name)
-        whole = LongSearch(folder / "nsga2", max(lengths), "nsga2", record=True)
-        done = 0
-        for length in sorted(lengths):
-            whole.run(length - 2 * measured - done)
-            whole.drain()
-            began = time.perf_counter()
-            whole.run(measured)
-            whole.drain()
-            stream_s = time.perf_counter() - began
-            whole.clock.take(1)
-            with _processor(whole.tracker) as used:
-                whole.run(measured, apart=True)
-            done = length
-            yield {
-                **_cell("nsga2", length, measured, whole, used),
-                "stream_ms": 1e3 * stream_s / measured,
-                "driver_mb": _resident_mb(),
-            }
-            copy = folder / str(length) / "searches"
-            shutil.copytree(folder / "nsga2" / "searches", copy, ignore=_of_the_writer)
+        own = folder / "nsga2"
+        whole = LongSearch(
+            settings_of(own, max(lengths), "nsga2"), f"sqlite:///{folder / 'mlflow.db'}"
+        )
+        for cell in measure_recorded(whole, lengths, measured):
+            yield {"kind": "driver", "sampler": "nsga2", **cell}
+            copy = folder / str(cell["trials"]) / "searches"
+            shutil.copytree(own / "searches", copy, ignore=_of_the_writer)
         if whole.tracker is not None:
             whole.tracker.end("FINISHED")
         for length in sorted(lengths):
@@ -149,12 +165,37 @@ def measure_driver(
                 if sampler != "nsga2":
                     one = folder / f"{sampler}-{length}"
                     shutil.copytree(folder / str(length), one)
-                    driver = LongSearch(one, length + measured + 1, sampler, record=False)
+                    settings = settings_of(one, length + measured + 1, sampler)
+                    driver = LongSearch(settings, None)
                     driver.run(1)  # what depends on the space alone is kept from then on
                     driver.clock.take(1)
                     with _processor(None) as used:
                         driver.run(measured)
-                    yield _cell(sampler, length, measured, driver, used)
+                    cell = _cell(length, measured, driver, used)
+                    yield {"kind": "driver", "sampler": sampler, **cell}
+
+
+def measure_recorded(
+    whole: LongSearch, lengths: Sequence[int], measured: int
+) -> Iterator[dict[str, Any]]:
+    """A recorded search at each length: as fast as trials come, then its parts one by one."""
+    done = 0
+    for length in sorted(lengths):
+        whole.run(length - 2 * measured - done)
+        whole.drain()
+        began = time.perf_counter()
+        whole.run(measured)
+        whole.drain()
+        stream_s = time.perf_counter() - began
+        whole.clock.take(1)
+        with _processor(whole.tracker) as used:
+            whole.run(measured, apart=True)
+        done = length
+        yield {
+            **_cell(length, measured, whole, used),
+            "stream_ms": 1e3 * stream_s / measured,
+            "driver_mb": _resident_mb(),
+        }
 
 
 # What MLflow's writer may be replacing.
@@ -167,11 +208,9 @@ def _resident_mb() -> float:
 
 
 def _cell(
-    sampler: str, length: int, measured: int, driver: LongSearch, used: Mapping[str, float]
+    length: int, measured: int, driver: LongSearch, used: Mapping[str, float]
 ) -> dict[str, Any]:
     return {
-        "kind": "driver",
-        "sampler": sampler,
         "trials": length,
         "measured": measured,
         **driver.clock.take(measured),

@@ -9,7 +9,7 @@ from nas_theseus.values.version import VERSION
 
 if TYPE_CHECKING:
     from nas_theseus.api.convert import convert
-    from nas_theseus.api.registering import register
+    from nas_theseus.api.registering import log_models, register
     from nas_theseus.api.reporting import report
     from nas_theseus.api.search import search
     from nas_theseus.api.stitch import stitch
@@ -37,6 +37,7 @@ __all__ = [
     "cut",
     "cut_points",
     "load",
+    "log_models",
     "maximize",
     "minimize",
     "register",
@@ -58,6 +59,7 @@ _MODULES = {
     "cut": "guide.cut",
     "cut_points": "guide.cut",
     "load": "export.member",
+    "log_models": "api.registering",
     "maximize": "space.objectives",
     "minimize": "space.objectives",
     "register": "api.registering",

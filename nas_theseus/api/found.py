@@ -23,7 +23,7 @@ from nas_theseus.services.mlflow import download_network
 from nas_theseus.values.architecture import Architecture
 from nas_theseus.values.ids import SEARCH_NAME
 
-_ID = re.compile("[0-9a-f]{12}")
+_ID = re.compile("[0-9a-f]{4,12}")
 _RUN_ID = re.compile("[0-9a-f]{32}")
 
 
@@ -32,7 +32,8 @@ def find_network(text: str, root: Path, *, trust_code: bool) -> Member:
 
     Args:
         text: a folder as `read_member` takes it; ``ID`` or ``SEARCH/ID`` of a front member in a
-            search of `root`; or the run id of a front member at MLflow's current tracking URI.
+            search of `root`, where at least four characters of the id are enough; or the run id
+            of a front member at MLflow's current tracking URI.
         root: storage folder of searches.
         trust_code: consent to run the network's own code.
 
@@ -42,6 +43,7 @@ def find_network(text: str, root: Path, *, trust_code: bool) -> Member:
         GuideError: the weights are damaged or of another network.
         SpaceError: the space file cannot be run.
     """
+    _refuse_no_name(text, "network")
     found = {name: folder for name, folder in _networks(text, root) if folder.is_dir()}
     if len(found) > 1:
         listed = "".join(f"\n  {name}{_quality(folder)}" for name, folder in found.items())
@@ -69,22 +71,32 @@ def find_architecture(text: str, root: Path) -> Architecture:
     An id means the same architecture in every search.
 
     Args:
-        text: ``ID`` or ``SEARCH/ID`` of one that a search of `root` evaluated, a JSON file, or the
-            folder of a found network.
+        text: ``ID`` or ``SEARCH/ID`` of one that a search of `root` evaluated, where at least four
+            characters of the id are enough; a JSON file; or the folder of a found network.
         root: storage folder of searches.
 
     Raises:
-        StorageError: no architecture has this name, or the file holds none.
+        StorageError: no or several architectures have this name, or the file holds none.
     """
+    _refuse_no_name(text, "architecture")
     path = Path(text)
     if path.suffix == ".json" or path.is_file():
         return read_architecture(path)
+    found: dict[str, Architecture] = {}
     for search, identity in _in_searches(text, root):
         folder = SearchFolder(root, search)
-        for file in sorted(folder.evaluations.glob(f"{identity}-*.json")):
+        for file in sorted(folder.evaluations.glob(f"{identity}*-*.json")):
+            if file.name.partition("-")[0] in found:
+                continue
             outcome = folder.read_outcome(file.name.partition(".")[0])
             if outcome is not None:
-                return outcome.architecture
+                found[outcome.architecture.id] = outcome.architecture
+    if len(found) > 1:
+        raise StorageError(
+            f"{len(found)} architectures begin with {text!r}: {', '.join(found)}; give more of one"
+        )
+    for architecture in found.values():
+        return architecture
     if (path / ARCHITECTURE_FILE).is_file():
         return read_architecture(path / ARCHITECTURE_FILE)
     raise StorageError(
@@ -93,9 +105,23 @@ def find_architecture(text: str, root: Path) -> Architecture:
     )
 
 
+def _refuse_no_name(text: str, what: str) -> None:
+    """Refuse what the file system takes for no name at all, such as one that is too long."""
+    try:
+        Path(text).exists()
+    except OSError as error:
+        raise StorageError(
+            f"no {what} {text[:80]!r}: {error.strerror or error}; give an id or a path"
+        ) from error
+
+
 def _networks(text: str, root: Path) -> Iterator[tuple[str, Path]]:
     """Folders that may hold a network of this name, each with a unique name."""
-    folders = [SearchFolder(root, name).front / one for name, one in _in_searches(text, root)]
+    folders = [
+        folder
+        for name, beginning in _in_searches(text, root)
+        for folder in sorted(SearchFolder(root, name).front.glob(f"{beginning}*"))
+    ]
     own = Path(text)
     if own.resolve() not in [folder.resolve() for folder in folders]:
         yield (text if own.is_absolute() else f"./{text}"), own
@@ -104,7 +130,7 @@ def _networks(text: str, root: Path) -> Iterator[tuple[str, Path]]:
 
 
 def _in_searches(text: str, root: Path) -> Iterator[tuple[str, str]]:
-    """Names of the searches to look in, each with the id to look for."""
+    """Names of the searches to look in, each with the beginning of the id to look for."""
     search, _, identity = text.rpartition("/")
     if not _ID.fullmatch(identity):
         return

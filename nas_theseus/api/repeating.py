@@ -14,6 +14,7 @@ from nas_theseus.searches.execution import Executor
 from nas_theseus.searches.folder import SearchFolder
 from nas_theseus.searches.front_drawing import draw_front
 from nas_theseus.searches.front_files import read_front
+from nas_theseus.searches.records import Records
 from nas_theseus.searches.repeats import (
     RepeatedFront,
     RepeatJobs,
@@ -21,6 +22,7 @@ from nas_theseus.searches.repeats import (
     read_repeats,
     repeats_of,
 )
+from nas_theseus.searches.report_page import write_report
 from nas_theseus.searches.status import Reporter
 from nas_theseus.searches.worker import MakeWorker
 from nas_theseus.space.consent import runnable
@@ -43,7 +45,7 @@ def repeat_front(
 
     The seeds follow the search's own. Blocks come from the search's library as they are, so that
     the spread is that of everything after: fine-tuning, and alignment where there is no library.
-    Costs do not change. The pictures of the front are drawn again, with error bars.
+    Costs do not change. The pictures of the front and the report are made again, with error bars.
 
     Args:
         count: number of seeds for each member, at least 2.
@@ -82,6 +84,7 @@ def repeat_front(
         jobs = RepeatJobs(missing, folder, begun.recipe, metric, reporter)
         _run(folder, jobs, reporter, options or {}, trust_code)
         draw_front(folder, front)
+        write_report(Records.read(folder))
     return read_repeats(folder, members, seeds)
 
 

@@ -154,7 +154,9 @@ def alone(folder: SearchFolder) -> Iterator[None]:
             "process; wait for it, or give this one another --name"
         ) from error
     with held:
+        folder.remove_leftovers()
         yield
+        folder.remove_leftovers()  # of workers that were killed meanwhile
 
 
 def refuse_unknown_names(settings: SearchSettings) -> None:

@@ -26,7 +26,7 @@ from nas_theseus.stitching.matrix import Comparison, comparison
 from nas_theseus.stitching.measure import refuse_too_few
 from nas_theseus.stitching.named_networks import Source, pairs_of, read_sources
 from nas_theseus.stitching.rows import MakeRowWorker, Pair, RowSettings
-from nas_theseus.storage.whole_files import make_folder, write_json
+from nas_theseus.storage.whole_files import DAY_S, make_folder, remove_leftovers, write_json
 from nas_theseus.tasks import Task
 from nas_theseus.tasks.contract import declared_mistakes, used_mistakes
 from nas_theseus.tasks.score import score
@@ -179,6 +179,7 @@ def compare(
             "it, or give this one another --storage"
         ) from error
     with held:
+        remove_leftovers(settings.storage / "stitching", DAY_S)
         _measure(kept, networks, recipe, settings, executor, say)
     return [_write(pair, networks, recipe, settings) for pair in kept]
 

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
@@ -26,6 +25,7 @@ from nas_theseus.stitching.anchors import Anchor
 from nas_theseus.stitching.stitchable import Direction, StitchableNet
 from nas_theseus.stitching.training import train_stitches
 from nas_theseus.stitching.windows import sliding_windows
+from nas_theseus.storage.json_files import MALFORMED, read_json, text
 from nas_theseus.storage.whole_files import replacing, write_json
 from nas_theseus.tasks.score import score
 from nas_theseus.values.ids import derive_seed
@@ -232,7 +232,13 @@ def load_switching(storage: SearchFolder, *, trust_code: bool = False) -> Stitch
             f"search {storage.name!r} has no switching network; make it with 'nas-theseus switch "
             f"{storage.name}'"
         )
-    names = json.loads(table.read_text())["anchors"]
+    try:
+        names = list(map(text, read_json(table)["anchors"]))
+    except (OSError, *MALFORMED) as error:
+        raise StorageError(
+            f"{table} is damaged ({error!r}); make the network again with 'nas-theseus switch "
+            f"{storage.name}'"
+        ) from error
     space = read_space(storage, trust_code=trust_code)
     evaluated = {
         outcome.architecture.id: outcome.architecture

@@ -36,9 +36,8 @@ def skipped(part: nn.Module, features: Tensor) -> nn.Module:
         refuse_unless_residual(part)
     elif not _adds_to_its_input(part, features[:1]):
         raise TransformError(
-            f"it is {type(part).__name__}, and the block needs a part that adds to its features, "
-            "such as x + f(x) or relu(x + f(x)); name those with .on(…). Identity() takes any part "
-            "with equal boundaries"
+            "its output is not its input plus something, such as x + f(x) or relu(x + f(x)); name "
+            "the parts that are with .on(…). Identity() takes any part with equal boundaries"
         )
     return Skip()
 

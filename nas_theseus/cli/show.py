@@ -77,6 +77,22 @@ def _show_result(result: SearchResult, settings: SearchSettings, console: Consol
     console.print("\n".join(lines), highlight=False, soft_wrap=True)
 
 
+def show_models(settings: SearchSettings) -> None:
+    """Log the front's networks as models of MLflow, a line each."""
+    from nas_theseus.api.registering import log_models
+
+    console = Console()
+    for one in log_models(settings.name, storage=settings.storage):
+        state = "logged" if one.is_new else "was logged before"
+        held = f"with its code: {one.reason}" if one.reason else "as a program"
+        console.print(
+            f"model {one.architecture} {state} {held}",
+            highlight=False,
+            markup=False,
+            soft_wrap=True,
+        )
+
+
 def show_front(rows: list[dict[str, Any]], title: str, *, as_json: bool = False) -> None:
     """Rows of a front as a table or JSON."""
     console = Console()

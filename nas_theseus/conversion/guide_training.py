@@ -76,14 +76,14 @@ def prepare_guide(
     folder.mkdir(parents=True, exist_ok=True)
     # A second search with the same guide waits here until it is trained.
     with FileLock(path.with_suffix(".lock")):
+        checkpoints = Checkpoints(folder, path.stem, lambda line: say(f"guide: {line}"))
         if path.exists():
             _load_trained(guide, path)
         else:
-            checkpoints = Checkpoints(folder, path.stem, lambda line: say(f"guide: {line}"))
             if training is not None:
                 _train(guide, task, training, checkpoints, device, progress)
             _write(guide, path)
-            checkpoints.remove()
+        checkpoints.remove()  # also those of a process that was killed before it removed them
     return path
 
 

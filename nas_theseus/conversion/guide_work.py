@@ -17,6 +17,7 @@ from torch import Tensor
 
 from nas_theseus.errors import StorageError
 from nas_theseus.guide.chain import Guide
+from nas_theseus.storage.json_files import is_own_file
 from nas_theseus.storage.whole_files import replacing
 from nas_theseus.values.fingerprint import fingerprint
 from nas_theseus.values.ids import short_hash
@@ -31,8 +32,10 @@ _MARK = b"crc32"
 _VERIFIED: set[tuple[str, int, int]] = set()
 
 
-def _verify(path: Path, mapped: np.ndarray) -> None:
-    """Compare numbers with their checksum, once in a process; older files have none.
+def _verify(path: Path, mapped: np.memmap) -> None:
+    """Compare a file with its header and its checksum, once in a process.
+
+    Files of earlier versions have no checksum.
 
     Raises:
         ValueError: they differ.
@@ -42,9 +45,11 @@ def _verify(path: Path, mapped: np.ndarray) -> None:
         known = (str(path), state.st_ino, state.st_size)
         if known in _VERIFIED:
             return
-        file.seek(-len(_MARK) - 4, os.SEEK_END)
-        end = file.read()
-    if end[:-4] == _MARK and int.from_bytes(end[-4:], "big") != zlib.crc32(mapped):
+        end = file.seek(mapped.offset + mapped.nbytes)
+        rest = file.read(len(_MARK) + 5)
+    if not mapped.dtype.isnative or (rest and len(rest) != len(_MARK) + 4) or end > state.st_size:
+        raise ValueError("its header says something else than its size")
+    if rest and rest != _MARK + zlib.crc32(mapped).to_bytes(4, "big"):
         raise ValueError("the checksum does not match")
     _VERIFIED.add(known)
 
@@ -131,11 +136,17 @@ class GuideWork:
         try:
             # Copy-on-write, though nothing writes to it. Aligned to 64 bytes like torch's own
             # memory, since last bits of results can depend on the alignment.
+            if not is_own_file(path):
+                if path.is_symlink():
+                    path.unlink()  # it could stand for any file
+                return None
             mapped = np.lib.format.open_memmap(path, mode="c")
             _verify(path, mapped)
         except FileNotFoundError:
             return None
-        except ValueError:
+        except OSError:
+            raise
+        except Exception:  # NumPy's reader of headers raises what its parser does
             path.unlink()
             return None
         os.utime(path)

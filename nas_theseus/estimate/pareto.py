@@ -11,6 +11,7 @@ import moocore  # type: ignore[import-untyped]
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
+from nas_theseus.errors import EstimateError
 from nas_theseus.values.goals import Constraint, Objective
 from nas_theseus.values.outcomes import Evaluation
 
@@ -240,13 +241,13 @@ def minimised(value: float, objective: Objective, owner: str) -> float:
     """One objective's value turned so that less is better: log10 if the objective asks, then sign.
 
     Raises:
-        ValueError: the value is not finite, or not positive where its logarithm is wanted.
+        EstimateError: the value is not finite, or not positive where its logarithm is wanted.
     """
     if not math.isfinite(value):
-        raise ValueError(f"{objective.name} of {owner} is not finite: {value}")
+        raise EstimateError(f"{objective.name} of {owner} is not finite: {value}")
     if objective.log:
         if value <= 0:
-            raise ValueError(
+            raise EstimateError(
                 f"{objective.name} of {owner} is {value}, which has no logarithm; "
                 f"set log=False for the objective {objective.name!r}"
             )
@@ -258,9 +259,10 @@ def _row(evaluation: Evaluation, objectives: Sequence[Objective]) -> list[float]
     known = evaluation.values()
     missing = [objective.name for objective in objectives if objective.name not in known]
     if missing:
-        raise ValueError(
+        raise EstimateError(
             f"evaluation {evaluation.name} has no {', '.join(missing)}; it has "
-            f"{', '.join(sorted(known))}"
+            f"{', '.join(sorted(known))}. Delete its file in evaluations/, and the search makes it "
+            "again"
         )
     return [
         minimised(known[objective.name], objective, f"evaluation {evaluation.name}")

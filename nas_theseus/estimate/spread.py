@@ -35,6 +35,10 @@ class Spread:
             return 0.0  # exactly, which a sum of rounded squares is not
         return float(np.std(self.values, ddof=1))
 
+    def __str__(self) -> str:
+        """For people."""
+        return f"{self.mean:.4g} ± {self.deviation:.2g} ({len(self.values)} seeds)"
+
 
 def chance_of_difference(first: Spread, second: Spread) -> float:
     """Probability of such a difference between two means, or a larger one, by the seeds alone.
@@ -64,7 +68,7 @@ def chance_of_difference(first: Spread, second: Spread) -> float:
     return float(2 * t.sf(abs(statistic), sum(variances) ** 2 / sum(parts)))
 
 
-def together(probabilities: Sequence[float]) -> list[float]:
+def holm(probabilities: Sequence[float]) -> list[float]:
     """Probabilities of several tests, raised so that all are right together.
 
     Of tests that are called real below a level, none is wrong with a probability of one less the

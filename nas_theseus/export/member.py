@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -20,6 +19,7 @@ from nas_theseus.space.sources import (
     source_files,
     write_sources,
 )
+from nas_theseus.storage.json_files import MALFORMED, read_json
 from nas_theseus.storage.whole_files import write_bytes, write_json
 from nas_theseus.values.architecture import Architecture
 from nas_theseus.values.outcomes import Evaluation
@@ -64,9 +64,9 @@ def read_architecture(path: Path) -> Architecture:
         StorageError: no such file, or not an architecture.
     """
     try:
-        data = json.loads(path.read_text())
+        data = read_json(path)
         return Architecture.from_json(data["architecture"] if isinstance(data, dict) else data)
-    except (OSError, ValueError, KeyError) as error:
+    except (OSError, *MALFORMED) as error:
         raise StorageError(
             f"{path} holds no architecture: {error}; give the architecture.json of a found network"
         ) from error
@@ -79,8 +79,8 @@ def read_evaluation(path: Path) -> Evaluation:
         StorageError: no such file, or not an evaluation.
     """
     try:
-        return Evaluation.from_json(json.loads(path.read_text()))
-    except (OSError, ValueError, KeyError, TypeError) as error:
+        return Evaluation.from_json(read_json(path))
+    except (OSError, *MALFORMED) as error:
         raise StorageError(f"{path} holds no evaluation: {error!r}") from error
 
 

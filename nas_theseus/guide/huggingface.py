@@ -305,6 +305,12 @@ def _class_in(folder: Path, trust_code: bool) -> Any:
     except Exception as error:
         said = " ".join(str(error).split())[:300]
         raise GuideError(f"config.json in {folder} cannot be read: {said}") from error
+    names = config.get("architectures") or [] if isinstance(config, dict) else None
+    if not isinstance(names, list) or not all(isinstance(name, str) for name in names):
+        raise GuideError(
+            f"config.json in {folder} is no model's: architectures must be a list of names; save "
+            "the model again with save_pretrained"
+        )
     if config.get("auto_map") and not trust_code:
         raise GuideError(
             f"{folder} holds Python code of its own for its model; read it, then give "
@@ -315,8 +321,7 @@ def _class_in(folder: Path, trust_code: bool) -> Any:
             f"{folder} is quantised, and quantised weights cannot be trained; use the checkpoint "
             "before quantisation, or dequantise it (model.dequantize(), then save_pretrained)"
         )
-    family_of(config.get("model_type"))
-    names = config.get("architectures") or []
+    family_of(str(config.get("model_type")))
     for name in names:
         found = getattr(transformers, name, None)
         if isinstance(found, type) and issubclass(found, transformers.PreTrainedModel):

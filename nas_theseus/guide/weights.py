@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+import tarfile
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from contextvars import ContextVar
@@ -115,6 +116,8 @@ def read_weights(path: str | Path) -> Mapping[str, Tensor]:
     try:
         if file.suffix == ".safetensors":
             return read_safetensors(file)
+        if tarfile.is_tarfile(file):  # torch unpacks those that it wrote before 2017
+            raise ValueError("it is a tar file, which is not unpacked")
         checkpoint = torch.load(file, map_location="cpu", weights_only=True)
     except Exception as error:  # OSError, SafetensorError, RuntimeError, UnpicklingError, …
         raise GuideError(_unreadable(file, error)) from error

@@ -14,6 +14,7 @@ from torch import Tensor, nn
 from nas_theseus.blocks.family import last_map
 from nas_theseus.errors import LibraryError
 from nas_theseus.library.block_key import BlockKey
+from nas_theseus.storage.json_files import MALFORMED, parse_json
 from nas_theseus.values.ids import short_hash
 
 # Facts that earlier versions did not have.
@@ -115,19 +116,15 @@ class Record:
             DamagedEntry: the text is not a record, or its checksum does not match.
         """
         try:
-            content = json.loads(text, parse_constant=_no_number)
+            content = parse_json(text)
             if content.pop("checksum") != short_hash(content, 16):
                 raise DamagedEntry("the record's checksum does not match")
             key, facts = BlockKey.from_json(content.pop("key")), Facts(**content.pop("facts"))
             record = cls(key, facts, **content)
             record._check()
             return record
-        except (ValueError, KeyError, TypeError, AttributeError, RecursionError) as error:
+        except MALFORMED as error:
             raise DamagedEntry(f"the record cannot be read: {error!r}") from error
-
-
-def _no_number(text: str) -> float:
-    raise ValueError(f"{text} is not a JSON number")
 
 
 def misfit(state: Mapping[str, Tensor], block: nn.Module) -> str | None:

@@ -20,7 +20,7 @@ from torch import Tensor, nn
 from nas_theseus.errors import LibraryError
 from nas_theseus.library.block_key import FORMAT, BlockKey
 from nas_theseus.library.record import DamagedEntry, Facts, Record, misfit
-from nas_theseus.storage.blobs import Blobs
+from nas_theseus.storage.blobs import Blobs, NoFileError
 from nas_theseus.storage.redaction import without_credentials
 from nas_theseus.values.version import VERSION
 
@@ -204,17 +204,18 @@ class Library:
             and record.key.guide.startswith(guide or "")
         ]
         # Files younger than a day may belong to a running writer.
-        leftovers = [
-            name
-            for name in sorted(set(self._blobs.names(BLOCKS)) - _files(records))
-            if now - self._blobs.modified(f"{BLOCKS}/{name}") > timedelta(days=1)
-        ]
+        unknown = [f"{BLOCKS}/{name}" for name in set(self._blobs.names(BLOCKS)) - _files(records)]
+        leftovers = sorted(
+            path
+            for path in [*unknown, *self._aside("."), *self._aside(DAMAGED)]
+            if now - self._blobs.modified(path) > timedelta(days=1)
+        )
         if not dry_run:
             # JSON files first, so that no entry is without weights.
             entries = [name for r in chosen for name in (f"{r.key.id}.json", r.weights)]
-            for name in [*entries, *leftovers]:
-                self._blobs.remove(f"{BLOCKS}/{name}")
-        return Pruned(tuple(chosen), tuple(leftovers))
+            for path in [*(f"{BLOCKS}/{name}" for name in entries), *leftovers]:
+                self._blobs.remove(path)
+        return Pruned(tuple(chosen), tuple(path.rsplit("/", 1)[1] for path in leftovers))
 
     @contextmanager
     def working_on(self, key: BlockKey, timeout_s: float = 3600.0) -> Iterator[None]:
@@ -239,6 +240,12 @@ class Library:
             if lock is not None:
                 lock.release()
 
+    def _aside(self, folder: str) -> list[str]:
+        """Temporary files in a folder, of running writers or of those that were killed."""
+        if self._blobs.folder is None:
+            return []  # other storage has none
+        return [f"{folder}/{n}" for n in self._blobs.names(folder) if n.endswith(".aside")]
+
     def _ids(self) -> list[str]:
         names = self._blobs.names(BLOCKS)
         return [name.removesuffix(".json") for name in names if name.endswith(".json")]
@@ -254,18 +261,21 @@ class Library:
     ) -> Found | None:
         """The result of `check` on an entry's record; None if there is no intact entry."""
         name = f"{BLOCKS}/{id_}.json"
-        while (text := self._blobs.read(name, MAX_RECORD_BYTES)) is not None:
-            record = None
+        while True:
+            text = record = None
             try:
+                text = self._blobs.read(name, MAX_RECORD_BYTES)
+                if text is None:
+                    break
                 if len(text) > MAX_RECORD_BYTES:
                     raise DamagedEntry(f"the record has more than {MAX_RECORD_BYTES:,} bytes")
                 record = Record.from_bytes(text)
                 if record.key.id != id_:
                     raise DamagedEntry(f"the record belongs to block {record.key.id}")
                 return check(record)
-            except DamagedEntry as damage:
+            except (DamagedEntry, NoFileError) as damage:
                 # Otherwise another process has removed or replaced the entry meanwhile.
-                if self._blobs.read(name, MAX_RECORD_BYTES) == text:
+                if text is None or self._blobs.read(name, MAX_RECORD_BYTES) == text:
                     self._set_aside(id_, str(damage), record)
                     on_damage(SetAside(id_, str(damage)))
         if self._blobs.read(MARKER) is None:

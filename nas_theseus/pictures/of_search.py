@@ -171,7 +171,7 @@ def _add_guide_and_spreads(figure: go.Figure, picture: _Picture) -> None:
                 x=[cost for cost, _ in picture.spreads],
                 y=[spread.mean for _, spread in picture.spreads],
                 error_y={"type": "data", "array": deviations, "color": _FRONT},
-                hovertext=[_spread_text(spread) for _, spread in picture.spreads],
+                hovertext=[str(spread) for _, spread in picture.spreads],
                 hoverinfo="text",
                 mode="markers",
                 marker={"color": _FRONT, "symbol": "line-ew-open", "size": 12},
@@ -188,10 +188,6 @@ def _add_guide_and_spreads(figure: go.Figure, picture: _Picture) -> None:
                 name="guide",
             )
         )
-
-
-def _spread_text(spread: Spread) -> str:
-    return f"{spread.mean:.4g} ± {spread.deviation:.2g} with {len(spread.values)} other seeds"
 
 
 def _print_figure(picture: _Picture) -> Figure:

@@ -9,6 +9,7 @@ from dataclasses import asdict, dataclass
 from nas_theseus.searches.folder import SearchFolder
 from nas_theseus.searches.opening import Measured
 from nas_theseus.storage.checked_json import read_checked, write_checked
+from nas_theseus.storage.json_files import MALFORMED, numbers, text, whole
 from nas_theseus.values.rung import Rung, rungs_of
 
 
@@ -52,7 +53,11 @@ class Basis:
         """The basis of a search; None before its guide is measured, or if the file is damaged."""
         try:
             data = read_checked(folder.basis_file)
-            rungs = tuple(Rung(**rung) for rung in data["rungs"])
-            return cls(data["guide"], data["reference"], rungs, int(data["examples"]))
-        except (OSError, ValueError, KeyError, TypeError):
+            rungs = tuple(
+                Rung(text(rung["name"]), text(rung["metric"]), whole(rung["epoch"]))
+                for rung in data["rungs"]
+            )
+            guide, reference = numbers(data["guide"]), numbers(data["reference"])
+            return cls(guide, reference, rungs, whole(data["examples"]))
+        except (OSError, *MALFORMED):
             return None

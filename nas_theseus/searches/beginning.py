@@ -18,6 +18,7 @@ from nas_theseus.space.mistakes import mistakes_in
 from nas_theseus.space.search_space import SearchSpace
 from nas_theseus.space.sources import Sources, difference, read_sources, write_sources
 from nas_theseus.storage.checked_json import read_checked, write_checked
+from nas_theseus.storage.json_files import MALFORMED, number, text, whole
 from nas_theseus.tasks.floor import chance_of
 from nas_theseus.values.goals import Constraint, Objective
 from nas_theseus.values.ids import short_hash
@@ -85,19 +86,19 @@ class Beginning:
         """
         try:
             data = read_checked(folder.settings_file)
-            goals = tuple(Objective(**goal) for goal in data["objectives"])
-            limits = tuple(Constraint(**limit) for limit in data["constraints"])
+            goals = tuple(_goal(**goal) for goal in data["objectives"])
+            limits = tuple(_limit(**limit) for limit in data["constraints"])
             # Searches of older versions had neither suggestions nor rungs.
             known = {"suggestions": 0, "rungs": False, **data}
             names = {field.name for field in fields(cls)}
             chosen = {name: known[name] for name in names}
-            return cls(**{**chosen, "objectives": goals, "constraints": limits})
+            return _checked(cls(**{**chosen, "objectives": goals, "constraints": limits}))
         except FileNotFoundError as error:
             raise StorageError(
                 f"no search {folder.name!r} in {folder.root}; give its --storage, or start it "
                 "with 'nas-theseus search'"
             ) from error
-        except (OSError, ValueError, KeyError, TypeError) as error:
+        except (OSError, *MALFORMED) as error:
             raise StorageError(
                 f"{folder.settings_file} is damaged ({error!r}); restore it from a backup, or "
                 "start a new search under another --name"
@@ -143,6 +144,38 @@ class Beginning:
         mistakes = [messages[key] for key, value in now.items() if getattr(self, key) != value]
         if mistakes:
             raise SpaceError(f"search {name!r}", mistakes)
+
+
+def _goal(**data: Any) -> Objective:
+    """An objective as it was saved; an error says that the data are not one (`MALFORMED`)."""
+    found = Objective(**data)
+    text(found.name)
+    if found.reference is not None:
+        number(found.reference)
+    if found.direction not in ("maximize", "minimize") or not isinstance(found.log, bool):
+        raise ValueError(f"{data} is no objective")
+    return found
+
+
+def _limit(**data: Any) -> Constraint:
+    """A limit as it was saved; likewise."""
+    found = Constraint(**data)
+    text(found.name), number(found.limit)
+    if found.operator not in ("<=", ">=") or not isinstance(found.chance, bool):
+        raise ValueError(f"{data} is no limit")
+    return found
+
+
+def _checked(found: Beginning) -> Beginning:
+    """The same, if all its values are of their types; otherwise a ValueError."""
+    for said in (found.identity, found.sampler, found.guide, found.recipe, found.study):
+        text(said)
+    whole(found.seed), whole(found.suggestions)
+    if not (isinstance(found.library, bool) and isinstance(found.rungs, bool)):
+        raise ValueError("library and rungs are true or false")
+    if not found.objectives:
+        raise ValueError("it has no objectives")
+    return found
 
 
 def _as_written(name: str, value: object) -> str:
@@ -213,9 +246,13 @@ def refuse_changes(folder: SearchFolder, settings: SearchSettings, sources: Sour
     if folder.space_file.exists():
         changed = difference(read_sources(folder.folder), sources)
         if changed is not None:
+            # Whoever changes a file after a first launch has nothing to lose.
+            empty = next(iter(folder.outcomes()), None) is None
+            anew = f" (it has no result yet: delete {folder.folder} to begin anew)" if empty else ""
             mistakes.append(
                 "the space file, or a module that it imports from its folder, changed since this "
-                f"search began; choose another --name, or restore from {folder.folder}: {changed}"
+                f"search began; choose another --name, or restore from {folder.folder}{anew}: "
+                f"{changed}"
             )
     if folder.settings_file.exists():
         mistakes += Beginning.read(folder).differences(settings)

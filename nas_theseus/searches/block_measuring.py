@@ -18,6 +18,7 @@ from nas_theseus.searches.status import Reporter
 from nas_theseus.searches.worker import WorkerSettings, prepared_space
 from nas_theseus.space.search_space import SearchSpace
 from nas_theseus.storage.checked_json import read_checked, write_checked
+from nas_theseus.storage.json_files import MALFORMED, numbers
 from nas_theseus.values.events import Ended
 from nas_theseus.values.outcomes import Evaluation
 
@@ -44,11 +45,10 @@ def read_measurements(folder: SearchFolder) -> Saved | None:
     path = folder.block_measurements
     try:
         data = read_checked(path)
-        numbers = {str(name): float(value) for name, value in data["numbers"].items()}
-        return Saved(Place(**data["place"]), numbers)
+        return Saved(Place(**data["place"]), numbers(data["numbers"]))
     except FileNotFoundError:
         return None
-    except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:
+    except (OSError, *MALFORMED) as error:
         raise StorageError(
             f"{path} is damaged ({error!r}); restore it from a backup, or start a new search under "
             "another --name: its results were chosen by these numbers"

@@ -13,6 +13,7 @@ from nas_theseus.searches.folder import SearchFolder
 from nas_theseus.space.genome import Genome
 from nas_theseus.space.search_space import SearchSpace
 from nas_theseus.storage.checked_json import read_checked, write_checked
+from nas_theseus.storage.json_files import MALFORMED, number, text, whole
 from nas_theseus.values.architecture import Architecture, BlockChoice
 from nas_theseus.values.ids import derive_seed
 from nas_theseus.values.outcomes import Cost, Evaluation
@@ -54,13 +55,13 @@ class Chance:
         """What was saved; None if there is nothing, or if the file is damaged."""
         try:
             data = read_checked(folder.chance_file)
-            quality = tuple(map(float, data["quality"]))
-            costs = {name: tuple(map(float, given)) for name, given in data["costs"].items()}
+            quality = tuple(map(number, data["quality"]))
+            costs = {name: tuple(map(number, given)) for name, given in data["costs"].items()}
             if any(len(given) != len(quality) for given in costs.values()):
                 return None
-            shares = float(data["in_library"]), int(data["learnt_from"])
-            return cls(str(data["metric"]), quality, costs, *shares)
-        except (OSError, ValueError, KeyError, TypeError, AttributeError):
+            shares = number(data["in_library"]), whole(data["learnt_from"])
+            return cls(text(data["metric"]), quality, costs, *shares)
+        except (OSError, *MALFORMED):
             return None
 
     def within(self, cost: str, low: float, high: float) -> list[float]:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import importlib
-import json
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -11,6 +10,7 @@ from threading import Event, Thread
 from typing import Any
 
 from nas_theseus.searches.folder import SearchFolder
+from nas_theseus.storage.json_files import MALFORMED, numbers, read_json, whole
 from nas_theseus.storage.whole_files import write_json
 
 POWERCAP = Path("/sys/class/powercap")
@@ -35,10 +35,9 @@ class Energy:
     def read(cls, folder: SearchFolder) -> Energy | None:
         """What earlier launches of a search took; None if nothing was read, or it is damaged."""
         try:
-            data = json.loads(folder.energy_file.read_text())
-            joules = {str(name): float(value) for name, value in data["joules"].items()}
-            return cls(joules, int(data["launches"]))
-        except (OSError, ValueError, KeyError, TypeError, AttributeError):
+            data = read_json(folder.energy_file)
+            return cls(numbers(data["joules"]), whole(data["launches"]))
+        except (OSError, *MALFORMED):
             return None
 
     def add_to(self, folder: SearchFolder) -> None:

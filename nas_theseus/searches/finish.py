@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import shutil
 from collections.abc import Callable
-from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -15,13 +14,13 @@ from nas_theseus.guide.weights import load_weights
 from nas_theseus.pictures import of_conversion
 from nas_theseus.searches.folder import SearchFolder
 from nas_theseus.searches.front_drawing import draw_front
-from nas_theseus.searches.front_files import write_front
+from nas_theseus.searches.front_files import read_scores, write_front
 from nas_theseus.searches.ledger import Ledger
 from nas_theseus.searches.records import Records
 from nas_theseus.searches.report_page import write_report
 from nas_theseus.space.search_space import SearchSpace
 from nas_theseus.space.sources import Sources
-from nas_theseus.storage.checked_json import read_checked, write_checked
+from nas_theseus.storage.checked_json import write_checked
 from nas_theseus.tasks.score import scores
 from nas_theseus.values.outcomes import Evaluation, FrontMember
 from nas_theseus.values.tracking import ResultFiles, Results
@@ -139,8 +138,8 @@ def _draw(space: SearchSpace, evaluation: Evaluation, folder: Path) -> tuple[str
 
 def _tested(path: Path, measure: Callable[[], dict[str, float]]) -> dict[str, float]:
     """Test scores by ``test_`` and their name, measured once and saved."""
-    with suppress(FileNotFoundError, ValueError):  # a damaged file is measured again
-        return {name: float(value) for name, value in read_checked(path).items()}
+    if (saved := read_scores(path)) is not None:
+        return saved
     found = {f"test_{name}": float(value) for name, value in measure().items()}
     write_checked(path, found)
     return found

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Iterator
 from dataclasses import asdict, dataclass
 from pathlib import Path
@@ -10,7 +9,8 @@ from pathlib import Path
 from nas_theseus.costs.block_measurements import TABLE_FILE
 from nas_theseus.errors import StorageError
 from nas_theseus.storage.checked_json import read_checked, write_checked
-from nas_theseus.storage.whole_files import make_folder
+from nas_theseus.storage.json_files import MALFORMED, move_damaged, read_json
+from nas_theseus.storage.whole_files import DAY_S, make_folder, remove_leftovers
 from nas_theseus.values.ids import SEARCH_NAME
 from nas_theseus.values.outcomes import BlockOutcome, Evaluation, Failure, Outcome, Stopped
 
@@ -160,12 +160,23 @@ class SearchFolder:
         ):
             make_folder(folder, "--storage")
 
+    def remove_leftovers(self) -> None:
+        """Remove temporary files of writers that were killed; the caller holds the search's lock.
+
+        What other processes may be writing, in folders that searches share and by other commands,
+        is removed after a day.
+        """
+        for own in (self.evaluations, self.blocks, self.weights, self.outbox, self.front):
+            remove_leftovers(own)
+        for shared in (self.folder, self.guides, self.guide_work):
+            remove_leftovers(shared, DAY_S)
+
     def run_ids(self) -> dict[str, str]:
         """MLflow's run ids by architecture, as far as they are known."""
         try:
-            found: dict[str, str] = json.loads(self.runs_file.read_text())
-            return found
-        except (OSError, ValueError):
+            found = read_json(self.runs_file)
+            return {str(name): str(run) for name, run in found.items()}
+        except (OSError, *MALFORMED):
             return {}
 
     def weights_of(self, outcome_name: str) -> Path:
@@ -206,12 +217,15 @@ class SearchFolder:
         """
         for kind, suffix in _SUFFIXES:
             path = self.evaluations / f"{name}{suffix}"
-            if path.exists():
-                try:
-                    found: Outcome = kind.from_json(read_checked(path))
-                    return found
-                except (ValueError, KeyError, TypeError):
-                    path.rename(path.with_suffix(".damaged"))
+            try:
+                found: Outcome = kind.from_json(read_checked(path))
+                if found.name != name:
+                    raise ValueError(f"it is the result of {found.name}")
+                return found
+            except FileNotFoundError:
+                continue
+            except MALFORMED:
+                move_damaged(path)
         return None
 
     def outcomes(self) -> Iterator[Outcome]:
@@ -233,11 +247,11 @@ class SearchFolder:
         """
         path = self.blocks / f"{block}.json"
         try:
-            return BlockOutcome(**read_checked(path))
+            return BlockOutcome.from_json(read_checked(path))
         except FileNotFoundError:
             return None
-        except (ValueError, TypeError):
-            path.rename(path.with_suffix(".damaged"))
+        except MALFORMED:
+            move_damaged(path)
             return None
 
     def block_outcomes(self) -> Iterator[BlockOutcome]:

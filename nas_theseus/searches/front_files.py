@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
-from contextlib import suppress
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -12,6 +11,7 @@ from nas_theseus.estimate.pareto import IncrementalFront, at_chance
 from nas_theseus.searches.beginning import Beginning
 from nas_theseus.searches.folder import SearchFolder
 from nas_theseus.storage.checked_json import read_checked
+from nas_theseus.storage.json_files import MALFORMED, numbers
 from nas_theseus.storage.whole_files import write_json
 from nas_theseus.values.architecture import Architecture
 from nas_theseus.values.goals import Constraint
@@ -77,13 +77,6 @@ def _with_costs(one: Evaluation, counted: Callable[[Architecture], Cost]) -> Eva
     return replace(one, cost=Cost(costs))
 
 
-def _read_test(path: Path) -> dict[str, float]:
-    """Test scores; none before they were measured, and of a damaged file, until they are again."""
-    with suppress(FileNotFoundError, ValueError):
-        return read_checked(path)
-    return {}
-
-
 def read_front(
     folder: SearchFolder,
     budget: Sequence[Constraint] = (),
@@ -107,6 +100,14 @@ def read_front(
     members = []
     for evaluation in front.members:
         name = evaluation.architecture.id
-        tested = folder.front / name / "test.json"
-        members.append(FrontMember(evaluation, _read_test(tested), runs.get(name)))
+        test = read_scores(folder.front / name / "test.json") or {}
+        members.append(FrontMember(evaluation, test, runs.get(name)))
     return tuple(members)
+
+
+def read_scores(path: Path) -> dict[str, float] | None:
+    """Saved test scores by name; None if there are none (yet), or if the file is damaged."""
+    try:
+        return numbers(read_checked(path))
+    except (OSError, *MALFORMED):
+        return None

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
@@ -10,6 +9,7 @@ from typing import Any
 
 from nas_theseus.errors import StorageError
 from nas_theseus.estimate.pareto import at_chance, is_feasible
+from nas_theseus.estimate.spread import Spread
 from nas_theseus.searches.basis import Basis
 from nas_theseus.searches.beginning import Beginning
 from nas_theseus.searches.chance import Chance
@@ -17,6 +17,8 @@ from nas_theseus.searches.energy import Energy
 from nas_theseus.searches.figures import left_out
 from nas_theseus.searches.folder import SearchFolder, searches
 from nas_theseus.searches.front_files import read_front, read_outcomes
+from nas_theseus.searches.repeats import spreads_of
+from nas_theseus.storage.json_files import MALFORMED, numbers, read_json
 from nas_theseus.values.architecture import Architecture
 from nas_theseus.values.goals import Objective
 from nas_theseus.values.outcomes import (
@@ -103,6 +105,11 @@ class Records:
         """Evaluations that keep the search's limits."""
         limits = self.begun.constraints
         return tuple(one for one in self.evaluations if is_feasible(one, limits))
+
+    @cached_property
+    def spreads(self) -> Mapping[str, Spread]:
+        """Quality with other seeds, of the front's members that were repeated; by architecture."""
+        return spreads_of(self.folder, self.members) if self.members else {}
 
     @cached_property
     def at_chance(self) -> int:
@@ -210,10 +217,11 @@ def is_uniform(architecture: Architecture) -> bool:
 
 def _summary(folder: SearchFolder) -> Mapping[str, Any]:
     try:
-        found = json.loads((folder.front / "front.json").read_text())
-    except (OSError, ValueError):
+        found = read_json(folder.front / "front.json")
+        named = {"guide": numbers(found.pop("guide", {}))}
+        return named | {name: x for name, x in found.items() if isinstance(x, int | float)}
+    except (OSError, *MALFORMED):
         return {}
-    return found if isinstance(found, dict) else {}
 
 
 def _random(folder: SearchFolder, begun: Beginning) -> Sequence[Evaluation]:

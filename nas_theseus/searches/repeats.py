@@ -8,7 +8,7 @@ from dataclasses import dataclass, field
 from itertools import pairwise
 from typing import Any
 
-from nas_theseus.estimate.spread import LEVEL, Spread, chance_of_difference, together
+from nas_theseus.estimate.spread import LEVEL, Spread, chance_of_difference, holm
 from nas_theseus.searches.beginning import Beginning
 from nas_theseus.searches.folder import SearchFolder
 from nas_theseus.searches.front_files import front_rows
@@ -84,7 +84,7 @@ class RepeatedFront:
         return tuple(
             Difference(first, second, after.mean - before.mean, probability)
             for ((first, before), (second, after)), probability in zip(
-                pairs, together(alone), strict=True
+                pairs, holm(alone), strict=True
             )
         )
 

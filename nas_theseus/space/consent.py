@@ -13,13 +13,15 @@ from pathlib import Path
 
 from nas_theseus.errors import SpaceError, StorageError
 from nas_theseus.space.sources import MODULES_FOLDER, SPACE_FILE, Sources, gather
-from nas_theseus.storage.whole_files import write_bytes
+from nas_theseus.storage.whole_files import DAY_S, remove_leftovers, write_bytes
 
 
 def remember(sources: Sources) -> None:
     """Note that the user named a space file to run; nothing where no note can be written."""
     with suppress(OSError, StorageError):
-        write_bytes(_note(sources), os.fsencode(sources.path))
+        note = _note(sources)
+        write_bytes(note, os.fsencode(sources.path))
+        remove_leftovers(note.parent, DAY_S)
 
 
 def runnable(kept: Sources, folder: Path, *, trust_code: bool) -> Sources:

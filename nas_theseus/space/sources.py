@@ -16,6 +16,8 @@ from pathlib import Path
 from nas_theseus.errors import SpaceError, StorageError
 from nas_theseus.space.own_folder import read_folder
 from nas_theseus.storage.checked_json import read_checked, write_checked
+from nas_theseus.storage.json_files import MALFORMED
+from nas_theseus.storage.json_files import text as text_of
 from nas_theseus.storage.whole_files import write_bytes
 from nas_theseus.values.ids import short_hash
 
@@ -109,8 +111,8 @@ def read_sources(folder: Path) -> Sources:
     names = _saved_modules(folder)
     try:
         listed = read_checked(folder / MANIFEST_FILE)
-        path, hashes = str(listed["path"]), dict(listed.get("sha256", {}))
-    except (OSError, ValueError, KeyError, TypeError) as error:
+        path, hashes = text_of(listed["path"]), dict(listed.get("sha256", {}))
+    except (OSError, *MALFORMED) as error:
         raise _unreadable(folder / MANIFEST_FILE, error) from error
     text = _read_text(folder / SPACE_FILE, hashes.get(SPACE_FILE))
     modules = [
@@ -160,7 +162,7 @@ def _saved_modules(folder: Path) -> list[str]:
         error: Exception = ValueError("it lists what can be no module")
     except FileNotFoundError:
         return []
-    except (OSError, ValueError, KeyError, TypeError) as caught:
+    except (OSError, *MALFORMED) as caught:
         error = caught
     raise _unreadable(manifest, error) from error
 

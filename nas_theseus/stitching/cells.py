@@ -8,6 +8,7 @@ from typing import Annotated, Any, Literal
 
 from pydantic import Field
 
+from nas_theseus.storage.json_files import number, text, whole
 from nas_theseus.values.ids import short_hash
 from nas_theseus.values.recipe import Recipe
 from nas_theseus.values.validation import Epochs, Positive, PositiveFloat, Settings
@@ -91,7 +92,7 @@ class Endpoint:
 
     @classmethod
     def from_json(cls, data: Mapping[str, Any]) -> Endpoint:
-        return cls(**data)
+        return cls(text(data["network"]), bool(data["trained"]), whole(data["boundary"]))
 
 
 @dataclass(frozen=True)
@@ -125,7 +126,12 @@ class Cell:
     @classmethod
     def from_json(cls, data: Mapping[str, Any]) -> Cell:
         sides = {side: Endpoint.from_json(data[side]) for side in ("sender", "receiver")}
-        return cls(**{**data, **sides})
+        found = cls(**{**data, **sides})
+        for one in (found.quality, found.start_quality, found.cka, found.seconds):
+            number(one)
+        if found.residual is not None:
+            number(found.residual)
+        return found
 
 
 def cell_id(sender: Endpoint, receiver: Endpoint) -> str:

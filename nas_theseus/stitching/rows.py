@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from functools import cached_property, lru_cache
@@ -17,6 +16,7 @@ from nas_theseus.guide.chain import Guide
 from nas_theseus.stitching.cells import CONTROLS, Cell, Endpoint, StitchRecipe, cell_id
 from nas_theseus.stitching.measure import Examples, Side, measure
 from nas_theseus.stitching.named_networks import Source
+from nas_theseus.storage.json_files import MALFORMED, move_damaged, read_json
 from nas_theseus.storage.whole_files import write_json
 from nas_theseus.tasks import Task
 from nas_theseus.values.events import Ended
@@ -51,12 +51,22 @@ class Pair:
         """A saved cell; None if there is none, or if it is damaged and was moved aside."""
         path = self.cell_file(sender, receiver)
         try:
-            return Cell.from_json(json.loads(path.read_text()))
+            return self._own(Cell.from_json(read_json(path)), sender, receiver)
         except FileNotFoundError:
             return None
-        except (ValueError, KeyError, TypeError):
-            path.rename(path.with_suffix(".damaged"))
+        except MALFORMED:
+            move_damaged(path)
             return None
+
+    def _own(self, cell: Cell, sender: Endpoint, receiver: Endpoint) -> Cell:
+        """The cell, if it is the one that its file's name says.
+
+        Raises:
+            ValueError: it is another one.
+        """
+        if (cell.sender, cell.receiver) != (sender, receiver):
+            raise ValueError(f"it is the cell {cell.id}")
+        return cell
 
 
 @dataclass(frozen=True)

@@ -24,6 +24,7 @@ from nas_theseus.guide.weights import load_weights, plain_state
 from nas_theseus.stitching.anchors import Anchor, check_anchors, check_class_order
 from nas_theseus.stitching.measure import refuse_too_few
 from nas_theseus.stitching.windows import sliding_windows
+from nas_theseus.storage.json_files import MALFORMED, parse_json
 from nas_theseus.storage.whole_files import write_bytes
 from nas_theseus.values.outcomes import Cost
 
@@ -244,9 +245,9 @@ class StitchableNet(nn.Module):
         """
         try:
             with safetensors.safe_open(path, "pt") as file:
-                made = json.loads((file.metadata() or {})["stitchable"])
+                made = parse_json((file.metadata() or {})["stitchable"])
             names = made.pop("anchors")
-        except (OSError, ValueError, KeyError, safetensors.SafetensorError) as error:
+        except (OSError, *MALFORMED, safetensors.SafetensorError) as error:
             raise GuideError(
                 f"{path} is not a stitchable network: {error}; use a file written by save()"
             ) from error

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from datetime import UTC, datetime
@@ -11,8 +12,13 @@ import fsspec
 from fsspec.implementations.local import LocalFileSystem
 
 from nas_theseus.errors import LibraryError, StorageError
+from nas_theseus.storage.json_files import is_own_file
 from nas_theseus.storage.redaction import scrub, without_credentials
 from nas_theseus.storage.whole_files import write_bytes
+
+
+class NoFileError(LibraryError):
+    """A name of a library stands for a link, a folder or a pipe, which are never read."""
 
 
 class Blobs:
@@ -43,6 +49,7 @@ class Blobs:
             limit: largest size to read; of a larger file, `limit` + 1 bytes are returned.
         """
         path = self._path(name)
+        self._refuse_other_than_files(path)
         part = {}  # a range only if needed: storages refuse any range of an empty file
         if limit is not None and (self.size(name) or 0) > limit:
             part = {"start": 0, "end": limit + 1}
@@ -56,6 +63,7 @@ class Blobs:
     def size(self, name: str) -> int | None:
         """Size of a file in bytes; None if there is no such file."""
         path = self._path(name)
+        self._refuse_other_than_files(path)
         with self._with_errors("read", path):
             try:
                 return int(self._fs.info(path)["size"])
@@ -118,8 +126,25 @@ class Blobs:
                 return datetime.now(UTC)
         return when if when.tzinfo else when.replace(tzinfo=UTC)
 
-    def _path(self, name: str) -> str:
+    def _refuse_other_than_files(self, path: str) -> None:
+        """A link could stand for any file of the user's, and reading a pipe never ends."""
+        if self.folder is not None and os.path.lexists(path) and not is_own_file(Path(path)):
+            raise NoFileError(
+                f"library {without_credentials(self.location)}: {path} is a link, a folder or a "
+                "pipe instead of a file; remove it"
+            )
+
+    def _leads_out(self, name: str) -> bool:
         if name.startswith("/") or ".." in name.split("/"):
+            return True
+        if self.folder is None:
+            return False
+        root = os.path.realpath(self._root)
+        folder = os.path.realpath(os.path.dirname(f"{self._root}/{name}"))
+        return bool(os.path.commonpath([root, folder]) != root)
+
+    def _path(self, name: str) -> str:
+        if self._leads_out(name):
             raise LibraryError(
                 f"library {without_credentials(self.location)}: the file name {name!r} leads out "
                 "of the library, so the library may have been tampered with; see the documentation "

@@ -8,6 +8,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
+from nas_theseus.storage.json_files import read_json
 from nas_theseus.storage.whole_files import write_json
 
 CHECKSUM = "checksum"
@@ -34,12 +35,7 @@ def read_checked(path: Path) -> dict[str, Any]:
         ValueError: it is no JSON object, or its checksum does not match.
         OSError: the file cannot be read.
     """
-    return parse_checked(path.read_bytes())
-
-
-def parse_checked(text: bytes) -> dict[str, Any]:
-    """As `read_checked`, of a file's content."""
-    value = json.loads(text)
+    value = read_json(path)
     if not isinstance(value, dict):
         raise ValueError("it is no JSON object")
     saved = value.pop(CHECKSUM, None)

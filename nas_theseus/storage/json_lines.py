@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import Any
 
 from nas_theseus.errors import StorageError
+from nas_theseus.storage.json_files import parse_json
 
 _log = logging.getLogger(__name__)
 
@@ -36,7 +37,7 @@ class JsonLines:
             with self.path.open("rb") as file:
                 for number, line in enumerate(file, 1):
                     try:
-                        value = json.loads(line)
+                        value = parse_json(line)
                     except ValueError:
                         value = None
                     if isinstance(value, dict):

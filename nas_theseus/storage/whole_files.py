@@ -7,6 +7,7 @@ import json
 import os
 import shutil
 import tempfile
+import time
 import uuid
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager, suppress
@@ -21,6 +22,8 @@ from nas_theseus.errors import StorageError
 
 # Name of the digest in the metadata of a safetensors file.
 DIGEST = "sha256"
+_ASIDE, _PROBE = ".aside", ".probe-"
+DAY_S = 86_400.0  # no writer needs that long: an older temporary file was left by a killed one
 
 
 def make_folder(folder: Path, option: str) -> None:
@@ -34,7 +37,7 @@ def make_folder(folder: Path, option: str) -> None:
     """
     try:
         folder.mkdir(parents=True, exist_ok=True)
-        with tempfile.NamedTemporaryFile(dir=folder, prefix=".probe-"):
+        with tempfile.NamedTemporaryFile(dir=folder, prefix=_PROBE):
             pass
     except OSError as error:
         raise StorageError(
@@ -55,7 +58,7 @@ def replacing(path: Path) -> Iterator[Path]:
     """
     # The suffix keeps the file out of searches of the folder, such as *.json. The name is random,
     # since writers on two machines that share the folder may have the same process id.
-    aside = path.with_name(f".{path.name}.{uuid.uuid4().hex[:12]}.aside")
+    aside = path.with_name(f".{path.name}.{uuid.uuid4().hex[:12]}{_ASIDE}")
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
         yield aside
@@ -69,10 +72,34 @@ def replacing(path: Path) -> Iterator[Path]:
             "folder"
         ) from error
     finally:
-        if aside.is_dir():
-            shutil.rmtree(aside, ignore_errors=True)
-        with suppress(OSError):
-            aside.unlink()
+        _remove(aside)
+
+
+def leftovers(folder: Path, older_than_s: float = 0.0) -> Iterator[Path]:
+    """Temporary files and folders below a folder, which a writer is using or has left behind.
+
+    Args:
+        older_than_s: age from which they are listed.
+    """
+    until_s = time.time() - older_than_s
+    for path in folder.rglob(".*"):
+        with suppress(OSError):  # its writer may remove it meanwhile
+            temporary = path.name.endswith(_ASIDE) or path.name.startswith(_PROBE)
+            if temporary and path.lstat().st_mtime <= until_s:
+                yield path
+
+
+def remove_leftovers(folder: Path, older_than_s: float = 0.0) -> None:
+    """Remove what writers that were killed have left (`leftovers`); never fails."""
+    for path in [*leftovers(folder, older_than_s)]:
+        _remove(path)
+
+
+def _remove(path: Path) -> None:
+    if path.is_dir() and not path.is_symlink():
+        shutil.rmtree(path, ignore_errors=True)
+    with suppress(OSError):
+        path.unlink()
 
 
 def _flush(path: Path) -> None:

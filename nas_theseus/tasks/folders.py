@@ -178,7 +178,12 @@ def _test_folder(root: Path) -> Path | None:
 
 def _class_names(folder: Path) -> tuple[str, ...]:
     if not folder.is_dir():
-        raise DataError(f"there is no folder {folder}; it should hold one folder a class")
+        raise DataError(
+            f"there is no folder {folder}; {folder.parent} should have the folders train/CLASS and "
+            "test/CLASS (or val/CLASS) with pictures. Folders of classes that are not split: split "
+            "torchvision.datasets.ImageFolder(FOLDER) with torch.utils.data.Subset, and give both "
+            "halves to from_datasets(train, test). Pictures without classes: labels=False"
+        )
     folders = (e for e in folder.iterdir() if e.is_dir() and not e.name.startswith("."))
     names = tuple(sorted(entry.name for entry in folders if has_pictures(entry)))
     if not names:

@@ -152,7 +152,9 @@ def digits(
 ) -> ImageTask:
     """scikit-learn's 1,797 handwritten digits, 1×8×8, split 60/20/20 and stratified.
 
-    For trying things out: the data come with scikit-learn.
+    Inputs are the pixels (0 to 16) less the mean of all training pixels, divided by their standard
+    deviation: ``mean, deviation = digits().splits.train.statistics``. For trying things out: the
+    data come with scikit-learn.
     """
     inlet = Boundary((1, 8, 8))
     return ImageTask("digits", inlet, _Digits(seed), label_smoothing, augment, metric)
@@ -169,6 +171,9 @@ def fashion_mnist(
     metric: Any = "accuracy",
 ) -> ImageTask:
     """Fashion-MNIST: 28×28 grey images of ten kinds of clothes, padded with black to 32×32.
+
+    Inputs are the padded pixels (0 to 255) less the mean of all training pixels, divided by their
+    standard deviation: ``mean, deviation = fashion_mnist().splits.train.statistics``.
 
     Args:
         folder: where the four idx files are: the folder itself, or a root that torchvision's
@@ -267,8 +272,9 @@ def from_datasets(
     Args:
         train: gives (image, label) for 0 … len-1, or without labels an image or anything that
             begins with one. An image is a PIL image or bytes (C, H, W), which are standardised per
-            channel, or a float tensor, which is taken as it is. Its transform must not be random:
-            it runs once.
+            channel by the training images (``splits.train.statistics`` of the task has means and
+            deviations of the bytes), or a float tensor, which is taken as it is. Its transform must
+            not be random: it runs once.
         test: the test split, in the same form.
         inlet: shape of one image (C, H, W). Default: what the guide takes, or (3, 32, 32).
         classes: labels are 0 … classes-1. Default: as many as the guide has outputs, or 10.

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import math
 from collections.abc import Iterator
 from dataclasses import dataclass
@@ -13,6 +12,7 @@ import torch
 from torch import Tensor, nn
 
 from nas_theseus.errors import CostError, DataError
+from nas_theseus.storage.json_files import parse_json
 from nas_theseus.tasks.text_reading import read_text
 from nas_theseus.tasks.token_cache import default_cache
 from nas_theseus.tasks.tokenizing import load_tokenizer, tokenizer_file
@@ -72,7 +72,7 @@ def read_questions(path: str | Path) -> list[Question]:
 def _question(where: str, line: str) -> Question:
     form = '{"context": "The sky is", "choices": [" blue", " square"], "answer": 0}'
     try:
-        value = json.loads(line)
+        value = parse_json(line)
         context, choices, answer = value["context"], value["choices"], value["answer"]
     except (ValueError, TypeError, KeyError) as error:
         raise DataError(f"{where} is no question: {error!r}; each line is like {form}") from error

@@ -15,6 +15,7 @@ from PIL import Image
 
 from nas_theseus.errors import DataError
 from nas_theseus.tasks.picture_files import PICTURES
+from nas_theseus.tasks.pictures import DAMAGE
 from nas_theseus.tasks.text_sources import arrow_package, listed, located
 
 _LARGEST_LABEL = 1_024  # bytes
@@ -212,6 +213,6 @@ def _opened(content: bytes, where: str) -> Image.Image:
     try:
         image = Image.open(io.BytesIO(content))
         image.load()
-    except (OSError, SyntaxError, ValueError, Image.DecompressionBombError) as error:
+    except (Image.DecompressionBombError, *DAMAGE) as error:
         raise DataError(f"{where} is not a readable picture: {error}; remove it") from error
     return image

@@ -16,7 +16,19 @@ _SIXTEEN_BITS = 65_535
 _THIRTY_ONE_BITS = 2**31 - 1
 # With a greatest value above this, whole numbers surely use all of their 32 bits.
 _SURELY_DEEP = 2**24
-_DAMAGE = (OSError, SyntaxError, ValueError, EOFError, struct.error, zlib.error)
+DAMAGE = (
+    OSError,
+    SyntaxError,
+    ValueError,
+    EOFError,
+    LookupError,
+    TypeError,
+    AttributeError,
+    ArithmeticError,
+    MemoryError,
+    struct.error,
+    zlib.error,
+)
 _MOST_LOOKED_AT = 64
 
 
@@ -27,6 +39,7 @@ def read_picture(path: str | Path) -> Image.Image:
         DataError: the file is damaged or too large, or it is not known what white is in it.
     """
     try:
+        _refuse_no_file(path)
         with Image.open(path) as image:
             return upright_rgb(image)
     except Image.DecompressionBombError as error:
@@ -36,8 +49,14 @@ def read_picture(path: str | Path) -> Image.Image:
         ) from error
     except DataError as error:
         raise DataError(f"{path} {error}") from error
-    except _DAMAGE as error:
+    except DAMAGE as error:
         raise DataError(f"{path} is not a readable image: {error}; remove it") from error
+
+
+def _refuse_no_file(path: str | Path) -> None:
+    """Refuse a folder, and a pipe, which would be waited for; links to pictures are usual."""
+    if Path(path).exists() and not Path(path).is_file():
+        raise OSError("it is no file")
 
 
 def eight_bits(image: Image.Image) -> Image.Image:
@@ -93,9 +112,10 @@ def count_transparent(paths: Sequence[str]) -> tuple[int, int]:
     found = 0
     for path in looked_at:
         try:
+            _refuse_no_file(path)
             with Image.open(path) as image:
                 found += is_transparent(image)
-        except (Image.DecompressionBombError, *_DAMAGE):
+        except (Image.DecompressionBombError, *DAMAGE):
             continue
     return found, len(looked_at)
 

@@ -128,9 +128,8 @@ class TextTask(NextTokenTask):
             DataError: a file cannot be read as UTF-8, a segment has no window, or ``tokenizers``
                 is missing.
         """
-        size = self.outputs.shape[1]
         if self.level == "character":
-            tokens = _encode_characters(self._segments, size)
+            tokens = _encode_characters(self._segments, self._characters_kept)
         else:
             tokens = _encode_with(self._encoding, self._segments)
         parts = ("train", "validation", "test")
@@ -147,6 +146,32 @@ class TextTask(NextTokenTask):
             )
         return tokens.unfold(0, self.context + 1, self.context)
 
+    def encode(self, text: str) -> Tensor:
+        """Ids (T,) of a text of one's own, int64, as the task's networks read it.
+
+        A character that the vocabulary lacks is 0. Reads the training text, whose characters or
+        pairs the vocabulary has.
+        """
+        if self.level == "character":
+            (ids,) = _encode_characters((text,), self._characters_kept)
+        else:
+            (ids,) = _encode_with(self._encoding, (text,))
+        return ids.long()
+
+    def decode(self, ids: Tensor | Sequence[int]) -> str:
+        """The text of ids (T,); the id of unknown characters becomes U+FFFD."""
+        numbers = [int(one) for one in ids]
+        if self.level != "character":
+            decoded: str = self._encoding.decode(numbers)
+            return decoded
+        characters = ("\N{REPLACEMENT CHARACTER}", *self._characters_kept)
+        return "".join(characters[number] for number in numbers)
+
+    @cached_property
+    def _characters_kept(self) -> list[str]:
+        """The characters with ids from 1, in their order."""
+        return _kept(self._segments[0], self.outputs.shape[1])
+
     def token_bytes(self) -> Tensor:
         """Bytes of each token in UTF-8; the one that stands for all rare characters counts as one.
 
@@ -157,7 +182,7 @@ class TextTask(NextTokenTask):
         if self.level == "bpe":
             return token_bytes(self._encoding, size)
         found = torch.ones(size, dtype=torch.int64)
-        for number, character in enumerate(_kept(self._segments[0], size), start=1):
+        for number, character in enumerate(self._characters_kept, start=1):
             found[number] = len(character.encode())
         return found
 
@@ -231,9 +256,9 @@ def _kept(text: str, size: int) -> list[str]:
     return sorted(counts, key=lambda character: (-counts[character], character))[: size - 1]
 
 
-def _encode_characters(segments: tuple[str, str, str], size: int) -> list[Tensor]:
-    """Ids by frequency in the training text, ties by character; 0 stands for all others."""
-    ids = {character: number for number, character in enumerate(_kept(segments[0], size), start=1)}
+def _encode_characters(segments: Sequence[str], kept: Sequence[str]) -> list[Tensor]:
+    """Ids of characters, from 1 in the order in which they are kept; 0 stands for all others."""
+    ids = {character: number for number, character in enumerate(kept, start=1)}
     return [
         torch.tensor([ids.get(character, 0) for character in segment], dtype=torch.int32)
         for segment in segments
@@ -249,5 +274,5 @@ def _learnt(text: str, size: int) -> Any:
     return tokenizer
 
 
-def _encode_with(tokenizer: Any, segments: tuple[str, str, str]) -> list[Tensor]:
+def _encode_with(tokenizer: Any, segments: Sequence[str]) -> list[Tensor]:
     return [torch.tensor(tokenizer.encode(segment).ids, dtype=torch.int32) for segment in segments]

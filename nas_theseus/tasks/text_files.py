@@ -150,6 +150,16 @@ class TextFilesTask(NextTokenTask):
             )
         return Boundary((self.context, wanted or size))
 
+    def encode(self, text: str) -> Tensor:
+        """Ids (T,) of a text of one's own, int64, as the task's networks read it."""
+        found = load_tokenizer(self.tokenizer).encode(text, add_special_tokens=False)
+        return torch.tensor(found.ids, dtype=torch.int64)
+
+    def decode(self, ids: Tensor | Sequence[int]) -> str:
+        """The text of ids (T,)."""
+        text: str = load_tokenizer(self.tokenizer).decode([int(one) for one in ids])
+        return text
+
     def token_bytes(self) -> Tensor:
         """Bytes of each token; see `tokenizing.token_bytes`.
 

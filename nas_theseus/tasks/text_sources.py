@@ -3,18 +3,20 @@
 from __future__ import annotations
 
 import importlib
-import json
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 from nas_theseus.errors import DataError
+from nas_theseus.storage.json_files import MALFORMED, read_json
+from nas_theseus.storage.json_files import text as text_of
 from nas_theseus.tasks.text_reading import normalised, read_chunks
 
 # Endings of tables of Arrow, one document a row.
 _TABLES = (".parquet", ".arrow")
 _ROWS = 256
+Found = TypeVar("Found", str, Path)
 
 
 @dataclass(frozen=True)
@@ -167,14 +169,18 @@ def listed(paths: Sequence[Path], patterns: Sequence[str]) -> tuple[Path, ...]:
 
 def _in_folder(folder: Path, patterns: Sequence[str]) -> list[Path]:
     if (folder / "dataset_dict.json").is_file():
-        splits = json.loads((folder / "dataset_dict.json").read_text(encoding="utf-8"))["splits"]
+        splits = _saved(
+            folder / "dataset_dict.json", lambda said: list(map(text_of, said["splits"]))
+        )
         raise DataError(
             f"{folder} holds several data sets; give one of them: "
             f"{', '.join(str(folder / split) for split in splits)}"
         )
     if (folder / "state.json").is_file() and (folder / "dataset_info.json").is_file():
-        state = json.loads((folder / "state.json").read_text(encoding="utf-8"))
-        return [folder / file["filename"] for file in state["_data_files"]]
+        return _saved(
+            folder / "state.json",
+            lambda said: [_beside(folder, file["filename"]) for file in said["_data_files"]],
+        )
     found = {
         path
         for pattern in patterns
@@ -187,6 +193,26 @@ def _in_folder(folder: Path, patterns: Sequence[str]) -> list[Path]:
             "pattern='*.html'"
         )
     return sorted(found, key=lambda path: path.relative_to(folder).as_posix())
+
+
+def _saved(path: Path, read: Callable[[Any], list[Found]]) -> list[Found]:
+    """What a file says that `datasets` wrote.
+
+    Raises:
+        DataError: it is damaged, or names a file outside of its folder.
+    """
+    try:
+        return read(read_json(path))
+    except (OSError, *MALFORMED) as error:
+        raise DataError(f"{path} is damaged: {error}; save the data set again") from error
+
+
+def _beside(folder: Path, name: object) -> Path:
+    """A file in a folder by its name; a name that leads out of it is a ValueError."""
+    name = text_of(name)
+    if not name or name in (".", "..") or set(name) & {"/", "\\", "\0"}:
+        raise ValueError(f"{name!r:.60} is not the name of a file beside it")
+    return folder / name
 
 
 def _hidden(path: Path) -> bool:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import hashlib
-import json
 import logging
 import os
 import shutil
@@ -17,7 +16,14 @@ import numpy.typing as npt
 from filelock import FileLock
 
 from nas_theseus.errors import DataError
-from nas_theseus.storage.whole_files import make_folder, replacing, write_json
+from nas_theseus.storage.json_files import is_own_file, read_json, text, whole
+from nas_theseus.storage.whole_files import (
+    DAY_S,
+    make_folder,
+    remove_leftovers,
+    replacing,
+    write_json,
+)
 from nas_theseus.tasks.text_sources import TextSource
 from nas_theseus.tasks.tokenizing import encode_stream, load_tokenizer, vocabulary_size
 from nas_theseus.values.ids import short_hash
@@ -27,6 +33,7 @@ logger = logging.getLogger(__name__)
 # Part of every key: raise it when the same text would give other tokens or another file.
 _VERSION = 1
 _FEWEST_BYTES_A_TOKEN = 3
+_KINDS = "<u2", "<u4"
 
 
 def default_cache() -> Path:
@@ -88,13 +95,14 @@ class TokenCache:
             return found
         make_folder(self.folder, "cache=")
         with FileLock(path.with_suffix(".lock")):
+            remove_leftovers(self.folder, DAY_S)
             return _read(path) or self._make(source, limit, path)
 
     def _make(self, source: TextSource, limit: int | None, path: Path) -> Tokens:
         source.check()
         tokenizer = load_tokenizer(self.tokenizer)
         size = vocabulary_size(self.tokenizer)
-        kind = np.dtype("<u2" if size <= 1 << 16 else "<u4")
+        kind = np.dtype(_KINDS[size > 1 << 16])
         text_bytes = source.about_bytes()
         self._check_space(text_bytes, limit, kind.itemsize)
         logger.info(
@@ -153,8 +161,9 @@ def _description(path: Path) -> Path:
 def _read(path: Path) -> Tokens | None:
     """The tokens that were saved; None if there are none, or a file is damaged."""
     try:
-        described = json.loads(_description(path).read_text(encoding="utf-8"))
-        tokens = Tokens(path, described["count"], described["digest"])
-        return tokens if tokens.mapped.shape == (tokens.count,) else None
-    except (OSError, ValueError, KeyError):
+        described = read_json(_description(path))
+        tokens = Tokens(path, whole(described["count"]), text(described["digest"]))
+        is_whole = is_own_file(path) and tokens.mapped.shape == (tokens.count,)
+        return tokens if is_whole and tokens.mapped.dtype.str in _KINDS else None
+    except Exception:  # NumPy's reader of headers raises what its parser does
         return None

@@ -24,6 +24,7 @@ from nas_theseus.values.ids import short_hash
 # some hundred bytes a character.
 _PIECE, _AT_ONCE = 1 << 16, 1 << 19
 _LEAD = 256
+_MOST_IDS = 1 << 24
 # Where a text may be cut so that its tokens stay the same: a newline between other characters, or
 # else the space before a word.
 _CUTS = (re.compile(r"(?<=\S\n)(?=\w)"), re.compile(r"(?<=\w)(?= \w)"))
@@ -132,6 +133,11 @@ def _loaded(path: Path, _changed: int) -> Any:
     except Exception as error:  # tokenizers raises plain Exception for whatever it cannot read
         raise DataError(f"{path} is no tokenizer of Hugging Face's tokenizers: {error}") from error
     # A file may say how long a sentence is; a whole segment is encoded at once.
+    most = max(tokenizer.get_vocab().values(), default=0)
+    if most > _MOST_IDS:
+        raise DataError(
+            f"{path} has a token of id {most:,}, more than {_MOST_IDS:,}; it is damaged"
+        )
     tokenizer.no_truncation()
     tokenizer.no_padding()
     return tokenizer

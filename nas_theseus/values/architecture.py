@@ -51,6 +51,9 @@ class Boundary:
         return f"({names[self.kind]}) = ({', '.join(map(str, self.shape))})"
 
 
+MOST_PARTS = 100_000  # what is read from a file may claim any number
+
+
 @dataclass(frozen=True, order=True)
 class Span:
     """A contiguous run of guide parts [start, stop).

@@ -7,6 +7,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any, TypeAlias
 
+from nas_theseus.storage.json_files import number, numbers, text, whole
 from nas_theseus.values.architecture import Architecture
 
 
@@ -64,6 +65,16 @@ class CurvePoint:
     metric: str
     step: int
     value: float
+
+
+def _curve(data: Sequence[Sequence[Any]]) -> tuple[CurvePoint, ...]:
+    """Points from JSON; similarities have the number of a part in their name."""
+    points = tuple(CurvePoint(text(name), whole(step), number(value)) for name, step, value in data)
+    for point in points:
+        kind, _, position = point.metric.partition("/")
+        if kind == "similarity":
+            int(position)
+    return points
 
 
 @dataclass(frozen=True)
@@ -128,17 +139,18 @@ class Evaluation:
 
     @classmethod
     def from_json(cls, data: Mapping[str, Any]) -> Evaluation:
+        """The inverse of `to_json`; any error says that the data are not one (`MALFORMED`)."""
         return cls(
             architecture=Architecture.from_json(data["architecture"]),
-            recipe=data["recipe"],
-            seed=data["seed"],
-            metrics=dict(data["metrics"]),
+            recipe=text(data["recipe"]),
+            seed=whole(data["seed"]),
+            metrics=numbers(data["metrics"]),
             # Files of earlier versions have null for costs that were not measured.
-            cost=Cost({name: n for name, n in data["cost"].items() if n is not None}),
-            train_macs_spent=data["train_macs_spent"],
-            seconds=data["seconds"],
-            curve=tuple(CurvePoint(*point) for point in data["curve"]),
-            notes=tuple(data["notes"]),
+            cost=Cost(numbers({name: n for name, n in data["cost"].items() if n is not None})),
+            train_macs_spent=whole(data["train_macs_spent"]),
+            seconds=number(data["seconds"]),
+            curve=_curve(data["curve"]),
+            notes=tuple(map(text, data["notes"])),
         )
 
 
@@ -171,11 +183,11 @@ class Failure:
     def from_json(cls, data: Mapping[str, Any]) -> Failure:
         return cls(
             architecture=Architecture.from_json(data["architecture"]),
-            recipe=data["recipe"],
-            seed=data["seed"],
-            stage=data["stage"],
-            message=data["message"],
-            curve=tuple(CurvePoint(*point) for point in data.get("curve", [])),
+            recipe=text(data["recipe"]),
+            seed=whole(data["seed"]),
+            stage=text(data["stage"]),
+            message=text(data["message"]),
+            curve=_curve(data.get("curve", [])),
         )
 
 
@@ -226,10 +238,10 @@ class Stopped:
     @classmethod
     def from_json(cls, data: Mapping[str, Any]) -> Stopped:
         return cls(
-            data["stopped_at"],
+            text(data["stopped_at"]),
             Evaluation.from_json(data),
-            dict(data["predicted"]),
-            data["macs_saved"],
+            numbers(data["predicted"]),
+            whole(data["macs_saved"]),
         )
 
 
@@ -252,6 +264,15 @@ class BlockOutcome:
     macs: int = 0
     seconds: float = 0.0
     failure: str | None = None
+
+    @classmethod
+    def from_json(cls, data: Mapping[str, Any]) -> BlockOutcome:
+        """The inverse of `dataclasses.asdict`."""
+        found = cls(**data)
+        text(found.block), text(found.name), number(found.macs), number(found.seconds)
+        if found.failure is not None:
+            text(found.failure)
+        return found
 
 
 @dataclass(frozen=True)

@@ -6,6 +6,7 @@ import os
 import signal
 import sys
 import time
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -15,10 +16,19 @@ from nas_theseus.cli import app as cli
 
 
 class Forked:
-    """A child of this process that runs a command line, with the interface of `Popen`."""
+    """A child of this process that runs a command line, with the interface of `Popen`.
+
+    Args:
+        prepare: called in the child, before its command line runs.
+    """
 
     def __init__(
-        self, arguments: list[str], folder: Path, environment: dict[str, str], log: int
+        self,
+        arguments: list[str],
+        folder: Path,
+        environment: dict[str, str],
+        log: int,
+        prepare: Callable[[], object] = lambda: None,
     ) -> None:
         sys.stdout.flush()
         sys.stderr.flush()
@@ -36,6 +46,7 @@ class Forked:
                 sys.stdout, sys.stderr = (os.fdopen(os.dup(log), "w", 1) for _ in range(2))
                 torch.set_num_threads(1)
                 sys.argv = ["nas-theseus", *arguments]
+                prepare()
                 cli.main()
                 code = 0
             except SystemExit as end:

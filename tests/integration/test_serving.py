@@ -3,18 +3,8 @@
 from __future__ import annotations
 
 import json
-import os
-import signal
-import socket
-import subprocess
-import sys
-import time
 import urllib.error
-import urllib.request
-from collections.abc import Iterator
-from contextlib import contextmanager, suppress
 from pathlib import Path
-from typing import Any
 
 import mlflow
 import numpy as np
@@ -23,59 +13,8 @@ import torch
 
 import nas_theseus
 from nas_theseus.conversion.target import assemble
+from tests.integration.serving import ask, served
 from tests.unit.api.found_search import TRACED, FoundSearch
-
-LIMIT_S = 240
-
-
-def ask(address: str, body: dict[str, Any]) -> Any:
-    """The answer to a request.
-
-    Raises:
-        urllib.error.HTTPError: the server refuses it.
-    """
-    request = urllib.request.Request(
-        f"{address}/invocations",
-        json.dumps(body).encode(),
-        {"Content-Type": "application/json"},
-    )
-    with urllib.request.urlopen(request, timeout=60) as answer:
-        return json.load(answer)
-
-
-@contextmanager
-def served(uri: str, log: Path) -> Iterator[str]:
-    """Address of a server of a model, once it answers."""
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        port = probe.getsockname()[1]
-    address = f"http://127.0.0.1:{port}"
-    command = [sys.executable, "-m", "mlflow", "models", "serve", "--env-manager", "local"]
-    command += ["--model-uri", uri, "--host", "127.0.0.1", "--port", str(port)]
-    # MLflow starts uvicorn by its name, as from an activated environment.
-    found = {"PATH": f"{Path(sys.executable).parent}{os.pathsep}{os.environ['PATH']}"}
-    with log.open("wb") as output:
-        server = subprocess.Popen(
-            command,
-            stdout=output,
-            stderr=subprocess.STDOUT,
-            env={**os.environ, **found},
-            start_new_session=True,
-        )
-    try:
-        end = time.monotonic() + LIMIT_S
-        while True:
-            assert server.poll() is None and time.monotonic() < end, log.read_text()
-            try:
-                with urllib.request.urlopen(f"{address}/ping", timeout=5):
-                    break
-            except OSError:
-                time.sleep(0.2)
-        yield address
-    finally:
-        with suppress(ProcessLookupError):  # it has ended by itself
-            os.killpg(server.pid, signal.SIGKILL)
-        server.wait()
 
 
 def test_answers_are_the_networks_own_outputs(

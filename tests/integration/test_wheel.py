@@ -12,6 +12,9 @@ from pathlib import Path
 
 import pytest
 
+from nas_theseus.tasks import digits
+from tests.integration.serving import ask, served
+
 ROOT = Path(__file__).resolve().parents[2]
 
 pytestmark = pytest.mark.timeout(900)
@@ -93,6 +96,33 @@ def test_the_wheel_holds_every_file_of_the_package_and_nothing_else(built: Path)
     }
     assert held == there
     assert {"nas_theseus/py.typed", "nas_theseus/api/templates/digits.py"} <= held
+
+
+@pytest.mark.slow
+def test_five_commands_lead_to_a_served_network(installed: Path, tmp_path: Path) -> None:
+    """`new`, `search`, `register` and the server with the wheel alone, then a request."""
+    # The server is started by its name, which is among the scripts of an environment with pip.
+    server = installed / "uvicorn"
+    server.write_text(f'#!/bin/sh\nexec "{installed}/python" -m uvicorn "$@"\n', encoding="utf-8")
+    server.chmod(0o755)
+    theseus = installed / "nas-theseus"
+    run(theseus, "new", "first.py", folder=tmp_path)
+    run(
+        theseus, "search", "first.py", "--trials", "4", "--executor", "inline",
+        "--parallel", "1", folder=tmp_path,
+    )  # fmt: skip
+    chosen = ("--where", "macs < 3.5e5", "--alias", "champion")
+    assert "serve it: mlflow" in run(theseus, "register", "first", *chosen, folder=tmp_path)
+    batch = next(digits().batches("test", 60, limit=60))
+    log = tmp_path / "serve.log"
+    store = {"MLFLOW_TRACKING_URI": f"sqlite:///{tmp_path / 'mlflow.db'}", "PYTHONPATH": ""}
+    with served("models:/first@champion", log, installed, **store) as address:
+        outputs = ask(address, {"inputs": batch.inputs.tolist()})["predictions"]
+    right = [row.index(max(row)) for row in outputs] == batch.targets.numpy()
+    front = tmp_path / "theseus" / "searches" / "first" / "front" / "front.json"
+    rows = json.loads(front.read_text(encoding="utf-8"))["front"]
+    best = max((row for row in rows if row["macs"] < 3.5e5), key=lambda row: row["val_accuracy"])
+    assert abs(right.mean() - best["test_accuracy"]) < 0.2  # 60 of 360 pictures
 
 
 def test_new_check_and_search_run_with_the_wheel_alone(installed: Path, tmp_path: Path) -> None:

@@ -123,6 +123,7 @@ def command(
 
 def _show_members(folder: SearchFolder, where: str | None, as_json: bool) -> None:
     """The front, or those of its members that meet conditions."""
+    from nas_theseus.api.choosing import matching
     from nas_theseus.cli.show import show_front
     from nas_theseus.searches.figures import left_out
     from nas_theseus.searches.front_files import count_at_chance, front_rows, read_front
@@ -130,7 +131,7 @@ def _show_members(folder: SearchFolder, where: str | None, as_json: bool) -> Non
     rows = front_rows(read_front(folder))
     title = f"front of {folder.name}: {len(rows)} architectures"
     if where:
-        rows = _matching(rows, where)
+        rows = matching(rows, where)
         title += f", {len(rows)} of them with {where}"
     show_front(rows, title, as_json=as_json)
     if not as_json and (count := count_at_chance(folder)):
@@ -146,6 +147,7 @@ def _repeat(
     trust_code: bool,
 ) -> None:
     """Evaluate members with more seeds, and show how far their quality spreads."""
+    from nas_theseus.api.choosing import matching
     from nas_theseus.api.repeating import repeat_front
     from nas_theseus.cli.tables import difference_lines, front_table, repeated_rows
     from nas_theseus.searches.front_files import front_rows, read_front
@@ -153,7 +155,7 @@ def _repeat(
 
     only = None
     if where:
-        only = {row["architecture"] for row in _matching(front_rows(read_front(folder)), where)}
+        only = {row["architecture"] for row in matching(front_rows(read_front(folder)), where)}
     report = LiveReport(Console(stderr=as_json))
     try:
         found = repeat_front(
@@ -211,24 +213,6 @@ def _refine(
     rows = front_rows(read_front(folder, budget))
     title = f"evaluated of {folder.name} with {' and '.join(at)}: {len(rows)} architectures"
     show_front(rows, title)
-
-
-def _matching(rows: list[dict[str, Any]], where: str) -> list[dict[str, Any]]:
-    """The rows that meet conditions."""
-    from nas_theseus.errors import SpaceError
-    from nas_theseus.values.conditions import matches
-
-    texts = {"architecture", "pairing", "blocks", "run_id"}
-    # What a member does not have (not tested yet) is NaN, which meets no condition.
-    names = {name: float("nan") for row in rows for name in row if name not in texts}
-    try:
-        return [
-            row
-            for row in rows
-            if matches(names | {k: v for k, v in row.items() if k not in texts}, where)
-        ]
-    except ValueError as error:
-        raise SpaceError("--where", [str(error)]) from error
 
 
 def _show_answer(found: Answer, title: str, as_json: bool) -> None:

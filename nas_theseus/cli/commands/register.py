@@ -13,8 +13,16 @@ from nas_theseus.cli.options import DEFAULT_STORAGE, StorageOption, TrustOption
 def command(
     name: Annotated[str, typer.Argument(help="Name of the search.")],
     architecture: Annotated[
-        str, typer.Argument(help="ID of an architecture that it evaluated, or its beginning.")
-    ],
+        str | None,
+        typer.Argument(help="ID of an architecture that it evaluated, or its beginning."),
+    ] = None,
+    where: Annotated[
+        str | None,
+        typer.Option(
+            help="Instead of an ID: the best network of the front with these conditions, such as "
+            "'macs < 2e6'."
+        ),
+    ] = None,
     alias: Annotated[
         str | None, typer.Option(help="Alias of the new version, such as champion.")
     ] = None,
@@ -38,6 +46,7 @@ def command(
     done = register(
         name,
         architecture,
+        where=where,
         alias=alias,
         model_name=model_name,
         move=move,

@@ -55,6 +55,11 @@ TrackerOption = Annotated[
     ),
 ]
 
+LogModelsOption = Annotated[
+    bool,
+    typer.Option("--log-models", help="At the end log the front's networks as MLflow models."),
+]
+
 
 def command(
     space: SpaceFile,
@@ -79,6 +84,7 @@ def command(
     accelerator_type: AcceleratorOption = None,
     label_selector: LabelsOption = None,
     runtime_env: RuntimeEnvOption = None,
+    log_models: LogModelsOption = False,
 ) -> None:
     """Run a search, or continue the one of this name: finished trials are kept.
 
@@ -86,13 +92,10 @@ def command(
     kill; the same command continues it.
     """
     from nas_theseus.api.search import settings_of
-    from nas_theseus.cli.show import show_search
-    from nas_theseus.errors import SpaceError
+    from nas_theseus.cli.show import show_models, show_search
     from nas_theseus.space.consent import remember
     from nas_theseus.space.sources import gather
 
-    if no_library and library is not None:
-        raise SpaceError("search", ["--library and --no-library exclude each other"])
     options = {
         "name": name,
         "trials": trials,
@@ -103,7 +106,7 @@ def command(
         "sampler": sampler,
         "seed": seed,
         "suggestions": suggestions,
-        "library": False if no_library else library,
+        "library": _library(library, no_library),
         "all_blocks": all_blocks,
         "rungs": False if no_rungs else None,
         "trackers": tracker,
@@ -119,3 +122,18 @@ def command(
     sources = gather(space)
     remember(sources)
     show_search(sources, settings)
+    if log_models:
+        show_models(settings)
+
+
+def _library(library: str | None, no_library: bool) -> str | bool | None:
+    """The library as settings hold it.
+
+    Raises:
+        SpaceError: both options were given.
+    """
+    from nas_theseus.errors import SpaceError
+
+    if no_library and library is not None:
+        raise SpaceError("search", ["--library and --no-library exclude each other"])
+    return False if no_library else library

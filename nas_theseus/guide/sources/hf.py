@@ -8,7 +8,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from nas_theseus.errors import CutError, GuideError
+from nas_theseus.errors import CutError, GuideError, TheseusError
 from nas_theseus.guide.chain import Guide
 from nas_theseus.guide.huggingface import (
     Granularity,
@@ -17,6 +17,7 @@ from nas_theseus.guide.huggingface import (
     transformers_package,
 )
 from nas_theseus.guide.vision_source import DEFAULT, At, Loaded
+from nas_theseus.storage.json_files import MALFORMED
 from nas_theseus.tasks.preprocessing import Preprocessing
 from nas_theseus.values.registers import FAMILIES
 
@@ -105,7 +106,14 @@ def _preprocessing(transformers: Any, folder: Path) -> Preprocessing | None:
     except Exception as error:  # a damaged or foreign file
         said = " ".join(str(error).split())[:300]
         raise GuideError(f"preprocessor_config.json in {folder} cannot be read: {said}") from error
-    return of_image_processor(found)
+    try:
+        return of_image_processor(found)
+    except TheseusError:
+        raise
+    except MALFORMED as error:  # its values are not checked by transformers
+        raise GuideError(
+            f"preprocessor_config.json in {folder} has values that are no preprocessing: {error}"
+        ) from error
 
 
 def of_image_processor(processor: Any) -> Preprocessing | None:

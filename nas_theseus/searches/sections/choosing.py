@@ -6,6 +6,7 @@ import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 
+from nas_theseus.estimate.spread import LEVEL, chance_of_difference
 from nas_theseus.pictures.page import Cell, Link, Paragraph, Piece, Table
 from nas_theseus.searches.figures import number
 from nas_theseus.searches.records import Records
@@ -79,8 +80,10 @@ def write(records: Records) -> Sequence[Piece]:
         pieces.append(Table(f"By {cost.name}", columns, rows))
     pieces.append(
         Paragraph(
-            "Each network was trained once, with one seed; another seed may change small "
-            f"differences. For other budgets: nas-theseus front {records.folder.name} --at BUDGET."
+            "The search trained each network once, with one seed; another seed may change small "
+            f"differences. To see which are real: nas-theseus front {records.folder.name} "
+            f"--repeats 5, then this report again. For other budgets: nas-theseus front "
+            f"{records.folder.name} --at BUDGET."
         )
     )
     return pieces
@@ -106,11 +109,19 @@ def _row(records: Records, choice: Choice, quality: Objective, cost: Objective) 
 
 
 def _how_sure(records: Records, choice: Choice, best: Evaluation, quality: str) -> str:
-    """The lead over the second best, in standard errors where these can be known."""
+    """The lead over the second best: by other seeds, or in standard errors, if either is known."""
     if choice.second is None:
         return "the only one within this budget"
     there, here = choice.second.value(quality), best.value(quality)
     lead = f"ahead of {choice.second.architecture.id} by {number(abs(here - there))}"
+    ids = best.architecture.id, choice.second.architecture.id
+    seeds = [records.spreads[each] for each in ids if each in records.spreads]
+    if len(seeds) == 2:
+        by_chance = chance_of_difference(*seeds)
+        verdict = "more than chance" if by_chance < LEVEL else "within chance"
+        return (
+            f"{lead}; with other seeds {seeds[0]} and {seeds[1]}: {verdict} (p = {by_chance:.2g})"
+        )
     error = standard_error(records, quality, here, there)
     if error is None:
         return f"{lead}; how much of this is chance is not recorded"

@@ -16,6 +16,7 @@ from nas_theseus.searches.section import Section, network_anchor
 from nas_theseus.values.architecture import Architecture
 from nas_theseus.values.outcomes import Evaluation
 
+_OTHER_SEEDS = "with other seeds"
 _MARKERS = (("one block throughout", "#2563eb", "square"), ("random search", "#0f766e", "diamond"))
 
 
@@ -27,7 +28,9 @@ def write(records: Records) -> Sequence[Piece]:
     uniform = [one for one in records.feasible if is_uniform(one.architecture)]
     random = front_of(records.random, records.goals) if records.random else []
     baselines = dict(zip((name for name, _, _ in _MARKERS), (uniform, random), strict=True))
-    figure = front_figure(records.evaluations, ids, records.goals, "")
+    figure = front_figure(
+        records.evaluations, ids, records.goals, "", guide=records.guide, spreads=records.spreads
+    )
     _add_others(figure, records, baselines)
     aims = " and ".join(
         f"{'more' if goal.direction == 'maximize' else 'less'} {goal.name}"
@@ -81,16 +84,6 @@ def _add_others(
                     name=name,
                 )
             )
-    if x.name in records.guide and y.name in records.guide:
-        figure.add_trace(
-            go.Scatter(
-                x=[records.guide[x.name]],
-                y=[records.guide[y.name]],
-                mode="markers",
-                marker={"color": "#b45309", "symbol": "star", "size": 14},
-                name="guide",
-            )
-        )
 
 
 def _names(records: Records) -> tuple[list[str], list[str]]:
@@ -102,7 +95,7 @@ def _names(records: Records) -> tuple[list[str], list[str]]:
 
 def _columns(records: Records) -> list[str]:
     goals, tests = _names(records)
-    return ["network", *goals, *tests, "blocks"]
+    return ["network", *goals, *tests, *([_OTHER_SEEDS] if records.spreads else []), "blocks"]
 
 
 def _rows(
@@ -110,14 +103,17 @@ def _rows(
 ) -> Sequence[Sequence[Cell]]:
     goals, tests = _names(records)
 
-    def row(name: Cell, values: Mapping[str, float], blocks: str) -> list[Cell]:
-        return [name, *(number(values.get(each)) for each in (*goals, *tests)), blocks]
+    def row(name: Cell, values: Mapping[str, float], blocks: str, seeds: str = "–") -> list[Cell]:
+        shown = [number(values.get(each)) for each in (*goals, *tests)]
+        return [name, *shown, *([seeds] if records.spreads else []), blocks]
 
     rows = [row("guide", records.guide, "–")] if records.guide else []
     for member in records.members:
         one = member.evaluation
         link = Link(one.architecture.id, network_anchor(one.architecture.id))
-        rows.append(row(link, {**one.values(), **member.test}, _blocks(one.architecture)))
+        values, blocks = {**one.values(), **member.test}, _blocks(one.architecture)
+        spread = records.spreads.get(one.architecture.id)
+        rows.append(row(link, values, blocks, "–" if spread is None else str(spread)))
     for name, evaluations in baselines.items():
         for one in evaluations:
             label = f"{name}: {one.architecture.id}"

@@ -1,22 +1,21 @@
 """The tracker of MLflow: an outbox of records, and one thread that writes them to MLflow.
 
 The search only puts records into the outbox (a folder of small files). The writer thread applies
-them in order and deletes each one afterwards. A front that another one follows soon is sent with
-it, since nobody sees it in between. A kill in between applies a record again, so applying is
-idempotent: runs are found by their tags, and metric points carry the record's time, which MLflow's
-SQL stores use to drop a point that they have.
+them in order and deletes each one afterwards. Only fronts wait: for at most two seconds, so that
+those of several trials are one call. Anything but a trial's outcome sends them first, so does the
+search's end. A kill in between applies a record again, so applying is idempotent: runs are found by
+their tags, and metric points carry the record's time, which MLflow's SQL stores use to drop a point
+that they have.
 """
 
 from __future__ import annotations
 
-import json
 import logging
 import threading
 import time
 from collections import deque
 from collections.abc import Mapping
 from dataclasses import dataclass, field
-from itertools import islice
 from pathlib import Path
 from typing import get_args
 from urllib.parse import urlsplit
@@ -39,6 +38,7 @@ from nas_theseus.services.mlflow.connection import (
 from nas_theseus.services.mlflow.outbox import Outbox
 from nas_theseus.services.mlflow.search_runs import Projection, RecordError
 from nas_theseus.services.mlflow.system_metrics import SystemMetrics
+from nas_theseus.storage.json_files import MALFORMED, read_json
 from nas_theseus.storage.redaction import scrub
 from nas_theseus.values.outcomes import Outcome
 from nas_theseus.values.tracking import EndStatus, FrontNow, Parameter, Results
@@ -50,18 +50,23 @@ CONNECT_TIMEOUT_S = {"http": 10.0, "https": 10.0}
 CONNECT_TIMEOUT_OTHER_S = 120.0
 FIRST_RETRY_S, LAST_RETRY_S = 0.5, 30.0
 DOUBTFUL_ATTEMPTS = 8
-# At most so many fronts are sent together; the next one is looked for so many records behind.
-TOGETHER, SOON = 50, 5
+# At most so many fronts are sent together, and none waits longer for others.
+TOGETHER, FRONTS_WAIT_S = 50, 2.0
+_OUTCOMES = ("evaluation", "stopped", "failure")
 RUNS_FILE_S = 1.0
 _REFUSALS = {"INVALID_PARAMETER_VALUE", "RESOURCE_DOES_NOT_EXIST", "RESOURCE_ALREADY_EXISTS"}
 
 
 @dataclass
 class _Batch:
-    """The oldest record that waits and, when it is a front, the fronts held in front of it."""
+    """One record, or fronts that are sent together; oldest first."""
 
-    path: Path
-    earlier: list[Path]
+    paths: list[Path]
+    held: bool
+
+    @property
+    def last(self) -> Path:
+        return self.paths[-1]
 
 
 @dataclass
@@ -73,12 +78,14 @@ class _Progress:
         delay_s: how long to wait before the next attempt.
         alone: how many of the next records are sent alone, to find the one that is refused.
         due_s: when the file of run ids is written next, on the monotonic clock.
+        fronts_due_s: when the fronts that are held are sent, on the same clock.
     """
 
     attempts: int = 0
     delay_s: float = field(default_factory=lambda: FIRST_RETRY_S)
     alone: int = 0
     due_s: float = 0.0
+    fronts_due_s: float = 0.0
 
     def delivered(self) -> None:
         self.attempts, self.delay_s, self.alone = 0, FIRST_RETRY_S, max(0, self.alone - 1)
@@ -121,7 +128,7 @@ class MlflowTracker:
         self._uri = ""
         self._changed = threading.Condition()
         self._waiting: deque[Path] = deque()
-        self._held: list[Path] = []  # fronts in front of those that wait, sent with the next front
+        self._held: list[Path] = []  # fronts in front of those that wait, to be sent together
         self._recorded: set[str] | None = None
         self._stop = self._finishing = self._connected = False
         self._connect_error: Exception | None = None
@@ -186,8 +193,8 @@ class MlflowTracker:
         """Whether the architecture had a run when this was first asked after `begin`."""
         if self._recorded is None:
             try:
-                self._recorded = set(json.loads(self._runs_file.read_text()))
-            except (OSError, ValueError):
+                self._recorded = set(map(str, read_json(self._runs_file)))
+            except (OSError, *MALFORMED):
                 self._recorded = set()
         return outcome.architecture.id in self._recorded
 
@@ -289,28 +296,29 @@ class MlflowTracker:
         while (batch := self._next_batch(projection, progress)) is not None:
             try:
                 probe(self._uri)
-                record = self._outbox.load(batch.path)
+                *earlier, record = map(self._outbox.load, batch.paths)
                 progress.attempts += 1
                 if record["kind"] == "finish":
                     metrics.stop()  # a run that has ended takes no more
-                projection.apply(record, [self._outbox.load(front) for front in batch.earlier])
+                projection.apply(record, earlier)
             except Exception as error:  # nothing may reach the search
                 if not self._gives_up(projection, progress, batch, error):
                     continue
             else:
-                for sent in (*batch.earlier, batch.path):
+                for sent in batch.paths:
                     sent.unlink(missing_ok=True)
                 if record["kind"] == "start":
                     metrics.start(projection.parent)
             progress.delivered()
             with self._changed:
-                if batch.earlier:
+                if batch.held:
                     self._held.clear()
-                self._waiting.popleft()
+                else:
+                    self._waiting.popleft()
                 self._changed.notify_all()
 
     def _next_batch(self, projection: Projection, progress: _Progress) -> _Batch | None:
-        """Wait for a record, holding fronts that another one follows; None when stopped.
+        """Wait for a record, or for fronts that are held to be due; None when stopped.
 
         The file of run ids is written in between.
         """
@@ -321,19 +329,38 @@ class MlflowTracker:
                 # The file grows with the search; writing it must not take more and more time.
                 progress.due_s = began_s + max(RUNS_FILE_S, 20 * (time.monotonic() - began_s))
             with self._changed:
-                limit_s = None
-                if projection.runs_changed:
-                    limit_s = max(0.0, progress.due_s - time.monotonic())
-                self._changed.wait_for(lambda: self._stop or self._waiting, limit_s)
+                due_s = [progress.due_s] if projection.runs_changed else []
+                due_s += [progress.fronts_due_s] if self._held else []
+                limit_s = max(0.0, min(due_s) - time.monotonic()) if due_s else None
+                self._changed.wait_for(self._has_work, limit_s)
                 if self._stop:
                     return None
-                if not self._waiting:
-                    continue
-                if not progress.alone and self._is_followed():
-                    self._held.append(self._waiting.popleft())
-                    continue
-                path = self._waiting[0]
-                return _Batch(path, self._held.copy() if _is_front(path) else [])
+                self._hold_fronts(progress)
+                if self._held and self._sends_fronts(progress):
+                    return _Batch(self._held.copy(), held=True)
+                if self._waiting:
+                    return _Batch([self._waiting[0]], held=False)
+
+    def _has_work(self) -> bool:
+        return self._stop or bool(self._waiting) or (self._finishing and bool(self._held))
+
+    def _hold_fronts(self, progress: _Progress) -> None:
+        """Hold the fronts that are next, until `_sends_fronts`."""
+        if progress.alone:
+            return
+        while self._waiting and _kind(self._waiting[0]) == "front" and len(self._held) < TOGETHER:
+            if not self._held:
+                progress.fronts_due_s = time.monotonic() + FRONTS_WAIT_S
+            self._held.append(self._waiting.popleft())
+
+    def _sends_fronts(self, progress: _Progress) -> bool:
+        """Whether held fronts are sent now; of what comes later, only outcomes may go first."""
+        return (
+            len(self._held) >= TOGETHER
+            or (self._finishing and not self._waiting)
+            or time.monotonic() >= progress.fronts_due_s
+            or (bool(self._waiting) and _kind(self._waiting[0]) not in _OUTCOMES)
+        )
 
     def _gives_up(
         self, projection: Projection, progress: _Progress, batch: _Batch, error: Exception
@@ -341,26 +368,21 @@ class MlflowTracker:
         """Whether a record that failed was set aside; otherwise it is to be tried again."""
         # Runs may have been made or deleted without our knowing: look again.
         projection.synced = False
-        if batch.earlier:
-            progress.alone, progress.attempts = len(batch.earlier) + 1, 0
+        if batch.held:
+            progress.alone, progress.attempts = len(batch.paths), 0
             self._hold_no_more()
             return False
         reason = scrub(f"{type(error).__name__}: {error}", self._uri)
         refused = getattr(error, "error_code", "") in _REFUSALS and progress.attempts > 1
         certain = isinstance(error, RecordError) or refused
         if (certain or progress.attempts >= DOUBTFUL_ATTEMPTS) and projection.takes_writes():
-            self._set_aside(projection, batch.path, reason)
+            self._set_aside(projection, batch.last, reason)
             return True
         if progress.attempts <= 1:
-            _log.warning("MLflow did not take %s, will retry: %s", batch.path.name, reason)
+            _log.warning("MLflow did not take %s, will retry: %s", batch.last.name, reason)
         self._pause(progress.delay_s)
         progress.delay_s = min(progress.delay_s * 2, LAST_RETRY_S)
         return False
-
-    def _is_followed(self) -> bool:
-        """Whether the oldest that waits is a front, and another one comes soon."""
-        first, *others = islice(self._waiting, SOON)
-        return _is_front(first) and len(self._held) < TOGETHER and any(map(_is_front, others))
 
     def _hold_no_more(self) -> None:
         """Fronts that were held wait again, each for itself, in front of what came later."""
@@ -383,5 +405,5 @@ class MlflowTracker:
             _log.warning("could not finish setting %s aside: %s", path.name, error)
 
 
-def _is_front(path: Path) -> bool:
-    return path.name.endswith("-front.json")
+def _kind(path: Path) -> str:
+    return path.stem.partition("-")[2]

@@ -7,6 +7,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager, nullcontext
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import optuna
 from optuna.exceptions import ExperimentalWarning, StorageInternalError
@@ -76,6 +77,10 @@ class StoredStudy:
             raise
         except (StorageInternalError, SQLAlchemyError, OSError) as error:
             raise unusable(self.address, error) from None
+
+    def genes(self, number: int) -> dict[str, Any]:
+        """Values of a trial's parameters, which `optuna.Trial.params` copies one by one."""
+        return dict(self.storage.get_trial(self._trial_id(number)).params)
 
     def mark(self, number: int, key: str, value: object) -> None:
         """Set a user attribute of a trial."""

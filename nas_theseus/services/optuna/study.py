@@ -229,7 +229,8 @@ class Study:
                 self._study.enqueue_trial(genes)
                 self._repeated = None
             trial = self._ask()
-            architecture = self._problem.genome.decode(trial.params)
+            genes = self._stored.genes(trial.number)
+            architecture = self._problem.genome.decode(genes)
             self._stored.mark(trial.number, ARCHITECTURE, architecture.id)
             self._stored.mark(trial.number, WORDS, in_words(architecture))
             outcome = self._known(architecture)
@@ -242,7 +243,7 @@ class Study:
             twin = outcome is None and self._is_twin(trial.number, architecture)
             if outcome is not None or twin:
                 self.duplicates += 1
-                self._repeated = dict(trial.params)
+                self._repeated = genes
                 self._stored.mark(trial.number, REPEATED, True)
                 if outcome is not None:
                     self._tell(trial.number, outcome)

@@ -17,7 +17,7 @@ from nas_theseus.values.ids import derive_seed
 
 
 class TheseusSampler(BaseSampler):
-    """Proposes genes of the architecture that adds most expected hypervolume.
+    """Proposes genes of the architecture that adds most expected hypervolume for its price.
 
     Nothing that it keeps between proposals changes them: it reads the study's trials, whose
     objectives are those of the space, in order. A new sampler with the same seed proposes the

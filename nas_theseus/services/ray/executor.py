@@ -179,7 +179,10 @@ def _nodes() -> list[dict[str, Any]]:
 def _unreachable(address: str | None, error: Exception) -> ServiceError:
     if address is None:
         what = "started"
-        remedy = "Run the same command again; on a busy machine wait until it is less so"
+        remedy = (
+            "Run the same command again; on a busy machine wait until it is less so, or run the "
+            "trials one after the other without Ray: --executor inline"
+        )
     else:
         what = f"reached at {address}"
         remedy = "Check the address (ray status), or leave --address out to run on this machine"

@@ -53,7 +53,7 @@ def _read(path: Path, where: str) -> dict[str, Any]:
     except (OSError, UnicodeDecodeError) as error:
         reason = getattr(error, "strerror", None) or error
         raise ServiceError(f"{where} cannot be read: {reason}; check the path") from error
-    except yaml.YAMLError as error:
+    except (yaml.YAMLError, ValueError, RecursionError) as error:
         text = " ".join(str(error).split())
         raise ServiceError(f"{where} is neither YAML nor JSON: {text}") from error
     if not isinstance(found, dict):

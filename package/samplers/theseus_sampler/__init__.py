@@ -9,7 +9,7 @@ from nas_theseus.services.optuna import theseus_sampler
 
 
 class TheseusSampler(theseus_sampler.TheseusSampler):
-    """Proposes the architecture of a search space that adds most expected hypervolume.
+    """Proposes the architecture of a search space that adds most expected hypervolume for a price.
 
     Args:
         space: its objectives are those of the study, in the same order.

@@ -160,6 +160,46 @@ def test_an_architecture_is_found_by_its_id_in_any_search(folder: Path) -> None:
         find_architecture("nothing.json", root)
 
 
+def test_the_beginning_of_an_id_is_enough_if_only_one_has_it(folder: Path) -> None:
+    root, search = Path("theseus"), SearchFolder(Path("theseus"), "one")
+    search.create()
+    search.write_outcome(EVALUATION)
+    shutil.copytree(folder, search.front / ARCHITECTURE.id)
+    short = ARCHITECTURE.id[:4]
+    for name in (short, f"one/{short}"):
+        assert find_network(name, root, trust_code=True).evaluation.architecture == ARCHITECTURE
+        assert find_architecture(name, root) == ARCHITECTURE
+    with pytest.raises(StorageError, match=f"no network '{short[:3]}'"):
+        find_network(short[:3], root, trust_code=True)
+
+    beginning = ARCHITECTURE.id[:5]
+    other = search.front / f"{beginning}{'0' * 7}"
+    shutil.copytree(folder, other)
+    with pytest.raises(StorageError, match=f"2 networks are called '{beginning}'") as caught:
+        find_network(beginning, root, trust_code=True)
+    assert f"one/{other.name}" in str(caught.value) and f"one/{ARCHITECTURE.id}" in str(
+        caught.value
+    )
+
+
+def test_a_beginning_of_two_architectures_is_refused_with_both(folder: Path) -> None:
+    root, search = Path("theseus"), SearchFolder(Path("theseus"), "one")
+    search.create()
+    # Enough architectures for two whose ids have the same four characters at the beginning.
+    by_beginning: dict[str, Architecture] = {}
+    for hidden in range(1, 3000):
+        first, block, *rest = ARCHITECTURE.choices
+        one = Architecture((first, replace(block, hyperparameters=(("hidden", hidden),)), *rest))
+        other = by_beginning.setdefault(one.id[:4], one)
+        if other is not one:
+            break
+    for each in (one, other):
+        search.write_outcome(replace(EVALUATION, architecture=each))
+    with pytest.raises(StorageError, match="2 architectures begin with") as caught:
+        find_architecture(one.id[:4], root)
+    assert one.id in str(caught.value) and other.id in str(caught.value)
+
+
 def test_the_code_of_a_network_is_not_run_without_consent(folder: Path) -> None:
     (folder / "space.py").write_text("raise SystemExit('it ran')")
     error = refusal(folder)

@@ -33,6 +33,7 @@ def test_more_seeds_of_a_front_are_run_once_and_resumed(
     said = Said()
     found = repeat_front(folder, 2, said, options=INLINE)
     assert len(said.lines) == 2 * len(front)
+    assert "with other seeds" in folder.report_file.read_text()
     assert found.seeds == (1, 2)
     guide, *others = sorted(found.members, key=lambda one: -one.member.evaluation.cost.macs)
     assert guide.spread is not None and guide.spread.deviation == 0  # the guide is not trained

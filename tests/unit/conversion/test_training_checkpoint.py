@@ -103,6 +103,18 @@ def test_two_interruptions_are_resumed_as_one(tmp_path: Path) -> None:
     assert equal(resumed, train(tmp_path / "undisturbed")[0])
 
 
+def test_a_checkpoint_that_a_kill_left_beside_the_finished_guide_is_removed(tmp_path: Path) -> None:
+    """Killed after the weights were written, and before the checkpoint was removed."""
+    train(tmp_path)
+    (weights,) = tmp_path.glob("*.safetensors")
+    left = weights.with_name(f"{weights.stem}.1.checkpoint")
+    left.write_bytes(b"left")
+    other = tmp_path / f"{'0' * 16}.1.checkpoint"
+    other.write_bytes(b"of another guide")
+    train(tmp_path)
+    assert not left.exists() and other.exists()
+
+
 def test_the_random_state_goes_on(tmp_path: Path) -> None:
     network = nn.Linear(2, 2)
     optimizer = torch.optim.AdamW(network.parameters())

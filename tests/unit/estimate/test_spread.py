@@ -7,7 +7,7 @@ import math
 import pytest
 from scipy.stats import ttest_ind  # type: ignore[import-untyped]
 
-from nas_theseus.estimate.spread import Spread, chance_of_difference, together
+from nas_theseus.estimate.spread import Spread, chance_of_difference, holm
 
 FIRST, SECOND = Spread((0.91, 0.93, 0.90, 0.92)), Spread((0.95, 0.94, 0.97))
 
@@ -46,6 +46,6 @@ def test_one_value_says_nothing() -> None:
 
 def test_several_tests_together_by_brute_force() -> None:
     given = [0.01, 0.04, 0.03, 0.2]
-    assert together(given) == pytest.approx([0.04, 0.09, 0.09, 0.2])
-    assert together([0.6, 0.7]) == [1.0, 1.0]
-    assert together([]) == []
+    assert holm(given) == pytest.approx([0.04, 0.09, 0.09, 0.2])
+    assert holm([0.6, 0.7]) == [1.0, 1.0]
+    assert holm([]) == []

@@ -13,7 +13,7 @@ from nas_theseus.blocks import Bottleneck, Depthwise, Identity, Keep, Linear
 from nas_theseus.costs.table import CostTable
 from nas_theseus.errors import LimitError
 from nas_theseus.estimate.pareto import hypervolume
-from nas_theseus.estimate.thompson import PastProposal, Proposer, cheap_first
+from nas_theseus.estimate.thompson import STARTUP, PastProposal, Proposer, cheap_half
 from nas_theseus.space.genome import Genome
 from nas_theseus.tasks import digits
 from nas_theseus.values.architecture import Architecture, BlockChoice, Boundary, Span
@@ -105,12 +105,31 @@ def test_what_has_a_result_that_is_not_told_any_more_is_not_proposed_again() -> 
     assert None not in found and not found & known
 
 
-def test_costs_are_begun_with_in_the_middle_then_from_cheap_to_dear() -> None:
-    assert [8 * cheap_first(turn, 8) for turn in range(9)] == [0, 4, 1, 2, 3, 5, 6, 7, 0]
-    assert [cheap_first(turn, 1) for turn in range(3)] == [0, 0, 0]
-    for turns in range(1, 12):
-        shares = [cheap_first(turn, turns) for turn in range(turns)]
-        assert sorted(shares) == [step / turns for step in range(turns)]
+def test_costs_are_begun_with_in_the_middle_then_upwards_in_the_cheaper_half() -> None:
+    assert [8 * cheap_half(turn, 5) for turn in range(6)] == [0, 4, 1, 2, 3, 0]
+    assert [cheap_half(turn, 1) for turn in range(3)] == [0, 0, 0]
+    for turns in range(2, 12):
+        shares = [cheap_half(turn, turns) for turn in range(turns)]
+        steps = turns - 1
+        assert sorted(shares) == [step / steps / 2 for step in range(turns)]
+
+
+def test_a_gain_is_weighed_against_what_its_training_costs() -> None:
+    truth = Truth(LARGE, 0)
+    weighing, careless = (Proposer(LARGE, truth.costs) for _ in range(2))
+    careless._prices = lambda candidates: np.ones(len(candidates))  # type: ignore[method-assign]
+    found = [truth.run(proposer, 20) for proposer in (weighing, careless)]
+    spent = [sum(truth.costs.of(one).macs for one in each) for each in found]
+    assert spent[0] < 0.9 * spent[1]
+    volumes = [truth.hypervolume(each) for each in found]
+    assert volumes[0] > 0.95 * volumes[1]
+
+    guide = LARGE.guide_architecture()
+    assert guide is not None
+    # The price is known whether or not MACs are among the costs that fronts are solved for.
+    known = truth.costs.of(guide).known()
+    prices = [weighing._prices([(guide, costs)])[0] for costs in (known, {})]
+    assert prices == pytest.approx([1.05, 1.05])
 
 
 def test_proposals_beat_chance_on_an_additive_truth() -> None:
@@ -179,12 +198,15 @@ def test_a_running_one_counts_with_what_is_expected_of_it() -> None:
     assert macs.max() - macs.min() > 0.2
 
 
-def test_the_first_are_spread_over_the_cost_range() -> None:
+def test_the_first_are_spread_over_the_cheaper_half_of_the_cost_range() -> None:
     truth = Truth(LARGE, 3)
-    macs = [truth.costs.of(a).macs for a in truth.run(Proposer(LARGE, truth.costs), 8)]
+    _, *first = truth.run(Proposer(LARGE, truth.costs), STARTUP)
+    shares = np.log10([truth.costs.of(one).macs for one in first])
     low, high = np.log10(truth.costs.range("macs"))
-    quarters = np.histogram(np.log10(macs), bins=4, range=(low, high))[0]
-    assert (quarters > 0).all()
+    shares = (shares - low) / (high - low)
+    assert shares[0] == pytest.approx(0.5, abs=0.1)  # the middle, then upwards
+    assert list(shares[1:]) == sorted(shares[1:])
+    assert shares[1:] == pytest.approx([1 / 8, 2 / 8, 3 / 8], abs=0.1)
 
 
 def test_block_errors_are_the_prior_and_kept_parts_have_none() -> None:

@@ -419,6 +419,20 @@ def test_prune_removes_old_leftovers_and_no_young_ones(tmp_path: Path) -> None:
     assert not old.exists() and young.exists() and library.get(KEY) is not None
 
 
+def test_prune_removes_what_was_left_beside_the_blocks(tmp_path: Path) -> None:
+    """Killed while the library was made, or while an entry was set aside."""
+    library = Library(tmp_path)
+    (tmp_path / DAMAGED).mkdir()
+    made, aside = tmp_path / ".library.txt.1.aside", tmp_path / DAMAGED / ".x.txt.1.aside"
+    for path in (made, aside):
+        path.write_bytes(b"half")
+    assert library.prune().leftovers == ()
+    for path in (made, aside):
+        os.utime(path, (0, 0))
+    assert set(library.prune().leftovers) == {made.name, aside.name}
+    assert not made.exists() and not aside.exists() and (tmp_path / "library.txt").exists()
+
+
 def test_a_second_worker_waits_and_finds_the_block_made(tmp_path: Path) -> None:
     library = Library(tmp_path)
     seen: list[bool] = []

@@ -17,6 +17,7 @@ from nas_theseus import Guide
 from nas_theseus.blocks import downsampling
 from nas_theseus.tasks import digits, from_datasets
 from nas_theseus.tasks.preprocessing import Preprocessing
+from tests.unit.pages.blocks import ROOT, blocks_of
 
 SPACE = """
 from torch import nn
@@ -195,6 +196,8 @@ def names() -> dict[str, dict[str, Any]]:
 
 def furnish(folder: Path) -> None:
     """Write the reader's files."""
+    table = ROOT / "docs" / "guides" / "tabular.md"
+    (folder / "table.py").write_text(next(blocks_of(table)).text, encoding="utf-8")
     (folder / "my_space.py").write_text(SPACE, encoding="utf-8")
     torch.manual_seed(0)
     save_file(MyNetwork().state_dict(), folder / "model.safetensors")

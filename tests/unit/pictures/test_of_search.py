@@ -95,7 +95,7 @@ def test_the_guide_and_the_spread_over_seeds_are_marked() -> None:
     bars, star = figure.data[2:]
     assert (list(bars.x), list(bars.y)) == ([1_000], [pytest.approx(0.8)])
     assert list(bars.error_y.array) == [pytest.approx(0.02)]
-    assert "0.8 ± 0.02 with 3 other seeds" in bars.hovertext[0]
+    assert "0.8 ± 0.02 (3 seeds)" in bars.hovertext[0]
     assert (star.name, list(star.x), list(star.y)) == ("guide", [20_000], [0.95])
     unknown = front_figure(ALL, FRONT, (ACCURACY, MACS), "", guide={"macs": 20_000.0})
     assert [trace.name for trace in unknown.data] == ["evaluations", "front"]

@@ -20,6 +20,8 @@ from nas_theseus.searches.folder import SearchFolder
 from nas_theseus.space.load import load_space
 from nas_theseus.space.sources import Sources
 from nas_theseus.tasks import Task, digits
+from nas_theseus.values.architecture import Architecture, BlockChoice, Span
+from nas_theseus.values.outcomes import Cost, Evaluation
 from nas_theseus.values.settings import SearchSettings
 
 NOTHING = Sources("mine.py", "")
@@ -106,6 +108,22 @@ def test_every_change_is_reported_together_with_the_difference(tmp_path: Path) -
     message = str(refusal.value)
     for said in ("3 mistakes", "-two", "+three", "--seed 0", "--sampler theseus"):
         assert said in message
+
+
+def test_an_edited_search_without_results_may_be_deleted_and_one_with_results_not(
+    tmp_path: Path,
+) -> None:
+    storage = SearchFolder(tmp_path, "kept")
+    storage.create()
+    settings = SearchSettings(name="kept", library=False)
+    begin(storage, settings, space(digits(), None), Sources("mine.py", "one"))
+    with pytest.raises(SpaceError, match=f"no result yet: delete {storage.folder} to begin anew"):
+        refuse_changes(storage, settings, Sources("mine.py", "two"))
+    one = Architecture((BlockChoice(Span(0, 2), "keep"),))
+    storage.write_outcome(Evaluation(one, "r", 0, {"val_accuracy": 0.5}, Cost({}), 0, 0.1))
+    with pytest.raises(SpaceError, match="choose another --name") as refusal:
+        refuse_changes(storage, settings, Sources("mine.py", "two"))
+    assert "delete" not in str(refusal.value)
 
 
 def test_an_edited_module_beside_the_space_file_is_reported_by_name(tmp_path: Path) -> None:

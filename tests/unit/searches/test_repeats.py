@@ -12,10 +12,12 @@ from typer.testing import CliRunner
 from nas_theseus.api.repeating import repeat_front
 from nas_theseus.cli.app import make_app
 from nas_theseus.errors import SpaceError, StorageError
+from nas_theseus.pictures.page import Link, Plot, Table
 from nas_theseus.searches.front_drawing import figure_of_front
 from nas_theseus.searches.front_files import read_front
 from nas_theseus.searches.repeat_job import Repeat
 from nas_theseus.searches.repeats import RepeatJobs, read_repeats, repeats_of, spreads_of
+from nas_theseus.searches.sections import choosing, front
 from nas_theseus.searches.status import Status
 from nas_theseus.values.outcomes import Failure
 from tests.unit.searches.recorded import Recorded
@@ -108,6 +110,25 @@ def test_the_picture_has_error_bars_of_all_repeats(recorded: Recorded) -> None:
     assert {len(spread.values) for spread in spreads.values()} == {4}
     names = [trace.name for trace in figure_of_front(recorded.folder, members).data]
     assert names == ["evaluations", "front", "mean ± standard deviation, other seeds", "guide"]
+
+
+def test_the_report_compares_by_the_repeats(recorded: Recorded) -> None:
+    records = recorded.records
+    _, plot, table, *_ = front.MEMBER.write(records)
+    assert isinstance(plot, Plot) and isinstance(table, Table)
+    (bars,) = (trace for trace in plot.figure.data if trace.error_y.array is not None)
+    assert sorted(bars.error_y.array) == [s.deviation for s in records.spreads.values()]
+    column = table.columns.index("with other seeds")
+    members = [row for row in table.rows if isinstance(row[0], Link)]
+    assert [row[column] for row in members] == [str(s) for s in records.spreads.values()]
+    assert members[0][column] == "0.5025 ± 0.0013 (4 seeds)"
+    assert all(len(row) == len(table.columns) for row in table.rows)
+
+    # The two best within the whole budget are the last two of the front, which overlap.
+    (first, *_) = [piece for piece in choosing.MEMBER.write(records) if isinstance(piece, Table)]
+    sure = [str(row[-1]) for row in first.rows]
+    assert "within chance (p = " in sure[0]
+    assert any("more than chance (p = " in line for line in sure[1:])
 
 
 def test_each_end_is_said(recorded: Recorded) -> None:

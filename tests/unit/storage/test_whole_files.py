@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import os
+import time
 from pathlib import Path
 
 import pytest
 
 from nas_theseus.errors import StorageError
-from nas_theseus.storage.whole_files import replacing
+from nas_theseus.storage.whole_files import DAY_S, leftovers, remove_leftovers, replacing
 
 
 def test_a_file_is_replaced_and_stays_after_an_error(tmp_path: Path) -> None:
@@ -43,3 +45,27 @@ def test_a_folder_with_files_is_never_replaced(tmp_path: Path) -> None:
     with pytest.raises(StorageError, match="cannot write .*folder"), replacing(path) as aside:
         aside.mkdir()
     assert (path / "mine").read_text() == "mine" and list(tmp_path.iterdir()) == [path]
+
+
+def test_what_killed_writers_left_is_removed_and_nothing_else(tmp_path: Path) -> None:
+    file, folder, probe = (tmp_path / "in" / n for n in (".a.0f.aside", ".b.aside", ".probe-x"))
+    (folder / "inner").mkdir(parents=True)
+    for path in (file, folder / "inner" / "half", probe):
+        path.write_text("half")
+    kept = [tmp_path / "in" / name for name in (".hidden", "mine.aside", "whole.json")]
+    for path in kept:
+        path.write_text("mine")
+    outside = tmp_path / "outside"
+    outside.mkdir()
+    (outside / "mine").write_text("mine")
+    (tmp_path / "in" / ".link.aside").symlink_to(outside)
+    remove_leftovers(tmp_path / "in", DAY_S)  # too young
+    assert len([*leftovers(tmp_path)]) == 4
+    when = time.time() - 2 * DAY_S
+    os.utime(file, (when, when))
+    remove_leftovers(tmp_path / "in", DAY_S)
+    assert not file.exists() and probe.exists()
+    remove_leftovers(tmp_path / "in")
+    assert sorted((tmp_path / "in").iterdir()) == sorted(kept)
+    assert (outside / "mine").exists()
+    remove_leftovers(tmp_path / "missing")

@@ -65,6 +65,22 @@ def test_rare_and_unseen_characters_share_one_token(tmp_path: Path) -> None:
     assert set(windows(limited, "train")[0].flatten().tolist()) == {0, 1}
 
 
+def test_text_of_ones_own_is_encoded_as_the_task_reads_it(corpus: Path) -> None:
+    task = text_file(corpus, context=16)
+    first = windows(task, "validation")[0][0]
+    text = corpus.read_text(encoding="utf-8")
+    segment = text[int(len(text) * 0.9) :][:16]
+    assert (
+        task.encode(segment).tolist() == first.tolist()
+        and task.encode(segment).dtype == first.dtype
+    )
+    assert task.decode(first) == segment
+    assert task.encode("☃").tolist() == [0] and task.decode([0]) == "\ufffd"
+    assert task.encode("").shape == (0,)
+    with pytest.raises(IndexError):
+        task.decode([task.outputs.shape[1]])
+
+
 def test_outputs_are_known_without_reading_where_the_vocabulary_is_given() -> None:
     assert text_file("nowhere.txt", vocabulary=50).outputs.shape == (128, 50)
     assert text_file("nowhere.txt", level="bpe").outputs.shape == (128, 4096)
@@ -156,6 +172,8 @@ def test_bpe_learns_on_training_text_alone(corpus: Path) -> None:
     assert task.outputs.shape == (8, 400)
     inputs, _ = windows(task, "train")
     assert 256 <= int(inputs.max()) < 400
+    line = corpus.read_text(encoding="utf-8").splitlines()[0]
+    assert len(task.encode(line)) < len(line) and task.decode(task.encode(line)) == line
     assert int(windows(task, "test")[1].max()) < 400
     characters = int(len(corpus.read_text(encoding="utf-8")) * 0.9)
     assert inputs.numel() < characters / 2

@@ -363,3 +363,13 @@ def test_orders_and_hashes(folder: Path) -> None:
     # The content alone counts, not where it is.
     moved = folder.rename(folder.with_name("moved"))
     assert task_of(moved, folder).data_hash() == task.data_hash()
+
+
+def test_text_of_ones_own_is_encoded_as_the_task_reads_it(folder: Path) -> None:
+    task = task_of(folder, folder)
+    own = (folder / "c.rst").read_text(encoding="utf-8")
+    assert task.encode(own).tolist() == ids_of(folder, own)
+    assert task.encode(own).dtype == torch.int64
+    assert task.decode(task.encode(own)) == load_tokenizer(task.tokenizer).decode(
+        ids_of(folder, own)
+    )

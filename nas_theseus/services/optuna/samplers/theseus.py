@@ -1,4 +1,4 @@
-"""Ours: the architecture that adds most expected hypervolume, by an estimate that learns."""
+"""Ours: the architecture that adds most for its price, by an estimate that learns."""
 
 from __future__ import annotations
 

@@ -393,6 +393,7 @@ def test_fronts_that_wait_are_told_in_one_call(
     new: Callable[..., MlflowTracker], uri: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     count = tracker_module.TOGETHER + 10
+    monkeypatch.setattr(tracker_module, "FRONTS_WAIT_S", 600)
     backlog(new(), count)
     told: list[int] = []
     log_batch = MlflowClient.log_batch
@@ -405,7 +406,7 @@ def test_fronts_that_wait_are_told_in_one_call(
     tracker = new()
     tracker.begin(PARAMETERS)
     assert tracker.end() == 0
-    assert told == [tracker_module.TOGETHER + 1, 9]
+    assert told == [tracker_module.TOGETHER, 10]
     found = runs(uri)
     assert len(found) == count + 1
     assert history(uri, found["first"])["hypervolume"] == [
@@ -435,6 +436,7 @@ def test_of_fronts_told_together_only_the_refused_one_is_set_aside(
 def test_what_is_stopped_while_fronts_are_held_is_told_by_the_next_start(
     new: Callable[..., MlflowTracker], uri: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
+    monkeypatch.setattr(tracker_module, "FRONTS_WAIT_S", 600)
     backlog(new(), 6)
 
     set_terminated, ended = MlflowClient.set_terminated, list[str]()

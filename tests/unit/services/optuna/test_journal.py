@@ -95,6 +95,48 @@ def test_trials_are_as_optuna_has_them_whenever_they_are_asked_for(tmp_path: Pat
     assert [trial.state.name for trial in mine.trials] == ["FAIL", "COMPLETE", "COMPLETE"]
 
 
+def test_finished_trials_share_their_genes_and_are_as_optuna_has_them(tmp_path: Path) -> None:
+    path = tmp_path / "study.journal"
+    journal = open_journal(path)
+    mine = study(journal)
+    genes = {**GENES, "flag": optuna.distributions.CategoricalDistribution([1, True, 1.0])}
+    trials = [mine.ask(genes) for _ in range(30)]
+    for trial in trials[:-1]:
+        mine.tell(trial, 1.0, state=TrialState.COMPLETE)
+    mine.tell(mine.ask({}), state=TrialState.FAIL)  # a trial without genes between them
+    mine.tell(trials[-1], 1.0)
+    for read in (journal, open_journal(path)):
+        kept = [trial for trial in study(read).get_trials(deepcopy=False) if trial.params]
+        assert len(kept) == 30
+        # The first one brings what the others have in common; it keeps its own names.
+        assert {id(trial.distributions) for trial in kept} == {id(kept[0].distributions)}
+        for name in genes:
+            values = {(type(t.params[name]), t.params[name]) for t in kept}
+            assert len({id(t.params[name]) for t in kept[1:]}) <= len(values)
+        plain = JournalStorage(JournalFileBackend(str(path)))
+        theirs = optuna.load_study(study_name="one", storage=plain).get_trials()
+        assert study(read).get_trials() == theirs
+        assert [[type(v) for v in t.params.values()] for t in study(read).get_trials()] == [
+            [type(v) for v in t.params.values()] for t in theirs
+        ]
+
+
+def test_what_others_wrote_before_the_lock_is_read_inside(tmp_path: Path) -> None:
+    path = tmp_path / "study.journal"
+    mine, theirs = study(open_journal(path)), study(open_journal(path))
+    journal = mine._storage
+    assert isinstance(journal, Journal)
+    theirs.tell(theirs.ask(GENES), 10.0)
+    with journal.together():
+        # The first thing inside is written, not read.
+        mine.set_user_attr("first", 1)
+        mine.tell(mine.ask(GENES), 1.0)
+        assert [trial.value for trial in mine.trials] == [10.0, 1.0]
+    theirs.tell(theirs.ask(GENES), 11.0)
+    assert [trial.value for trial in mine.trials] == [10.0, 1.0, 11.0]
+    assert mine.get_trials() == theirs.get_trials() == study(open_journal(path)).get_trials()
+
+
 def test_trials_of_a_study_that_is_not_there(tmp_path: Path) -> None:
     with pytest.raises(KeyError):
         open_journal(tmp_path / "study.journal").get_all_trials(0)
