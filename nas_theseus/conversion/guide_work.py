@@ -49,7 +49,7 @@ def _verify(path: Path, mapped: np.memmap) -> None:
         rest = file.read(len(_MARK) + 5)
     if not mapped.dtype.isnative or (rest and len(rest) != len(_MARK) + 4) or end > state.st_size:
         raise ValueError("its header says something else than its size")
-    if rest and rest != _MARK + zlib.crc32(mapped).to_bytes(4, "big"):
+    if rest and rest != _MARK + zlib.crc32(mapped.data).to_bytes(4, "big"):
         raise ValueError("the checksum does not match")
     _VERIFIED.add(known)
 
@@ -171,4 +171,4 @@ class GuideWork:
             bits = tensor.contiguous().view(torch.uint16) if halved else tensor
             array = bits.numpy(force=True)
             np.save(file, array, allow_pickle=False)
-            file.write(_MARK + zlib.crc32(array).to_bytes(4, "big"))
+            file.write(_MARK + zlib.crc32(array.data).to_bytes(4, "big"))

@@ -131,5 +131,5 @@ def digest(tensors: Mapping[str, Tensor]) -> str:
     found = hashlib.sha256()
     for name, tensor in sorted(tensors.items()):
         found.update(f"{name} {tensor.dtype} {tuple(tensor.shape)}\n".encode())
-        found.update(tensor.detach().contiguous().reshape(-1).view(torch.uint8).numpy())
+        found.update(tensor.detach().contiguous().reshape(-1).view(torch.uint8).numpy().data)
     return found.hexdigest()
