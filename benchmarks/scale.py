@@ -33,6 +33,8 @@ from __future__ import annotations
 
 import argparse
 import json
+import signal
+import sys
 from collections.abc import Iterator
 from typing import Any
 
@@ -67,6 +69,7 @@ def main() -> None:
         given.slots = [] if load else [2, 4, 8, 16, 32, 64]
     if min([*given.trials, *given.services], default=given.measured * 2) < 2 * given.measured:
         parser.error(f"--trials: at least {2 * given.measured}, twice what is --measured")
+    signal.signal(signal.SIGTERM, lambda *_: sys.exit(1))  # so that servers are stopped
     path = RESULTS / "scale.json"
     earlier = json.loads(path.read_text())["cells"] if path.exists() else []
     found = {key(cell): cell for cell in earlier}

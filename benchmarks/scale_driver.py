@@ -92,6 +92,7 @@ class LongSearch:
     ) -> None:
         self.clock = Clock()
         self.space = space = space or load_space(SPACE)
+        self._seed = settings.seed
         self.world = World(space, CostTable(space), settings.seed)
         self.folder = SearchFolder(Path(settings.storage).resolve(), settings.name)
         self.folder.create()
@@ -110,7 +111,8 @@ class LongSearch:
 
     def told(self, architecture: Architecture) -> Evaluation:
         """What a trial tells."""
-        return replace(self.world.told(architecture), recipe=self.space.recipe.id)
+        told = self.world.told(architecture)
+        return replace(told, recipe=self.space.recipe.id, seed=self._seed)
 
     def run(self, trials: int, apart: bool = False) -> None:
         """So many trials, as fast as they are proposed; `apart` each when MLflow has the last.

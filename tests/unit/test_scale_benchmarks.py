@@ -3,15 +3,30 @@
 from __future__ import annotations
 
 import time
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 import pytest
 
 from benchmarks import sampler_window
+from benchmarks.scale_beside import compare, name_of
 from benchmarks.scale_driver import Clock
-from benchmarks.scale_report import driver_table, figures, plot, slots_table
+from benchmarks.scale_report import (
+    driver_table,
+    figures,
+    key,
+    pages_table,
+    plot,
+    services_table,
+    slots_table,
+    wide_table,
+)
 from benchmarks.scale_slots import utilisation
+from benchmarks.scale_spaces import BLOCKS, wide_space
+from nas_theseus.searches.folder import SearchFolder
+from nas_theseus.values.architecture import Architecture, BlockChoice, Span
+from nas_theseus.values.outcomes import Cost, Evaluation
 
 
 def driver(sampler: str, trials: int, ask: float, **parts: float) -> dict[str, Any]:
@@ -62,6 +77,88 @@ def test_a_sampler_s_sum_takes_the_records_of_the_search() -> None:
     assert found["ms_per_trial_tpe_100"] is None and "not been run" in notes["ms_per_trial_tpe_100"]
     assert "| 10,000 | tpe | 40.0 | 2.0 | 0.0 |  |  | 60.0 |  |" in driver_table(cells)
     assert slots_table(cells)[2:] == ["| 2 | 2 | 4 | 1.000 |", "| 4 | 4 | 8 | 0.900 |"]
+
+
+def load_cells() -> list[dict[str, Any]]:
+    parts = {f"{part}_ms": 1.0 for part in ("ask", "tell", "front", "queue", "deliver")}
+    asked = {"newest": 100.0, "front": 1_500.0}
+    none = dict.fromkeys(("lost", "doubled", "left_running", "library_errors"), 0)
+    return [
+        {"kind": "services", "trials": 100, **parts, "stream_ms": 9.0},
+        {"kind": "services", "trials": 1_000, **parts, "deliver_ms": 3.0, "stream_ms": 9.0},
+        {"kind": "wide", "sampler": "tpe", "parts": 60, "genes": 7, "refused": 0, **parts},
+        {
+            "kind": "beside",
+            "searches": 4,
+            **none,
+            "doubled": 1,
+            "seconds": 5.0,
+            "queries_ms": asked,
+        },
+        {"kind": "front", "members": 500, "queries_ms": {"newest": 2.0, "front": 3.0}, **parts},
+    ]
+
+
+def test_figures_of_services_and_of_searches_under_load() -> None:
+    cells = load_cells()
+    found, notes = figures(cells)
+    assert found["ms_per_trial_postgresql_1000"] == 6
+    assert found["record_growth_server"] == 2 and "at 1,000 over" in notes["record_growth_server"]
+    assert (found["beside_lost"], found["beside_doubled"]) == (0, 1)
+    assert found["mlflow_pages_s"] == 1.5
+    assert found["ms_ask_wide_tpe"] == 1 and found["ms_ask_wide_theseus"] is None
+    assert (found["front_members"], found["ms_per_trial_large_front"]) == (500, 3)
+    assert len({key(cell) for cell in cells}) == len(cells)
+    longer = [*cells, {**cells[1], "trials": 10_000, "deliver_ms": 7.0}]
+    found, notes = figures(longer)
+    assert found["record_growth_server"] == 2 and "at 10,000 over" in notes["record_growth_server"]
+    assert "| 1,000 | 1.0 | 1.0 | 1.0 | 1.0 | 3.0 | 6.0 | 9.0 |" in services_table(cells)
+    assert pages_table(cells)[2:] == [
+        "| searches beside each other | 100 | 1500 |",
+        "| large front | 2 | 3 |",
+    ]
+    assert wide_table(cells)[2:] == ["| tpe | 60 | 7 | 1.0 | 1.0 | 1.0 | 1.0 | 1.0 | 0 |"]
+
+
+def test_each_part_of_a_wide_space_has_its_blocks() -> None:
+    space = wide_space(3)
+    counts = [len(list(space.choices(span, share))) for span, share in space.fitting]
+    assert sorted(counts) == [1, BLOCKS, BLOCKS, BLOCKS]  # the head is kept
+
+
+Runs = list[dict[str, Any]]
+CHANGES: dict[str, tuple[Callable[[Runs], Any], dict[str, int]]] = {
+    "nothing": (lambda runs: None, {}),
+    "a run is gone": (lambda runs: runs.pop(1), {"lost": 1, "marks_that_differ": 1}),
+    "a run is doubled": (lambda runs: runs.append(dict(runs[2])), {"doubled": 1}),
+    "a run goes on": (lambda runs: runs[0].update(status="RUNNING"), {"left_running": 1}),
+    "the search has another name": (
+        lambda runs: runs[0]["tags"].update({"theseus.search": "another"}),
+        {"lost": 1, "doubled": 1},
+    ),
+    "a member has no mark": (
+        lambda runs: runs[1]["tags"].update({"theseus.front": "false"}),
+        {"marks_that_differ": 1},
+    ),
+}
+
+
+@pytest.mark.parametrize("what", list(CHANGES))
+def test_runs_are_compared_with_files(tmp_path: Path, what: str) -> None:
+    change, wrong = CHANGES[what]
+    folder = SearchFolder(tmp_path, name_of(0))
+    folder.create()
+    tags = {"theseus.search": name_of(0)}
+    runs: Runs = [{"status": "FINISHED", "tags": {**tags, "theseus.kind": "search"}}]
+    for number, quality in enumerate((0.8, 0.7)):  # the second is worse and costs more
+        one = Architecture((BlockChoice(Span(0, number + 1), "linear"),))
+        cost = Cost({"macs": 10 * (number + 1), "params": 1})
+        folder.write_outcome(Evaluation(one, "r", 0, {"val_accuracy": quality}, cost, 1, 1.0))
+        mine = {"theseus.architecture": one.id, "theseus.front": str(not number).lower()}
+        runs.append({"status": "FINISHED", "tags": {**tags, **mine}})
+    change(runs)
+    none = {"lost": 0, "doubled": 0, "left_running": 0, "marks_that_differ": 0}
+    assert compare(tmp_path, [0], runs, wide_space(2).goals) == {**none, **wrong}
 
 
 def test_without_cells_every_figure_is_there_and_says_why() -> None:

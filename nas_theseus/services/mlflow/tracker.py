@@ -11,6 +11,7 @@ that they have.
 from __future__ import annotations
 
 import logging
+import os
 import threading
 import time
 from collections import deque
@@ -158,6 +159,8 @@ class MlflowTracker:
             raise ServiceError(f"tracking of search {self._search!r} is already running")
         self._uri = self._given_uri or mlflow.get_tracking_uri()
         quieten()
+        # With a server, MLflow would ask for each run that ends, and print its address.
+        os.environ.setdefault("MLFLOW_SUPPRESS_PRINTING_URL_TO_STDOUT", "true")
         try:
             probe(self._uri)
         except (OSError, ValueError) as error:

@@ -23,6 +23,18 @@ def architecture(width: int) -> Architecture:
     return Architecture((BlockChoice(Span(0, 3), "depthwise", (("expand", width),)),))
 
 
+@pytest.mark.parametrize("given", [None, "false"])
+def test_mlflow_prints_no_address_for_each_run_unless_it_is_asked_to(
+    new: Callable[..., MlflowTracker], monkeypatch: pytest.MonkeyPatch, given: str | None
+) -> None:
+    name = "MLFLOW_SUPPRESS_PRINTING_URL_TO_STDOUT"
+    monkeypatch.setenv(name, given or "")
+    if given is None:
+        monkeypatch.delenv(name)
+    new().begin({})
+    assert os.environ[name] == (given or "true")
+
+
 def trials(tracker: MlflowTracker, widths: Iterable[int]) -> None:
     """Outcomes with their fronts; each comes when MLflow has the outcome before."""
     for width in widths:
