@@ -101,8 +101,10 @@ class Guard:
         if event in CHANGES:
             paths = [path for path in args[: CHANGES[event]] if isinstance(path, str | bytes)]
             # A link is moved or removed, not what it stands for.
-            places = [os.path.split(os.path.abspath(os.fsdecode(path))) for path in paths]
-            wrong = [name for folder, name in places if not self._own(folder)]
+            names = [os.path.abspath(os.fsdecode(path)) for path in paths]
+            wrong = [
+                n for n in names if n not in self._folders and not self._own(n.rpartition("/")[0])
+            ]
             return f"{event} {wrong!r:.200}" if wrong else None
         return None
 

@@ -290,7 +290,15 @@ def run(
         Random(0).shuffle(points)  # so that a run that was ended has some of everywhere
         if sample is not None:
             points = points[:sample]
-        done = {(row["tracker"], row["number"], row["half"]) for row in rows.read()}
+        # What was found and mended is killed again, first.
+        known = {
+            (row["tracker"], row["number"], row["half"]): row
+            for row in rows.read()
+            if "numbering" not in row  # when the operations were numbered otherwise
+        }
+        again = {key for key, row in known.items() if row.get("mended")}
+        done = known.keys() - again
+        points.sort(key=lambda point: (tracker, point.number, point.half) not in again)
         for point in points:
             if (tracker, point.number, point.half) not in done:
                 row = kill_at(point, whole, folder, tracker)

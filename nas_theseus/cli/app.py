@@ -64,5 +64,8 @@ def main() -> None:
     except TheseusError as error:
         if os.environ.get("NAS_THESEUS_DEBUG"):
             raise
-        Console(stderr=True).print(f"error: {error}", style="red", highlight=False, markup=False)
+        # Not wrapped: a command or path in a message can be copied in one piece.
+        Console(stderr=True).print(
+            f"error: {error}", style="red", highlight=False, markup=False, soft_wrap=True
+        )
         sys.exit(2)

@@ -5,6 +5,7 @@ from __future__ import annotations
 import hashlib
 import logging
 import os
+import zlib
 from collections.abc import Callable
 from contextlib import ExitStack
 from pathlib import Path
@@ -24,6 +25,33 @@ from nas_theseus.values.ids import short_hash
 logger = logging.getLogger(__name__)
 
 WORK_LIMIT_BYTES = 8 << 30
+
+# Behind the numbers stands their checksum; NumPy passes over it.
+_MARK = b"crc32"
+# Files that this process has verified, by path, inode and size.
+_VERIFIED: set[tuple[str, int, int]] = set()
+
+
+def _verify(path: Path, mapped: np.memmap) -> None:
+    """Compare a file with its header and its checksum, once in a process.
+
+    Files of earlier versions have no checksum.
+
+    Raises:
+        ValueError: they differ.
+    """
+    with path.open("rb") as file:
+        state = os.fstat(file.fileno())
+        known = (str(path), state.st_ino, state.st_size)
+        if known in _VERIFIED:
+            return
+        end = file.seek(mapped.offset + mapped.nbytes)
+        rest = file.read(len(_MARK) + 5)
+    if not mapped.dtype.isnative or (rest and len(rest) != len(_MARK) + 4) or end > state.st_size:
+        raise ValueError("its header says something else than its size")
+    if rest and rest != _MARK + zlib.crc32(mapped.data).to_bytes(4, "big"):
+        raise ValueError("the checksum does not match")
+    _VERIFIED.add(known)
 
 
 class GuideWork:
@@ -113,8 +141,7 @@ class GuideWork:
                     path.unlink()  # it could stand for any file
                 return None
             mapped = np.lib.format.open_memmap(path, mode="c")
-            if mapped.offset + mapped.nbytes != path.stat().st_size or not mapped.dtype.isnative:
-                raise ValueError("its header says something else than its size")
+            _verify(path, mapped)
         except FileNotFoundError:
             return None
         except OSError:
@@ -142,4 +169,6 @@ class GuideWork:
         with replacing(path) as aside, aside.open("wb") as file:
             halved = tensor.dtype == torch.bfloat16
             bits = tensor.contiguous().view(torch.uint16) if halved else tensor
-            np.save(file, bits.numpy(force=True), allow_pickle=False)
+            array = bits.numpy(force=True)
+            np.save(file, array, allow_pickle=False)
+            file.write(_MARK + zlib.crc32(array.data).to_bytes(4, "big"))

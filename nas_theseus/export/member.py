@@ -5,9 +5,11 @@ from __future__ import annotations
 from dataclasses import dataclass
 from pathlib import Path
 
+from safetensors import SafetensorError
+
 from nas_theseus.conversion.target import Target, assemble
 from nas_theseus.errors import StorageError
-from nas_theseus.guide.weights import load_weights, rebuilding
+from nas_theseus.guide.weights import load_weights, read_safetensors, rebuilding
 from nas_theseus.space.load import load_space
 from nas_theseus.space.search_space import SearchSpace
 from nas_theseus.space.sources import (
@@ -30,13 +32,17 @@ def write_member(folder: Path, evaluation: Evaluation, weights: Path, sources: S
     """Write all that `load` needs to one folder: weights, architecture and the space's sources.
 
     Raises:
-        StorageError: the weights are gone, or the folder cannot be written.
+        StorageError: the weights are gone or damaged, or the folder cannot be written.
     """
-    if not weights.is_file():
+    try:
+        read_safetensors(weights)
+    except (OSError, ValueError, SafetensorError) as error:
+        gone = "damaged" if weights.is_file() else "gone"
         raise StorageError(
-            f"weights of architecture {evaluation.architecture.id} are gone: {weights}; delete "
-            f"evaluations/{evaluation.name}.json and continue the search to make them again"
-        )
+            f"weights of architecture {evaluation.architecture.id} are {gone}: {weights}; restore "
+            f"the file from a backup, or delete evaluations/{evaluation.name}.json and continue "
+            "the search to make them again"
+        ) from error
     write_bytes(folder / WEIGHTS_FILE, weights.read_bytes())
     write_sources(folder, sources)
     write_json(folder / ARCHITECTURE_FILE, evaluation.to_json())

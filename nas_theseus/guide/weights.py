@@ -16,6 +16,7 @@ import torch
 from torch import Tensor, nn
 
 from nas_theseus.errors import GuideError
+from nas_theseus.storage.whole_files import DIGEST, digest
 
 # Where training scripts put the state dict in a checkpoint, and what wrappers (DataParallel,
 # torch.compile, Lightning) put in front of its names.
@@ -114,13 +115,28 @@ def read_weights(path: str | Path) -> Mapping[str, Tensor]:
         )
     try:
         if file.suffix == ".safetensors":
-            return safetensors.torch.load_file(file)
+            return read_safetensors(file)
         if tarfile.is_tarfile(file):  # torch unpacks those that it wrote before 2017
             raise ValueError("it is a tar file, which is not unpacked")
         checkpoint = torch.load(file, map_location="cpu", weights_only=True)
     except Exception as error:  # OSError, SafetensorError, RuntimeError, UnpicklingError, …
         raise GuideError(_unreadable(file, error)) from error
     return _state_in(checkpoint, file)
+
+
+def read_safetensors(file: Path) -> dict[str, Tensor]:
+    """The tensors of a safetensors file, compared with its digest, if it has one.
+
+    Raises:
+        ValueError, safetensors.SafetensorError: the file is damaged.
+        OSError: it cannot be read.
+    """
+    state = safetensors.torch.load_file(file)
+    with safetensors.safe_open(file, "pt") as opened:
+        metadata = opened.metadata() or {}
+    if metadata.get(DIGEST, "") not in ("", digest(state)):
+        raise ValueError("its SHA-256 differs from the one that it was saved with")
+    return state
 
 
 def _state_in(checkpoint: object, file: Path) -> Mapping[str, Tensor]:

@@ -8,8 +8,8 @@ from dataclasses import asdict, dataclass
 
 from nas_theseus.searches.folder import SearchFolder
 from nas_theseus.searches.opening import Measured
-from nas_theseus.storage.json_files import MALFORMED, numbers, read_json, text, whole
-from nas_theseus.storage.whole_files import write_json
+from nas_theseus.storage.checked_json import read_checked, write_checked
+from nas_theseus.storage.json_files import MALFORMED, numbers, text, whole
 from nas_theseus.values.rung import Rung, rungs_of
 
 
@@ -46,13 +46,13 @@ class Basis:
         Raises:
             StorageError: the folder cannot be written.
         """
-        write_json(folder.basis_file, asdict(self))
+        write_checked(folder.basis_file, asdict(self))
 
     @classmethod
     def read(cls, folder: SearchFolder) -> Basis | None:
         """The basis of a search; None before its guide is measured, or if the file is damaged."""
         try:
-            data = read_json(folder.basis_file)
+            data = read_checked(folder.basis_file)
             rungs = tuple(
                 Rung(text(rung["name"]), text(rung["metric"]), whole(rung["epoch"]))
                 for rung in data["rungs"]

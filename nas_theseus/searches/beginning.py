@@ -17,8 +17,8 @@ from nas_theseus.space.load import load_space
 from nas_theseus.space.mistakes import mistakes_in
 from nas_theseus.space.search_space import SearchSpace
 from nas_theseus.space.sources import Sources, difference, read_sources, write_sources
-from nas_theseus.storage.json_files import MALFORMED, number, read_json, text, whole
-from nas_theseus.storage.whole_files import write_json
+from nas_theseus.storage.checked_json import read_checked, write_checked
+from nas_theseus.storage.json_files import MALFORMED, number, text, whole
 from nas_theseus.tasks.floor import chance_of
 from nas_theseus.values.goals import Constraint, Objective
 from nas_theseus.values.ids import short_hash
@@ -75,7 +75,7 @@ class Beginning:
         Raises:
             StorageError: the folder cannot be written.
         """
-        write_json(folder.settings_file, asdict(self))
+        write_checked(folder.settings_file, asdict(self))
 
     @classmethod
     def read(cls, folder: SearchFolder) -> Beginning:
@@ -85,7 +85,7 @@ class Beginning:
             StorageError: no such search, or its settings are damaged.
         """
         try:
-            data = read_json(folder.settings_file)
+            data = read_checked(folder.settings_file)
             goals = tuple(_goal(**goal) for goal in data["objectives"])
             limits = tuple(_limit(**limit) for limit in data["constraints"])
             # Searches of older versions had neither suggestions nor rungs.

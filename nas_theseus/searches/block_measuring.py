@@ -17,8 +17,8 @@ from nas_theseus.searches.folder import SearchFolder
 from nas_theseus.searches.status import Reporter
 from nas_theseus.searches.worker import WorkerSettings, prepared_space
 from nas_theseus.space.search_space import SearchSpace
-from nas_theseus.storage.json_files import MALFORMED, numbers, read_json
-from nas_theseus.storage.whole_files import write_json
+from nas_theseus.storage.checked_json import read_checked, write_checked
+from nas_theseus.storage.json_files import MALFORMED, numbers
 from nas_theseus.values.events import Ended
 from nas_theseus.values.outcomes import Evaluation
 
@@ -44,7 +44,7 @@ def read_measurements(folder: SearchFolder) -> Saved | None:
     """
     path = folder.block_measurements
     try:
-        data = read_json(path)
+        data = read_checked(path)
         return Saved(Place(**data["place"]), numbers(data["numbers"]))
     except FileNotFoundError:
         return None
@@ -135,7 +135,7 @@ class MeasuringWorker:
                 "another --name"
             )
         found = CostTable(self._space, meter).measured()
-        write_json(folder.block_measurements, {"place": asdict(meter.place), "numbers": found})
+        write_checked(folder.block_measurements, {"place": asdict(meter.place), "numbers": found})
 
 
 @dataclass(frozen=True)

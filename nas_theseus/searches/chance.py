@@ -12,8 +12,8 @@ from nas_theseus.estimate.block_scores import capacities, errors_of
 from nas_theseus.searches.folder import SearchFolder
 from nas_theseus.space.genome import Genome
 from nas_theseus.space.search_space import SearchSpace
-from nas_theseus.storage.json_files import MALFORMED, number, read_json, text, whole
-from nas_theseus.storage.whole_files import write_json
+from nas_theseus.storage.checked_json import read_checked, write_checked
+from nas_theseus.storage.json_files import MALFORMED, number, text, whole
 from nas_theseus.values.architecture import Architecture, BlockChoice
 from nas_theseus.values.ids import derive_seed
 from nas_theseus.values.outcomes import Cost, Evaluation
@@ -48,13 +48,13 @@ class Chance:
         Raises:
             StorageError: the folder cannot be written.
         """
-        write_json(folder.chance_file, asdict(self))
+        write_checked(folder.chance_file, asdict(self))
 
     @classmethod
     def read(cls, folder: SearchFolder) -> Chance | None:
         """What was saved; None if there is nothing, or if the file is damaged."""
         try:
-            data = read_json(folder.chance_file)
+            data = read_checked(folder.chance_file)
             quality = tuple(map(number, data["quality"]))
             costs = {name: tuple(map(number, given)) for name, given in data["costs"].items()}
             if any(len(given) != len(quality) for given in costs.values()):

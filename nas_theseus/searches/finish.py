@@ -20,7 +20,7 @@ from nas_theseus.searches.records import Records
 from nas_theseus.searches.report_page import write_report
 from nas_theseus.space.search_space import SearchSpace
 from nas_theseus.space.sources import Sources
-from nas_theseus.storage.whole_files import write_json
+from nas_theseus.storage.checked_json import write_checked
 from nas_theseus.tasks.score import scores
 from nas_theseus.values.outcomes import Evaluation, FrontMember
 from nas_theseus.values.tracking import ResultFiles, Results
@@ -141,5 +141,5 @@ def _tested(path: Path, measure: Callable[[], dict[str, float]]) -> dict[str, fl
     if (saved := read_scores(path)) is not None:
         return saved
     found = {f"test_{name}": float(value) for name, value in measure().items()}
-    write_json(path, found)
+    write_checked(path, found)
     return found

@@ -8,8 +8,9 @@ from pathlib import Path
 
 from nas_theseus.costs.block_measurements import TABLE_FILE
 from nas_theseus.errors import StorageError
+from nas_theseus.storage.checked_json import read_checked, write_checked
 from nas_theseus.storage.json_files import MALFORMED, move_damaged, read_json
-from nas_theseus.storage.whole_files import DAY_S, make_folder, remove_leftovers, write_json
+from nas_theseus.storage.whole_files import DAY_S, make_folder, remove_leftovers
 from nas_theseus.values.ids import SEARCH_NAME
 from nas_theseus.values.outcomes import BlockOutcome, Evaluation, Failure, Outcome, Stopped
 
@@ -188,7 +189,7 @@ class SearchFolder:
             StorageError: it cannot be written.
         """
         path = self._file_of(outcome)
-        write_json(path, outcome.to_json())
+        write_checked(path, outcome.to_json())
         return path
 
     def saved_at(self, outcome: Outcome | BlockOutcome) -> float:
@@ -217,7 +218,7 @@ class SearchFolder:
         for kind, suffix in _SUFFIXES:
             path = self.evaluations / f"{name}{suffix}"
             try:
-                found: Outcome = kind.from_json(read_json(path))
+                found: Outcome = kind.from_json(read_checked(path))
                 if found.name != name:
                     raise ValueError(f"it is the result of {found.name}")
                 return found
@@ -237,7 +238,7 @@ class SearchFolder:
 
     def write_block(self, outcome: BlockOutcome) -> None:
         """Save the outcome of a block's conversion."""
-        write_json(self.blocks / f"{outcome.block}.json", asdict(outcome))
+        write_checked(self.blocks / f"{outcome.block}.json", asdict(outcome))
 
     def read_block(self, block: str) -> BlockOutcome | None:
         """The outcome of a block's conversion in this search; None if there is none (yet).
@@ -246,7 +247,7 @@ class SearchFolder:
         """
         path = self.blocks / f"{block}.json"
         try:
-            return BlockOutcome.from_json(read_json(path))
+            return BlockOutcome.from_json(read_checked(path))
         except FileNotFoundError:
             return None
         except MALFORMED:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import copy
 import math
+import os
 import time
 
 import torch
@@ -17,6 +18,8 @@ from nas_theseus.values.outcomes import Evaluation, Stopped
 # Seconds to start the workers, and per trial in addition to its own work, on two cores.
 START_S, TRIAL_S = 8.0, 0.3
 _STEPS = 3
+# Programs that want to run, for each core. A guide that was just trained is one or two of them.
+_BUSY = 1.5
 
 
 def forecast(
@@ -35,7 +38,15 @@ def forecast(
         each = _guide_seconds(measured.space, device) * _share(measured.costs)
         source = "roughly, from the guide's own steps"
     total = START_S + (each + TRIAL_S) * trials / parallel
-    return f"{where}: about {duration(total)} ({source})"
+    return f"{where}: about {duration(total)} ({source}{busy()})"
+
+
+def busy() -> str:
+    """A warning if other programs keep this machine's processors busy; empty if they do not."""
+    waiting, cores = os.getloadavg()[0], len(os.sched_getaffinity(0))
+    if waiting <= _BUSY * cores:
+        return ""
+    return f"; longer while this machine is as busy as now: {waiting:.0f} programs on {cores} cores"
 
 
 def duration(seconds: float) -> str:

@@ -10,7 +10,8 @@ from typing import Any
 from nas_theseus.estimate.pareto import IncrementalFront, at_chance
 from nas_theseus.searches.beginning import Beginning
 from nas_theseus.searches.folder import SearchFolder
-from nas_theseus.storage.json_files import MALFORMED, numbers, read_json
+from nas_theseus.storage.checked_json import read_checked
+from nas_theseus.storage.json_files import MALFORMED, numbers
 from nas_theseus.storage.whole_files import write_json
 from nas_theseus.values.architecture import Architecture
 from nas_theseus.values.goals import Constraint
@@ -107,6 +108,6 @@ def read_front(
 def read_scores(path: Path) -> dict[str, float] | None:
     """Saved test scores by name; None if there are none (yet), or if the file is damaged."""
     try:
-        return numbers(read_json(path))
+        return numbers(read_checked(path))
     except (OSError, *MALFORMED):
         return None

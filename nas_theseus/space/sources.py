@@ -7,6 +7,7 @@ else. So a network that loads here loads on every machine that has the same pack
 from __future__ import annotations
 
 import difflib
+import hashlib
 import re
 from dataclasses import dataclass
 from functools import cached_property
@@ -14,9 +15,10 @@ from pathlib import Path
 
 from nas_theseus.errors import SpaceError, StorageError
 from nas_theseus.space.own_folder import read_folder
-from nas_theseus.storage.json_files import MALFORMED, read_json
+from nas_theseus.storage.checked_json import read_checked, write_checked
+from nas_theseus.storage.json_files import MALFORMED
 from nas_theseus.storage.json_files import text as text_of
-from nas_theseus.storage.whole_files import write_bytes, write_json
+from nas_theseus.storage.whole_files import write_bytes
 from nas_theseus.values.ids import short_hash
 
 SPACE_FILE, MANIFEST_FILE, MODULES_FOLDER = "space.py", "sources.json", "sources"
@@ -88,7 +90,9 @@ def write_sources(folder: Path, sources: Sources) -> None:
     for name, text in sources.modules:
         write_bytes(folder / MODULES_FOLDER / name, text.encode())
     write_bytes(folder / SPACE_FILE, sources.text.encode())
-    write_json(folder / MANIFEST_FILE, {"path": sources.path, "modules": names})
+    hashes = {name: _hash(text) for name, text in [(SPACE_FILE, sources.text), *sources.modules]}
+    listed = {"path": sources.path, "modules": names, "sha256": hashes}
+    write_checked(folder / MANIFEST_FILE, listed)
 
 
 def read_sources(folder: Path) -> Sources:
@@ -106,17 +110,36 @@ def read_sources(folder: Path) -> Sources:
         return Sources(str((folder / SPACE_FILE).resolve()), found.text, found.modules)
     names = _saved_modules(folder)
     try:
-        path = text_of(read_json(folder / MANIFEST_FILE)["path"])
-        text = (folder / SPACE_FILE).read_text(encoding="utf-8")
-        modules = [
-            (name, (folder / MODULES_FOLDER / name).read_text(encoding="utf-8")) for name in names
-        ]
+        listed = read_checked(folder / MANIFEST_FILE)
+        path, hashes = text_of(listed["path"]), dict(listed.get("sha256", {}))
     except (OSError, *MALFORMED) as error:
-        raise StorageError(
-            f"the sources in {folder} cannot be read: {error}; copy the whole folder again, "
-            f"{MODULES_FOLDER}/ included"
-        ) from error
+        raise _unreadable(folder / MANIFEST_FILE, error) from error
+    text = _read_text(folder / SPACE_FILE, hashes.get(SPACE_FILE))
+    modules = [
+        (name, _read_text(folder / MODULES_FOLDER / name, hashes.get(name))) for name in names
+    ]
     return Sources(path, text, tuple(sorted(modules)))
+
+
+def _hash(text: str) -> str:
+    return hashlib.sha256(text.encode()).hexdigest()
+
+
+def _read_text(path: Path, digest: str | None) -> str:
+    try:
+        text = path.read_text(encoding="utf-8")
+        if digest not in (None, _hash(text)):
+            raise ValueError("its SHA-256 differs from the one that it was saved with")
+        return text
+    except (OSError, ValueError) as error:
+        raise _unreadable(path, error) from error
+
+
+def _unreadable(path: Path, error: Exception) -> StorageError:
+    return StorageError(
+        f"{path} is damaged: {error}; restore it from a backup, or copy the whole folder again, "
+        f"{MODULES_FOLDER}/ included"
+    )
 
 
 def source_files(folder: Path) -> tuple[str, ...]:
@@ -133,7 +156,7 @@ def _saved_modules(folder: Path) -> list[str]:
     """Paths of the modules that ``sources.json`` lists; none leads out of the folder."""
     manifest = folder / MANIFEST_FILE
     try:
-        names = read_json(manifest)["modules"]
+        names = read_checked(manifest)["modules"]
         if all(_MODULE_PATH.fullmatch(name) for name in names):
             return list(names)
         error: Exception = ValueError("it lists what can be no module")
@@ -141,7 +164,7 @@ def _saved_modules(folder: Path) -> list[str]:
         return []
     except (OSError, *MALFORMED) as caught:
         error = caught
-    raise StorageError(f"{manifest} is damaged: {error}; copy the whole folder again") from error
+    raise _unreadable(manifest, error) from error
 
 
 def difference(kept: Sources, given: Sources) -> str | None:

@@ -11,7 +11,11 @@ def without_credentials(uri: str) -> str:
         parts = urlsplit(uri)
     except ValueError:  # such as a stray bracket: the secret parts cannot be identified
         return f"{uri.partition(':')[0]}://…"
-    return urlunsplit(parts._replace(netloc=parts.netloc.rpartition("@")[2], query="", fragment=""))
+    plain = parts._replace(netloc=parts.netloc.rpartition("@")[2], query="", fragment="")
+    if not plain.netloc and uri.partition(":")[2].startswith("//"):
+        # A file: urlunsplit drops slashes, and sqlite:////a.db is another one than sqlite:///a.db.
+        return f"{parts.scheme}://{plain.path}"
+    return urlunsplit(plain)
 
 
 def scrub(text: str, uri: str) -> str:

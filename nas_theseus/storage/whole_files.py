@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import json
 import os
 import shutil
@@ -14,10 +15,13 @@ from pathlib import Path
 from typing import Any
 
 import safetensors.torch
+import torch
 from torch import Tensor
 
 from nas_theseus.errors import StorageError
 
+# Name of the digest in the metadata of a safetensors file.
+DIGEST = "sha256"
 _ASIDE, _PROBE = ".aside", ".probe-"
 DAY_S = 86_400.0  # no writer needs that long: an older temporary file was left by a killed one
 
@@ -118,5 +122,14 @@ def write_json(path: Path, value: Mapping[str, Any] | list[Any]) -> None:
 
 
 def write_tensors(path: Path, tensors: Mapping[str, Tensor]) -> None:
-    """Write tensors atomically as safetensors."""
-    write_bytes(path, safetensors.torch.save(dict(tensors)))
+    """Write tensors atomically as safetensors, with their `digest` in the file's metadata."""
+    write_bytes(path, safetensors.torch.save(dict(tensors), {DIGEST: digest(tensors)}))
+
+
+def digest(tensors: Mapping[str, Tensor]) -> str:
+    """SHA-256 of tensors on the CPU, with their names, types and shapes."""
+    found = hashlib.sha256()
+    for name, tensor in sorted(tensors.items()):
+        found.update(f"{name} {tensor.dtype} {tuple(tensor.shape)}\n".encode())
+        found.update(tensor.detach().contiguous().reshape(-1).view(torch.uint8).numpy().data)
+    return found.hexdigest()

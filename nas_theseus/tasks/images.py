@@ -273,8 +273,8 @@ def from_datasets(
         train: gives (image, label) for 0 … len-1, or without labels an image or anything that
             begins with one. An image is a PIL image or bytes (C, H, W), which are standardised per
             channel by the training images (``splits.train.statistics`` of the task has means and
-            deviations of the bytes), or a float tensor, which is taken as it is. Its transform must
-            not be random: it runs once.
+            deviations of the bytes), or a float tensor, which is taken as it is. Its transform
+            must not be random: it runs once.
         test: the test split, in the same form.
         inlet: shape of one image (C, H, W). Default: what the guide takes, or (3, 32, 32).
         classes: labels are 0 … classes-1. Default: as many as the guide has outputs, or 10.

@@ -16,7 +16,7 @@ from PIL import Image
 from nas_theseus.errors import DataError
 from nas_theseus.tasks.picture_files import PICTURES
 from nas_theseus.tasks.pictures import DAMAGE
-from nas_theseus.tasks.text_sources import arrow_package, listed, located
+from nas_theseus.tasks.text_sources import arrow_package, listed, located, validated_table
 
 _LARGEST_LABEL = 1_024  # bytes
 
@@ -202,9 +202,9 @@ def _table(path: Path) -> Any:
     pyarrow = arrow_package("pyarrow")
     try:
         if path.suffix == ".parquet":
-            return arrow_package("pyarrow.parquet").read_table(path)
+            return validated_table(arrow_package("pyarrow.parquet").read_table(path))
         with pyarrow.memory_map(str(path)) as file, pyarrow.ipc.open_stream(file) as batches:
-            return batches.read_all()
+            return validated_table(batches.read_all())
     except (OSError, ValueError) as error:  # pyarrow's own are of these
         raise DataError(f"{path} cannot be read: {error}") from error
 

@@ -79,7 +79,7 @@ class TextSource:
 
     def _rows(self, path: Path) -> Iterator[str]:
         try:
-            for batch in self._batches(path):
+            for batch in map(validated_table, self._batches(path)):
                 yield from (text for text in batch.column(self.column).to_pylist() if text)
         except (OSError, ValueError) as error:  # pyarrow's own are of these
             if isinstance(error, DataError):
@@ -226,6 +226,17 @@ def _arrow_schema(path: Path) -> Any:
             return batches.schema
     except (OSError, ValueError) as error:
         raise DataError(f"{path} cannot be read as an Arrow stream: {error}") from error
+
+
+def validated_table(table: Any) -> Any:
+    """The same table or batch; its offsets are checked, which pyarrow otherwise trusts.
+
+    Raises:
+        ValueError: they lead out of its buffers: to read there would end the process, or show
+            what is in its memory.
+    """
+    table.validate(full=True)
+    return table
 
 
 def arrow_package(name: str) -> Any:

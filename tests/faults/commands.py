@@ -135,7 +135,10 @@ class Search:
             time.sleep(0.02)
 
     def workers(self, driver: int) -> list[int]:
-        """Process ids below the driver whose title is the trial's actor."""
+        """Process ids below the driver whose title is the trial's actor.
+
+        While it works, Ray names it by the class that Tune wraps around it.
+        """
         parents: dict[int, int] = {}
         titles: dict[int, str] = {}
         for entry in Path("/proc").iterdir():
@@ -154,7 +157,8 @@ class Search:
                 pid = parents[pid]
             return False
 
-        return [p for p, title in titles.items() if "JobTrial" in title and below(p)]
+        actors = ("JobTrial", "ResourceTrainable")
+        return [p for p, t in titles.items() if any(a in t for a in actors) and below(p)]
 
 
 class Inline(Search):

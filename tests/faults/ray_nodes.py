@@ -58,7 +58,7 @@ class RayCluster:
 
     def kill(self, node: subprocess.Popen[bytes]) -> None:
         """kill -9 of everything that a node runs, its trials included."""
-        for pid in [node.pid, *_below(node.pid)]:
+        for pid in [node.pid, *below(node.pid)]:
             try:
                 os.kill(pid, 9)
             except ProcessLookupError:
@@ -100,7 +100,7 @@ class RayCluster:
         return (self._folder / "nodes.log").read_text()
 
 
-def _below(pid: int) -> list[int]:
+def below(pid: int) -> list[int]:
     """Processes that a process started, and those that they did."""
     found = []
     for task in Path(f"/proc/{pid}/task").glob("*/children"):
@@ -109,5 +109,5 @@ def _below(pid: int) -> list[int]:
         except OSError:
             continue  # it ended meanwhile
         for child in children:
-            found += [child, *_below(child)]
+            found += [child, *below(child)]
     return found

@@ -98,11 +98,12 @@ class Postgres(Server):
                 psycopg.sql.Identifier(database)))  # fmt: skip
 
     def command(self) -> subprocess.Popen[bytes]:
-        return subprocess.Popen(
+        started: subprocess.Popen[bytes] = subprocess.Popen(
             [self._bin / "postgres", "-D", self._data, "-p", str(self.port), "-h", "127.0.0.1",
              "-c", "unix_socket_directories="],
             stdout=self._log, stderr=self._log, cwd="/", **self._user,
-        )  # type: ignore[call-overload,no-any-return] # fmt: skip
+        )  # type: ignore[call-overload] # fmt: skip
+        return started
 
     def answers(self) -> bool:
         import psycopg

@@ -13,24 +13,13 @@ from pathlib import Path
 import psutil
 import pytest
 
+from tests.faults.clock import SLEEP
 from tests.faults.commands import PATIENCE_S, Search, runs_of, settle
 from tests.faults.counts import Fault
 
 pytestmark = [pytest.mark.slow, pytest.mark.timeout(7200)]
 
 DAY_S = 86_400
-# libfaketime 0.9.10 refuses every sleep on a clock that it is told to leave alone.
-SLEEP = r"""
-#define _GNU_SOURCE
-#include <errno.h>
-#include <sys/syscall.h>
-#include <time.h>
-#include <unistd.h>
-int clock_nanosleep(clockid_t clock, int flags, const struct timespec *until, struct timespec *left)
-{
-    return syscall(SYS_clock_nanosleep, clock, flags, until, left) ? errno : 0;
-}
-"""
 
 
 @pytest.fixture

@@ -53,8 +53,9 @@ from nas_theseus.storage.json_files import MALFORMED, parse_json, read_json
 from nas_theseus.storage.json_lines import JsonLines
 from nas_theseus.storage.whole_files import write_json
 from nas_theseus.tasks.multiple_choice import read_questions
+from nas_theseus.tasks.picture_sets import saved_dataset
 from nas_theseus.tasks.pictures import count_transparent, read_picture
-from nas_theseus.tasks.text_sources import listed
+from nas_theseus.tasks.text_sources import TextSource, listed
 from nas_theseus.values.architecture import Architecture, BlockChoice, Boundary, Span
 from nas_theseus.values.goals import Objective
 from nas_theseus.values.ids import short_hash
@@ -426,6 +427,24 @@ def test_a_tokenizer_with_a_huge_id_is_refused(tmp_path: Path) -> None:
     (tmp_path / "tokenizer.json").write_text(json.dumps({"version": "1.0", "model": model}))
     with pytest.raises(DataError, match="a token of id 2,147,483,648"):
         load_tokenizer(tmp_path / "tokenizer.json")
+
+
+def test_offsets_that_lead_out_of_a_table_are_refused(tmp_path: Path) -> None:
+    """pyarrow trusts them: the process ended with a bus error."""
+    pyarrow = pytest.importorskip("pyarrow")
+    pictures = [{"bytes": b"0123456", "path": None}] * 3
+    table = pyarrow.table({"text": ["the cat", "on", "it"], "image": pictures})
+    path = tmp_path / "data.arrow"
+    with pyarrow.ipc.new_stream(str(path), table.schema) as stream:
+        stream.write_table(table)
+    data = path.read_bytes()
+    offsets = (0).to_bytes(4, "little") + (7).to_bytes(4, "little")
+    assert data.count(offsets) == 2  # of the texts, and of the pictures
+    path.write_bytes(data.replace(offsets, offsets[:4] + (2**31 - 9).to_bytes(4, "little")))
+    with pytest.raises(DataError, match="cannot be read: .*out of bounds"):
+        list(TextSource((path,), "text").documents())
+    with pytest.raises(DataError, match="cannot be read: .*out of bounds"):
+        saved_dataset(path)
 
 
 CONFIGS = [{"architectures": "x"}, {"architectures": [3]}, {"architectures": {"a": 1}}, [], "x", 3]

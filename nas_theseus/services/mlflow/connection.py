@@ -4,11 +4,14 @@ from __future__ import annotations
 
 import logging
 import os
+import shutil
 import socket
+import sqlite3
 import ssl
 import urllib.error
 import urllib.request
-from contextlib import nullcontext
+from contextlib import closing, nullcontext
+from pathlib import Path
 from urllib.parse import quote, urlencode, urlsplit
 
 import mlflow
@@ -20,6 +23,7 @@ from sqlalchemy.engine import make_url
 from nas_theseus.errors import ServiceError
 from nas_theseus.services.mlflow.artifact_root import check_artifact_root
 from nas_theseus.storage.redaction import scrub, without_credentials
+from nas_theseus.storage.whole_files import replacing
 
 EXPERIMENT = "nas-theseus"
 
@@ -36,8 +40,10 @@ def experiment_name(default: str = EXPERIMENT) -> str:
 def connect(uri: str) -> MlflowClient:
     """A client whose store has its tables.
 
-    MLflow makes those of a new SQLite file at first use; of processes that begin at once the first
-    does it, behind a lock beside the file, or the others would fail half way.
+    MLflow makes those of a new SQLite file at first use, in dozens of steps, and cannot continue a
+    file that a killed process left half made. So they are made elsewhere, and the file is there
+    whole or not at all. Of processes that begin at once the first does it, behind a lock beside
+    the file.
 
     Raises:
         MlflowException, OSError, sqlalchemy.exc.SQLAlchemyError: MLflow cannot use the store.
@@ -45,9 +51,27 @@ def connect(uri: str) -> MlflowClient:
     file = make_url(uri).database if uri.startswith("sqlite") else None
     lock = FileLock(f"{file}.lock", timeout=_TABLES_TIMEOUT_S) if file else nullcontext()
     with lock:
+        if file and file != ":memory:" and not file.startswith("file:"):
+            _make_tables(Path(file))
         client = MlflowClient(uri)
         client.search_experiments(max_results=1)
         return client
+
+
+def _make_tables(file: Path) -> None:
+    """Make MLflow's tables in a new SQLite file; its lock is held."""
+    if file.exists() and file.stat().st_size:
+        return
+    folder = file.with_name(f".{file.name}.tables")
+    shutil.rmtree(folder, ignore_errors=True)  # of a process that was killed
+    folder.mkdir(parents=True)
+    try:
+        begun = folder / "begun.db"
+        MlflowClient(f"sqlite:///{begun}").search_experiments(max_results=1)
+        with replacing(file) as whole, closing(sqlite3.connect(begun)) as tables:
+            tables.execute("VACUUM INTO ?", (str(whole),))
+    finally:
+        shutil.rmtree(folder, ignore_errors=True)
 
 
 def find_experiment(client: MlflowClient, name: str) -> str:
@@ -76,10 +100,15 @@ def find_experiment(client: MlflowClient, name: str) -> str:
 
 def no_answer(uri: str, error: Exception) -> ServiceError:
     """What is told of a server that cannot be used; no secrets, and the cause is not chained."""
+    what = f"MLflow at {without_credentials(uri)} cannot be used: {scrub(str(error), uri)}."
+    if isinstance(error, TimeoutError) and uri.startswith("sqlite"):
+        return ServiceError(
+            f"{what} Making the tables of a new file takes minutes on a busy machine: run the same "
+            "command again, or record without MLflow (--tracker json-lines)."
+        )
     return ServiceError(
-        f"MLflow at {without_credentials(uri)} cannot be used: {scrub(str(error), uri)}. Start "
-        "the server, set MLFLOW_TRACKING_URI to one that runs, or unset it to record into a local "
-        "file (sqlite:///mlflow.db)."
+        f"{what} Start the server, set MLFLOW_TRACKING_URI to one that runs, or unset it to record "
+        "into a local file (sqlite:///mlflow.db)."
     )
 
 

@@ -12,7 +12,7 @@ from filelock import FileLock, Timeout
 
 from nas_theseus.errors import ServiceError, StorageError
 from nas_theseus.services.mlflow.search_runs import RecordError
-from nas_theseus.storage.json_files import read_json
+from nas_theseus.storage.checked_json import read_checked, with_checksum
 from nas_theseus.storage.whole_files import write_bytes
 
 LOCK_TIMEOUT_S = 5.0
@@ -70,7 +70,7 @@ class Outbox:
         record = {"kind": kind, "time_ms": time.time_ns() // 1_000_000, **content}
         path = self.folder / f"{self._last + 1:012d}-{kind}.json"
         try:
-            write_bytes(path, json.dumps(record).encode())
+            write_bytes(path, json.dumps(with_checksum(record)).encode())
         except OSError as error:
             raise StorageError(
                 f"cannot keep a tracking record in {self.folder}: {error}. Free some space or make "
@@ -87,12 +87,9 @@ class Outbox:
             OSError: it cannot be read.
         """
         try:
-            record = read_json(path)
+            return read_checked(path)
         except ValueError as error:
             raise RecordError(f"the record is damaged: {error}") from error
-        if not isinstance(record, dict):
-            raise RecordError("the record is damaged: not a JSON object")
-        return record
 
     def set_aside(self, path: Path, reason: str) -> Path:
         """Move a record to those that MLflow refuses; returns its new path.

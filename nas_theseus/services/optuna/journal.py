@@ -5,6 +5,7 @@ from __future__ import annotations
 import copy
 import json
 import os
+import zlib
 from collections.abc import Container, Iterable, Iterator
 from contextlib import AbstractContextManager, contextmanager, suppress
 from dataclasses import dataclass, field
@@ -20,6 +21,8 @@ from optuna.trial import FrozenTrial, TrialState
 
 from nas_theseus.errors import ServiceError
 from nas_theseus.services.optuna.causes import damaged
+
+_CHECKSUM = b',"crc32":"'
 
 
 def open_journal(path: Path) -> Journal:
@@ -185,8 +188,12 @@ class JournalFile(BaseJournalBackend):
             yield from self._held[log_number_from - self.lines_read :]
 
     def _entry(self, line: bytes) -> dict[str, Any]:
+        text, mark, checksum = line.rpartition(_CHECKSUM)
+        if mark and checksum != _checksum(text):
+            raise damaged(self._path, self.lines_read, "its checksum does not match")
         try:
-            entry = json.loads(line)  # with values that are no numbers, as Optuna writes them
+            # With values that are no numbers, as Optuna writes them.
+            entry = json.loads(text + b"}" if mark else line)
         except (ValueError, RecursionError) as error:
             raise damaged(self._path, self.lines_read, f"it is not JSON ({error})") from error
         if not isinstance(entry, dict) or not {"op_code", "worker_id"} <= entry.keys():
@@ -232,7 +239,13 @@ class JournalFile(BaseJournalBackend):
 
 
 def _line(log: dict[str, Any]) -> str:
-    return json.dumps(log, separators=(",", ":")) + "\n"
+    """An entry as a line, with a checksum as its last value, which Optuna passes over."""
+    text = json.dumps(log, separators=(",", ":")).encode()[:-1]
+    return (text + _CHECKSUM + _checksum(text)).decode()
+
+
+def _checksum(text: bytes) -> bytes:
+    return f'{zlib.crc32(text):08x}"}}\n'.encode()
 
 
 def _mend_torn_line(journal: Path) -> None:

@@ -43,6 +43,7 @@ from nas_theseus.values.rung import Rung, qualities
 # The worst values must be comparable, so they are not infinite.
 WORST = 1e12
 FRUITLESS_PROPOSALS = 200
+_REFUSED = "refused:"  # how the reason of a trial begins that breaks a constraint
 
 
 @dataclass(frozen=True)
@@ -140,6 +141,8 @@ class Study:
         self._twins: dict[int, list[int]] = {}
         self._waiting: deque[Proposal] = deque()
         self._asked = 0
+        self._told: set[str] = set()  # architectures of which a trial has the result
+        self._again: set[int] = set()  # finished trials whose saved result is gone
         self._repeated: dict[str, Any] | None = None
         self.refused = 0
         self.duplicates = 0
@@ -154,7 +157,8 @@ class Study:
     def resume(self) -> None:
         """Resume the trials that an earlier driver left running.
 
-        Those with a saved result are finished with it; the others are proposed again, first.
+        Those with a saved result are finished with it; the others are proposed again, first. So are
+        finished trials whose saved result is gone, for example because its file was damaged.
         """
         with self._stored.together():
             for trial in self._study.get_trials(deepcopy=False):
@@ -168,6 +172,7 @@ class Study:
         if trial.state != TrialState.WAITING:
             self._asked += 1
         if trial.state != TrialState.RUNNING:
+            self._resume_finished(trial)
             return
         if set(trial.params) != set(self._distributions):
             self._abandon(trial)
@@ -179,6 +184,21 @@ class Study:
         elif self._is_twin(trial.number, architecture):
             return
         elif not self._refuses(trial.number, architecture):
+            self._running[architecture.id] = trial.number
+            self._waiting.append(Proposal(trial.number, architecture))
+
+    def _resume_finished(self, trial: FrozenTrial) -> None:
+        marks = trial.user_attrs
+        if ARCHITECTURE not in marks or marks.get(REPEATED) or trial.state == TrialState.WAITING:
+            return
+        if str(marks.get(REASON, "")).startswith(_REFUSED):
+            return
+        self._told.add(marks[ARCHITECTURE])
+        if trial.state != TrialState.COMPLETE or set(trial.params) != set(self._distributions):
+            return
+        architecture = self._problem.genome.decode(trial.params)
+        if self._known(architecture) is None and architecture.id not in self._running:
+            self._again.add(trial.number)
             self._running[architecture.id] = trial.number
             self._waiting.append(Proposal(trial.number, architecture))
 
@@ -200,7 +220,8 @@ class Study:
             return self._proposed()
 
     def _proposed(self) -> Proposal | None:
-        for _ in range(FRUITLESS_PROPOSALS):
+        fruitless = 0
+        while fruitless < FRUITLESS_PROPOSALS:
             if self._repeated is not None:
                 genes = self._neighbour(self._repeated)
                 if genes is None:
@@ -213,6 +234,12 @@ class Study:
             self._stored.mark(trial.number, ARCHITECTURE, architecture.id)
             self._stored.mark(trial.number, WORDS, in_words(architecture))
             outcome = self._known(architecture)
+            if outcome is not None and architecture.id not in self._told:
+                # A study that lost its last trials, such as a damaged journal that was cut, is told
+                # the saved results again, as if it had them for the first time.
+                self._tell(trial.number, outcome)
+                continue
+            fruitless += 1
             twin = outcome is None and self._is_twin(trial.number, architecture)
             if outcome is not None or twin:
                 self.duplicates += 1
@@ -249,7 +276,8 @@ class Study:
         self._running.pop(proposal.architecture.id, None)
         with self._stored.together():
             for number in (proposal.number, *self._twins.pop(proposal.number, [])):
-                self._tell(number, outcome)
+                if number not in self._again:  # the study has its result
+                    self._tell(number, outcome)
 
     @property
     def states(self) -> Counter[str]:
@@ -291,7 +319,7 @@ class Study:
         if not broken:
             return False
         self._constrain(number, violations)
-        self._stored.mark(number, REASON, f"refused: breaks {', '.join(broken)}")
+        self._stored.mark(number, REASON, f"{_REFUSED} breaks {', '.join(broken)}")
         self._study.tell(number, [self._worst(goal, costs) for goal in self._problem.objectives])
         self.refused += 1
         return True
@@ -315,6 +343,7 @@ class Study:
         return -WORST if goal.direction == "maximize" else WORST
 
     def _tell(self, number: int, outcome: Outcome) -> None:
+        self._told.add(outcome.architecture.id)
         if isinstance(outcome, Failure):
             self._stored.mark(number, REASON, f"failed: {outcome.message}"[:500])
             self._study.tell(number, state=TrialState.FAIL)

@@ -195,6 +195,23 @@ def test_an_empty_search_an_unknown_and_an_unfinished_architecture(search: Found
     assert "weights" in refusal("found", TRACED.id)
 
 
+def test_conditions_choose_the_best_member_of_the_front(search: FoundSearch) -> None:
+    assert "has no network to register" in refusal("found", "--where", "macs > 0")
+    search.finish()
+    result = register("found", "--where", "macs <= 1000 and val_accuracy > 0.5")
+    assert result.exit_code == 0, result.output
+    assert f"architecture {TRACED.id} is version 1" in result.output
+    dearer = nas_theseus.register("found", where="macs > 0", storage="storage", trust_code=True)
+    assert dearer.architecture == BRANCHING.id  # 0.9 beats 0.8, whatever it costs
+    said = refusal("found", "--where", "macs < 10")
+    assert "no member of the front of 'found' has macs < 10" in said and TRACED.id in said
+    assert "'name OP number'" in refusal("found", "--where", "macs is small")
+    assert "unknown" in refusal("found", "--where", "mac < 10")
+    assert "excludes --where" in refusal("found", TRACED.id, "--where", "macs > 0")
+    said = refusal("found")
+    assert "or --where CONDITIONS is needed" in said and TRACED.id in said
+
+
 def test_the_front_is_logged_once_and_its_models_become_versions(search: FoundSearch) -> None:
     search.finish()
     done = list(nas_theseus.log_models("found", storage="storage", trust_code=True))
@@ -228,23 +245,6 @@ def test_the_command_search_logs_its_front(search: FoundSearch, toy_space_file: 
     assert result.exit_code == 0, result.output
     (model,) = mlflow.search_logged_models([experiment()], output_format="list")
     assert f"model {model.tags['theseus.architecture']} logged as a program" in result.output
-
-
-def test_conditions_choose_the_best_member_of_the_front(search: FoundSearch) -> None:
-    assert "has no network to register" in refusal("found", "--where", "macs > 0")
-    search.finish()
-    result = register("found", "--where", "macs <= 1000 and val_accuracy > 0.5")
-    assert result.exit_code == 0, result.output
-    assert f"architecture {TRACED.id} is version 1" in result.output
-    dearer = nas_theseus.register("found", where="macs > 0", storage="storage", trust_code=True)
-    assert dearer.architecture == BRANCHING.id  # 0.9 beats 0.8, whatever it costs
-    said = refusal("found", "--where", "macs < 10")
-    assert "no member of the front of 'found' has macs < 10" in said and TRACED.id in said
-    assert "'name OP number'" in refusal("found", "--where", "macs is small")
-    assert "unknown" in refusal("found", "--where", "mac < 10")
-    assert "excludes --where" in refusal("found", TRACED.id, "--where", "macs > 0")
-    said = refusal("found")
-    assert "or --where CONDITIONS is needed" in said and TRACED.id in said
 
 
 def test_code_is_not_run_without_consent_and_a_dead_server_is_named(

@@ -4,12 +4,25 @@ from __future__ import annotations
 
 import os
 import socket
+import sys
 from pathlib import Path
 
 import pytest
 
+from nas_theseus.cli import app
 from nas_theseus.cli.commands import front, ui
 from nas_theseus.errors import ServiceError, SpaceError, StorageError
+
+
+def test_a_command_in_a_message_can_be_copied_in_one_piece(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    long = tmp_path / "-".join(["a folder"] * 20)
+    monkeypatch.setattr(sys, "argv", ["nas-theseus", "report", "absent", "--storage", str(long)])
+    with pytest.raises(SystemExit) as ended:
+        app.main()
+    assert ended.value.code == 2
+    assert str(long) in capsys.readouterr().err
 
 
 def test_the_ui_takes_the_place_of_its_command(

@@ -12,6 +12,7 @@ import pytest
 import torch
 from torch import Tensor, nn
 
+from nas_theseus.conversion import guide_work
 from nas_theseus.conversion.activations import GuideActivations
 from nas_theseus.conversion.guide_work import GuideWork
 from nas_theseus.guide.chain import Guide
@@ -94,7 +95,7 @@ def test_another_guide_or_sample_reads_nothing_of_it(tmp_path: Path, change: str
 def test_a_file_that_is_cut_off_is_made_again(tmp_path: Path) -> None:
     wanted = activations(make_guide(), tmp_path).at(1).clone()
     (path,) = tmp_path.glob("*.npy")
-    for content in (path.read_bytes()[:-8], b"", b"\x00" * 200):
+    for content in (path.read_bytes()[:-16], b"", b"\x00" * 200):
         path.write_bytes(content)
         guide = make_guide()
         assert torch.equal(activations(guide, tmp_path).at(1), wanted)
@@ -152,3 +153,22 @@ def test_processes_that_ask_at_once_compute_it_once(tmp_path: Path) -> None:
         process.join(120)
         assert process.exitcode == 0
     assert counted.read_text() == "computed\n"
+
+
+def test_flipped_bits_are_noticed_by_another_process(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    wanted = activations(make_guide(), tmp_path).at(1).clone()
+    (path,) = tmp_path.glob("*.npy")
+    flipped = bytearray(path.read_bytes())
+    flipped[-20] ^= 4
+    path.write_bytes(bytes(flipped))
+    monkeypatch.setattr(guide_work, "_VERIFIED", set())
+    guide = make_guide()
+    assert torch.equal(activations(guide, tmp_path).at(1), wanted)
+    assert seen(guide) == [40, 0]
+    # A file of an earlier version has no checksum.
+    path.write_bytes(path.read_bytes()[:-9])
+    monkeypatch.setattr(guide_work, "_VERIFIED", set())
+    guide = make_guide()
+    assert torch.equal(activations(guide, tmp_path).at(1), wanted) and seen(guide) == [0, 0]

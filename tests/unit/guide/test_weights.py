@@ -12,11 +12,12 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
-from safetensors.torch import save_file
+from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 
 from nas_theseus.errors import GuideError
 from nas_theseus.guide.weights import load_weights, plain_state, read_weights
+from nas_theseus.storage.whole_files import write_tensors
 
 
 def net() -> nn.Sequential:
@@ -149,3 +150,20 @@ def test_a_checkpoint_without_a_state_dict_says_what_it_holds(
     torch.save(content, tmp_path / "none.pt")
     with pytest.raises(GuideError, match=f"holds no state dict .*but .*{inside}"):
         read_weights(tmp_path / "none.pt")
+
+
+@pytest.mark.parametrize("place", [-1, -40, -81])
+def test_a_flipped_bit_among_the_numbers_is_noticed(place: int, tmp_path: Path) -> None:
+    path = tmp_path / "weights.safetensors"
+    state = {"half": torch.ones(3, dtype=torch.bfloat16), "one": torch.tensor(2.0),
+             "rows": torch.arange(20.0).reshape(4, 5)}  # fmt: skip
+    write_tensors(path, state)
+    assert {n: t.tolist() for n, t in read_weights(path).items()} == {
+        name: tensor.tolist() for name, tensor in state.items()
+    }
+    flipped = bytearray(path.read_bytes())
+    flipped[place] ^= 1
+    path.write_bytes(bytes(flipped))
+    assert load_file(path).keys() == state.keys()  # the file is whole, but for its numbers
+    with pytest.raises(GuideError, match="weights.safetensors is damaged.*SHA-256 differs"):
+        read_weights(path)

@@ -104,6 +104,15 @@ def test_a_file_that_is_gone_is_named(name: str, tmp_path: Path) -> None:
         read_sources(tmp_path)
 
 
+@pytest.mark.parametrize("content", [b"A = \xec", b"A = 3"])
+@pytest.mark.parametrize("name", ["sources/blocks.py", "space.py", "sources.json"])
+def test_a_damaged_file_is_named(name: str, content: bytes, tmp_path: Path) -> None:
+    write_sources(tmp_path, SOURCES)
+    (tmp_path / name).write_bytes(content)
+    with pytest.raises(StorageError, match=f"{name} is damaged.*restore it from a backup"):
+        read_sources(tmp_path)
+
+
 def test_a_damaged_list_is_named(tmp_path: Path) -> None:
     write_sources(tmp_path, SOURCES)
     (tmp_path / "sources.json").write_text("{")

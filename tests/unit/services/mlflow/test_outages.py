@@ -19,6 +19,8 @@ from mlflow.tracking import MlflowClient
 from nas_theseus.errors import ServiceError, StorageError
 from nas_theseus.services.mlflow import MlflowTracker, connection, without_credentials
 from nas_theseus.services.mlflow import outbox as outbox_module
+from nas_theseus.services.mlflow.connection import connect
+from nas_theseus.services.mlflow.search_runs import RecordError
 from nas_theseus.values.architecture import Architecture, BlockChoice, Span
 from nas_theseus.values.outcomes import Cost, Evaluation
 from nas_theseus.values.tracking import FrontNow, Parameter
@@ -191,3 +193,35 @@ def test_server_that_goes_away_and_comes_back(
     assert {run.info.status for run in found.values()} == {"FINISHED"}
     assert found[architecture(2).id].data.tags["theseus.front"] == "true"
     assert "View run" not in capfd.readouterr().out  # MLflow prints two lines for each run
+
+
+def test_a_damaged_record_is_never_delivered(tmp_path: Path) -> None:
+    outbox = outbox_module.Outbox(tmp_path)
+    path = outbox.put("front", ids=["one"], metrics={"hypervolume": 0.25}, step=3)
+    assert outbox.load(path)["metrics"] == {"hypervolume": 0.25}
+    path.write_text(path.read_text().replace("0.25", "0.35"))
+    with pytest.raises(RecordError, match="damaged: its checksum does not match"):
+        outbox.load(path)
+
+
+def test_mlflow_s_tables_are_in_a_new_file_whole_or_not_at_all(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """MLflow cannot continue a file whose tables it has half made."""
+    uri = f"sqlite:///{tmp_path / 'new.db'}"
+    made: list[str] = []
+
+    def killed(client: object, **options: object) -> None:
+        (begun,) = tmp_path.glob(".new.db.tables")
+        made.append(begun.name)
+        raise KeyboardInterrupt
+
+    with monkeypatch.context() as patched:
+        patched.setattr("mlflow.tracking.MlflowClient.search_experiments", killed)
+        with pytest.raises(KeyboardInterrupt):
+            connect(uri)
+    assert made and not (tmp_path / "new.db").exists()
+    (tmp_path / ".new.db.tables").mkdir()  # as kill -9 leaves it
+    client = connect(uri)
+    assert client.create_experiment("one")
+    assert {path.name for path in tmp_path.iterdir()} == {"new.db", "new.db.lock"}

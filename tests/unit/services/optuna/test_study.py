@@ -21,6 +21,7 @@ from nas_theseus.costs.table import CostTable
 from nas_theseus.errors import ServiceError, UnknownNameError
 from nas_theseus.estimate.thompson import Proposer
 from nas_theseus.searches.proposals import Proposal
+from nas_theseus.services.optuna import study as study_module
 from nas_theseus.services.optuna.marks import COSTS as COSTS_MARK
 from nas_theseus.services.optuna.marks import ESTIMATED, RUNGS
 from nas_theseus.services.optuna.study import Problem, Study, StudySettings, enqueue, open_study
@@ -362,3 +363,38 @@ def test_architectures_put_in_front_come_next_and_open_ones_are_not_repeated(
     found = [one.architecture for one in proposals if one is not None]
     assert found[:3] == [running.architecture, *wanted]
     assert found[3] not in {*known, *wanted}
+
+
+def test_a_result_that_is_gone_is_made_again(bench: Callable[[str], Bench]) -> None:
+    whole = bench("whole")
+    undisturbed = whole.run(whole.study(), 8)
+    here = bench("here")
+    here.run(here.study(), 5)
+    gone = here.results.pop(undisturbed[2])
+    study = here.study()
+    again = study.propose()
+    assert again is not None and again.architecture == gone.architecture
+    here.finish(study, again)
+    assert here.run(study, 3) == undisturbed[5:]
+    assert study.states == here.study().states == whole.study().states
+
+
+def test_a_study_that_lost_its_end_is_told_the_results_again(
+    bench: Callable[[str], Bench], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    # Results that are told again are no fruitless proposals, however many they are.
+    monkeypatch.setattr(study_module, "FRUITLESS_PROPOSALS", 8)
+    whole = bench("whole")
+    undisturbed = whole.run(whole.study(), 12)
+    here = bench("here")
+    here.run(here.study(), 9)
+    for kept in (0.6, 0):
+        journal = here.folder / "study.journal"
+        lines = journal.read_bytes().splitlines(keepends=True)
+        journal.write_bytes(b"".join(lines[: int(kept * len(lines))]))
+        study = here.study()
+        proposal = study.propose()
+        assert proposal is not None and proposal.architecture.id == undisturbed[9]
+    here.finish(study, proposal)
+    assert here.run(study, 2) == undisturbed[10:]
+    assert study.states == whole.study().states
