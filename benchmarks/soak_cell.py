@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 import shutil
 import signal
 import subprocess
@@ -417,6 +418,8 @@ class Cell:
                 self.tally.named += 1
                 self.tally.log.append(f"remedy: {helped}")
                 self.damages.remove(done)
+                # A result that was deleted as the message says has to be there again.
+                self.kept.excused |= {*re.findall(r"evaluations/(\S+\.json)", words)}
                 return
 
     def _checked(self) -> Found:
