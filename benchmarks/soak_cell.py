@@ -484,5 +484,7 @@ def run_cell(seed: int, number: int, folder: Path, shared: Path) -> dict[str, An
         **asdict(found),
         **{name: value for name, value in asdict(cell.tally).items() if name != "log"},
         "error": error,
-        "log": cell.tally.log if error or found.total or cell.tally.wrong else [],
+        "log": [line.replace(f"{folder}/", "") for line in cell.tally.log]
+        if error or found.total or cell.tally.wrong
+        else [],
     }

@@ -114,7 +114,7 @@ def report(rows: Sequence[Row]) -> None:
         return
     notes = {
         "cells": "in results/soak_cells.jsonl; the last row of each cell counts",
-        "hours": "wall time of the cells, two of which ran at once",
+        "hours": "wall time of the cells, three or four of which ran at once on a busy machine",
         "damage_named": "damaged files that a message named, and whose remedy helped; the others "
         "were made again, or nothing depended on them",
     }
