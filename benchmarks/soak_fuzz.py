@@ -35,7 +35,7 @@ import torch
 
 from benchmarks.record import RESULTS, commit, write_record
 from benchmarks.soak_fuzz_changes import BYTES, in_place_of, of_json
-from benchmarks.soak_fuzz_guard import Guard, HangError, limit_memory
+from benchmarks.soak_fuzz_guard import Guard, limit_memory
 from benchmarks.soak_fuzz_kinds import Kind, kinds
 from nas_theseus.errors import TheseusError
 from nas_theseus.storage.json_lines import JsonLines
@@ -105,7 +105,9 @@ def judge(kind: Kind, folder: Path, guard: Guard) -> str | None:
     except TheseusError as error:
         if len(str(error)) > 20_000:
             said = f"a message of {len(str(error)):,} characters"
-    except (Exception, HangError) as error:
+    except (KeyboardInterrupt, SystemExit):
+        raise
+    except BaseException as error:  # a panic of Rust, or a HangError, is no Exception
         said = said_of(error)
     if guard.noted:
         return f"beyond its files: {guard.noted[0]}"

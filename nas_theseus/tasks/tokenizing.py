@@ -6,6 +6,7 @@ import importlib
 import json
 import re
 from collections.abc import Iterable, Iterator
+from contextlib import contextmanager
 from functools import lru_cache
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -124,14 +125,25 @@ def load_tokenizer(path: Path) -> Any:
     return _loaded(path, changed)
 
 
+@contextmanager
+def _as_data_error(what: str) -> Iterator[None]:
+    """What tokenizers raises as an error of ours: plain Exception, or a panic of Rust.
+
+    A panic is no Exception, so that it would pass for an interrupt.
+    """
+    try:
+        yield
+    except BaseException as error:
+        if not isinstance(error, Exception) and type(error).__name__ != "PanicException":
+            raise
+        raise DataError(f"{what}: {error}") from error
+
+
 @lru_cache(maxsize=4)
 def _loaded(path: Path, _changed: int) -> Any:
-    try:
-        tokenizer = tokenizers_package().Tokenizer.from_file(str(path))
-    except DataError:
-        raise
-    except Exception as error:  # tokenizers raises plain Exception for whatever it cannot read
-        raise DataError(f"{path} is no tokenizer of Hugging Face's tokenizers: {error}") from error
+    package = tokenizers_package()
+    with _as_data_error(f"{path} is no tokenizer of Hugging Face's tokenizers"):
+        tokenizer = package.Tokenizer.from_file(str(path))
     # A file may say how long a sentence is; a whole segment is encoded at once.
     most = max(tokenizer.get_vocab().values(), default=0)
     if most > _MOST_IDS:
@@ -222,7 +234,8 @@ def _encoded(tokenizer: Any, pieces: list[Piece], separator: int | None) -> npt.
 
 
 def _ids(tokenizer: Any, texts: list[str]) -> list[list[int]]:
-    encodings = tokenizer.encode_batch_fast(texts, add_special_tokens=False)
+    with _as_data_error("the tokenizer cannot encode this text, so its file may be damaged"):
+        encodings = tokenizer.encode_batch_fast(texts, add_special_tokens=False)
     return [encoding.ids for encoding in encodings]
 
 

@@ -70,6 +70,8 @@ class Span:
     def __post_init__(self) -> None:
         if not 0 <= self.start < self.stop:
             raise ValueError(f"a span is 0 <= start < stop, not [{self.start}, {self.stop})")
+        if self.stop > MOST_PARTS:
+            raise ValueError(f"a guide has at most {MOST_PARTS:,} parts, not {self.stop}")
         if self.names and len(self.names) != len(self):
             raise ValueError(f"{len(self)} parts cannot have {len(self.names)} names")
 

@@ -429,16 +429,33 @@ def test_a_tokenizer_with_a_huge_id_is_refused(tmp_path: Path) -> None:
         load_tokenizer(tmp_path / "tokenizer.json")
 
 
+def test_a_tokenizer_that_makes_rust_panic_is_refused(tmp_path: Path) -> None:
+    """A panic is no Exception: it passed for an interrupt."""
+    from nas_theseus.tasks.tokenizing import load_tokenizer
+
+    pytest.importorskip("tokenizers")
+    vocab = {"a": 0, "b": 1, "ab": 2}
+    model = {"type": "BPE", "vocab": vocab, "merges": [["a", "b"]]}
+    path = tmp_path / "tokenizer.json"
+    path.write_text(json.dumps({"version": "1.0", "model": model}))
+    assert load_tokenizer(path).encode("ab").ids == [2]
+    model["continuing_subword_prefix"] = "x" * 20
+    path.write_text(json.dumps({"version": "1.0", "model": model}))
+    os.utime(path, (1, 1))
+    with pytest.raises(DataError, match="is no tokenizer"):
+        load_tokenizer(path)
+
+
 def test_offsets_that_lead_out_of_a_table_are_refused(tmp_path: Path) -> None:
     """pyarrow trusts them: the process ended with a bus error."""
     pyarrow = pytest.importorskip("pyarrow")
-    pictures = [{"bytes": b"0123456", "path": None}] * 3
-    table = pyarrow.table({"text": ["the cat", "on", "it"], "image": pictures})
+    pictures = [{"bytes": bytes(23), "path": None}] * 3
+    table = pyarrow.table({"text": ["the cat sat on the mat.", "on", "it"], "image": pictures})
     path = tmp_path / "data.arrow"
     with pyarrow.ipc.new_stream(str(path), table.schema) as stream:
         stream.write_table(table)
     data = path.read_bytes()
-    offsets = (0).to_bytes(4, "little") + (7).to_bytes(4, "little")
+    offsets = (0).to_bytes(4, "little") + (23).to_bytes(4, "little")
     assert data.count(offsets) == 2  # of the texts, and of the pictures
     path.write_bytes(data.replace(offsets, offsets[:4] + (2**31 - 9).to_bytes(4, "little")))
     with pytest.raises(DataError, match="cannot be read: .*out of bounds"):
