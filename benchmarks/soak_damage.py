@@ -81,8 +81,7 @@ def remedy(said: str, done: Damage) -> str | None:
     if "Delete this file" in said or "delete this file" in said or "delete it" in said:
         done.path.unlink()
         return "deleted"
-    if command := re.search(r"before it: (cp .*?); then the same command", said):
-        # The words of the message were joined with spaces where the terminal broke its lines.
+    if command := re.search(r"before it: (cp .*?)\. Saved results", said):
         subprocess.run(command[1], shell=True, check=True)
         return "kept the lines before"
     if command := re.search(r"new one is started: (mv .*?)\. Saved results", said):

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from typing import Any
 
 from nas_theseus.errors import SpaceError
@@ -11,7 +11,7 @@ from nas_theseus.values.conditions import matches
 _TEXTS = frozenset({"architecture", "pairing", "blocks", "run_id"})
 
 
-def matching(rows: Sequence[Mapping[str, Any]], where: str) -> list[Mapping[str, Any]]:
+def matching(rows: Sequence[dict[str, Any]], where: str) -> list[dict[str, Any]]:
     """The rows that meet conditions.
 
     Args:

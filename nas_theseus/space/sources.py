@@ -15,10 +15,9 @@ from pathlib import Path
 
 from nas_theseus.errors import SpaceError, StorageError
 from nas_theseus.space.own_folder import read_folder
-from nas_theseus.storage.checked_json import read_checked, write_checked
-from nas_theseus.storage.json_files import MALFORMED
+from nas_theseus.storage.json_files import MALFORMED, read_json
 from nas_theseus.storage.json_files import text as text_of
-from nas_theseus.storage.whole_files import write_bytes
+from nas_theseus.storage.whole_files import write_bytes, write_json
 from nas_theseus.values.ids import short_hash
 
 SPACE_FILE, MANIFEST_FILE, MODULES_FOLDER = "space.py", "sources.json", "sources"
@@ -92,7 +91,7 @@ def write_sources(folder: Path, sources: Sources) -> None:
     write_bytes(folder / SPACE_FILE, sources.text.encode())
     hashes = {name: _hash(text) for name, text in [(SPACE_FILE, sources.text), *sources.modules]}
     listed = {"path": sources.path, "modules": names, "sha256": hashes}
-    write_checked(folder / MANIFEST_FILE, listed)
+    write_json(folder / MANIFEST_FILE, listed)
 
 
 def read_sources(folder: Path) -> Sources:
@@ -110,7 +109,7 @@ def read_sources(folder: Path) -> Sources:
         return Sources(str((folder / SPACE_FILE).resolve()), found.text, found.modules)
     names = _saved_modules(folder)
     try:
-        listed = read_checked(folder / MANIFEST_FILE)
+        listed = read_json(folder / MANIFEST_FILE)
         path, hashes = text_of(listed["path"]), dict(listed.get("sha256", {}))
     except (OSError, *MALFORMED) as error:
         raise _unreadable(folder / MANIFEST_FILE, error) from error
@@ -129,7 +128,10 @@ def _read_text(path: Path, digest: str | None) -> str:
     try:
         text = path.read_text(encoding="utf-8")
         if digest not in (None, _hash(text)):
-            raise ValueError("its SHA-256 differs from the one that it was saved with")
+            raise ValueError(
+                "its SHA-256 is not the one in sources.json (after a change on purpose, delete "
+                "'sha256' there)"
+            )
         return text
     except (OSError, ValueError) as error:
         raise _unreadable(path, error) from error
@@ -156,7 +158,7 @@ def _saved_modules(folder: Path) -> list[str]:
     """Paths of the modules that ``sources.json`` lists; none leads out of the folder."""
     manifest = folder / MANIFEST_FILE
     try:
-        names = read_checked(manifest)["modules"]
+        names = read_json(manifest)["modules"]
         if all(_MODULE_PATH.fullmatch(name) for name in names):
             return list(names)
         error: Exception = ValueError("it lists what can be no module")

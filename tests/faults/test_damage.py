@@ -81,7 +81,8 @@ def test_a_damaged_guide_is_trained_again(
     (guide,) = finished.storage.guides.glob("*.safetensors")
     whole = guide.read_bytes()
     change(guide, b".*", fault)
-    assert f"{guide} is damaged" in (said := refused(finished)) and "Delete this file" in said
+    assert f"{guide.name} is damaged" in (said := refused(finished))
+    assert "Delete this file" in said
     guide.unlink()
     finished.finish()
     assert guide.read_bytes() == whole
@@ -101,9 +102,9 @@ def test_a_damaged_study_is_cut_and_told_the_results_again(
     journal = search.storage.journal
     # The value of the second trial that has one.
     change(journal, rb'.*?"values":\[.*?"values":\[0\.\d', fault)
-    told = re.search(r"before it: (cp .*); then the same command", refused(search))
+    told = re.search(r"before it: (cp .*)\. Saved results", refused(search))
     assert told is not None
-    subprocess.run(told[1], shell=True, check=True)
+    subprocess.run(told[1], shell=True, check=True, cwd=search.folder)
     search.finish()
     settle(search, fault, kept, undisturbed.values())
     assert search.front() == undisturbed.front()
@@ -113,7 +114,7 @@ def test_a_damaged_copy_of_the_space_is_named(finished: Search, fault: Fault) ->
     path = finished.storage.space_file
     whole = path.read_bytes()
     change(path, rb"epochs=\d", fault)
-    assert f"{path} is damaged" in refused(finished)
+    assert "searches/small/space.py is damaged" in refused(finished)
     path.write_bytes(whole)
     finished.finish()
 
@@ -126,7 +127,7 @@ from nas_theseus.services.mlflow.connection import connect
 @sqlalchemy.event.listens_for(sqlalchemy.engine.Engine, "before_cursor_execute")
 def count(connection, cursor, statement, *others):
     global left
-    left -= statement.startswith("CREATE TABLE")
+    left -= statement.strip().startswith("CREATE TABLE")
     if left < 0:
         os.kill(os.getpid(), signal.SIGKILL)
 
@@ -137,7 +138,7 @@ connect("sqlite:///mlflow.db")
 
 def test_mlflow_s_tables_are_made_after_a_kill(tmp_path: Path, fault: Fault) -> None:
     environment = {**os.environ, "PYTHONPATH": str(ROOT)}
-    for created in (1, 10, 40):
+    for created in (1, 10, 30):
         command = [sys.executable, "-c", DYING, str(created)]
         ended = subprocess.run(command, cwd=tmp_path, env=environment, check=False)
         assert ended.returncode == -signal.SIGKILL

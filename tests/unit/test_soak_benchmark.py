@@ -24,6 +24,7 @@ from benchmarks.soak_damage import Damage, damage, remedy
 from benchmarks.soak_draw import KINDS, draw
 from benchmarks.soak_report import BROKEN, figures, latest, table, told
 from benchmarks.soak_services import Proxy
+from nas_theseus.services.optuna.causes import damaged
 
 GOALS = [
     {"name": "val_accuracy", "direction": "maximize"},
@@ -332,6 +333,15 @@ def test_a_file_is_damaged_and_mended(tmp_path: Path) -> None:
         assert remedy(f"{path} is bad: restore it from a backup", done) == "restored from a backup"
         assert path.read_bytes() == whole
     assert ways == {"cut", "bit"}
+    journal = tmp_path / "study.journal"
+    journal.write_bytes(b"one\ntwo\nthree\n")
+    said = " ".join(str(damaged(journal, 2, "its checksum does not match")).split())
+    assert remedy(said, Damage(journal, b"", "cut")) == "kept the lines before"
+    assert journal.read_bytes() == b"one\n"
+    said = " ".join(str(damaged(journal, 1, "its checksum does not match")).split())
+    assert remedy(said, Damage(journal, b"", "cut")) == "moved away"
+    assert not journal.exists()
+    journal.with_name("study.journal.damaged").unlink()
     gone = Damage(path, whole, "cut")
     assert remedy(f"{path} is damaged. Delete this file to make it again", gone) == "deleted"
     assert not path.exists() and damage(tmp_path, 0.1) is None

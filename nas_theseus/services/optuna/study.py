@@ -180,6 +180,9 @@ class Study:
         architecture = self._architecture(trial)
         outcome = self._known(architecture)
         if outcome is not None:
+            if architecture.id in self._told and REPEATED not in trial.user_attrs:
+                self._stored.mark(trial.number, REPEATED, True)
+                self._repeated = dict(trial.params)
             self._tell(trial.number, outcome)
         elif self._is_twin(trial.number, architecture):
             return
@@ -282,7 +285,8 @@ class Study:
             for name in random.sample(names, max(1, round(share * len(names)))):
                 changed[name] = random.choice(self._problem.genome.genes[name])
             architecture = self._problem.genome.decode(changed)
-            if architecture.id not in self._running and self._known(architecture) is None:
+            # Saved results that the study lost are told when it comes to them again.
+            if architecture.id not in self._running and architecture.id not in self._told:
                 return changed
         return None
 

@@ -146,7 +146,7 @@ def test_a_beginning_is_read_as_it_was_written_also_from_before_there_were_rungs
     begun = begin(storage, SearchSettings(name="kept", seed=3), space(digits(), None), NOTHING)
     assert Beginning.read(storage) == begun
     data = json.loads(storage.settings_file.read_text())
-    del data["rungs"], data["suggestions"]
+    del data["rungs"], data["suggestions"], data["checksum"]
     storage.settings_file.write_text(json.dumps(data))
     assert Beginning.read(storage) == replace(begun, rungs=False, suggestions=0)
     storage.settings_file.write_text('{"seed": 3}')
@@ -190,6 +190,11 @@ def test_a_space_is_read_as_the_search_began_with_the_guide_that_it_trained(
     assert found.guide.content_hash() == trained.guide.content_hash() != untrained
     assert found.recipe == trained.recipe
     storage.space_file.write_text(TEXT.replace("digits()", "digits(seed=1)"))
+    with pytest.raises(StorageError, match="space.py is damaged.*on purpose, delete 'sha256'"):
+        read_space(storage, trust_code=True)
+    listed = json.loads((storage.folder / "sources.json").read_text())
+    del listed["sha256"]
+    (storage.folder / "sources.json").write_text(json.dumps(listed))
     with pytest.raises(SpaceError, match="training data changed since"):
         read_space(storage, trust_code=True)
 
@@ -225,6 +230,7 @@ def test_a_search_of_before_continues_without_a_floor(tmp_path: Path) -> None:
     begun = Beginning.of(given, SearchSettings(name="old"))
     begun.write(storage)
     saved = json.loads(storage.settings_file.read_text())
+    del saved["checksum"]
     for limit in saved["constraints"]:
         del limit["chance"]  # as it was written before
     storage.settings_file.write_text(json.dumps(saved))
