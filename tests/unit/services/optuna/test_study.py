@@ -140,15 +140,16 @@ def test_a_result_kept_before_the_kill_is_told_and_not_run_again(
 
 
 def test_genes_that_the_space_does_not_have_are_one_error(bench: Callable[[str], Bench]) -> None:
-    """A name in the journal was changed; the trial was running."""
-    here = bench("changed")
-    assert here.study().propose() is not None
-    journal = here.folder / "study.journal"
-    text = journal.read_text()
-    assert '"keep"' in text
-    journal.write_text(text.replace('"keep"', '"kep"'))
+    """Such as those of a trial in a journal or database that somebody changed."""
+    names = optuna.distributions.CategoricalDistribution(["kep"])
+    blocks = [name for name in Genome(SPACE).genes if name.startswith("block_")]
+    trial = optuna.trial.create_trial(
+        state=TrialState.RUNNING,
+        params=dict.fromkeys(blocks, "kep"),
+        distributions=dict.fromkeys(blocks, names),
+    )
     with pytest.raises(ServiceError, match="has genes that this space does not have .*another"):
-        here.study().propose()
+        bench("changed").study()._architecture(trial)
 
 
 def test_a_proposal_killed_between_two_genes_is_made_again(bench: Callable[[str], Bench]) -> None:
