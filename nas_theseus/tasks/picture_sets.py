@@ -14,6 +14,7 @@ from typing import Any
 from PIL import Image
 
 from nas_theseus.errors import DataError
+from nas_theseus.storage.json_files import MALFORMED
 from nas_theseus.tasks.picture_files import PICTURES
 from nas_theseus.tasks.pictures import DAMAGE
 from nas_theseus.tasks.text_sources import arrow_package, listed, located, validated_table
@@ -95,7 +96,9 @@ def _places_in(number: int, path: Path) -> list[_Place]:
                 at = member.offset_data, member.size
                 if key and not name.startswith("."):
                     found.setdefault(f"{folder}{slash}{key}", {})[f".{kind.lower()}"] = at
-    except (tarfile.TarError, OSError) as error:
+    except DataError:
+        raise
+    except (tarfile.TarError, OSError, *MALFORMED) as error:  # tarfile checks few numbers
         raise DataError(
             f"{path} cannot be read as a tar file: {error}; give tar files without compression"
         ) from error

@@ -53,7 +53,7 @@ from nas_theseus.storage.json_files import MALFORMED, parse_json, read_json
 from nas_theseus.storage.json_lines import JsonLines
 from nas_theseus.storage.whole_files import write_json
 from nas_theseus.tasks.multiple_choice import read_questions
-from nas_theseus.tasks.picture_sets import saved_dataset
+from nas_theseus.tasks.picture_sets import saved_dataset, webdataset
 from nas_theseus.tasks.pictures import count_transparent, read_picture
 from nas_theseus.tasks.text_sources import TextSource, listed
 from nas_theseus.values.architecture import Architecture, BlockChoice, Boundary, Span
@@ -381,6 +381,17 @@ def test_a_checkpoint_in_a_tar_file_is_not_unpacked(tmp_path: Path) -> None:
             archive.addfile(link)
     with pytest.raises(GuideError, match="a tar file, which is not unpacked"):
         read_weights(path)
+
+
+def test_a_tar_file_of_impossible_sizes_is_refused(tmp_path: Path) -> None:
+    path = tmp_path / "a.tar"
+    with tarfile.open(path, "w", format=tarfile.PAX_FORMAT) as archive:
+        member = tarfile.TarInfo("a.png")
+        member.type = b"Z"  # no file, so its size was not looked at, and the next was sought
+        member.pax_headers = {"size": "9" * 30}
+        archive.addfile(member)
+    with pytest.raises(DataError, match="cannot be read as a tar file"):
+        webdataset(path)
 
 
 @pytest.mark.parametrize(

@@ -177,7 +177,7 @@ class Study:
         if set(trial.params) != set(self._distributions):
             self._abandon(trial)
             return
-        architecture = self._problem.genome.decode(trial.params)
+        architecture = self._architecture(trial)
         outcome = self._known(architecture)
         if outcome is not None:
             if architecture.id in self._told and REPEATED not in trial.user_attrs:
@@ -199,11 +199,26 @@ class Study:
         self._told.add(marks[ARCHITECTURE])
         if trial.state != TrialState.COMPLETE or set(trial.params) != set(self._distributions):
             return
-        architecture = self._problem.genome.decode(trial.params)
+        architecture = self._architecture(trial)
         if self._known(architecture) is None and architecture.id not in self._running:
             self._again.add(trial.number)
             self._running[architecture.id] = trial.number
             self._waiting.append(Proposal(trial.number, architecture))
+
+    def _architecture(self, trial: FrozenTrial | optuna.Trial) -> Architecture:
+        """The architecture that a trial's genes mean.
+
+        Raises:
+            ServiceError: they are not of this space; its file was damaged or changed.
+        """
+        try:
+            return self._problem.genome.decode(trial.params)
+        except (ValueError, LookupError, TypeError) as error:
+            raise ServiceError(
+                f"trial {trial.number} of study {self._settings.name!r} has genes that this space "
+                f"does not have ({error}); restore the study from a backup, or start a new search "
+                "under another --name"
+            ) from error
 
     def _abandon(self, trial: FrozenTrial) -> None:
         """Fail a trial whose driver was killed between two genes, and propose it again."""

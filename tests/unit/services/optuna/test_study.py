@@ -139,6 +139,19 @@ def test_a_result_kept_before_the_kill_is_told_and_not_run_again(
     assert later is not None and later.architecture != proposal.architecture
 
 
+def test_genes_that_the_space_does_not_have_are_one_error(bench: Callable[[str], Bench]) -> None:
+    """Such as those of a trial in a journal or database that somebody changed."""
+    names = optuna.distributions.CategoricalDistribution(["kep"])
+    blocks = [name for name in Genome(SPACE).genes if name.startswith("block_")]
+    trial = optuna.trial.create_trial(
+        state=TrialState.RUNNING,
+        params=dict.fromkeys(blocks, "kep"),
+        distributions=dict.fromkeys(blocks, names),
+    )
+    with pytest.raises(ServiceError, match="has genes that this space does not have .*another"):
+        bench("changed").study()._architecture(trial)
+
+
 def test_a_proposal_killed_between_two_genes_is_made_again(bench: Callable[[str], Bench]) -> None:
     whole, torn = bench("whole"), bench("torn")
     ids = whole.run(whole.study(), 6)
