@@ -28,6 +28,7 @@ from nas_theseus.searches.budget import answer, parse_budget
 from nas_theseus.searches.folder import SearchFolder
 from nas_theseus.services.ray.tune import packed, unpacked
 from nas_theseus.space.load import load_space
+from nas_theseus.storage.checked_json import read_checked, write_checked
 from nas_theseus.values.architecture import Architecture
 from nas_theseus.values.outcomes import Cost, Evaluation
 
@@ -249,13 +250,13 @@ def test_numbers_of_another_machine_are_not_mixed_with_new_ones(
 ) -> None:
     nas_theseus.search(root / "gpt.py", trials=1, storage=tmp_path, **OPTIONS)
     file = SearchFolder(tmp_path, "gpt").block_measurements
-    data = json.loads(file.read_text())
+    data = read_checked(file)
     data["place"]["device"] = "another"
-    file.write_text(json.dumps(data))
+    write_checked(file, data)
     # Nothing is missing, so nothing is measured here.
     nas_theseus.search(root / "gpt.py", trials=2, storage=tmp_path, **OPTIONS)
     data["numbers"].popitem()
-    file.write_text(json.dumps(data))
+    write_checked(file, data)
     with pytest.raises(CostError, match="measured on another with 1 threads.* or choose another"):
         nas_theseus.search(root / "gpt.py", trials=3, storage=tmp_path, **OPTIONS)
     file.write_text("{")
