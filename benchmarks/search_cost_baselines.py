@@ -22,6 +22,7 @@ from ray.tune.search.optuna import OptunaSearch
 from benchmarks.search_cost_regimes import Regime, described, prepared, workshop
 from nas_theseus.candidate.workshop import Workshop, result_of
 from nas_theseus.errors import ConversionError
+from nas_theseus.services.ray.executor import on_loopback
 from nas_theseus.space.genome import Genome
 from nas_theseus.tasks.score import score
 from nas_theseus.values.architecture import Architecture, Hyperparameter
@@ -107,13 +108,14 @@ def search(
     """What was evaluated, in order, each with its own MACs and core-seconds."""
     genes = Genome(prepared(regime, recipe)).genes
     searcher = OptunaSearch(metric=["validation", "log_macs"], mode=["max", "min"], seed=seed)
-    ray.init(
-        address="local",
-        num_cpus=1,
-        include_dashboard=False,
-        log_to_driver=False,
-        _node_ip_address="127.0.0.2",  # loopback; see `services.ray.executor`
-    )
+    with on_loopback() as loopback:
+        ray.init(
+            address="local",
+            num_cpus=1,
+            include_dashboard=False,
+            log_to_driver=False,
+            _node_ip_address=loopback,
+        )
     try:
         results = tune.Tuner(
             tune.with_resources(

@@ -23,7 +23,9 @@ class Socket:
 
     @property
     def on_loopback(self) -> bool:
-        return ipaddress.ip_address(self.address).is_loopback
+        address = ipaddress.ip_address(self.address)
+        mapped = address.ipv4_mapped if isinstance(address, ipaddress.IPv6Address) else None
+        return (mapped or address).is_loopback
 
 
 def listening(pid: int) -> list[Socket]:

@@ -37,7 +37,6 @@ def test_a_socket_on_every_address_is_seen() -> None:
     assert ports.items() <= found.items()
 
 
-@pytest.mark.slow
 def test_the_ray_of_a_search_listens_on_loopback(tmp_path: Path) -> None:
     executor = RayExecutor(ExecutorSettings(parallel=1), tmp_path / "log")
     executor.check()

@@ -4,12 +4,14 @@ from __future__ import annotations
 
 import gc
 import os
-from contextlib import suppress
+from collections.abc import Iterator
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any
 
 import ray
 from ray import tune
+from ray._private import ray_constants
 from ray.autoscaler.sdk import request_resources
 
 from nas_theseus.errors import ServiceError, TheseusError
@@ -21,6 +23,26 @@ from nas_theseus.services.ray.runtime_environment import runtime_environment
 from nas_theseus.services.ray.tune import JobSearcher, JobTrial, RungScheduler, trial_name
 from nas_theseus.services.ray.tune_callbacks import refuse_callbacks
 from nas_theseus.values.settings import ExecutorSettings
+
+
+@contextmanager
+def on_loopback() -> Iterator[str]:
+    """The address of a Ray that listens on loopback alone.
+
+    Ray's processes do so only at 127.0.0.1, and listen on all addresses at any other, 127.0.0.2
+    included. Where Ray has clusters, which it calls all systems but macOS and Windows, it replaces
+    127.0.0.1 by the machine's public address; so it is told that it has none here.
+    """
+    variable, before = ray_constants.ENABLE_RAY_CLUSTERS_ENV_VAR, ray_constants.ENABLE_RAY_CLUSTER
+    said = os.environ.get(variable)
+    ray_constants.ENABLE_RAY_CLUSTER, os.environ[variable] = False, "0"
+    try:
+        yield "127.0.0.1"
+    finally:
+        ray_constants.ENABLE_RAY_CLUSTER = before
+        os.environ.pop(variable)
+        if said is not None:
+            os.environ[variable] = said
 
 
 class RayExecutor:
@@ -107,15 +129,15 @@ class RayExecutor:
     def _start(self) -> None:
         given = self._settings.runtime_env
         wanted = self._settings.resources.cpus * (self._settings.parallel or 1)
-        ray.init(
-            address="local",
-            num_cpus=int(max(wanted, os.cpu_count() or 1)),
-            include_dashboard=False,
-            log_to_driver=False,
-            runtime_env=None if given is None else runtime_environment(given),
-            # Ray replaces 127.0.0.1 by the machine's public address, but keeps this one.
-            _node_ip_address="127.0.0.2",
-        )
+        with on_loopback() as loopback:
+            ray.init(
+                address="local",
+                num_cpus=int(max(wanted, os.cpu_count() or 1)),
+                include_dashboard=False,
+                log_to_driver=False,
+                runtime_env=None if given is None else runtime_environment(given),
+                _node_ip_address=loopback,
+            )
 
     def run(
         self, jobs: Jobs[Any], make_worker: MakeWorker, promotes: Promotes | None = None
