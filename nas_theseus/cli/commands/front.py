@@ -131,7 +131,7 @@ def _show_members(folder: SearchFolder, where: str | None, as_json: bool) -> Non
     rows = front_rows(read_front(folder))
     title = f"front of {folder.name}: {len(rows)} architectures"
     if where:
-        rows = [dict(row) for row in matching(rows, where)]
+        rows = matching(rows, where)
         title += f", {len(rows)} of them with {where}"
     show_front(rows, title, as_json=as_json)
     if not as_json and (count := count_at_chance(folder)):

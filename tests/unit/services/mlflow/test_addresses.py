@@ -11,10 +11,10 @@ from nas_theseus.storage.redaction import without_credentials
 @pytest.mark.parametrize(
     ("uri", "shown"),
     [
-        ("sqlite:////home/me/mlflow.db", "sqlite:////home/me/mlflow.db"),
+        ("sqlite:////data/mlflow.db", "sqlite:////data/mlflow.db"),
         ("sqlite:///mlflow.db", "sqlite:///mlflow.db"),
-        ("sqlite:////home/me/mlflow.db?key=secret", "sqlite:////home/me/mlflow.db"),
-        ("file:///home/me/mlruns", "file:///home/me/mlruns"),
+        ("sqlite:////data/mlflow.db?key=secret", "sqlite:////data/mlflow.db"),
+        ("file:///data/mlruns", "file:///data/mlruns"),
         ("http://me:secret@host:5000/path?token=secret", "http://host:5000/path"),
     ],
 )
@@ -24,7 +24,7 @@ def test_addresses_of_files_keep_their_slashes(uri: str, shown: str) -> None:
 
 
 def test_a_local_file_that_takes_too_long_is_not_called_a_server() -> None:
-    said = str(no_answer("sqlite:////home/me/mlflow.db", TimeoutError("nothing within 120 s")))
+    said = str(no_answer("sqlite:////data/mlflow.db", TimeoutError("nothing within 120 s")))
     assert "run the same command again" in said and "--tracker json-lines" in said
     assert "Start the server" not in said
     assert "Start the server" in str(no_answer("http://host:5000", TimeoutError("nothing")))
