@@ -14,7 +14,6 @@ from nas_theseus.searches.execution import Executor
 from nas_theseus.searches.folder import SearchFolder
 from nas_theseus.searches.front_drawing import draw_front
 from nas_theseus.searches.front_files import read_front
-from nas_theseus.searches.records import Records
 from nas_theseus.searches.repeats import (
     RepeatedFront,
     RepeatJobs,
@@ -22,7 +21,7 @@ from nas_theseus.searches.repeats import (
     read_repeats,
     repeats_of,
 )
-from nas_theseus.searches.report_page import write_report
+from nas_theseus.searches.report_page import try_report
 from nas_theseus.searches.status import Reporter
 from nas_theseus.searches.worker import MakeWorker
 from nas_theseus.space.consent import runnable
@@ -84,7 +83,7 @@ def repeat_front(
         jobs = RepeatJobs(missing, folder, begun.recipe, metric, reporter)
         _run(folder, jobs, reporter, options or {}, trust_code)
         draw_front(folder, front)
-        write_report(Records.read(folder))
+        try_report(folder, reporter.say)
     return read_repeats(folder, members, seeds)
 
 

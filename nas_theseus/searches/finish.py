@@ -16,8 +16,7 @@ from nas_theseus.searches.folder import SearchFolder
 from nas_theseus.searches.front_drawing import draw_front
 from nas_theseus.searches.front_files import read_scores, write_front
 from nas_theseus.searches.ledger import Ledger
-from nas_theseus.searches.records import Records
-from nas_theseus.searches.report_page import write_report
+from nas_theseus.searches.report_page import try_report
 from nas_theseus.space.search_space import SearchSpace
 from nas_theseus.space.sources import Sources
 from nas_theseus.storage.checked_json import write_checked
@@ -86,12 +85,8 @@ class Finish:
 
     def _report(self) -> list[ResultFiles]:
         """The report of the search."""
-        try:
-            path = write_report(Records.read(self.folder))
-        except Exception as error:  # a page about the results must not cost the results
-            self.say(f"the report could not be written: {type(error).__name__}: {error}")
-            return []
-        return [ResultFiles(path.parent, (path.name,))]
+        path = try_report(self.folder, self.say)
+        return [] if path is None else [ResultFiles(path.parent, (path.name,))]
 
     def _member(self, evaluation: Evaluation) -> FrontMember:
         folder = self.folder.front / evaluation.architecture.id

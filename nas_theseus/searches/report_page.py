@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from pathlib import Path
 
 from nas_theseus.errors import StorageError
 from nas_theseus.pictures.page import Chapter, Paragraph, html_page
+from nas_theseus.searches.folder import SearchFolder
 from nas_theseus.searches.records import Records
 from nas_theseus.searches.section import Section
 from nas_theseus.storage.whole_files import write_bytes
@@ -47,3 +49,16 @@ def write_report(records: Records, out: Path | None = None) -> Path:
         raise StorageError(f"{path} is a folder; give a file, such as {path / 'report.html'}")
     write_bytes(path, report_page(records).encode())
     return path
+
+
+def try_report(folder: SearchFolder, say: Callable[[str], None]) -> Path | None:
+    """Write the report of a search; a page about results must not cost the results.
+
+    Args:
+        say: is told why there is none.
+    """
+    try:
+        return write_report(Records.read(folder))
+    except Exception as error:
+        say(f"the report could not be written: {type(error).__name__}: {error}")
+        return None

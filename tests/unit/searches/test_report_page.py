@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 
 from nas_theseus.errors import StorageError
-from nas_theseus.searches.report_page import report_page, write_report
+from nas_theseus.searches.report_page import report_page, try_report, write_report
 from nas_theseus.values.registers import SECTIONS
 from tests.unit.pictures.test_page import Page, refuse_what_is_not_readable
 from tests.unit.searches.recorded import Recorded
@@ -76,3 +76,14 @@ def test_the_file_is_written_where_it_is_wanted(tmp_path: Path) -> None:
     (tmp_path / "file").touch()
     with pytest.raises(StorageError, match=r"cannot write .*page\.html"):
         write_report(recorded.records, tmp_path / "file" / "page.html")
+
+
+def test_a_report_that_fails_costs_nothing_else(tmp_path: Path) -> None:
+    recorded = Recorded(tmp_path)
+    said: list[str] = []
+    path = try_report(recorded.folder, said.append)
+    assert path is not None and path.exists() and said == []
+    path.unlink()
+    path.mkdir()
+    assert try_report(recorded.folder, said.append) is None
+    assert said[0].startswith("the report could not be written: StorageError: ")
