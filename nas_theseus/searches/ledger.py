@@ -5,7 +5,7 @@ Nothing else in memory holds these facts: display, study, rungs and records deri
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import TypeVar
 
@@ -14,7 +14,7 @@ from nas_theseus.estimate.rungs import RungRecord
 from nas_theseus.searches.proposals import Proposal
 from nas_theseus.searches.status import Progress
 from nas_theseus.values.architecture import Architecture
-from nas_theseus.values.goals import Objective
+from nas_theseus.values.goals import Constraint, Objective
 from nas_theseus.values.outcomes import Evaluation, Failure, Outcome, Stopped
 
 WAITING = "waiting"
@@ -27,6 +27,29 @@ class Open:
 
     proposal: Proposal
     stage: str = WAITING
+
+
+@dataclass
+class _Sums:
+    """What the evaluated candidates of a search amount to; see `Progress`."""
+
+    done: int = 0
+    stopped: int = 0
+    at_chance: int = 0
+    train_macs: int = 0
+    macs_saved: int = 0
+    seconds: float = 0.0
+
+    def add(self, outcome: Evaluation | Stopped, constraints: Sequence[Constraint]) -> None:
+        """Count one more candidate."""
+        if isinstance(outcome, Stopped):
+            self.stopped += 1
+            self.macs_saved += outcome.macs_saved
+        else:
+            self.done += 1
+            self.at_chance += len(at_chance([outcome], constraints))
+        self.train_macs += _measured(outcome).train_macs_spent
+        self.seconds += _measured(outcome).seconds
 
 
 class Ledger:
@@ -54,6 +77,7 @@ class Ledger:
         self._front = front
         self._rungs = rungs
         self._outcomes: dict[str, Outcome] = {}
+        self._sums = _Sums()
         self._open: dict[str, Open] = {}
         self._progress: Progress | None = None
 
@@ -138,6 +162,7 @@ class Ledger:
             self._rungs.forget(name)
         elif not isinstance(self._outcomes.get(name), Evaluation | Stopped):
             self._outcomes[name] = outcome
+            self._sums.add(outcome, self._front.constraints)
             finished = isinstance(outcome, Evaluation)
             if isinstance(outcome, Evaluation):
                 self._front.add(outcome)
@@ -146,16 +171,13 @@ class Ledger:
 
     @property
     def progress(self) -> Progress:
-        """A summary of all outcomes; computed again after each new one."""
+        """A summary of all outcomes; summed up again after each new one."""
         if self._progress is None:
             self._progress = self._summed()
         return self._progress
 
     def _summed(self) -> Progress:
-        stopped = list(self._of_kind(Stopped))
-        done = self.evaluations
-        members = self.members
-        measured = [*done, *map(_measured, stopped)]
+        members, sums = self.members, self._sums
         best = {
             goal.name: (max if goal.direction == "maximize" else min)(
                 member.value(goal.name) for member in members
@@ -164,16 +186,16 @@ class Ledger:
             if members
         }
         return Progress(
-            done=len(done),
-            stopped=len(stopped),
-            failed=len(self._outcomes) - len(measured),
+            done=sums.done,
+            stopped=sums.stopped,
+            failed=len(self._outcomes) - sums.done - sums.stopped,
             front=tuple(member.architecture.id for member in members),
             hypervolume=hypervolume_of(members, self._goals, self._reference) if members else 0.0,
             best=best,
-            train_macs=sum(evaluation.train_macs_spent for evaluation in measured),
-            seconds=sum(evaluation.seconds for evaluation in measured),
-            at_chance=len(at_chance(done, self._front.constraints)),
-            macs_saved=sum(outcome.macs_saved for outcome in stopped),
+            train_macs=sums.train_macs,
+            seconds=sums.seconds,
+            at_chance=sums.at_chance,
+            macs_saved=sums.macs_saved,
             correlations=self._rungs.correlations(),
             compared=self._rungs.finished,
         )

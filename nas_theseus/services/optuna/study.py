@@ -178,6 +178,8 @@ class Study:
             self._abandon(trial)
             return
         architecture = self._architecture(trial)
+        if not {ARCHITECTURE, WORDS} <= trial.user_attrs.keys():  # killed before it was named
+            self._name(trial.number, architecture)
         outcome = self._known(architecture)
         if outcome is not None:
             if architecture.id in self._told and REPEATED not in trial.user_attrs:
@@ -249,8 +251,7 @@ class Study:
             trial = self._ask()
             genes = self._stored.genes(trial.number)
             architecture = self._problem.genome.decode(genes)
-            self._stored.mark(trial.number, ARCHITECTURE, architecture.id)
-            self._stored.mark(trial.number, WORDS, in_words(architecture))
+            self._name(trial.number, architecture)
             outcome = self._known(architecture)
             if outcome is not None and architecture.id not in self._told:
                 # A study that lost its last trials, such as a damaged journal that was cut, is told
@@ -269,6 +270,11 @@ class Study:
                 self._running[architecture.id] = trial.number
                 return Proposal(trial.number, architecture)
         return None
+
+    def _name(self, number: int, architecture: Architecture) -> None:
+        """Save which architecture a trial is of, as its id and in words."""
+        self._stored.mark(number, ARCHITECTURE, architecture.id)
+        self._stored.mark(number, WORDS, in_words(architecture))
 
     def _neighbour(self, genes: dict[str, Any]) -> dict[str, Any] | None:
         """Genes of a new architecture near a repeated proposal; None if 200 tries find none.

@@ -22,12 +22,14 @@ from nas_theseus.errors import ServiceError, UnknownNameError
 from nas_theseus.estimate.thompson import Proposer
 from nas_theseus.searches.proposals import Proposal
 from nas_theseus.services.optuna import study as study_module
+from nas_theseus.services.optuna.genes import distributions
+from nas_theseus.services.optuna.marks import ARCHITECTURE, ESTIMATED, RUNGS, WORDS
 from nas_theseus.services.optuna.marks import COSTS as COSTS_MARK
-from nas_theseus.services.optuna.marks import ESTIMATED, RUNGS
 from nas_theseus.services.optuna.study import Problem, Study, StudySettings, enqueue, open_study
 from nas_theseus.space.genome import Genome
 from nas_theseus.tasks import digits
 from nas_theseus.values.architecture import Architecture
+from nas_theseus.values.architecture_words import in_words
 from nas_theseus.values.conditions import parse_constraint
 from nas_theseus.values.outcomes import CurvePoint, Evaluation, Failure, Outcome, Stopped
 from nas_theseus.values.rung import rungs_of
@@ -169,6 +171,29 @@ def test_a_proposal_killed_between_two_genes_is_made_again(bench: Callable[[str]
     found += torn.run(torn.study(), 3)
     assert found == ids
     assert journal.with_suffix(".torn").read_bytes().startswith(b'{"op_code"')
+
+
+def test_a_proposal_killed_before_it_was_named_is_named_and_told_once(
+    bench: Callable[[str], Bench],
+) -> None:
+    """A database has the genes before it has what they mean."""
+    here = bench("unnamed")
+    here.run(here.study(), 2)
+    stored = optuna.load_study(
+        study_name="one",
+        storage=JournalStorage(JournalFileBackend(str(here.folder / "study.journal"))),
+    )
+    stored.ask(distributions(Genome(SPACE)))
+    study = here.study()
+    proposal = study.propose()
+    assert proposal is not None
+    (trial,) = (t for t in stored.get_trials() if t.state == TrialState.RUNNING)
+    assert trial.user_attrs[ARCHITECTURE] == proposal.architecture.id
+    assert trial.user_attrs[WORDS] == in_words(proposal.architecture)
+    here.finish(study, proposal)
+    del here.results[proposal.architecture.id]
+    again = here.study().propose()  # its result is gone, as after damage
+    assert again is not None and again.architecture == proposal.architecture
 
 
 def test_a_lock_that_a_killed_driver_held_holds_nobody_up(bench: Callable[[str], Bench]) -> None:
