@@ -25,6 +25,8 @@ from optuna.trial import FrozenTrial, TrialState
 # The best of several results of one architecture comes first.
 KINDS = {".json": "evaluation", ".stopped.json": "stopped", ".failed.json": "failure"}
 _STATUS = {"evaluation": "FINISHED", "stopped": "KILLED", "failure": "FAILED"}
+# Stage of a trial whose worker died too often; not saved, since it says nothing about a network.
+GIVEN_UP = "worker"
 # What differs between two runs of the same trial.
 _SECONDS = "seconds"
 Values: TypeAlias = dict[str, float]
@@ -321,10 +323,19 @@ def _check_lines(places: Places, results: Mapping[str, list[Result]], found: Fou
     outcomes = [line for line in lines if line.get("kind") in _STATUS]
     counts = Counter((line["kind"], line["name"]) for line in outcomes)
     found.add("doubled", [k for k, n in counts.items() if n > 1], "outcomes recorded twice")
-    recorded = {line["architecture"]: line["values"] for line in outcomes}
+    recorded = {
+        line["architecture"]: line["values"] for line in outcomes if line["kind"] != "failure"
+    }
     saved = {name: rs[0].values for name, rs in results.items() if rs[0].kind != "failure"}
     differ = [n for n in recorded.keys() | saved.keys() if recorded.get(n) != saved.get(n)]
     found.add("tracker_differs", sorted(differ), "records.jsonl has other results than the files")
+    failed = [
+        line["name"]
+        for line in outcomes
+        if line["kind"] == "failure" and line["outcome"]["stage"] != GIVEN_UP
+    ]
+    saved_failures = {r.name.partition(".")[0] for rs in results.values() for r in rs}
+    found.add("tracker_differs", {*failed} - saved_failures, "records.jsonl alone has the failure")
     fronts = [line["ids"] for line in lines if line.get("kind") == "front"]
     if not fronts or sorted(fronts[-1]) != front_of(places.search):
         found.add("tracker_differs", ["front"], "the last front in records.jsonl is another")
@@ -347,7 +358,14 @@ def _check_runs(
     searches = by_name.pop(None, [])
     if [run.info.status for run in searches] != ["FINISHED"]:
         found.add("tracker_differs", ["search"], "the search has no finished run of its own")
-    found.add("tracker_differs", by_name.keys() ^ results.keys(), "in MLflow or the files alone")
+    given_up = {
+        name
+        for name, several in by_name.items()
+        if several[0].info.status == "FAILED"
+        and several[0].data.tags.get("theseus.stage") == GIVEN_UP
+    }
+    alone = (by_name.keys() - given_up) ^ results.keys()
+    found.add("tracker_differs", alone, "in MLflow or the files alone")
     front = {n for n, rs in by_name.items() if rs[0].data.tags.get("theseus.front") == "true"}
     found.add("tracker_differs", front ^ {*front_of(places.search)}, "other fronts are marked")
     for name in by_name.keys() & results.keys():
