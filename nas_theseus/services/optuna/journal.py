@@ -21,6 +21,7 @@ from optuna.trial import FrozenTrial, TrialState
 
 from nas_theseus.errors import ServiceError
 from nas_theseus.services.optuna.causes import damaged
+from nas_theseus.services.optuna.private import hold_genes_once
 
 _CHECKSUM = b',"crc32":"'
 
@@ -78,6 +79,7 @@ class _Trials:
             name: self.values.setdefault((type(own[name]), own[name]), own[name])
             for name in self.genes
         }
+        hold_genes_once(trial)
 
 
 class Journal(JournalStorage):

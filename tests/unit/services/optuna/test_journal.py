@@ -17,6 +17,7 @@ from optuna.trial import TrialState
 
 from nas_theseus.errors import ServiceError
 from nas_theseus.services.optuna.journal import Journal, open_journal
+from nas_theseus.services.optuna.private import enqueued_genes
 
 GENES = {
     f"gene_{i}": optuna.distributions.CategoricalDistribution(["a", "b", "c"]) for i in range(5)
@@ -100,7 +101,9 @@ def test_finished_trials_share_their_genes_and_are_as_optuna_has_them(tmp_path: 
     journal = open_journal(path)
     mine = study(journal)
     genes = {**GENES, "flag": optuna.distributions.CategoricalDistribution([1, True, 1.0])}
-    trials = [mine.ask(genes) for _ in range(30)]
+    trials = [mine.ask(genes) for _ in range(29)]
+    mine.enqueue_trial(trials[-1].params)
+    trials.append(mine.ask(genes))
     for trial in trials[:-1]:
         mine.tell(trial, 1.0, state=TrialState.COMPLETE)
     mine.tell(mine.ask({}), state=TrialState.FAIL)  # a trial without genes between them
@@ -113,6 +116,7 @@ def test_finished_trials_share_their_genes_and_are_as_optuna_has_them(tmp_path: 
         for name in genes:
             values = {(type(t.params[name]), t.params[name]) for t in kept}
             assert len({id(t.params[name]) for t in kept[1:]}) <= len(values)
+        assert enqueued_genes(kept[-1]) is kept[-1].params
         plain = JournalStorage(JournalFileBackend(str(path)))
         theirs = optuna.load_study(study_name="one", storage=plain).get_trials()
         assert study(read).get_trials() == theirs
