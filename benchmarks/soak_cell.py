@@ -235,7 +235,9 @@ class Cell:
                 self.tally.unclear_ends += 1
             return ""
         words = last_words(said)
-        if code != 2 or "Traceback" in said or not words:
+        # Ray itself ends a driver whose head is gone; what to do was said before.
+        clear = code == 2 or (code == 1 and "Ray's head" in said)
+        if not clear or "Traceback" in said or not words:
             self.tally.unclear_ends += 1
             self.tally.log.append(f"unclear end {code}: {said[-3000:]}")
         else:

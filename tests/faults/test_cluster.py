@@ -75,6 +75,34 @@ def test_a_node_that_is_killed_with_half_of_the_trials(
     settle(search, fault, kept, whole.values())
 
 
+def test_a_head_that_is_killed_is_named_and_another_goes_on(
+    undisturbed: Search, cluster: RayCluster, tmp_path: Path, fault: Fault
+) -> None:
+    search = Search(
+        tmp_path / "search", undisturbed.trials, ("--address", cluster.address),
+        cluster.environment,
+    )  # fmt: skip
+    cluster.add()
+    driver = search.start()
+    search.wait_for(1)
+    cluster.stop()
+    fault.kills, kept = 1, search.results()
+    assert driver.wait(180) != 0
+    fault.finished = len(kept)
+    assert "Ray's head" in search.output and "the same command continues" in search.output
+    with tempfile.TemporaryDirectory(prefix="ray-", ignore_cleanup_errors=True) as name:
+        other = RayCluster(Path(name))
+        try:
+            other.start()
+            other.add()
+            search.options, search.environment = ("--address", other.address), other.environment
+            search.finish()
+            settle(search, fault, kept, undisturbed.values())
+        finally:
+            other.stop()
+    assert search.front() == undisturbed.front()
+
+
 # The user's own block, beside the space file and installed nowhere.
 MINE = """
 from torch import nn

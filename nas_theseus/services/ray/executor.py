@@ -16,8 +16,9 @@ from ray.autoscaler.sdk import request_resources
 
 from nas_theseus.errors import ServiceError, TheseusError
 from nas_theseus.searches.execution import Jobs, MakeWorker, Promotes
+from nas_theseus.services.ray.head import watched
 from nas_theseus.services.ray.log import divert_logging
-from nas_theseus.services.ray.nodes import check_nodes
+from nas_theseus.services.ray.nodes import alive, check_nodes
 from nas_theseus.services.ray.requests import refuse_too_small, request_of, room, selected
 from nas_theseus.services.ray.runtime_environment import runtime_environment
 from nas_theseus.services.ray.tune import JobSearcher, JobTrial, RungScheduler, trial_name
@@ -64,7 +65,7 @@ class RayExecutor:
         """``settings.parallel``, or as many trials as the cluster has room for."""
         if self._settings.parallel is not None:
             return self._settings.parallel
-        nodes = [node for node in _nodes() if selected(node, self._labels)]
+        nodes = [node for node in alive() if selected(node, self._labels)]
         return max(1, sum(room(node, self._trial) for node in nodes))
 
     def check(self) -> None:
@@ -114,7 +115,7 @@ class RayExecutor:
         except Exception as error:  # Ray raises many kinds here, OSError to RuntimeError
             raise _unreachable(address, error) from error
         try:
-            refuse_too_small(_nodes(), self._trial, self._labels)
+            refuse_too_small(alive(), self._trial, self._labels)
             if address is not None:
                 check_nodes(self._log)
         except ServiceError:
@@ -166,7 +167,8 @@ class RayExecutor:
             ),
         )
         try:
-            tuner.fit()
+            with watched(ray.get_runtime_context().gcs_address):
+                tuner.fit()
         except (TheseusError, KeyboardInterrupt):
             raise
         except Exception as error:
@@ -192,10 +194,6 @@ class RayExecutor:
         finally:
             if collecting:
                 gc.enable()
-
-
-def _nodes() -> list[dict[str, Any]]:
-    return [node for node in ray.nodes() if node["Alive"]]  # type: ignore[no-untyped-call]
 
 
 def _unreachable(address: str | None, error: Exception) -> ServiceError:

@@ -54,17 +54,21 @@ def check_nodes(folder: Path) -> None:
     mistakes = mistakes_of(ask_nodes(folder), versions_here(), folder)
     if mistakes:
         raise ServiceError(
-            f"the cluster cannot run this search: {len(mistakes)} mistakes\n"
-            + "\n".join(f"  - {mistake}" for mistake in mistakes)
+            "\n".join(
+                ["the cluster cannot run this search:", *(f"  - {line}" for line in mistakes)]
+            )
         )
 
 
 def ask_nodes(folder: Path) -> list[Answer]:
-    """The answers of all nodes that are alive; they are asked at the same time."""
+    """The answers of all nodes that are alive; they are asked at the same time.
+
+    A node that dies meanwhile is left out.
+    """
     token = uuid.uuid4().hex
     probe = folder.resolve() / f".probe-{token}"
     write_bytes(probe, token.encode())
-    nodes = [node for node in ray.nodes() if node["Alive"]]  # type: ignore[no-untyped-call]
+    nodes = alive()
     asked = []
     for place, node in enumerate(nodes):
         there = NodeAffinitySchedulingStrategy(node["NodeID"], soft=False)
@@ -73,7 +77,10 @@ def ask_nodes(folder: Path) -> list[Answer]:
     answers = []
     try:
         ended, _ = ray.wait(asked, num_returns=len(asked), timeout=ANSWER_S)
+        still = {node["NodeID"] for node in alive()}
         for place, (node, answer) in enumerate(zip(nodes, asked, strict=True)):
+            if node["NodeID"] not in still:
+                continue
             address = str(node["NodeManagerAddress"])
             if answer not in ended:
                 silence = f"no answer within {ANSWER_S:g} s"
@@ -90,6 +97,11 @@ def ask_nodes(folder: Path) -> list[Answer]:
         for path in probe.parent.glob(f"{probe.name}*"):
             path.unlink(missing_ok=True)
     return answers
+
+
+def alive() -> list[dict[str, Any]]:
+    """The cluster's nodes that are alive, as Ray describes them."""
+    return [node for node in ray.nodes() if node["Alive"]]  # type: ignore[no-untyped-call]
 
 
 def mistakes_of(answers: list[Answer], here: Mapping[str, str | None], folder: Path) -> list[str]:

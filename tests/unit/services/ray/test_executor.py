@@ -14,7 +14,8 @@ from ray.tune import Callback
 
 from nas_theseus.errors import ServiceError
 from nas_theseus.services.ray import executor as module
-from nas_theseus.services.ray.executor import RayExecutor, _nodes
+from nas_theseus.services.ray.executor import RayExecutor
+from nas_theseus.services.ray.nodes import alive
 from nas_theseus.services.ray.requests import refuse_too_small
 from nas_theseus.values.architecture import Architecture, BlockChoice, Span
 from nas_theseus.values.events import Ended
@@ -121,7 +122,7 @@ def test_labels_a_runtime_environment_and_callbacks_of_ones_own(tmp_path: Path) 
     try:
         executor.run(jobs, Seen)
         with pytest.raises(ServiceError, match="--label-selector wants them, zone=b: .* has none"):
-            refuse_too_small(_nodes(), {"CPU": 1}, {"zone": "b"})
+            refuse_too_small(alive(), {"CPU": 1}, {"zone": "b"})
     finally:
         executor.close()
     assert jobs.failures == {job.id: None for job in jobs.all}

@@ -1,0 +1,44 @@
+"""The watch over Ray's head, at a socket on loopback."""
+
+from __future__ import annotations
+
+import socket
+import time
+from collections.abc import Iterator
+
+import pytest
+
+from nas_theseus.services.ray.head import watched
+
+
+@pytest.fixture
+def head() -> Iterator[socket.socket]:
+    with socket.create_server(("127.0.0.1", 0)) as listening:
+        yield listening
+
+
+def test_a_head_that_is_gone_is_named_once_with_the_remedy(
+    head: socket.socket, caplog: pytest.LogCaptureFixture
+) -> None:
+    address = f"127.0.0.1:{head.getsockname()[1]}"
+    with watched(address, every_s=0.02, silent_s=0.1):
+        time.sleep(0.3)
+        assert caplog.messages == []
+        head.close()
+        end = time.monotonic() + 10
+        while not caplog.messages and time.monotonic() < end:
+            time.sleep(0.02)
+        time.sleep(0.3)
+    assert len(caplog.messages) == 1
+    assert address in caplog.text and "the same command continues" in caplog.text
+
+
+def test_a_watch_ends_with_the_search(
+    head: socket.socket, caplog: pytest.LogCaptureFixture
+) -> None:
+    address = f"127.0.0.1:{head.getsockname()[1]}"
+    with watched(address, every_s=0.02, silent_s=0.04):
+        time.sleep(0.1)
+    head.close()
+    time.sleep(0.2)
+    assert caplog.messages == []
