@@ -358,6 +358,8 @@ def _check_runs(
     searches = by_name.pop(None, [])
     if [run.info.status for run in searches] != ["FINISHED"]:
         found.add("tracker_differs", ["search"], "the search has no finished run of its own")
+    elif not searches[0].data.params:
+        found.add("tracker_differs", ["search"], "the search's run lacks its settings")
     given_up = {
         name
         for name, several in by_name.items()
@@ -377,7 +379,9 @@ def _check_runs(
             network = {file.path for file in client.list_artifacts(run.info.run_id, "network")}
             if not {"network/weights.safetensors"} <= network:
                 found.add("tracker_differs", [name], f"its run lacks its network: {network}")
-    waiting = [path.name for path in (places.search / "outbox").rglob("*.json")]
+    # A damaged record is set aside; what it held has to be there all the same.
+    records = {path.name for path in (places.search / "outbox").rglob("*.json")}
+    waiting = records - kept.excused
     found.add("tracker_differs", waiting, "records that MLflow has not received")
 
 

@@ -67,6 +67,7 @@ def kinds() -> Iterator[Kind]:
         links=True,
     )
     yield Kind("folders of language models", weights.make_llama, weights.read_llama, 600, json=True)
+    yield Kind("GGUF files", weights.make_gguf, weights.read_gguf, 600)
     yield Kind("folders of vision models", weights.make_vit, weights.read_vit, 600, json=True)
     yield Kind(
         "library records",

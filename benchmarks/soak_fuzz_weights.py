@@ -10,6 +10,7 @@ import os
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import torch
 from torch import nn
 
@@ -122,6 +123,51 @@ def read_llama(folder: Path) -> None:
     from nas_theseus.guide.huggingface import huggingface_guide, load_language_model
 
     guide = huggingface_guide(load_language_model(folder), context=16)
+    assert len(guide) > 1
+
+
+def make_gguf(folder: Path) -> None:
+    import gguf
+
+    width, hidden, words, layers = 32, 64, 32, 2
+    writer = gguf.GGUFWriter(folder / "model.gguf", "llama")
+    writer.add_block_count(layers)
+    writer.add_context_length(32)
+    writer.add_embedding_length(width)
+    writer.add_feed_forward_length(hidden)
+    writer.add_head_count(2)
+    writer.add_head_count_kv(1)
+    writer.add_layer_norm_rms_eps(1e-6)
+    writer.add_rope_dimension_count(width // 2)
+    writer.add_vocab_size(words)
+    writer.add_tokenizer_model("llama")
+    writer.add_token_list([f"word{number}" for number in range(words)])
+    narrow, square = (width // 2, width), (width, width)
+    shapes = {
+        "attn_q": square, "attn_k": narrow, "attn_v": narrow, "attn_output": square,
+        "ffn_gate": (hidden, width), "ffn_up": (hidden, width), "ffn_down": (width, hidden),
+        "attn_norm": (width,), "ffn_norm": (width,),
+    }  # fmt: skip
+    named = {f"blk.{layer}.{name}": shapes[name] for layer in range(layers) for name in shapes}
+    named |= {"token_embd": (words, width), "output_norm": (width,), "output": (words, width)}
+    random = np.random.default_rng(0)
+    for name, shape in named.items():
+        weights = random.normal(size=shape).astype(np.float32)
+        if len(shape) == 2 and name.startswith("blk"):  # as in published files
+            quantized = gguf.quants.quantize(weights, gguf.GGMLQuantizationType.Q4_1)
+            writer.add_tensor(f"{name}.weight", quantized, raw_dtype=gguf.GGMLQuantizationType.Q4_1)
+        else:
+            writer.add_tensor(f"{name}.weight", weights)
+    writer.write_header_to_file()
+    writer.write_kv_data_to_file()
+    writer.write_tensors_to_file()
+    writer.close()
+
+
+def read_gguf(folder: Path) -> None:
+    from nas_theseus.guide.huggingface import huggingface_guide, load_language_model
+
+    guide = huggingface_guide(load_language_model(folder / "model.gguf"), context=16)
     assert len(guide) > 1
 
 
