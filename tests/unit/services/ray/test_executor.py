@@ -14,8 +14,9 @@ from ray.tune import Callback
 
 from nas_theseus.errors import ServiceError
 from nas_theseus.services.ray import executor as module
+from nas_theseus.services.ray import nodes as nodes_module
 from nas_theseus.services.ray.executor import RayExecutor
-from nas_theseus.services.ray.nodes import alive
+from nas_theseus.services.ray.nodes import alive, ask_nodes, mistakes_of, versions_here
 from nas_theseus.services.ray.requests import refuse_too_small
 from nas_theseus.values.architecture import Architecture, BlockChoice, Span
 from nas_theseus.values.events import Ended
@@ -98,7 +99,9 @@ class Jobs:
         self.failures[job.id] = failure
 
 
-def test_labels_a_runtime_environment_and_callbacks_of_ones_own(tmp_path: Path) -> None:
+def test_labels_a_runtime_environment_and_callbacks_of_ones_own(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     class Seen:
         """Saves what its process sees; inside the test, so that Ray sends it by value."""
 
@@ -123,6 +126,11 @@ def test_labels_a_runtime_environment_and_callbacks_of_ones_own(tmp_path: Path) 
         executor.run(jobs, Seen)
         with pytest.raises(ServiceError, match="--label-selector wants them, zone=b: .* has none"):
             refuse_too_small(alive(), {"CPU": 1}, {"zone": "b"})
+        # A node that dies while it is asked: it is listed once, and not again.
+        gone = {"NodeID": "f" * 56, "NodeManagerAddress": "127.0.0.9"}
+        lists = iter([[*alive(), gone], alive()])
+        monkeypatch.setattr(nodes_module, "alive", lambda: next(lists))
+        assert mistakes_of(ask_nodes(tmp_path), versions_here(), tmp_path) == []
     finally:
         executor.close()
     assert jobs.failures == {job.id: None for job in jobs.all}
