@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from ray import NodeID
 from ray.tune import Callback
 
 from nas_theseus.errors import ServiceError
@@ -127,7 +128,7 @@ def test_labels_a_runtime_environment_and_callbacks_of_ones_own(
         with pytest.raises(ServiceError, match="--label-selector wants them, zone=b: .* has none"):
             refuse_too_small(alive(), {"CPU": 1}, {"zone": "b"})
         # A node that dies while it is asked: it is listed once, and not again.
-        gone = {"NodeID": "f" * 56, "NodeManagerAddress": "127.0.0.9"}
+        gone = {"NodeID": NodeID.from_random().hex(), "NodeManagerAddress": "127.0.0.9"}
         lists = iter([[*alive(), gone], alive()])
         monkeypatch.setattr(nodes_module, "alive", lambda: next(lists))
         assert mistakes_of(ask_nodes(tmp_path), versions_here(), tmp_path) == []
