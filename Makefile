@@ -72,7 +72,7 @@ $(AUDIT_VENV):
 audit: $(VENV)
 	@$(MAKE) --no-print-directory $(AUDIT_VENV) || { echo "pip-audit cannot be installed here"; exit 0; }; \
 	$(BIN)/uv pip freeze --python $(BIN)/python --exclude-editable > $(AUDIT_VENV)/installed.txt && \
-	if $(AUDIT_VENV)/bin/pip-audit --no-deps --disable-pip --progress-spinner off \
+	if $(AUDIT_VENV)/bin/pip-audit --strict --no-deps --disable-pip --progress-spinner off \
 		--requirement $(AUDIT_VENV)/installed.txt > $(AUDIT_VENV)/found.txt 2> $(AUDIT_VENV)/said.txt; \
 	then cat $(AUDIT_VENV)/said.txt; \
 	elif [ -s $(AUDIT_VENV)/found.txt ]; then cat $(AUDIT_VENV)/found.txt $(AUDIT_VENV)/said.txt; exit 1; \
