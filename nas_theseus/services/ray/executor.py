@@ -5,7 +5,7 @@ from __future__ import annotations
 import gc
 import os
 from collections.abc import Iterator
-from contextlib import contextmanager, suppress
+from contextlib import ExitStack, contextmanager, suppress
 from pathlib import Path
 from typing import Any
 
@@ -59,6 +59,7 @@ class RayExecutor:
         self._log = log
         self._trial = request_of(settings.resources)
         self._labels = settings.resources.label_selector
+        self._while_open = ExitStack()
 
     @property
     def slots(self) -> int:
@@ -114,6 +115,7 @@ class RayExecutor:
                 ray.init(address=address, log_to_driver=False, runtime_env=environment)
         except Exception as error:  # Ray raises many kinds here, OSError to RuntimeError
             raise _unreachable(address, error) from error
+        self._while_open.enter_context(watched(ray.get_runtime_context().gcs_address))
         try:
             refuse_too_small(alive(), self._trial, self._labels)
             if address is not None:
@@ -167,8 +169,7 @@ class RayExecutor:
             ),
         )
         try:
-            with watched(ray.get_runtime_context().gcs_address):
-                tuner.fit()
+            tuner.fit()
         except (TheseusError, KeyboardInterrupt):
             raise
         except Exception as error:
@@ -181,6 +182,7 @@ class RayExecutor:
 
     def close(self) -> None:
         """Leave or stop Ray; nodes that an autoscaler started for this search are released."""
+        self._while_open.close()
         if ray.is_initialized():
             with suppress(Exception):  # the cluster may be gone
                 request_resources(bundles=[])
