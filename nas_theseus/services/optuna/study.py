@@ -198,7 +198,7 @@ class Study:
             return
         if str(marks.get(REASON, "")).startswith(_REFUSED):
             return
-        self._told.add(marks[ARCHITECTURE])
+        self._told.add(str(marks[ARCHITECTURE]))
         if trial.state != TrialState.COMPLETE or set(trial.params) != set(self._distributions):
             return
         architecture = self._architecture(trial)

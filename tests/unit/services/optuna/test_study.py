@@ -154,6 +154,21 @@ def test_genes_that_the_space_does_not_have_are_one_error(bench: Callable[[str],
         bench("changed").study()._architecture(trial)
 
 
+def test_a_mark_that_is_no_name_is_no_architectures(bench: Callable[[str], Bench]) -> None:
+    """Such as one in a journal that somebody changed."""
+    here = bench("marked")
+    ids = here.run(here.study(), 2)
+    stored = optuna.load_study(
+        study_name="one",
+        storage=JournalStorage(JournalFileBackend(str(here.folder / "study.journal"))),
+    )
+    trial = optuna.trial.create_trial(
+        value=None, values=[0.5, 1.0], user_attrs={ARCHITECTURE: [ids[0]]}
+    )
+    stored.add_trial(trial)
+    assert here.study().propose() is not None
+
+
 def test_a_proposal_killed_between_two_genes_is_made_again(bench: Callable[[str], Bench]) -> None:
     whole, torn = bench("whole"), bench("torn")
     ids = whole.run(whole.study(), 6)
