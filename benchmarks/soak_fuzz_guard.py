@@ -62,6 +62,7 @@ class Guard:
         self._folders, self._runs = [os.path.realpath(one) for one in folders], runs
         self._on = False
         self._inside = False
+        self._names: set[str] = set()
         self.noted: list[str] = []
         sys.addaudithook(self._hook)
 
@@ -97,7 +98,8 @@ class Guard:
         if event == "exec":
             return self._wrong_code(args[0])
         if event == "compile":
-            return None if self._known(str(args[1])) else f"compile of {args[1]!r:.120}"
+            known = self._known(str(args[1])) or self._is_own_code(*args)
+            return None if known else f"compile of {args[1]!r:.120}"
         if event in CHANGES:
             paths = [path for path in args[: CHANGES[event]] if isinstance(path, str | bytes)]
             # A link is moved or removed, not what it stands for.
@@ -125,8 +127,19 @@ class Guard:
             return None
         return f"exec of {code.co_filename!r:.120}"
 
+    def _is_own_code(self, source: Any, name: Any) -> bool:
+        """Whether a text that may run is that of a file here; its name may be where it was once."""
+        if not self._runs or not isinstance(source, str | bytes):
+            return False
+        text = source.encode() if isinstance(source, str) else source
+        files = (path for folder in self._folders for path in Path(folder).rglob("*.py"))
+        own = any(path.is_file() and path.read_bytes() == text for path in files)
+        if own:
+            self._names.add(str(name))
+        return own
+
     def _known(self, name: str) -> bool:
-        if name.startswith(GENERATED):
+        if name.startswith(GENERATED) or name in self._names:
             return True
         whole = os.path.realpath(name)
         return whole.startswith(CODE) or (self._runs and self._own(whole))

@@ -9,8 +9,11 @@ import os
 import re
 import shutil
 import signal
+import sqlite3
 import subprocess
 import sys
+from collections.abc import Sequence
+from contextlib import closing
 from pathlib import Path
 
 import pytest
@@ -121,29 +124,38 @@ def test_a_damaged_copy_of_the_space_is_named(finished: Search, fault: Fault) ->
 
 
 DYING = """
-import os, signal, sqlite3, sys
+import os, signal, sys
 import sqlalchemy.engine
 from nas_theseus.services.mlflow.connection import connect
+from nas_theseus.services.optuna.storage import open_storage
 
 @sqlalchemy.event.listens_for(sqlalchemy.engine.Engine, "before_cursor_execute")
 def count(connection, cursor, statement, *others):
     global left
-    left -= statement.strip().startswith("CREATE TABLE")
+    left -= statement.strip().startswith("CREATE")
     if left < 0:
         os.kill(os.getpid(), signal.SIGKILL)
 
 left = int(sys.argv[1])
-connect("sqlite:///mlflow.db")
+{"mlflow": connect, "optuna": open_storage}[sys.argv[2]](f"sqlite:///{sys.argv[2]}.db")
 """
 
 
-def test_mlflow_s_tables_are_made_after_a_kill(tmp_path: Path, fault: Fault) -> None:
+@pytest.mark.parametrize(("library", "made"), [("mlflow", (1, 10, 30)), ("optuna", (1, 2, 9))])
+def test_a_library_s_tables_are_made_after_a_kill(
+    library: str, made: Sequence[int], tmp_path: Path, fault: Fault
+) -> None:
+    """After its first table Optuna would not make the index that keeps names of studies apart."""
     environment = {**os.environ, "PYTHONPATH": str(ROOT)}
-    for created in (1, 10, 30):
-        command = [sys.executable, "-c", DYING, str(created)]
+    file = tmp_path / f"{library}.db"
+    for created in (*made, 1000):
+        command = [sys.executable, "-c", DYING, str(created), library]
         ended = subprocess.run(command, cwd=tmp_path, env=environment, check=False)
-        assert ended.returncode == -signal.SIGKILL
-        fault.kills += 1
-        assert not (tmp_path / "mlflow.db").exists()
-    subprocess.run([*command[:-1], "1000"], cwd=tmp_path, env=environment, check=True)
-    assert (tmp_path / "mlflow.db").stat().st_size
+        killed = created < 1000
+        assert ended.returncode == (-signal.SIGKILL if killed else 0)
+        fault.kills += killed
+        assert file.exists() != killed
+    with closing(sqlite3.connect(file)) as whole:
+        assert whole.execute("PRAGMA integrity_check").fetchone() == ("ok",)
+        names = {name for (name,) in whole.execute("SELECT name FROM sqlite_master")}
+    assert names > ({"ix_studies_study_name", "trials"} if library == "optuna" else {"runs"})

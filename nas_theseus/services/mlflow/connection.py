@@ -4,31 +4,24 @@ from __future__ import annotations
 
 import logging
 import os
-import shutil
 import socket
-import sqlite3
 import ssl
 import urllib.error
 import urllib.request
-from contextlib import closing, nullcontext
-from pathlib import Path
 from urllib.parse import quote, urlencode, urlsplit
 
 import mlflow
-from filelock import FileLock
 from mlflow.exceptions import MlflowException
 from mlflow.tracking import MlflowClient
-from sqlalchemy.engine import make_url
 
 from nas_theseus.errors import ServiceError
 from nas_theseus.services.mlflow.artifact_root import check_artifact_root
+from nas_theseus.services.sqlite_tables import with_tables
 from nas_theseus.storage.redaction import scrub, without_credentials
-from nas_theseus.storage.whole_files import replacing
 
 EXPERIMENT = "nas-theseus"
 
 PROBE_TIMEOUT_S = 5.0
-_TABLES_TIMEOUT_S = 120.0
 _DATABASE_PORTS = {"postgresql": 5432, "mysql": 3306, "mssql": 1433}
 
 
@@ -38,40 +31,19 @@ def experiment_name(default: str = EXPERIMENT) -> str:
 
 
 def connect(uri: str) -> MlflowClient:
-    """A client whose store has its tables.
-
-    MLflow makes those of a new SQLite file at first use, in dozens of steps, and cannot continue a
-    file that a killed process left half made. So they are made elsewhere, and the file is there
-    whole or not at all. Of processes that begin at once the first does it, behind a lock beside
-    the file.
+    """A client whose store has its tables; see `with_tables`.
 
     Raises:
         MlflowException, OSError, sqlalchemy.exc.SQLAlchemyError: MLflow cannot use the store.
     """
-    file = make_url(uri).database if uri.startswith("sqlite") else None
-    lock = FileLock(f"{file}.lock", timeout=_TABLES_TIMEOUT_S) if file else nullcontext()
-    with lock:
-        if file and file != ":memory:" and not file.startswith("file:"):
-            _make_tables(Path(file))
-        client = MlflowClient(uri)
-        client.search_experiments(max_results=1)
-        return client
+    with with_tables(uri, _first_use):
+        return _first_use(uri)
 
 
-def _make_tables(file: Path) -> None:
-    """Make MLflow's tables in a new SQLite file; its lock is held."""
-    if file.exists() and file.stat().st_size:
-        return
-    folder = file.with_name(f".{file.name}.tables")
-    shutil.rmtree(folder, ignore_errors=True)  # of a process that was killed
-    folder.mkdir(parents=True)
-    try:
-        begun = folder / "begun.db"
-        MlflowClient(f"sqlite:///{begun}").search_experiments(max_results=1)
-        with replacing(file) as whole, closing(sqlite3.connect(begun)) as tables:
-            tables.execute("VACUUM INTO ?", (str(whole),))
-    finally:
-        shutil.rmtree(folder, ignore_errors=True)
+def _first_use(uri: str) -> MlflowClient:
+    client = MlflowClient(uri)
+    client.search_experiments(max_results=1)
+    return client
 
 
 def find_experiment(client: MlflowClient, name: str) -> str:

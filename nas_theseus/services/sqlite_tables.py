@@ -1,0 +1,58 @@
+"""A library's tables in a new SQLite file: there whole or not at all."""
+
+from __future__ import annotations
+
+import shutil
+import sqlite3
+from collections.abc import Callable, Iterator
+from contextlib import closing, contextmanager
+from pathlib import Path
+
+from filelock import FileLock
+from sqlalchemy.engine import make_url
+
+from nas_theseus.storage.whole_files import replacing
+
+TIMEOUT_S = 120.0
+
+
+@contextmanager
+def with_tables(url: str, make: Callable[[str], object]) -> Iterator[None]:
+    """Make a library's tables, if a SQLite file is new, before it is used inside.
+
+    Optuna and MLflow make them at first use, in dozens of steps, and cannot go on with a file that
+    a killed process left half made. So they are made beside the file, which then gets its name. Of
+    processes that begin at once the first does it; the others wait behind a lock until it has left.
+
+    Args:
+        url: of any database; nothing is done for those that are no SQLite file.
+        make: makes the tables in the database at a URL.
+
+    Raises:
+        TimeoutError: another process takes longer than two minutes.
+        StorageError: the file cannot be written.
+        Exception: what `make` raises.
+    """
+    file = make_url(url).database if url.startswith("sqlite") else None
+    special = not file or file == ":memory:" or file.startswith("file:")
+    if file is None or special or not Path(file).parent.is_dir():
+        yield  # a folder that is missing is the library's to report
+        return
+    with FileLock(f"{file}.lock", timeout=TIMEOUT_S):
+        _make(Path(file), make)
+        yield
+
+
+def _make(file: Path, make: Callable[[str], object]) -> None:
+    if file.exists() and file.stat().st_size:
+        return
+    folder = file.with_name(f".{file.name}.tables")
+    shutil.rmtree(folder, ignore_errors=True)  # of a process that was killed
+    folder.mkdir()
+    try:
+        begun = folder / "begun.db"
+        make(f"sqlite:///{begun}")
+        with replacing(file) as whole, closing(sqlite3.connect(begun)) as tables:
+            tables.execute("VACUUM INTO ?", (str(whole),))
+    finally:
+        shutil.rmtree(folder, ignore_errors=True)
