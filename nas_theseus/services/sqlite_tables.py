@@ -9,7 +9,8 @@ from contextlib import closing, contextmanager
 from pathlib import Path
 
 from filelock import FileLock
-from sqlalchemy.engine import make_url
+from sqlalchemy import event
+from sqlalchemy.engine import Engine, make_url
 
 from nas_theseus.storage.whole_files import replacing
 
@@ -51,8 +52,29 @@ def _make(file: Path, make: Callable[[str], object]) -> None:
     folder.mkdir()
     try:
         begun = folder / "begun.db"
-        make(f"sqlite:///{begun}")
+        with _unflushed(begun):
+            make(f"sqlite:///{begun}")
         with replacing(file) as whole, closing(sqlite3.connect(begun)) as tables:
             tables.execute("VACUUM INTO ?", (str(whole),))
     finally:
         shutil.rmtree(folder, ignore_errors=True)
+
+
+@contextmanager
+def _unflushed(file: Path) -> Iterator[None]:
+    """Let SQLite not wait for the disk where it writes this file: it is begun again after a crash.
+
+    MLflow's tables take a thousand flushes, which are minutes on a slow disk.
+    """
+
+    def on_connect(connection: object, record: object) -> None:
+        if isinstance(connection, sqlite3.Connection):
+            opened = {path for _, _, path in connection.execute("PRAGMA database_list")}
+            if str(file.resolve()) in opened:
+                connection.execute("PRAGMA synchronous=OFF")
+
+    event.listen(Engine, "connect", on_connect)
+    try:
+        yield
+    finally:
+        event.remove(Engine, "connect", on_connect)
