@@ -140,9 +140,9 @@ class LongSearch:
         with tracker._changed:
             tracker._finishing = fronts
             tracker._changed.notify_all()
-            tracker._changed.wait_for(
-                lambda: not tracker._waiting and not (fronts and tracker._held)
-            )
+            # Nobody tells of fronts that are held and so wait no more: looked at each millisecond.
+            while tracker._waiting or (fronts and tracker._held):
+                tracker._changed.wait(0.001)
             tracker._finishing = False
 
 

@@ -236,7 +236,9 @@ class Cell:
             return ""
         words = last_words(said)
         # Ray itself ends a driver whose head is gone; what to do was said before.
-        clear = code == 2 or (code == 1 and "Ray's head" in said)
+        killed_head = any(line.startswith("kill head") for line in self.tally.log)
+        headless = "Ray's head" in said and killed_head
+        clear = code == 2 or (code == 1 and headless)
         if not clear or "Traceback" in said or not words:
             self.tally.unclear_ends += 1
             self.tally.log.append(f"unclear end {code}: {said[-3000:]}")
@@ -430,15 +432,12 @@ class Cell:
         while (left := left_over(self.search.folder)) and time.monotonic() < end:
             time.sleep(0.2)
         self.tally.processes_left += len(left)
-        same = self.setup.same_front and not self._given_up
-        return check(self.places, self.kept, self.expected if same else None)
-
-    @property
-    def _given_up(self) -> bool:
-        """Whether workers were killed so often that a trial may count as failed, as is promised."""
+        expected = self.expected if self.setup.same_front else None
         happened = self.tally.happened
         died = happened.get("kill worker", 0) + happened.get("kill node", 0)
-        return died > ExecutorSettings().max_failures
+        # A trial whose worker died more often than it is run again counts as failed.
+        may_give_up = died > ExecutorSettings().max_failures
+        return check(self.places, self.kept, expected, may_give_up=may_give_up)
 
     def _sweep(self) -> None:
         """End the processes that are left of this cell, by their ids."""

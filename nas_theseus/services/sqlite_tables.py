@@ -12,6 +12,7 @@ from filelock import FileLock
 from sqlalchemy import event
 from sqlalchemy.engine import Engine, make_url
 
+from nas_theseus.errors import StorageError
 from nas_theseus.storage.whole_files import replacing
 
 TIMEOUT_S = 120.0
@@ -26,27 +27,37 @@ def with_tables(url: str, make: Callable[[str], object]) -> Iterator[None]:
     processes that begin at once the first does it; the others wait behind a lock until it has left.
 
     Args:
-        url: of any database; nothing is done for those that are no SQLite file.
+        url: of any database; nothing is done for those that are no SQLite file, whose file has
+            content, or whose folder is missing.
         make: makes the tables in the database at a URL.
 
     Raises:
         TimeoutError: another process takes longer than two minutes.
-        StorageError: the file cannot be written.
+        OSError, StorageError: the file cannot be written.
         Exception: what `make` raises.
     """
-    file = make_url(url).database if url.startswith("sqlite") else None
-    special = not file or file == ":memory:" or file.startswith("file:")
-    if file is None or special or not Path(file).parent.is_dir():
-        yield  # a folder that is missing is the library's to report
+    file = sqlite_file(url)
+    if file is None or not file.parent.is_dir() or _has_content(file):
+        yield
         return
     with FileLock(f"{file}.lock", timeout=TIMEOUT_S):
-        _make(Path(file), make)
+        if not _has_content(file):
+            _make(file, make)
         yield
 
 
+def sqlite_file(url: str) -> Path | None:
+    """The file of a SQLite database; None for other databases and those in memory."""
+    name = make_url(url).database if url.startswith("sqlite") else None
+    special = not name or name == ":memory:" or name.startswith("file:")
+    return None if name is None or special else Path(name).resolve()
+
+
+def _has_content(file: Path) -> bool:
+    return file.exists() and file.stat().st_size > 0
+
+
 def _make(file: Path, make: Callable[[str], object]) -> None:
-    if file.exists() and file.stat().st_size:
-        return
     folder = file.with_name(f".{file.name}.tables")
     shutil.rmtree(folder, ignore_errors=True)  # of a process that was killed
     folder.mkdir()
@@ -55,7 +66,10 @@ def _make(file: Path, make: Callable[[str], object]) -> None:
         with _unflushed(begun):
             make(f"sqlite:///{begun}")
         with replacing(file) as whole, closing(sqlite3.connect(begun)) as tables:
-            tables.execute("VACUUM INTO ?", (str(whole),))
+            try:
+                tables.execute("VACUUM INTO ?", (str(whole),))
+            except sqlite3.OperationalError as error:
+                raise StorageError(f"cannot write {file}: {error}; free some space") from error
     finally:
         shutil.rmtree(folder, ignore_errors=True)
 

@@ -355,7 +355,6 @@ class MlflowTracker:
             if not self._held:
                 progress.fronts_due_s = time.monotonic() + FRONTS_WAIT_S
             self._held.append(self._waiting.popleft())
-        self._changed.notify_all()  # who waits for the queue need not wait for the fronts
 
     def _sends_fronts(self, progress: _Progress) -> bool:
         """Whether held fronts are sent now; of what comes later, only outcomes may go first."""

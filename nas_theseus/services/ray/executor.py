@@ -115,12 +115,13 @@ class RayExecutor:
                 ray.init(address=address, log_to_driver=False, runtime_env=environment)
         except Exception as error:  # Ray raises many kinds here, OSError to RuntimeError
             raise _unreachable(address, error) from error
-        self._while_open.enter_context(watched(ray.get_runtime_context().gcs_address))
         try:
+            self._while_open.enter_context(watched(ray.get_runtime_context().gcs_address))
             refuse_too_small(alive(), self._trial, self._labels)
             if address is not None:
                 check_nodes(self._log)
-        except ServiceError:
+                refuse_too_small(alive(), self._trial, self._labels)  # some may have died
+        except BaseException:
             self.close()
             raise
         if address is not None and self._settings.parallel is not None:

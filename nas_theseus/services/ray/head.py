@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import logging
 import socket
+import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 from threading import Event, Thread
@@ -15,12 +16,14 @@ EVERY_S, SILENT_S = 5.0, 15.0
 
 @contextmanager
 def watched(address: str, every_s: float = EVERY_S, silent_s: float = SILENT_S) -> Iterator[None]:
-    """Say that the head is gone, and what to do, as soon as it does not answer for a while.
+    """Say that the head is gone, and what to do, as soon as it takes no connections for a while.
+
+    A head that never took one from here, as behind Ray's client, is not watched.
 
     Args:
         address: host and port of Ray's control store (GCS).
-        every_s: between two questions.
-        silent_s: how long it has to be silent.
+        every_s: seconds between two tries.
+        silent_s: seconds without a connection after which it is said; again after the next one.
     """
     ended = Event()
     watch = Thread(target=_watch, args=(address, every_s, silent_s, ended), daemon=True)
@@ -33,23 +36,23 @@ def watched(address: str, every_s: float = EVERY_S, silent_s: float = SILENT_S) 
 
 
 def _watch(address: str, every_s: float, silent_s: float, ended: Event) -> None:
-    silent = 0.0
-    while not ended.wait(every_s):
-        if _answers(address, every_s):
-            silent = 0.0
-            continue
-        silent += every_s
-        if silent >= silent_s:
+    last_s, said = None, False
+    while True:
+        if _connects(address, every_s):
+            last_s, said = time.monotonic(), False
+        elif last_s is not None and not said and time.monotonic() - last_s >= silent_s:
             _log.warning(
                 "Ray's head at %s does not answer; after a minute Ray ends this process. Nothing "
-                "finished is lost: once Ray runs again, the same command continues from here, with "
-                "its new --address if it has one",
+                "finished is lost: the same command continues from here (of a cluster, once it "
+                "runs again, with its new --address if it has one)",
                 address,
             )
+            said = True
+        if ended.wait(every_s):
             return
 
 
-def _answers(address: str, limit_s: float) -> bool:
+def _connects(address: str, limit_s: float) -> bool:
     host, _, port = address.rpartition(":")
     try:
         with socket.create_connection((host.strip("[]"), int(port)), limit_s):

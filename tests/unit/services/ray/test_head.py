@@ -42,3 +42,12 @@ def test_a_watch_ends_with_the_search(
     head.close()
     time.sleep(0.2)
     assert caplog.messages == []
+
+
+def test_a_head_that_never_answered_from_here_is_not_judged(
+    closed_port: int, caplog: pytest.LogCaptureFixture
+) -> None:
+    """Ray's client knows an address inside the cluster, which need not be reachable."""
+    with watched(f"127.0.0.1:{closed_port}", every_s=0.02, silent_s=0.04):
+        time.sleep(0.3)
+    assert caplog.messages == []
