@@ -171,7 +171,7 @@ class Ledger:
 
     @property
     def progress(self) -> Progress:
-        """A summary of all outcomes; summed up again after each new one."""
+        """A summary of all outcomes, made again after each new one."""
         if self._progress is None:
             self._progress = self._summed()
         return self._progress

@@ -132,7 +132,7 @@ def enqueued_genes(trial: FrozenTrial) -> dict[str, Any] | None:
 
 
 def hold_genes_once(trial: FrozenTrial) -> None:
-    """Let a trial that was enqueued with its genes hold them once; half of what it takes.
+    """Let a trial that was enqueued with its genes hold them once: a third of what it takes.
 
     Private: as in `enqueued_genes`.
     """

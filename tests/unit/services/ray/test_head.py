@@ -25,9 +25,7 @@ def test_a_head_that_is_gone_is_named_once_with_the_remedy(
         time.sleep(0.3)
         assert caplog.messages == []
         head.close()
-        end = time.monotonic() + 10
-        while not caplog.messages and time.monotonic() < end:
-            time.sleep(0.02)
+        wait_for(caplog, 1)
         time.sleep(0.3)
     assert len(caplog.messages) == 1
     assert address in caplog.text and "the same command continues" in caplog.text
@@ -45,9 +43,32 @@ def test_a_watch_ends_with_the_search(
 
 
 def test_a_head_that_never_answered_from_here_is_not_judged(
-    closed_port: int, caplog: pytest.LogCaptureFixture
+    head: socket.socket, caplog: pytest.LogCaptureFixture
 ) -> None:
     """Ray's client knows an address inside the cluster, which need not be reachable."""
-    with watched(f"127.0.0.1:{closed_port}", every_s=0.02, silent_s=0.04):
+    address = f"127.0.0.1:{head.getsockname()[1]}"
+    head.close()
+    with watched(address, every_s=0.02, silent_s=0.04):
         time.sleep(0.3)
     assert caplog.messages == []
+
+
+def test_a_head_that_comes_back_and_goes_again_is_named_again(
+    caplog: pytest.LogCaptureFixture,
+) -> None:
+    with socket.create_server(("127.0.0.1", 0)) as first:
+        port = first.getsockname()[1]
+        with watched(f"127.0.0.1:{port}", every_s=0.02, silent_s=0.1):
+            time.sleep(0.2)
+            first.close()
+            wait_for(caplog, 1)
+            with socket.create_server(("127.0.0.1", port)):
+                time.sleep(0.2)
+            wait_for(caplog, 2)
+
+
+def wait_for(caplog: pytest.LogCaptureFixture, messages: int) -> None:
+    end = time.monotonic() + 10
+    while len(caplog.messages) < messages and time.monotonic() < end:
+        time.sleep(0.02)
+    assert len(caplog.messages) == messages
