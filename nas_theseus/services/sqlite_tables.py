@@ -27,8 +27,8 @@ def with_tables(url: str, make: Callable[[str], object]) -> Iterator[None]:
     processes that begin at once the first does it; the others wait behind a lock until it has left.
 
     Args:
-        url: of any database; nothing is done for those that are no SQLite file, whose file has
-            content, or whose folder is missing.
+        url: of any database; nothing is done for those that are no SQLite file, whose file is
+            there, or whose folder is missing.
         make: makes the tables in the database at a URL.
 
     Raises:
@@ -37,11 +37,11 @@ def with_tables(url: str, make: Callable[[str], object]) -> Iterator[None]:
         Exception: what `make` raises.
     """
     file = sqlite_file(url)
-    if file is None or not file.parent.is_dir() or _has_content(file):
+    if file is None or not file.parent.is_dir() or file.exists():
         yield
         return
     with FileLock(f"{file}.lock", timeout=TIMEOUT_S):
-        if not _has_content(file):
+        if not file.exists():
             _make(file, make)
         yield
 
@@ -51,10 +51,6 @@ def sqlite_file(url: str) -> Path | None:
     name = make_url(url).database if url.startswith("sqlite") else None
     special = not name or name == ":memory:" or name.startswith("file:")
     return None if name is None or special else Path(name).resolve()
-
-
-def _has_content(file: Path) -> bool:
-    return file.exists() and file.stat().st_size > 0
 
 
 def _make(file: Path, make: Callable[[str], object]) -> None:

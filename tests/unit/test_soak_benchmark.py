@@ -17,7 +17,7 @@ import optuna
 import pytest
 from optuna.storages import JournalStorage
 from optuna.storages.journal import JournalFileBackend
-from optuna.trial import create_trial
+from optuna.trial import TrialState, create_trial
 
 from benchmarks.soak_check import Found, Kept, Places, Undisturbed, check, front_of, read_results
 from benchmarks.soak_damage import Damage, damage, remedy
@@ -212,7 +212,7 @@ def record_other_front(whole: Whole) -> None:
         (remove_result, {"lost": 1, "front_differs": 2, "results_differ": 1}),
         (run_again, {"lost": 1}),
         (change_result, {"lost": 1, "results_differ": 1}),
-        (fail, {"lost": 1, "results_differ": 1}),
+        (fail, {"lost": 1, "results_differ": 1, "tracker_differs": 1}),
         (stop_as_well, {"doubled": 1}),
         (remove_weights, {"lost": 1}),
         (change_weights, {"results_differ": 1}),
@@ -244,6 +244,25 @@ def test_each_harm_is_noticed(
     own = {name for name in vars(Found()) if name != "messages" and getattr(found, name)}
     if harm is not remove_result and harm is not change_result:
         assert own == noticed.keys(), found.messages
+
+
+def test_a_trial_that_was_given_up_excuses_what_came_instead_and_nothing_else(
+    whole: Whole,
+) -> None:
+    expected = whole.expected
+    remove_result(whole)
+    (whole.search / "study.journal").unlink()
+    told = {name: values for name, values in whole.told.items() if name != "small"}
+    whole.tell(told)
+    reason = {"theseus:reason": "failed: its worker died 3 times"}
+    marks = {"theseus:architecture": "small", **reason}
+    whole.study.add_trial(create_trial(state=TrialState.FAIL, user_attrs=marks))
+    whole.records(told, ["best"])
+    whole.write("front/front.json", {"front": [{"architecture": "best"}]})
+    assert check(whole.places, Kept(), expected, may_give_up=True).messages == []
+    assert check(whole.places, Kept(), expected).lost == 1  # no worker died so often
+    whole.write("evaluations/beaten-r-0.json", evaluation(0.81, 120))
+    assert check(whole.places, Kept(), expected, may_give_up=True).results_differ == 1
 
 
 def test_a_damaged_result_has_to_be_there_again(whole: Whole) -> None:
@@ -286,6 +305,8 @@ def test_mlflow_is_compared_with_the_files(whole: Whole, tmp_path: Path) -> None
     client.log_metric(run, "seconds", 1.5)
     client.set_terminated(run, "KILLED")
     client.set_terminated(parent, "FINISHED")
+    assert found().tracker_differs == 1  # without the search's settings
+    client.log_param(parent, "trials", 4)
     assert found().messages == []
 
     client.log_metric(runs["small"], "macs", 51)
