@@ -235,11 +235,12 @@ class Cell:
                 self.tally.unclear_ends += 1
             return ""
         words = last_words(said)
-        # Ray itself ends a driver whose head is gone; what to do was said before.
-        killed_head = any(line.startswith("kill head") for line in self.tally.log)
-        headless = "Ray's head" in said and killed_head
-        clear = code == 2 or (code == 1 and headless)
-        if not clear or "Traceback" in said or not words:
+        if code == 1 and any(line.startswith("kill head") for line in self.tally.log):
+            # Ray itself ends a driver whose head is gone; what to do was said before.
+            words = said[said.find("Ray's head") :] if "Ray's head" in said else ""
+        elif code != 2:
+            words = ""
+        if "Traceback" in said or not words:
             self.tally.unclear_ends += 1
             self.tally.log.append(f"unclear end {code}: {said[-3000:]}")
         else:
