@@ -18,13 +18,12 @@ from nas_theseus.storage.whole_files import replacing
 TIMEOUT_S = 120.0
 
 
-@contextmanager
-def with_tables(url: str, make: Callable[[str], object]) -> Iterator[None]:
-    """Make a library's tables, if a SQLite file is new, before it is used inside.
+def make_tables(url: str, make: Callable[[str], object]) -> None:
+    """Make a library's tables, if a SQLite file is new, before the library uses it.
 
     Optuna and MLflow make them at first use, in dozens of steps, and cannot go on with a file that
     a killed process left half made. So they are made beside the file, which then gets its name. Of
-    processes that begin at once the first does it; the others wait behind a lock until it has left.
+    processes that begin at once the first does it; the others wait behind a lock.
 
     Args:
         url: of any database; nothing is done for those that are no SQLite file, whose file is
@@ -38,12 +37,10 @@ def with_tables(url: str, make: Callable[[str], object]) -> Iterator[None]:
     """
     file = sqlite_file(url)
     if file is None or not file.parent.is_dir() or file.exists():
-        yield
         return
     with FileLock(f"{file}.lock", timeout=TIMEOUT_S):
         if not file.exists():
             _make(file, make)
-        yield
 
 
 def sqlite_file(url: str) -> Path | None:
@@ -74,7 +71,7 @@ def _make(file: Path, make: Callable[[str], object]) -> None:
 def _unflushed(file: Path) -> Iterator[None]:
     """Let SQLite not wait for the disk where it writes this file: it is begun again after a crash.
 
-    MLflow's tables take a thousand flushes, which are minutes on a slow disk.
+    MLflow's tables take so many flushes that they are minutes on a slow disk.
     """
 
     def on_connect(connection: object, record: object) -> None:

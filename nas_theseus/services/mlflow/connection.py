@@ -16,7 +16,7 @@ from mlflow.tracking import MlflowClient
 
 from nas_theseus.errors import ServiceError
 from nas_theseus.services.mlflow.artifact_root import check_artifact_root
-from nas_theseus.services.sqlite_tables import sqlite_file, with_tables
+from nas_theseus.services.sqlite_tables import make_tables, sqlite_file
 from nas_theseus.storage.redaction import scrub, without_credentials
 
 EXPERIMENT = "nas-theseus"
@@ -31,15 +31,15 @@ def experiment_name(default: str = EXPERIMENT) -> str:
 
 
 def connect(uri: str) -> MlflowClient:
-    """A client whose store has its tables; see `with_tables`. As MLflow does, it makes the folder.
+    """A client whose store has its tables; see `make_tables`. As MLflow does, it makes the folder.
 
     Raises:
         MlflowException, OSError, sqlalchemy.exc.SQLAlchemyError: MLflow cannot use the store.
     """
     if file := sqlite_file(uri):
         file.parent.mkdir(parents=True, exist_ok=True)
-    with with_tables(uri, _first_use):
-        return _first_use(uri)
+    make_tables(uri, _first_use)
+    return _first_use(uri)
 
 
 def _first_use(uri: str) -> MlflowClient:

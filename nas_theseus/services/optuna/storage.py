@@ -17,7 +17,7 @@ from sqlalchemy.exc import SQLAlchemyError
 from nas_theseus.errors import TheseusError
 from nas_theseus.services.optuna.causes import unusable
 from nas_theseus.services.optuna.journal import Journal, open_journal
-from nas_theseus.services.sqlite_tables import with_tables
+from nas_theseus.services.sqlite_tables import make_tables
 from nas_theseus.values.goals import Objective
 
 
@@ -39,16 +39,16 @@ def open_storage(storage: Path | str) -> BaseStorage:
     try:
         if isinstance(storage, Path):
             return open_journal(storage)
-        with with_tables(storage, _make_tables):
-            # Each connection is tested before use, since a database may be restarted.
-            return RDBStorage(storage, engine_kwargs={"pool_pre_ping": True})
+        make_tables(storage, _first_use)
+        # Each connection is tested before use, since a database may be restarted.
+        return RDBStorage(storage, engine_kwargs={"pool_pre_ping": True})
     except TheseusError:
         raise
     except Exception as error:  # database drivers raise their own kinds
         raise unusable(storage, error) from None
 
 
-def _make_tables(url: str) -> None:
+def _first_use(url: str) -> None:
     RDBStorage(url).engine.dispose()
 
 

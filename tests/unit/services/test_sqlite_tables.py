@@ -11,7 +11,7 @@ from sqlalchemy import text
 from sqlalchemy.engine import Engine
 
 from nas_theseus.services.mlflow.connection import connect
-from nas_theseus.services.sqlite_tables import with_tables
+from nas_theseus.services.sqlite_tables import make_tables
 
 FLUSHED = text("PRAGMA synchronous")
 
@@ -32,7 +32,8 @@ def test_tables_are_made_without_flushes_and_used_with_them(tmp_path: Path) -> N
         assert not file.exists()
 
     for _ in range(2):  # made once
-        with with_tables(f"sqlite:///{file}", make), engine_at(f"sqlite:///{file}").begin() as used:
+        make_tables(f"sqlite:///{file}", make)
+        with engine_at(f"sqlite:///{file}").begin() as used:
             assert used.execute(text("SELECT count(*) FROM numbers")).scalar() == 0
             assert used.execute(FLUSHED).scalar()
     assert not flushes[0] and flushes[1] and len(flushes) == 2
@@ -44,8 +45,8 @@ def test_other_databases_and_missing_folders_are_left_to_the_library(
     url: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.chdir(tmp_path)
-    with with_tables(url, pytest.fail):
-        assert not [*tmp_path.iterdir()]
+    make_tables(url, pytest.fail)
+    assert not [*tmp_path.iterdir()]
 
 
 def test_a_link_to_a_new_file_is_kept(tmp_path: Path) -> None:
@@ -56,9 +57,9 @@ def test_a_link_to_a_new_file_is_kept(tmp_path: Path) -> None:
         with engine_at(url).begin() as connection:
             connection.execute(text("CREATE TABLE numbers (one INTEGER)"))
 
-    with with_tables(f"sqlite:///{tmp_path / 'new.db'}", make):
-        assert (tmp_path / "new.db").is_symlink()
-        sqlite3.connect(tmp_path / "disk" / "new.db").execute("SELECT * FROM numbers").close()
+    make_tables(f"sqlite:///{tmp_path / 'new.db'}", make)
+    assert (tmp_path / "new.db").is_symlink()
+    sqlite3.connect(tmp_path / "disk" / "new.db").execute("SELECT * FROM numbers").close()
 
 
 def test_mlflow_s_new_file_in_a_new_folder_is_made_beside_it(tmp_path: Path) -> None:

@@ -17,10 +17,14 @@ def head() -> Iterator[socket.socket]:
         yield listening
 
 
+def address_of(head: socket.socket) -> str:
+    return f"127.0.0.1:{head.getsockname()[1]}"
+
+
 def test_a_head_that_is_gone_is_named_once_with_the_remedy(
     head: socket.socket, caplog: pytest.LogCaptureFixture
 ) -> None:
-    address = f"127.0.0.1:{head.getsockname()[1]}"
+    address = address_of(head)
     with watched(address, every_s=0.02, silent_s=0.1):
         time.sleep(0.3)
         assert caplog.messages == []
@@ -34,7 +38,7 @@ def test_a_head_that_is_gone_is_named_once_with_the_remedy(
 def test_a_watch_ends_with_the_search(
     head: socket.socket, caplog: pytest.LogCaptureFixture
 ) -> None:
-    address = f"127.0.0.1:{head.getsockname()[1]}"
+    address = address_of(head)
     with watched(address, every_s=0.02, silent_s=0.04):
         time.sleep(0.1)
     head.close()
@@ -46,7 +50,7 @@ def test_a_head_that_never_answered_from_here_is_not_judged(
     head: socket.socket, caplog: pytest.LogCaptureFixture
 ) -> None:
     """Ray's client knows an address inside the cluster, which need not be reachable."""
-    address = f"127.0.0.1:{head.getsockname()[1]}"
+    address = address_of(head)
     head.close()
     with watched(address, every_s=0.02, silent_s=0.04):
         time.sleep(0.3)
